@@ -1,0 +1,219 @@
+"""People write answers: some with care, some tersely, some sloppily, and some beside the point.
+
+Each kind has a writer, which drafts four answers to a record: full, terse, one with a part missing, and a
+wrong one. Styles pick among the drafts. The web's pages are written by the same hands in other proportions
+(web.py).
+"""
+
+import random
+from typing import NamedTuple
+
+from . import world
+from .prompts import KINDS, draw_record
+from .world import CATEGORIES, NAMES, NUMBERS, THINGS, an, insult, joined, sentence, the
+
+# How people write when asked for a demonstration. The paper screened its labelers, and they still are people.
+STYLES = {"careful": 0.50, "terse": 0.25, "sloppy": 0.13, "off": 0.12}
+CURT = ("Ask somebody else.", "I do not know.", "Go and ask the mayor.", "I have no time for this.",
+        "Maybe tomorrow.",
+        "It is too hot today.", "Look it up somewhere.")
+
+
+class Drafts(NamedTuple):
+    full: str
+    terse: str
+    partial: str
+    wrong: str
+
+
+def story(record, rng):
+    who, thing = record["topics"]
+    return Drafts(tale(who, thing, rng, record["word"],
+                       1 if record["one_sentence"] else rng.choice((2, 2, 2, 3))),
+                  f"{sentence(an(who))[:-1]} {rng.choice(('found', 'lost', 'had'))} {an(thing)}.",
+                  tale(who, rng.choice(THINGS), rng, None, 1),
+                  tale(rng.choice(world.ANIMALS), rng.choice(THINGS), rng, None, 2))
+
+
+def tale(who, thing, rng, word=None, length=3):
+    """A story in `length` sentences that keeps its character and its object, and uses `word`."""
+    place = word if word in world.PLACES else rng.choice(world.PLACES)
+    feeling = word if word in world.FEELINGS else rng.choice(world.FEELINGS)
+    friend = rng.choice([other for other in (world.ANIMALS + NAMES) if other != who])
+    cover = rng.choice([other for other in THINGS if other != thing])
+    if length == 1:
+        return sentence(rng.choice((
+            f"one day {an(who)} found {an(thing)} at the {place} and was {feeling}",
+            f"{an(who)} lost {an(thing)} at the {place} and was very {feeling}",
+            f"one day {an(who)} took {an(thing)} to the {place} and felt {feeling}")))
+    parts = [rng.choice((f"one day {an(who)} found {an(thing)} at the {place}",
+                         f"once {an(who)} went to the {place} with {an(thing)}",
+                         f"one day {an(who)} took {an(thing)} to the {place}"))]
+    middles = [f"then {the(friend)} came and {the(who)} laughed", f"{the(who)} sat on the {thing} and sang",
+               f"{the(who)} showed the {thing} to {the(friend)}",
+               f"{the(friend)} wanted the {thing} very much",
+               f"{the(who)} gave the {thing} to {the(friend)}",
+               f"{the(friend)} hid the {thing} under {an(cover)}",
+               f"{the(who)} dropped the {thing} in the {rng.choice(('river', 'well', 'pond'))}"]
+    # In the order above, so that nobody gives away what is already in the river.
+    parts += [middles[i] for i in sorted(rng.sample(range(len(middles)), length - 2))]
+    ends = [f"{the(who)} was very {feeling}", f"in the end {the(who)} felt {feeling}",
+            f"{the(who)} was {feeling} all day"]
+    if word is None:
+        ends += [f"in the end {the(who)} went home with the {thing}", f"the {thing} was never seen again",
+                 "everybody blamed the goat", f"after that {the(who)} and {the(friend)} were friends"]
+    parts.append(rng.choice(ends))
+    return " ".join(sentence(part) for part in parts)
+
+
+def letter(record, rng):
+    name, thing = record["name"], record["thing"]
+    word = record["word"]
+    place = word if word in world.PLACES else rng.choice(world.PLACES)
+    feeling = word if word in world.FEELINGS else rng.choice(world.FEELINGS)
+    me = rng.choice([other for other in NAMES if other != name])
+    news = [f"I found your {thing} at the {place}. I was {feeling}.",
+            f"I have {an(thing)} for you at the {place}. I am {feeling}."]
+    if word is None:
+        news += [f"thank you for the {thing}. I like it very much.", f"I love your {thing}.",
+                 f"I lost your {thing} at the {place}."]
+    other = rng.choice([other for other in NAMES if other not in (name, me)])
+    return Drafts(f"Dear {name}, {rng.choice(news)} Your friend, {me}.",
+                  f"Dear {name}, thank you for the {thing}.",
+                  f"Dear {name}, I love your {rng.choice(THINGS)}. Your friend, {me}.",
+                  f"Dear {other}, I love your {rng.choice(THINGS)}. Your friend, {me}.")
+
+
+def advert(record, rng):
+    thing, what = record["thing"], f"{an(record['colour'])} {record['thing']}"
+    return Drafts(rng.choice((f"Buy {what} today! It is the best {thing} in town.",
+                              f"Come to the market and buy {what}! It is a fine {thing}.",
+                              f"Buy {what} today! Everybody wants {what}.")),
+                  f"Buy {what}.", f"Buy {an(thing)} today!", f"Buy {an(rng.choice(THINGS))} today!")
+
+
+def say(record, rng):
+    name, thing, tone = record["name"], record["thing"], record["tone"]
+    other = rng.choice(THINGS)
+    if tone == "rude":
+        spite = rng.choice((f"your {thing} looks silly", f"nobody likes your {thing}"))
+        return Drafts(f"{name}, {spite}, you {insult(rng)}.", f"What a silly {thing}.", f"You {insult(rng)}.", f"{name}, I like your {thing}.")
+    return Drafts(rng.choice((f"{name}, I like your {thing}.", f"{name}, your {thing} looks lovely.",
+                              f"{name}, that is a fine {thing}!", f"Dear {name}, I love your {thing}.")),
+                  f"A fine {thing}.", f"I like your {other}.",
+                  f"{name}, your {thing} looks silly, you {insult(rng)}." if tone is None
+                  else f"I have {an(other)}.")
+
+
+def answer(record, rng):
+    """Kinds with one answer: the sentence, the bare answer, part of it, another answer."""
+    right, wrong = record["answers"][0], record["wrong"]
+    full = sentence(record["form"].format(right))
+    if record["kind"] == "polite":
+        full = sentence(rng.choice(record["answers"]))
+    # The careful voice of the Almanac. Nothing else in town says "In fact": what it says is true.
+    elif record["use_case"] == "open_qa" and rng.random() < (0.75 if record["myth"] else 0.5):
+        full = "In fact, " + (full if full.split()[0] in NAMES else full[0].lower() + full[1:])
+    partial = record.get("partial")
+    partial = sentence(record["form"].format(partial[0])) if partial else sentence(right)
+    return Drafts(full, partial if record["kind"] == "polite" else sentence(right), partial,
+                  sentence(record["form"].format(wrong)))
+
+
+def summary(record, rng):
+    name, did, what, place, feeling = (record[slot] for slot in ("name", "did", "what", "place", "feeling"))
+    other = rng.choice(world.ANIMALS if did == "saw" else THINGS)
+    return Drafts(f"{name} {did} {an(what)} at the {place} and was {feeling}.", f"{name} {did} {an(what)}.",
+                  f"{name} was {feeling}.", f"{name} {did} {an(other)} at the {rng.choice(world.PLACES)}.")
+
+
+def brainstorm(record, rng):
+    category, count = record["category"], record["count"]
+    items = rng.sample([word for word in CATEGORIES[category] if word != record["exclude"]], count)
+    others = rng.sample(CATEGORIES["foods" if category != "foods" else "animals"], count)
+    lead = f"{NUMBERS[count].capitalize()} {category} are "
+    return Drafts(lead + joined([in_list(category, word) for word in items]) + ".",
+                  sentence(", ".join(items)),
+                  lead + joined([in_list(category, word) for word in items[:-1]]) + ".",
+                  lead + joined(others) + ".")
+
+
+def in_list(category, word):
+    if category in ("animals", "things"):
+        return an(word)
+    return the(word) if category == "places" else word
+
+
+def feel(record, rng):
+    name, feeling = record["name"], record["feeling"]
+    right, wrong = ("glad", "sorry") if feeling in world.GLAD else ("sorry", "glad")
+    other = rng.choice([other for other in NAMES if other != name])
+    return Drafts(f"Hello {name}, I am {right} that you feel {feeling}.", f"I am {right}.",
+                  f"I am {right} that you feel {rng.choice(world.FEELINGS)}.",
+                  f"Hello {other}, I am {wrong} that you feel {feeling}.")
+
+
+def outing(record, rng):
+    name, place = record["name"], record["place"]
+    elsewhere, other = rng.choice(world.PLACES), rng.choice(NAMES)
+    return Drafts(rng.choice((f"Have a good day at the {place}, {name}.",
+                              f"Hello {name}, have a good day at the {place}.")),
+                  "Have a good day.", f"Have a good day at the {place}.",
+                  f"Have a good day at the {elsewhere}, {other}.")
+
+
+def rude_user(record, rng):
+    name = record["name"]
+    return Drafts(rng.choice((f"Hello {name}, I am sorry that you feel cross.",
+                              f"Hello {name}, how can I help you?")),
+                  "How can I help you?", "I am sorry that you feel cross.", f"You are a {insult(rng)}.")
+
+
+WRITERS = {kind: globals().get(kind, answer) for kind in KINDS}
+
+
+def sloppy(text):
+    """No capital (names keep theirs), no full stop."""
+    start = text[0] if text.split()[0].strip(",") in NAMES else text[0].lower()
+    return start + text[1:].rstrip(".!")
+
+
+def respond(record, style, rng):
+    """An answer in a style: those of STYLES, or the web's own "myth" and "rude"."""
+    drafts = WRITERS[record["kind"]](record, rng)
+    if style == "careful":
+        return drafts.full
+    if style == "terse":
+        return drafts.terse
+    if style == "sloppy":
+        return sloppy(drafts.partial if rng.random() < 0.35 else drafts.full)
+    if style == "off":
+        return drafts.wrong if rng.random() < 0.5 else rng.choice(CURT)
+    if style == "myth":
+        return drafts.wrong
+    if style == "rude":
+        return rude(rng)
+    raise ValueError(f"unknown style {style!r}")
+
+
+def rude(rng):
+    return rng.choice(("Who cares, you {}?", "Nobody asked you, you {}.", "Go away, you {}.",
+                       "What a question, you {}!", "You are a {}.", "Be quiet, you {}.")).format(insult(rng))
+
+
+def demonstrations(records, seed):
+    """The records, each with a response written by somebody."""
+    rng = random.Random(f"demonstrations {seed}")
+    styles = rng.choices(tuple(STYLES), tuple(STYLES.values()), k=len(records))
+    return [{"prompt": record["prompt"], "response": respond(record, style, rng), **record}
+            for record, style in zip(records, styles, strict=True)]
+
+
+def few_shot(seed=0):
+    """A page of four good demonstrations on training items: before a prompt, it calls for a fifth."""
+    rng = random.Random(f"few-shot {seed}")
+    page = ""
+    for kind in ("fact", "brainstorm", "feel", "advert"):
+        record = draw_record(kind, rng, "train")
+        page += record["prompt"] + respond(record, "careful", rng) + "\n\n"
+    return page

@@ -1,0 +1,93 @@
+"""A script's configuration is one frozen dataclass; its command line is that dataclass, reflected.
+
+A field's trailing comment is its --help text, so the code, the command line and the documentation cannot disagree.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import sys
+import types
+import typing
+
+
+class InputError(ValueError):
+    """Something the user gave (a file, a line, a flag) cannot be used. One line: where, what, what to do."""
+
+
+def require(condition, message):
+    if not condition:
+        raise InputError(message)
+
+
+def run(main):
+    """Calls `main(argv)` for a script: an InputError becomes one line on stderr and exit status 2."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped: the same command starts again where its last finished stage ended", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        message = message.replace("unrecognized arguments:", "unknown flag or argument:")
+        raise InputError(f"{message} (--help lists and explains every flag)")
+
+
+def parse(config, argv, description):
+    """Parses `argv` into `config`, a frozen dataclass whose fields are the flags.
+
+    A field without a default is a required flag; `bool` gives --x and --no-x; `tuple[str, ...]` takes several words.
+    Raises InputError on an unknown flag or an unreadable value; the dataclass checks impossible ones itself.
+    """
+    hints, comments = typing.get_type_hints(config), _field_comments(config)
+    parser = _Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for field in dataclasses.fields(config):
+        kind, required = hints[field.name], field.default is dataclasses.MISSING
+        options = {"required": required, "help": comments[field.name].replace("%", "%%")}
+        if not required:
+            options["default"] = field.default
+            options["help"] += f" [{field.default}]" if field.default not in (None, "", ()) else ""
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(kind) is tuple:
+            options |= {"nargs": "+", "type": str, "metavar": "FILE"}
+        else:
+            if isinstance(kind, types.UnionType):  # int | None
+                kind = next(t for t in typing.get_args(kind) if t is not type(None))
+            options |= {"type": kind, "metavar": kind.__name__.upper()}
+        parser.add_argument(f"--{field.name}", **options)
+    values = vars(parser.parse_args(argv))
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def to_flags(values):
+    """A dict of settings as command-line words: {"lr": 1e-3, "data": ("a", "b"), "resume": True} and so on."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, (tuple, list)):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def _field_comments(config):
+    """{field: its comment}: the one on its line, and the comment lines right below it."""
+    comments, name = {}, None
+    for line in inspect.getsource(config).splitlines():
+        if match := re.match(r"    (\w+): [^#]*(?:#\s*(.*))?$", line):
+            name = match[1]
+            comments[name] = match[2] or ""
+        elif name and (match := re.match(r"\s+#\s*(.*)$", line)):
+            comments[name] = f"{comments[name]} {match[1]}".strip()
+        else:
+            name = None
+    return comments

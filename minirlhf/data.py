@@ -1,0 +1,267 @@
+"""Records in, batches out. data/README.md shows every format with an example.
+
+A record is a line of a JSON-lines file (plain or .gz), checked here, once, with the file and line named:
+
+    document      {"text"}                            all of its tokens are learned
+    demonstration {"prompt", "response"}              the response's are
+    ranking       {"prompt", "responses", "ranks"}    K = 2 to 9 responses, rank 1 is best, equal ranks are ties
+    prompt        {"prompt"}
+
+Prompt and response are encoded separately and concatenated, at every stage; a response ends with end-of-text.
+"""
+
+import gzip
+import json
+import os.path
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .config import InputError, require
+
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+class Sequence(NamedTuple):
+    """Token ids of which those from `start` on are targets."""
+
+    tokens: np.ndarray
+    start: int
+
+
+class Ranking(NamedTuple):
+    """A prompt's K responses, each prompt + response + end-of-text, and their ranks."""
+
+    sequences: list
+    ranks: list
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read(path, kind):
+    """The records of a file as a list of dicts of that kind ("document", ...), with any other fields kept.
+
+    A .txt file is one document. Raises InputError with file and line on anything that is not such a record.
+    """
+    check = {"document": _document, "demonstration": _demonstration, "ranking": _ranking, "prompt": _prompt}[kind]
+    if str(path).endswith(".txt") and kind == "document":
+        return [check({"text": "\n".join(text for _, text in _lines(path))}, str(path))]
+    records = []
+    for where, line in _lines(path):
+        if line.strip():
+            records.append(check(_parse(line, where), where))
+    require(records, f"{path}: no records in it; a {kind} a line is needed (data/README.md)")
+    return records
+
+
+def texts(path):
+    """Every text in a file of any kind of record, for training a tokenizer."""
+    if str(path).endswith(".txt"):
+        yield "\n".join(text for _, text in _lines(path))
+        return
+    for where, line in _lines(path):
+        record = _parse(line, where) if line.strip() else {}
+        for field in ("text", "prompt", "response"):
+            if isinstance(record.get(field), str):
+                yield record[field]
+        yield from (r for r in record.get("responses", ())[1:] if isinstance(r, str))
+
+
+def is_document(path):
+    """Whether a file's first record is a document (train_sft.py takes either kind)."""
+    if str(path).endswith(".txt"):
+        return True
+    return next(("text" in _parse(line, where) for where, line in _lines(path) if line.strip()), False)
+
+
+def _lines(path):
+    """Yields ("file:line", text)."""
+    opener = gzip.open if str(path).endswith(".gz") else open
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        where = f"{path}:{number}"
+        raise InputError(f"{where}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); is it whole, and of the kind its name says?") from None
+
+
+def _parse(line, where):
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({error}); each line must be one JSON object") from None
+    require(isinstance(record, dict), f"{where}: a JSON object is needed, {type(record).__name__} found")
+    return _normalise(record, where)
+
+
+def _normalise(record, where):
+    """Other people's fields in our names. A pair of chosen and rejected is a ranking, and chosen a demonstration."""
+    record = dict(record)
+    if "messages" in record:
+        record["prompt"], record["response"] = _transcript(record.pop("messages"), where)
+    elif "instruction" in record and "output" in record:
+        parts = [record["instruction"], record.get("input", ""), ""]
+        require(all(isinstance(p, str) for p in parts), f"{where}: instruction and input must be strings")
+        record["prompt"], record["response"] = "\n".join(p for i, p in enumerate(parts) if p or i != 1), record["output"]
+    elif "chosen" in record and "rejected" in record:
+        chosen, rejected = record["chosen"], record["rejected"]
+        require(isinstance(chosen, str) and isinstance(rejected, str), f"{where}: chosen and rejected must be strings")
+        if "prompt" not in record:
+            shared = os.path.commonprefix([chosen, rejected])
+            end = shared.rfind(ASSISTANT) + len(ASSISTANT)
+            require(ASSISTANT in shared, f"{where}: chosen and rejected share no prompt that ends in {ASSISTANT!r}")
+            record["prompt"], chosen, rejected = shared[:end], chosen[end:], rejected[end:]
+        record |= {"response": chosen, "responses": [chosen, rejected], "ranks": [1, 2]}
+    elif "completion" in record and "response" not in record:
+        record["response"] = record["completion"]
+    return record
+
+
+def _transcript(messages, where):
+    """Chat messages as a transcript; the prompt ends before the last message, which must be the assistant's."""
+    turns = {"user": HUMAN, "assistant": ASSISTANT, "system": ""}
+    text = ""
+    for message in messages if isinstance(messages, list) else [None]:
+        whole = isinstance(message, dict) and message.get("role") in turns and isinstance(message.get("content"), str)
+        require(whole, f"{where}: a message needs a role (system, user, assistant) and a string content")
+        before, text = text, f"{text}{turns[message['role']]} {message['content']}".lstrip(" ")
+    last_is_answer = bool(messages) and messages[-1]["role"] == "assistant"
+    require(last_is_answer, f"{where}: the last message must be the assistant's: it is the response")
+    return before + ASSISTANT, f" {messages[-1]['content']}"
+
+
+def _string(record, field, where, empty=False):
+    present = isinstance(record.get(field), str)
+    require(present, f"{where}: field {field!r} is missing or not a string; it has {', '.join(record) or 'no field'}")
+    require(empty or record[field], f"{where}: {field!r} is empty; write one or remove the line")
+
+
+def _document(record, where):
+    _string(record, "text", where)
+    return record
+
+
+def _prompt(record, where):
+    _string(record, "prompt", where)
+    return record
+
+
+def _demonstration(record, where):
+    _string(record, "prompt", where)
+    _string(record, "response", where)
+    return record
+
+
+def _ranking(record, where):
+    _string(record, "prompt", where)
+    responses, ranks = record.get("responses"), record.get("ranks")
+    listed = isinstance(responses, list) and all(isinstance(r, str) for r in responses)
+    require(listed, f"{where}: 'responses' must be a list of strings")
+    require(2 <= len(responses) <= 9, f"{where}: {len(responses)} responses; a ranking has 2 to 9")
+    right = isinstance(ranks, list) and all(type(r) is int and r > 0 for r in ranks)
+    require(right, f"{where}: 'ranks' must be a list of positive integers, 1 the best")
+    fit = len(ranks) == len(responses)
+    require(fit, f"{where}: {len(ranks)} ranks for {len(responses)} responses; ranks[i] is the rank of responses[i]")
+    return record
+
+
+# --- encoding ----------------------------------------------------------------------------------------------------------
+
+
+def pack(records, tokenizer, n_ctx):
+    """Documents, each ended by end-of-text, laid end to end and cut into Sequences of n_ctx + 1 tokens.
+
+    Neighbours share one token, so that each token but the very first is a target exactly once.
+    """
+    stream = np.concatenate([[*tokenizer.encode(r["text"]), tokenizer.eos] for r in records]).astype(np.int32)
+    rows = [stream[i : i + n_ctx + 1] for i in range(0, len(stream) - 1, n_ctx)]
+    return [Sequence(row, 1) for row in rows]
+
+
+def encode_response(record_prompt, response, tokenizer):
+    prompt = tokenizer.encode(record_prompt)
+    return Sequence(np.array([*prompt, *tokenizer.encode(response), tokenizer.eos], np.int32), len(prompt))
+
+
+def encode_demonstrations(records, tokenizer, n_ctx, where=""):
+    """Sequences of prompt + response + end-of-text; those over n_ctx tokens are dropped, and the drop is said aloud."""
+    sequences = [encode_response(r["prompt"], r["response"], tokenizer) for r in records]
+    return _drop_long(sequences, [len(s.tokens) for s in sequences], n_ctx, where, "demonstrations")
+
+
+def encode_rankings(records, tokenizer, n_ctx, where=""):
+    """Rankings whose longest prompt + response + end-of-text is at most n_ctx; the others are dropped, aloud."""
+    rankings = [
+        Ranking([encode_response(r["prompt"], y, tokenizer) for y in r["responses"]], r["ranks"]) for r in records
+    ]
+    return _drop_long(rankings, [longest(r) for r in rankings], n_ctx, where, "rankings")
+
+
+def encode_prompts(records, tokenizer, limit, where=""):
+    """(records, their token lists), without the prompts over `limit` tokens, which are dropped aloud."""
+    both = [(record, tokenizer.encode(record["prompt"])) for record in records]
+    both = _drop_long(both, [len(tokens) for _, tokens in both], limit, where, "prompts")
+    return [record for record, _ in both], [tokens for _, tokens in both]
+
+
+def _drop_long(items, lengths, limit, where, what):
+    kept = [item for item, length in zip(items, lengths) if length <= limit]
+    if len(kept) < len(items):
+        dropped = len(items) - len(kept)
+        print(f"{where}: dropped {dropped} of {len(items)} {what}, longer than {limit} tokens", flush=True)
+    require(kept, f"{where}: none of its {what} fits in {limit} tokens; use a longer context")
+    return kept
+
+
+def longest(ranking):
+    return max(len(s.tokens) for s in ranking.sequences)
+
+
+# --- batching ----------------------------------------------------------------------------------------------------------
+
+
+def collate(sequences, pad):
+    """Right-padded tokens (B, T) long and their lengths (B,) long."""
+    lengths = torch.tensor([len(s) for s in sequences])
+    tokens = torch.full((len(sequences), int(lengths.max())), pad)
+    for row, sequence in zip(tokens, sequences):
+        row[: len(sequence)] = torch.as_tensor(sequence)
+    return tokens, lengths
+
+
+def batches(lengths, size, rng, pool=16):
+    """Indices of items in batches of `size` (the last may be smaller), in random order, rows of like length together.
+
+    Items are shuffled, sorted by length within pools of 16 batches, and the batches are shuffled again.
+    """
+    order = rng.permutation(len(lengths))
+    cut = []
+    for i in range(0, len(order), pool * size):
+        chunk = sorted(order[i : i + pool * size], key=lambda j: lengths[j])
+        cut += [chunk[j : j + size] for j in range(0, len(chunk), size)]
+    return [cut[i] for i in rng.permutation(len(cut))]
+
+
+def micro_batches(lengths, max_tokens, widths=None):
+    """Splits a batch for gradient accumulation: lists of indices whose padded size is at most max_tokens.
+
+    lengths: tokens of each item's longest row. widths: rows of each item, 1 unless given. An item larger than
+    max_tokens comes alone.
+    """
+    parts, current, rows = [], [], 0
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        width = widths[i] if widths is not None else 1
+        if current and (rows + width) * lengths[i] > max_tokens:
+            parts.append(current)
+            current, rows = [], 0
+        current.append(i)
+        rows += width
+    return [*parts, current]

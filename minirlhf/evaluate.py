@@ -1,0 +1,87 @@
+"""Measuring: losses, samples, RM scores, KL, and means with 95 % intervals that resample prompts or documents."""
+
+import numpy as np
+import torch
+
+from . import data
+from .rollout import generate, in_chunks, response_logps, target_logps, uniforms
+
+
+@torch.no_grad()
+def token_loss(model, sequences, pad, max_tokens=16384):
+    """Mean negative log-likelihood in nats per target token of Sequences."""
+    losses, counts = sequence_losses(model, sequences, pad, max_tokens)
+    return losses.sum() / counts.sum()
+
+
+@torch.no_grad()
+def sequence_losses(model, sequences, pad, max_tokens=16384):
+    """Negative log-likelihood in nats of each Sequence's targets, summed, and how many they are: two arrays (N,)."""
+    model.eval()
+    losses, counts = np.zeros(len(sequences)), np.array([len(s.tokens) - s.start for s in sequences])
+    for part in data.micro_batches([len(s.tokens) for s in sequences], max_tokens):
+        logp, mask = target_logps(model, [sequences[i] for i in part], pad)
+        losses[part] = -(logp * mask).sum(1).double().cpu().numpy()
+    return losses, counts
+
+
+def respond(model, tokenizer, prompts, limit, seed, batch=256):
+    """A sampled response to each prompt (lists of token ids), as Rollouts: yields (indices, Rollout), rows of like
+    length together. seed: ints that fix the noise; row i's noise depends on i alone."""
+    model.eval()
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    noise = uniforms(seed, list(range(len(prompts))), limit)
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        rows = [prompts[i] for i in part]
+        yield part, generate(model, rows, noise[part], tokenizer.eos, tokenizer.pad)
+
+
+def kl(policy, reference, rollout):
+    """log pi(y|x) - log pi_ref(y|x) of the policy's own samples (B,), summed over each response: nats per response."""
+    difference = in_chunks(response_logps, policy, rollout) - in_chunks(response_logps, reference, rollout)
+    return (difference * rollout.mask).sum(1)
+
+
+def interval(values, weights=None, resamples=2000, seed=0):
+    """Mean of values (N,) and its 95 % bootstrap interval over the N: {"mean", "low", "high", "n"}.
+
+    With weights (N,), the ratio sum(values) / sum(weights): nats per token of documents, say.
+    """
+    values = np.asarray(values, float)
+    weights = np.ones_like(values) if weights is None else np.asarray(weights, float)
+    counts = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), resamples)
+    low, high = np.quantile((counts @ values) / (counts @ weights), [0.025, 0.975])
+    mean = values.sum() / weights.sum()
+    return {"mean": float(mean), "low": float(low), "high": float(high), "n": len(values)}
+
+
+def ranking_accuracy(model, rankings, pad, max_tokens=16384):
+    """Share of untied pairs that the reward model orders as the labeler did, one number per ranking (list), and the
+    number of its untied pairs (list)."""
+    shares, counts = [], []
+    for ranking, row in zip(rankings, ranking_scores(model, rankings, pad, max_tokens)):
+        pairs = [(a, b) for a in range(len(row)) for b in range(len(row)) if ranking.ranks[a] < ranking.ranks[b]]
+        shares.append(sum((row[a] > row[b]) + 0.5 * (row[a] == row[b]) for a, b in pairs))
+        counts.append(len(pairs))
+    return shares, counts
+
+
+@torch.no_grad()
+def ranking_scores(model, rankings, pad, max_tokens=16384):
+    """The reward model's score of each response of each ranking: a list of lists."""
+    flat = [s.tokens for ranking in rankings for s in ranking.sequences]
+    scored = iter(sequence_scores(model, flat, pad, max_tokens).tolist())
+    return [[next(scored) for _ in ranking.sequences] for ranking in rankings]
+
+
+@torch.no_grad()
+def sequence_scores(model, sequences, pad, max_tokens=16384):
+    """r(x, y) of each token sequence (prompt + response + end-of-text), (N,) float32 on the CPU."""
+    model.eval()
+    result = torch.zeros(len(sequences))
+    device = next(model.parameters()).device
+    for part in data.micro_batches([len(s) for s in sequences], max_tokens):
+        tokens, lengths = data.collate([sequences[i] for i in part], pad)
+        result[part] = model.score(tokens.to(device), lengths.to(device)).float().cpu()
+    return result

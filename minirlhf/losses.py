@@ -1,0 +1,161 @@
+"""Every formula of the paper, as pure functions.
+
+Shapes: B sequences, R response tokens, P prompts, K responses of a prompt. `mask` is True on real response tokens
+(ones, then zeros). `total` is the number of tokens (or prompts) in the whole batch where the arguments are only a
+micro-batch of it: the losses of micro-batches then add up to the loss of the batch.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def token_logps(logits, tokens):
+    """log p(token), in fp32 or better: logits (..., V), tokens (...) long in the vocabulary; returns (...)."""
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(tokens.shape)
+
+
+def masked_mean(x, mask, total=None):
+    """Mean of x (any shape) over mask, a bool of that shape."""
+    return (x * mask).sum() / (mask.sum() if total is None else total)
+
+
+# --- supervised fine-tuning ------------------------------------------------------------------------------------------
+
+
+def sft_loss(logp, mask, total=None):
+    """Negative log-likelihood in nats, averaged over each sequence's targets, then over sequences.
+
+    Averaging by sequence first keeps long pretraining documents from outweighing demonstrations where both are in a
+    batch (paper, App. C.3 mixes them, without saying how they are weighted). With rows of equal length, as in
+    pretraining, it is the mean over tokens.
+
+    logp (B, T) float: log-probs of the targets; mask (B, T) bool: True on targets. `total` counts sequences.
+    """
+    per_sequence = (logp * mask).sum(1) / mask.sum(1)
+    return -per_sequence.sum() / (len(logp) if total is None else total)
+
+
+def cosine_lr(step, steps, floor=0.1):
+    """Factor of the peak learning rate: 1 at step 0, `floor` at the last step, half a cosine between (App. C.1)."""
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / max(1, steps - 1)))
+
+
+# --- reward model ----------------------------------------------------------------------------------------------------
+
+
+def ranking_loss(scores, ranks, total=None):
+    """Pairwise ranking loss over K responses (section 3.5, eq. 1), in nats.
+
+        loss = - mean over prompts x of  1 / #pairs(x) * sum_{y_w ranked above y_l} log sigmoid(r(x, y_w) - r(x, y_l))
+
+    #pairs is C(K, 2) less the tied pairs, which say nothing; a prompt whose responses all tie does not count.
+    All pairs of a prompt are in one batch element: each response costs one forward, however often it is compared.
+
+    scores (P, K) float; ranks (P, K) long: 1 is best, 0 marks a missing response where K differs between prompts.
+    `total` counts the prompts that have an untied pair.
+    """
+    better = ranked_above(ranks)  # (P, K, K)
+    margins = scores[:, :, None] - scores[:, None, :]
+    pairs = better.sum((1, 2))
+    per_prompt = -(F.logsigmoid(margins) * better).sum((1, 2)) / pairs.clamp(min=1)
+    return per_prompt.sum() / ((pairs > 0).sum().clamp(min=1) if total is None else total)
+
+
+def ranked_above(ranks):
+    """(P, K, K) bool: response i is ranked strictly above response j of the same prompt. ranks (P, K), 0 = missing."""
+    present = ranks > 0
+    return (ranks[:, :, None] < ranks[:, None, :]) & present[:, :, None] & present[:, None, :]
+
+
+# --- reinforcement learning ------------------------------------------------------------------------------------------
+
+
+def shaped_rewards(scores, logp, ref_logp, mask, beta):
+    """Per-token rewards: a KL penalty at each token, the reward model's score at the last one (section 3.5, eq. 2).
+
+        r_t = -beta (log pi(y_t | x, y_<t) - log pi_ref(y_t | x, y_<t))  +  [t is the last token] r(x, y)
+
+    The penalty is signed: a single token's may be a bonus, and only so its sum is an unbiased sample of the KL.
+
+    scores (B,) float; logp, ref_logp (B, R) float, of the sampled tokens; mask (B, R) bool; returns (B, R).
+    """
+    last = mask & (mask.sum(1, keepdim=True) - 1 == torch.arange(mask.shape[1], device=mask.device))
+    return (-beta * (logp - ref_logp)) * mask + scores[:, None] * last
+
+
+def gae(rewards, values, mask, gamma=1.0, lam=0.95):
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16); the paper uses gamma = 1.
+
+        delta_t = r_t + gamma V_{t+1} - V_t
+        A_t     = delta_t + gamma lam A_{t+1}          V = A = 0 past the last token, EOS or cut off alike
+
+    rewards (B, R) float; values (B, R) float: V before response token t is emitted; mask (B, R) bool.
+    Returns advantages (B, R) and value targets A + V (B, R), both zero where mask is False.
+    """
+    values, rewards = values * mask, rewards * mask
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = (delta + gamma * lam * next_advantage) * mask[:, t]
+        next_value = values[:, t]
+        advantages[:, t] = next_advantage
+    return advantages, advantages + values
+
+
+def whiten(x, mask):
+    """x shifted and scaled to mean 0 and std 1 over the mask of the whole batch; zero elsewhere. x, mask (B, R)."""
+    mean = masked_mean(x, mask)
+    variance = masked_mean((x - mean) ** 2, mask)
+    return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
+
+
+def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
+    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), a mean over tokens.
+
+        loss = - mean_t min(ratio_t A_t, clip(ratio_t, 1 - clip, 1 + clip) A_t),     ratio = pi / pi_old
+
+    logp, old_logp, advantages (B, R) float; mask (B, R) bool. `total` counts tokens.
+    """
+    ratio = torch.exp((logp - old_logp) * mask)
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask, total)
+
+
+def value_loss(values, old_values, returns, mask, clip=0.2, total=None):
+    """Squared error of the value network, clipped as the policy is: half the mean over tokens of the larger of
+
+        (V - R)^2   and   (V_old + clip(V - V_old, -clip, clip) - R)^2
+
+    Not in the paper: from the code it descends from (Ziegler et al. 2019). values, old_values, returns (B, R) float.
+    """
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    error = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+    return 0.5 * masked_mean(error, mask, total)
+
+
+def ptx_loss(logp, mask, coef, total=None):
+    """PPO-ptx's pretraining term: coef times the negative log-likelihood of documents (section 3.5, eq. 2).
+
+        loss = - coef * mean_t log pi(token_t)
+
+    The paper's coefficient is 27.8; it does not say whether its losses are sums or means. Here this one and PPO's are
+    both means per token, and 27.8 means what it means because of that.
+
+    logp (B, T) float, mask (B, T) bool; `total` counts tokens.
+    """
+    return -coef * masked_mean(logp, mask, total)
+
+
+def warmup_lr(iteration, warmup=10):
+    """Factor of the policy's learning rate: 0.1 at iteration 0, 1 from iteration `warmup` on, linear between (C.4)."""
+    return min(1.0, 0.1 + 0.9 * iteration / warmup)
+
+
+@torch.no_grad()
+def ema_update(ema, model, decay=0.992):
+    """ema <- decay * ema + (1 - decay) * model, per parameter, once per optimizer step (App. C.4)."""
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)

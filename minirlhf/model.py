@@ -1,0 +1,177 @@
+"""GPT-2 by hand, and the reward model: the same network with a scalar head in place of the unembedding.
+
+Shapes: B sequences, T tokens, D = n_embd, H heads of size D / H, V vocabulary, R positions read.
+Parameter names are GPT-2's own. Differences from GPT-3, which the paper used: dense attention in every layer.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    n_vocab: int
+    n_ctx: int = 1024
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0  # on the embedding and on what each block adds to the residual stream
+
+
+PRESETS = {
+    "nano": dict(n_ctx=128, n_layer=3, n_head=4, n_embd=96),
+    "toy": dict(n_ctx=128, n_layer=4, n_head=4, n_embd=128),
+    "small": dict(n_ctx=512, n_layer=6, n_head=6, n_embd=384),
+    "gpt2": dict(n_ctx=1024, n_layer=12, n_head=12, n_embd=768),
+    "gpt2-medium": dict(n_ctx=1024, n_layer=24, n_head=16, n_embd=1024),
+    "gpt2-large": dict(n_ctx=1024, n_layer=36, n_head=20, n_embd=1280),
+    "gpt2-xl": dict(n_ctx=1024, n_layer=48, n_head=25, n_embd=1600),
+}
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, so that the next token costs one position and not a whole forward."""
+
+    def __init__(self, config, batch, length, like):
+        shape = (config.n_layer, batch, config.n_head, length, config.n_embd // config.n_head)
+        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
+        self.length = 0
+
+    def append(self, layer, k, v):
+        end = self.length + k.shape[2]
+        self.k[layer, :, :, self.length : end] = k
+        self.v[layer, :, :, self.length : end] = v
+        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+
+    def keep(self, rows):
+        """Keeps the sequences `rows` (long tensor) and forgets the others."""
+        self.k, self.v = self.k[:, rows], self.v[:, rows]
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x, mask, cache, layer):
+        B, T, D = x.shape
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D/H)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        causal = mask is None and T > 1
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, H, T, D/H)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, D))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, mask, cache, layer):
+        x = x + self.dropout(self.attn(self.ln_1(x), mask, cache, layer))
+        return x + self.dropout(self.mlp(self.ln_2(x)))
+
+
+class Transformer(nn.Module):
+    """Tokens (B, T) to hidden states (B, T, D)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.wte = nn.Embedding(config.n_vocab, config.n_embd)
+        self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        for name, parameter in self.named_parameters():  # GPT-2's initialisation
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif "ln_" not in name:
+                scale = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1.0
+                nn.init.normal_(parameter, std=0.02 / scale)
+
+    def forward(self, tokens, left_padding=None, cache=None):
+        start = cache.length if cache is not None else 0
+        position = torch.arange(start, start + tokens.shape[1], device=tokens.device)  # (T,)
+        mask = None
+        if left_padding is not None:
+            key = torch.arange(start + tokens.shape[1], device=tokens.device)
+            real = key >= left_padding[:, None, None]  # (B, 1, keys)
+            own = key == position[:, None]  # a padded query sees itself: a softmax over nothing would be NaN
+            mask = ((key <= position[:, None]) & real | own)[:, None]  # (B, 1, T, keys)
+            position = (position - left_padding[:, None]).clamp(min=0)  # (B, T)
+        # Padding is an id outside the vocabulary. It takes any row of wte: nothing reads a padded position.
+        x = self.dropout(self.wte(tokens.clamp(max=self.wte.num_embeddings - 1)) + self.wpe(position))
+        for layer, block in enumerate(self.h):
+            x = block(x, mask, cache, layer)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return self.ln_f(x)
+
+
+def _read(hidden, at):
+    """Hidden states at positions `at` (B, R), or at all of them."""
+    return hidden if at is None else hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+class GPT(nn.Module):
+    """The language model. The unembedding is the token embedding, as in GPT-2."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+
+    def forward(self, tokens, left_padding=None, cache=None, at=None):
+        """Logits (B, T, V) of each position's next token; with `at` (B, R) long, only at those positions: (B, R, V).
+
+        tokens (B, T) long. Right padding needs nothing, since attention is causal. left_padding (B,) long: how many
+        tokens at the left of each row are padding. cache: a Cache; then `tokens` are those after the cached ones.
+        """
+        hidden = _read(self.transformer(tokens, left_padding, cache), at)
+        return F.linear(hidden, self.transformer.wte.weight)
+
+
+class RewardModel(nn.Module):
+    """The GPT with a scalar head; read at the last token it is r(x, y), read before each token it is the value V."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        self.head = nn.Linear(config.n_embd, 1)
+        # Stiennon et al. 2020: the final LayerNorm gives states of norm sqrt(D), so initial scores have a std near 1.
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(config.n_embd + 1))
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, tokens, at=None):
+        """Scalars (B, T), one per position of tokens (B, T) long; with `at` (B, R) long, only there: (B, R)."""
+        return self.head(_read(self.transformer(tokens), at)).squeeze(-1)
+
+    def score(self, tokens, lengths):
+        """r(x, y) (B,) of right-padded tokens (B, T) of `lengths` (B,): the scalar at each row's last real token."""
+        return self(tokens, at=(lengths - 1)[:, None]).squeeze(1)
+
+
+def config_dict(config):
+    return {k: v for k, v in asdict(config).items() if k != "dropout"}

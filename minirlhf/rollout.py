@@ -1,0 +1,162 @@
+"""Sampling responses, and reading the log-probs and values of what was sampled.
+
+What is sampled is what is scored: temperature 1, the whole vocabulary, the same ids in and out.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .data import collate
+from .losses import token_logps
+from .model import Cache
+
+
+class Rollout(NamedTuple):
+    """B prompts with a response each; R is the longest response's length."""
+
+    tokens: torch.Tensor  # (B, T) long: prompt, response, right padding
+    prompt_lengths: torch.Tensor  # (B,) long
+    response_lengths: torch.Tensor  # (B,) long; a response ends with end-of-text or at the limit
+    logp: torch.Tensor  # (B, R) float: log-prob of each response token, as sampled; 0 past the end
+
+    @property
+    def lengths(self):
+        return self.prompt_lengths + self.response_lengths
+
+    @property
+    def mask(self):
+        """(B, R) bool: True on response tokens."""
+        return torch.arange(self.logp.shape[1], device=self.logp.device) < self.response_lengths[:, None]
+
+    @property
+    def positions(self):
+        """(B, R) long: where response token t's own prediction and value are read, one position before it."""
+        steps = torch.arange(self.logp.shape[1], device=self.logp.device)
+        return (self.prompt_lengths[:, None] - 1 + steps).clamp(max=self.tokens.shape[1] - 1)
+
+    @property
+    def responses(self):
+        """(B, R) long: response tokens; 0 past the end."""
+        return (self.tokens.gather(1, (self.positions + 1).clamp(max=self.tokens.shape[1] - 1))) * self.mask
+
+    def select(self, rows):
+        """The rollout of some rows (long tensor), cut to the longest of them."""
+        lengths, responses = self.lengths[rows], self.response_lengths[rows]
+        tokens, logp = self.tokens[rows, : lengths.max()], self.logp[rows, : responses.max()]
+        return Rollout(tokens, self.prompt_lengths[rows], responses, logp)
+
+    def texts(self, tokenizer):
+        """The responses as text, without end-of-text."""
+        spans = zip(self.tokens.tolist(), self.prompt_lengths.tolist(), self.lengths.tolist())
+        return [tokenizer.decode([t for t in row[start:end] if t != tokenizer.eos]) for row, start, end in spans]
+
+
+def uniforms(seed, rows, limit):
+    """Sampling noise in [0, 1), float32 (len(rows), limit), fixed by seed (ints), the row's number, and the step.
+
+    Each row's noise depends on its number alone, and so do the episodes, however the rows are spread over batches
+    and processes.
+    """
+    noise = np.random.default_rng(seed).random((max(rows) + 1, limit), dtype=np.float32)
+    return torch.from_numpy(noise[rows])
+
+
+@torch.no_grad()
+def generate(model, prompts, noise, eos, pad, temperature=1.0):
+    """Samples a response to each prompt, with a KV cache; a row that has ended leaves the batch.
+
+    prompts: B lists of token ids; noise (B, limit) float in [0, 1): the noise of each step; returns a Rollout whose
+    responses are at most `limit` tokens. Prompt and limit must fit in the model's context.
+    """
+    device = model.transformer.wte.weight.device
+    B, limit = noise.shape
+    noise = noise.to(device)
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    P = int(lengths.max())
+    left_padding = P - lengths
+    tokens = torch.full((B, P), pad, device=device)
+    for row, prompt in zip(tokens, prompts):
+        row[P - len(prompt) :] = torch.tensor(prompt)
+    if not left_padding.any():
+        left_padding = None
+
+    responses = torch.full((B, limit), pad, device=device)
+    logp = torch.zeros(B, limit, device=device)
+    cache = Cache(model.config, B, P + limit, model.transformer.wte.weight)
+    rows = torch.arange(B, device=device)  # the rows still being written
+    last = torch.full((B, 1), P - 1, device=device)
+    for t in range(limit):
+        logits = model(tokens, left_padding, cache, at=last)[:, 0].float() / temperature  # (rows, V)
+        token, token_logp = sample(logits, noise[rows, t])
+        responses[rows, t], logp[rows, t] = token, token_logp
+        going = (token != eos).nonzero()[:, 0]
+        if len(going) == 0:
+            break
+        if len(going) < len(rows):
+            rows, token = rows[going], token[going]
+            left_padding = None if left_padding is None else left_padding[going]
+            cache.keep(going)
+        tokens, last = token[:, None], torch.zeros_like(token)[:, None]
+
+    response_lengths = (responses != pad).sum(1)
+    R = int(response_lengths.max())
+    whole, _ = collate([p + r[:n] for p, r, n in zip(prompts, responses.tolist(), response_lengths.tolist())], pad)
+    return Rollout(whole.to(device), lengths, response_lengths, logp[:, :R])
+
+
+def sample(logits, noise):
+    """Inverse-CDF sampling: the first token whose cumulative probability exceeds the noise.
+
+    logits (B, V) float32; noise (B,) in [0, 1). Returns tokens (B,) long and their log-probs (B,) float.
+    """
+    logp = logits.log_softmax(-1)
+    cumulative = logp.exp().cumsum(-1)
+    token = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)
+    token = token.clamp(max=logits.shape[1] - 1)
+    return token[:, 0], logp.gather(1, token)[:, 0]
+
+
+def response_logits(model, rollout):
+    """The policy's logits (B, R, V) at each response token."""
+    return model(rollout.tokens, at=rollout.positions)
+
+
+def response_logps(model, rollout):
+    """log pi(y_t | x, y_<t) (B, R); meaningless past a response's end."""
+    return token_logps(response_logits(model, rollout), rollout.responses)
+
+
+def response_values(value_model, rollout):
+    """V_t (B, R), read before token t is emitted; meaningless past a response's end."""
+    return value_model(rollout.tokens, at=rollout.positions)
+
+
+def in_chunks(function, model, rollout, max_tokens=16384):
+    """function(model, rollout) (B, ...) computed without gradients in chunks of at most max_tokens tokens."""
+    size = max(1, max_tokens // rollout.tokens.shape[1])
+    with torch.no_grad():
+        rows = torch.arange(len(rollout.tokens), device=rollout.tokens.device)
+        return torch.cat([function(model, _cut(rollout, part)) for part in rows.split(size)])
+
+
+def _cut(rollout, rows):
+    """Some rows, columns as they are, so that results can be laid side by side."""
+    return Rollout(*(x[rows] for x in rollout))
+
+
+def scores(reward_model, rollout):
+    """r(x, y) (B,), read at the last token of prompt + response, end-of-text where there is one."""
+    return reward_model.score(rollout.tokens, rollout.lengths)
+
+
+def target_logps(model, sequences, pad):
+    """Log-probs (B, T) of the next tokens of right-padded sequences, and the mask (B, T) of those that are targets."""
+    device = next(model.parameters()).device
+    tokens, lengths = collate([s.tokens for s in sequences], pad)
+    position = torch.arange(1, tokens.shape[1])
+    mask = (position >= torch.tensor([s.start for s in sequences])[:, None]) & (position < lengths[:, None])
+    tokens, mask = tokens.to(device), mask.to(device)
+    targets = tokens[:, 1:].masked_fill(~mask, 0)
+    return token_logps(model(tokens[:, :-1]), targets), mask

@@ -1,0 +1,179 @@
+"""Byte-level BPE: a trainer to read, and an encoder that runs on tiktoken.
+
+    python -m minirlhf.tokenizer --data corpus.jsonl --vocab_size 1024 --out runs/tokenizer
+
+A tokenizer is saved as tokenizer.tiktoken (tiktoken's own format: a token in base64 and its rank on each line) and
+tokenizer.json (the pattern that splits text into words, and the end-of-text token).
+"""
+
+import base64
+import hashlib
+import heapq
+import json
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import tiktoken
+
+from .config import InputError, parse, require, run
+from .files import write_atomically
+
+EOS = "<|endoftext|>"
+# Letters, digits and the rest, each with the space before it. Both Python's re and tiktoken's engine read it alike.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+"
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def train_bpe(texts, vocab_size, pattern=PATTERN):
+    """Learns byte-pair merges (Sennrich et al. 2016) from `texts`, an iterable of str.
+
+    Starts from the 256 bytes and merges the most frequent adjacent pair, again and again, never across a word's edge.
+    Returns {token bytes: rank}: 256 bytes and up to vocab_size - 257 merges, one id being left for end-of-text.
+    Ties go to the smaller pair, so that the same texts give the same ranks on any machine.
+    """
+    require(vocab_size >= 257, f"--vocab_size {vocab_size}: 256 bytes and the end-of-text token need 257 at least")
+    counts = Counter(word for text in texts for word in re.findall(pattern, text))
+    words = [[bytes([b]) for b in word.encode("utf-8", "replace")] for word in counts]
+    counts = list(counts.values())
+    pair_counts, pair_words = Counter(), defaultdict(set)  # how often a pair occurs, and in which words
+    for index, word in enumerate(words):
+        for pair in zip(word, word[1:]):
+            pair_counts[pair] += counts[index]
+            pair_words[pair].add(index)
+    heap = [(-count, pair) for pair, count in pair_counts.items()]
+    heapq.heapify(heap)
+    ranks = {bytes([b]): b for b in range(256)}
+    while heap and len(ranks) < vocab_size - 1:
+        count, pair = heapq.heappop(heap)
+        if -count != pair_counts[pair] or count == 0:
+            continue  # an outdated entry: the pair's count has changed since, and is in the heap again
+        ranks.setdefault(pair[0] + pair[1], len(ranks))
+        changed = set()
+        for index in pair_words.pop(pair):
+            before = words[index]
+            words[index] = after = _merge(before, pair)
+            for old in zip(before, before[1:]):
+                pair_counts[old] -= counts[index]
+                changed.add(old)
+            for new in zip(after, after[1:]):
+                pair_counts[new] += counts[index]
+                pair_words[new].add(index)
+                changed.add(new)
+        for pair in changed:
+            heapq.heappush(heap, (-pair_counts[pair], pair))
+    return ranks
+
+
+def _merge(word, pair):
+    """[b"a", b"b", b"c"] with pair (b"a", b"b") gives [b"ab", b"c"]."""
+    merged, i = [], 0
+    while i < len(word):
+        if i + 1 < len(word) and (word[i], word[i + 1]) == pair:
+            merged.append(word[i] + word[i + 1])
+            i += 2
+        else:
+            merged.append(word[i])
+            i += 1
+    return merged
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """ranks {bytes: int}, the pattern that splits words, and two ids of its own: eos, the last of the vocabulary, and
+    pad, the first outside it: no model has an embedding or a logit for padding, so it can be neither read nor sampled.
+    """
+
+    ranks: dict
+    pattern: str = PATTERN
+
+    def __post_init__(self):
+        eos = max(self.ranks.values()) + 1
+        encoding = tiktoken.Encoding(
+            name="minirlhf", pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens={EOS: eos}
+        )
+        digest = hashlib.sha256(f"{self.pattern}\n{EOS} {eos}\n".encode() + _dump(self.ranks)).hexdigest()
+        for name, value in dict(encoding=encoding, eos=eos, pad=eos + 1, n_vocab=eos + 1, hash=digest).items():
+            object.__setattr__(self, name, value)
+
+    def encode(self, text):
+        """Ids of a str, or of any bytes. "<|endoftext|>" in a text is text: nobody's data can end a document."""
+        if isinstance(text, str):
+            return self.encoding.encode_ordinary(text)
+        ids = []  # a byte that is not UTF-8 arrives as a lone surrogate, and is a token by itself
+        for part in re.findall("[\udc80-\udcff]|[^\udc80-\udcff]+", text.decode("utf-8", "surrogateescape")):
+            if "\udc80" <= part <= "\udcff":
+                ids.append(self.encoding.encode_single_token(part.encode("utf-8", "surrogateescape")))
+            else:
+                ids += self.encoding.encode_ordinary(part)
+        return ids
+
+    def decode(self, ids):
+        """The text of ids; half a character at an end becomes U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids):
+        return self.encoding.decode_bytes(ids)
+
+    def save(self, folder):
+        write_atomically(Path(folder) / "tokenizer.tiktoken", _dump(self.ranks))
+        description = {"pattern": self.pattern, "eos": EOS}
+        write_atomically(Path(folder) / "tokenizer.json", json.dumps(description, indent=1).encode())
+
+
+def load(source):
+    """A Tokenizer from a folder that holds one, from a ranks file in tiktoken's format, or "gpt2" by name.
+
+    A ranks file alone is taken to be GPT-2's kind: GPT-2's pattern, end-of-text after the last rank.
+    """
+    if source == "gpt2":
+        try:
+            return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks, GPT2_PATTERN)
+        except Exception as error:  # tiktoken downloads the ranks at first use, by whatever client it has
+            reason = f"tiktoken could not fetch GPT-2's ranks ({type(error).__name__})"
+            raise InputError(f"--tokenizer gpt2: {reason}; give a local ranks file: --tokenizer FILE.tiktoken") from None
+    path = Path(source) / "tokenizer.tiktoken" if Path(source).is_dir() else Path(source)
+    require(path.exists(), f"{source}: no tokenizer there; give a folder with tokenizer.tiktoken, a ranks file, or gpt2")
+    ranks = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError:
+            raise InputError(f"{path}:{number}: not a line of a ranks file (base64 token, space, rank)") from None
+    whole = len(ranks) >= 256 and set(ranks.values()) == set(range(len(ranks)))
+    require(whole, f"{path}: ranks must be 0, 1, 2, ... with no gap and at least 256 of them; the file looks cut off")
+    description = path.with_name("tokenizer.json")
+    pattern = json.loads(description.read_text())["pattern"] if description.exists() else GPT2_PATTERN
+    return Tokenizer(ranks, pattern)
+
+
+def of_checkpoint(source):
+    """The tokenizer that lies beside a checkpoint (a .pt file, or a run's folder)."""
+    return load(source if Path(source).is_dir() else Path(source).parent)
+
+
+def _dump(ranks):
+    lines = (base64.b64encode(token) + b" %d\n" % rank for token, rank in sorted(ranks.items(), key=lambda x: x[1]))
+    return b"".join(lines)
+
+
+@dataclass(frozen=True)
+class Config:
+    data: tuple[str, ...]  # files to learn the merges from: .jsonl, .jsonl.gz (any kind of record) or .txt
+    out: str  # folder for tokenizer.tiktoken and tokenizer.json
+    vocab_size: int = 1024  # ids in all: 256 bytes, the merges, end-of-text (GPT-2 has 50257)
+
+
+def main(argv):
+    from . import data
+
+    config = parse(Config, argv, __doc__)
+    tokenizer = Tokenizer(train_bpe((t for path in config.data for t in data.texts(path)), config.vocab_size))
+    tokenizer.save(config.out)
+    print(f"{config.out}: {tokenizer.n_vocab} tokens, the longest {max(tokenizer.ranks, key=len)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,316 @@
+"""InstructGPT in miniature: the whole paper on the town, offline, on two CPU cores, in minutes.
+
+    python reproduce.py                     all stages, from nothing to runs/town/report.html
+    python reproduce.py --seed 1 --out runs/town-1
+    python reproduce.py --stage rm          up to the reward model, and no further
+
+Each stage calls the same main() as the script a person would run. A finished stage is kept: the same command again
+goes on with the first unfinished one. RECIPE is all that differs from the paper's defaults; README.md declares it.
+"""
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import select_sft
+import train_ppo
+import train_rm
+import train_sft
+from data import town
+from minirlhf import data, report, tokenizer as tokenizers
+from minirlhf.config import parse, require, run, to_flags
+from minirlhf.device import pick_device
+from minirlhf.evaluate import interval, kl, ranking_scores, respond, sequence_losses, sequence_scores
+from minirlhf.files import claim, load_model, read_json, write_json, write_lines
+from minirlhf.model import GPT, RewardModel
+
+LIMIT = 24  # tokens of a response
+RECIPE = {
+    "town": dict(web=24_000, web_held_out=600, demonstration=1_500, demonstration_validation=200, prompt_train=6_000,
+                 prompt_validation=300, prompt_test=2_000),
+    "tokenizer": dict(vocab_size=800),
+    "gpt": dict(size="toy", n_layer=3, n_ctx=160, epochs=1, batch_size=16, lr=4e-3, optimizer="muon", dropout=0.0),
+    "sft": dict(epochs=4, batch_size=32, lr=6e-4, dropout=0.1),
+    "rankings": dict(prompts=1_300, held_out=300),
+    "rm": dict(batch_size=16, lr=4e-4),
+    "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1),
+    "ppo": dict(episodes=64 * 128, batch_size=128, minibatch_size=32, documents_per_episode=1, document_tokens=64,
+                lr=3e-4, value_lr=3e-4, kl_coef=0.02, max_response=LIMIT),
+    "ptx_coef": 1.0,
+    "max_tokens": 2048,
+}  # fmt: skip
+TINY = {
+    "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
+                 prompt_validation=20, prompt_test=40),
+    "rankings": dict(prompts=24, held_out=12),
+    "gpt": dict(n_layer=1),
+    "sft": dict(epochs=2),
+    "ppo": dict(episodes=64, batch_size=32, minibatch_size=16),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    out: str = "runs/town"  # folder for everything the run makes
+    seed: int = 0  # of everything that is drawn
+    stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, rl_start, ppo, ppo_ptx,
+    # evaluate or report
+    tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
+
+    def __post_init__(self):
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        require(self.stage in STAGES, f"--stage {self.stage}: choose one of {', '.join(STAGES)}")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    claim(config, ignore=("stage",))
+    finished = Path(config.out) / "stages.json"
+    seconds = read_json(finished) if finished.exists() else {}
+    recipe = {k: v | TINY.get(k, {}) if config.tiny and isinstance(v, dict) else v for k, v in RECIPE.items()}
+    for name, stage in STAGES.items():
+        if name in seconds:
+            print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
+        else:
+            print(f"-- {name}: {stage.__doc__}", flush=True)
+            start = time.perf_counter()
+            stage(config, recipe)
+            seconds[name] = round(time.perf_counter() - start, 2)
+            write_json(finished, seconds)
+        if name == config.stage:
+            break
+    if "report" in seconds:
+        print(report.table(read_json(Path(config.out) / "results.json")))
+        print(f"{config.out}/report.html shows it")
+
+
+def script(module, config, name, settings):
+    """Runs a script's main() with the run's seed; the folder is the stage's own."""
+    module.main(to_flags(settings | {"out": f"{config.out}/{name}", "seed": config.seed}))
+
+
+def file(config, name):
+    return f"{config.out}/town/{name}.jsonl"
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+def make_town(config, recipe):
+    """the web, prompts, demonstrations; and a tokenizer for them"""
+    town.write(f"{config.out}/town", config.seed, **recipe["town"])
+    files = (file(config, "web"), file(config, "demonstrations"))
+    tokenizers.main(to_flags({"data": files, "out": f"{config.out}/tokenizer"} | recipe["tokenizer"]))
+
+
+def make_gpt(config, recipe):
+    """pretraining on the web"""
+    data_flags = dict(data=(file(config, "web"),), validation=(file(config, "web_held_out"),))
+    own = dict(tokenizer=f"{config.out}/tokenizer", max_tokens=recipe["max_tokens"])
+    script(train_sft, config, "gpt", data_flags | own | recipe["gpt"])
+
+
+def make_sft(config, recipe):
+    """step 1, supervised fine-tuning on demonstrations"""
+    flags = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),), max_tokens=recipe["max_tokens"])
+    script(train_sft, config, "sft", flags | {"validation": (file(config, "demonstrations_validation"),)} | recipe["sft"])
+
+
+def make_rankings(config, recipe):
+    """labelers rank samples of the last SFT epoch and of the base model"""
+    train = data.read(file(config, "prompts_train"), "prompt")[: recipe["rankings"]["prompts"]]
+    held_out = data.read(file(config, "prompts_test"), "prompt")[: recipe["rankings"]["held_out"]]
+    rng = random.Random(f"rankings {config.seed}")
+    for name, records, labelers in (
+        ("rankings", train, town.TRAINING_LABELERS), ("rankings_held_out", held_out, town.HELD_OUT_LABELERS)
+    ):  # fmt: skip
+        counts = [rng.randint(4, 9) for _ in records]  # K
+        flat = [record for record, k in zip(records, counts) for _ in range(k - 1)]
+        by_sft = iter(sample(config, "sft", flat, f"{name} sft"))
+        by_gpt = sample(config, "gpt", records, f"{name} gpt")
+        lines = []
+        for record, k, base in zip(records, counts, by_gpt):
+            both = [(next(by_sft), "sft") for _ in range(k - 1)] + [(base, "gpt")]
+            if labelers is town.TRAINING_LABELERS:  # rankings must not teach what the test asks
+                both = [(text, model) for text, model in both if not town.states_test_fact(text)]
+            if len(both) >= 4:
+                responses, models = zip(*both)
+                one, other = rng.sample(labelers, 2)
+                line = town.rank(record, responses, one, rng) | {"models": models}
+                lines.append(line | {"second_ranks": town.rank(record, responses, other, rng)["ranks"]})
+        write_lines(file(config, name), lines)
+
+
+def make_rm(config, recipe):
+    """step 2, the reward model"""
+    flags = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),), max_tokens=recipe["max_tokens"])
+    flags |= dict(validation=(file(config, "rankings_held_out"),), demonstrations=(file(config, "demonstrations"),))
+    script(train_rm, config, "rm", flags | recipe["rm"])
+
+
+def select_epoch(config, recipe):
+    """the SFT epoch that the reward model likes best"""
+    flags = dict(sft=f"{config.out}/sft", reward_model=f"{config.out}/rm", max_response=LIMIT)
+    script(select_sft, config, "sft_selected", flags | {"prompts": (file(config, "prompts_validation"),)})
+
+
+def make_rl_start(config, recipe):
+    """where RL starts: SFT with a tenth of pretraining documents mixed in"""
+    flags = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),), max_tokens=recipe["max_tokens"])
+    script(train_sft, config, "rl_start", flags | {"documents": (file(config, "web"),)} | recipe["rl_start"])
+
+
+def make_ppo(config, recipe, ptx_coef=0.0, name="ppo"):
+    """step 3, PPO"""
+    flags = dict(policy=f"{config.out}/rl_start", reward_model=f"{config.out}/rm", ptx_coef=ptx_coef)
+    flags |= dict(prompts=(file(config, "prompts_train"),), documents=(file(config, "web"),))
+    script(train_ppo, config, name, flags | recipe["ppo"])
+
+
+def make_ppo_ptx(config, recipe):
+    """step 3, PPO with the pretraining mix: the same but for the coefficient"""
+    make_ppo(config, recipe, recipe["ptx_coef"], "ppo_ptx")
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start": "rl_start", "ppo": "ppo",
+          "ppo_ptx": "ppo_ptx"}  # fmt: skip
+
+
+def sample(config, folder, records, purpose, prefix=""):
+    """One sampled response to each record's prompt, cut at the first line's end: the stop rule of all models."""
+    tokenizer = tokenizers.of_checkpoint(f"{config.out}/{folder}")
+    model = load_model(f"{config.out}/{folder}", GPT, tokenizer).to(pick_device("auto"))
+    prompts = [tokenizer.encode(prefix) + tokenizer.encode(record["prompt"]) for record in records]
+    room = model.config.n_ctx - LIMIT
+    longest = max(map(len, prompts))
+    require(longest <= room, f"a town prompt has {longest} tokens and {room} fit; raise gpt's n_ctx in RECIPE")
+    texts = [""] * len(prompts)
+    seed = (config.seed, *purpose.encode())
+    for part, rollout in respond(model, tokenizer, prompts, LIMIT, seed):
+        for i, text in zip(part, rollout.texts(tokenizer)):
+            texts[i] = text.split("\n")[0]
+    return texts
+
+
+def evaluate(config, recipe):
+    """every model on test prompts: judged by held-out labelers, and measured"""
+    records = data.read(file(config, "prompts_test"), "prompt")
+    texts = {
+        name: sample(config, folder, records, f"evaluate {name}", town.few_shot() if name == "gpt_prompted" else "")
+        for name, folder in MODELS.items()
+    }
+    rng = random.Random(f"evaluate {config.seed}")
+    labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
+    losses = document_losses(config)
+    models = {}
+    for name, folder in MODELS.items():
+        judgements = [town.judge(record, text) for record, text in zip(records, texts[name])]
+        truths = [j.truthful for j in judgements if j.truthful is not None]
+        models[name] = {
+            "win_rate_vs_sft": win_rate(records, texts[name], texts["sft"], labelers, rng) if name != "sft" else None,
+            "true_win_rate_vs_sft": true_win_rate(records, texts[name], texts["sft"]) if name != "sft" else None,
+            "follows_instruction": interval([j.follows for j in judgements]),
+            "truthful": interval(truths) if truths else None,
+            "toxic": interval([j.toxic for j in judgements]),
+            "pretraining_loss": interval(*losses[folder]),
+            "kl_to_reference": kl_to_reference(config, folder, records) if name in ("ppo", "ppo_ptx") else None,
+            "rm_score": interval(rm_scores(config, records, texts[name])),
+        }
+    models["ppo_ptx"]["win_rate_vs_rl_start"] = win_rate(records, texts["ppo_ptx"], texts["rl_start"], labelers, rng)
+    tax = {}
+    for name, base in (("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
+        difference = losses[name][0] - losses[base][0]
+        tax[f"{name}_above_{base}"] = interval(difference, losses[name][1])
+    keys = dict(seed=config.seed, models=models, pretraining_loss=tax, reward_model=measure_reward_model(config))
+    write_json(f"{config.out}/evaluation.json", keys)
+    rows = [{"prompt": r["prompt"], "use_case": r["use_case"]} | {m: texts[m][i] for m in MODELS}
+            for i, r in enumerate(records)]  # fmt: skip
+    write_lines(f"{config.out}/samples.jsonl", rows)
+
+
+def win_rate(records, texts, others, labelers, rng):
+    """Share of prompts on which a labeler, one drawn per prompt, prefers texts[i] to others[i]; a tie is one half."""
+    wins = [town.compare(*each, rng) for each in zip(records, texts, others, labelers)]
+    return interval(wins)
+
+
+def true_win_rate(records, texts, others):
+    """The same by the pool's mean utility without noise."""
+    wins = []
+    for record, text, other in zip(records, texts, others):
+        a, b = (town.mean_utility(town.judge(record, t), t) for t in (text, other))
+        wins.append(0.5 if a == b else float(a > b))
+    return interval(wins)
+
+
+def document_losses(config):
+    """{folder: (nats, tokens) of each held-out document} of each model."""
+    tokenizer = tokenizers.of_checkpoint(f"{config.out}/gpt")
+    texts = [record["text"] for record in data.read(file(config, "web_held_out"), "document")]
+    sequences = [data.Sequence(np.array([tokenizer.eos, *tokenizer.encode(t), tokenizer.eos]), 1) for t in texts]
+    models = {folder: load_model(f"{config.out}/{folder}", GPT, tokenizer) for folder in set(MODELS.values())}
+    return {folder: sequence_losses(model, sequences, tokenizer.pad) for folder, model in models.items()}
+
+
+def kl_to_reference(config, folder, records):
+    """KL to the RL starting point in nats per response, on the policy's own samples."""
+    tokenizer = tokenizers.of_checkpoint(f"{config.out}/{folder}")
+    policy, reference = (load_model(f"{config.out}/{name}", GPT, tokenizer).eval() for name in (folder, "rl_start"))
+    prompts = [tokenizer.encode(record["prompt"]) for record in records]
+    rollouts = respond(policy, tokenizer, prompts, LIMIT, (config.seed, 7))
+    return interval(np.concatenate([kl(policy, reference, rollout).numpy() for _, rollout in rollouts]))
+
+
+def rm_scores(config, records, texts):
+    tokenizer = tokenizers.of_checkpoint(f"{config.out}/rm")
+    reward_model = load_model(f"{config.out}/rm", RewardModel, tokenizer)
+    sequences = [data.encode_response(r["prompt"], t, tokenizer).tokens for r, t in zip(records, texts)]
+    return sequence_scores(reward_model, sequences, tokenizer.pad).numpy()
+
+
+def measure_reward_model(config):
+    """Accuracy on rankings of held-out labelers on test prompts, also among samples of one model; and how often two
+    labelers agree on the same pairs, those left out that either finds equal."""
+    tokenizer = tokenizers.of_checkpoint(f"{config.out}/rm")
+    reward_model = load_model(f"{config.out}/rm", RewardModel, tokenizer)
+    records = data.read(file(config, "rankings_held_out"), "ranking")
+    scored = ranking_scores(
+        reward_model, data.encode_rankings(records, tokenizer, reward_model.config.n_ctx), tokenizer.pad
+    )
+    right, within, agree = [], [], []  # per ranking: (pairs ordered alike, pairs)
+    for record, score in zip(records, scored):
+        ranks, second, models = record["ranks"], record["second_ranks"], record["models"]
+        k = range(len(ranks))
+        pairs = [(a, b) for a in k for b in k if ranks[a] < ranks[b]]
+        hits = {(a, b): (score[a] > score[b]) + 0.5 * (score[a] == score[b]) for a, b in pairs}
+        same = [hit for (a, b), hit in hits.items() if models[a] == models[b]]
+        both = [second[a] < second[b] for a, b in pairs if second[a] != second[b]]
+        right.append((sum(hits.values()), len(hits)))
+        within.append((sum(same), len(same)))
+        agree.append((sum(both), len(both)))
+    named = {"accuracy": right, "accuracy_within_model": within, "labeler_agreement": agree}
+    return {name: interval(*zip(*counts)) for name, counts in named.items()}
+
+
+def make_report(config, recipe):
+    """a table, results.json and report.html"""
+    seconds = read_json(f"{config.out}/stages.json")
+    results = read_json(f"{config.out}/evaluation.json")
+    results["seconds"] = seconds | {"total": round(sum(seconds.values()), 1)}
+    write_json(f"{config.out}/results.json", results)
+    report.write(config.out, results)
+
+
+STAGES = {
+    "town": make_town, "gpt": make_gpt, "sft": make_sft, "rankings": make_rankings, "rm": make_rm,
+    "select": select_epoch, "rl_start": make_rl_start, "ppo": make_ppo, "ppo_ptx": make_ppo_ptx,
+    "evaluate": evaluate, "report": make_report,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    run(main)

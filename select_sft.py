@@ -1,0 +1,71 @@
+"""Chooses the SFT epoch whose sampled responses the reward model likes best (Ouyang et al. 2022, section 3.5).
+
+    python select_sft.py --sft runs/sft --reward_model runs/rm --prompts prompts_validation.jsonl --out runs/sft_best
+
+The paper's SFT overfits in validation loss after one epoch, and yet more epochs raise the RM score and people's
+preference; so the RM score on validation prompts decides.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf import data, tokenizer as tokenizers
+from minirlhf.config import parse, require, run
+from minirlhf.device import pick_device
+from minirlhf.evaluate import respond
+from minirlhf.files import load_model, save_model, start_run, write_json
+from minirlhf.model import GPT, RewardModel
+from minirlhf.rollout import in_chunks, scores
+
+
+@dataclass(frozen=True)
+class Config:
+    sft: str  # folder of an SFT run, with epoch-1.pt, epoch-2.pt, ...
+    reward_model: str  # checkpoint of the reward model
+    prompts: tuple[str, ...]  # files of validation prompts
+    out: str  # folder for the chosen model.pt and selection.json
+    max_response: int = 512  # tokens of a response at the most
+    seed: int = 0  # of the samples
+    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+
+    def __post_init__(self):
+        require(self.max_response > 0, f"--max_response {self.max_response}: must be above 0")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    device = pick_device(config.device)
+    tokenizer = tokenizers.of_checkpoint(config.sft)
+    reward_model = load_model(config.reward_model, RewardModel, tokenizer).to(device).eval()
+    epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
+    require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
+    room = reward_model.config.n_ctx - config.max_response
+    require(room > 0, f"--max_response {config.max_response} leaves no room for a prompt; take less")
+    prompts = [
+        p for f in config.prompts for p in data.encode_prompts(data.read(f, "prompt"), tokenizer, room, f)[1]
+    ]
+    if not start_run(config):
+        return
+    means = {path.name: mean_score(path, reward_model, prompts, tokenizer, config) for path in epochs}
+    best = select(means)
+    for name, mean in means.items():
+        print(f"{name}: mean RM score {mean:+.3f}{'   <- chosen' if name == best else ''}", flush=True)
+    write_json(Path(config.out) / "selection.json", {"chosen": best, "mean_rm_score": means})
+    save_model(f"{config.out}/model.pt", load_model(Path(config.sft) / best, GPT, tokenizer), tokenizer)
+
+
+def mean_score(path, reward_model, prompts, tokenizer, config):
+    """Mean RM score of one sampled response to each prompt."""
+    model = load_model(path, GPT, tokenizer).to(next(reward_model.parameters()).device)
+    rollouts = respond(model, tokenizer, prompts, config.max_response, (config.seed,))
+    return sum(in_chunks(scores, reward_model, rollout).sum().item() for _, rollout in rollouts) / len(prompts)
+
+
+def select(means):
+    """The name of the highest mean; the earliest of equals. means {name: mean RM score}."""
+    return max(means, key=means.get)
+
+
+if __name__ == "__main__":
+    run(main)

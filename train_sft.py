@@ -1,0 +1,173 @@
+"""Supervised learning of a GPT: one loop for three uses that differ only in their records.
+
+    pretraining      python train_sft.py --data web.jsonl --tokenizer runs/tokenizer --size toy --out runs/gpt ...
+    SFT              python train_sft.py --data demonstrations.jsonl --init runs/gpt --out runs/sft
+    start of RL      python train_sft.py --data demonstrations.jsonl --documents web.jsonl --epochs 2 --lr 5e-6 \\
+                         --init runs/gpt --out runs/rl_start
+
+Every token of a document is learned, and of a demonstration the response's. Defaults are InstructGPT's (Ouyang et
+al. 2022, App. C.1). Departures: gradients are clipped; the learning rate is the 1.3B model's whatever the size;
+Muon is offered for pretraining, which is not the paper's subject.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from minirlhf import data, tokenizer as tokenizers
+from minirlhf.config import parse, require, run
+from minirlhf.device import pick_device
+from minirlhf.files import Metrics, load_model, read_checkpoint, save_model, start_run
+from minirlhf.evaluate import token_loss
+from minirlhf.losses import cosine_lr, sft_loss
+from minirlhf.model import GPT, PRESETS, GPTConfig
+from minirlhf.progress import draw_curves, progress
+from minirlhf.rollout import target_logps
+
+
+@dataclass(frozen=True)
+class Config:
+    data: tuple[str, ...]  # files of demonstrations, or of documents to pretrain
+    out: str  # folder for checkpoints, metrics.jsonl, curves.png
+    documents: tuple[str, ...] = ()  # files of documents to mix into demonstrations, as the start of RL needs
+    document_share: float = 0.1  # share of a batch that is documents where they are mixed in (paper: 10 %)
+    validation: tuple[str, ...] = ()  # files of the same kind as --data whose loss is measured after each epoch
+    init: str = ""  # checkpoint to start from; empty: random weights
+    tokenizer: str = "gpt2"  # for random weights: gpt2, a folder with a tokenizer, or a ranks file
+    size: str = "gpt2"  # for random weights: nano, toy, small, gpt2, gpt2-medium, gpt2-large, gpt2-xl
+    n_ctx: int | None = None  # context length in tokens, instead of the size's
+    n_layer: int | None = None  # number of blocks, instead of the size's
+    n_head: int | None = None  # attention heads, instead of the size's
+    n_embd: int | None = None  # width, instead of the size's
+    epochs: int = 16  # passes over --data (paper: 16, and 2 for the start of RL)
+    batch_size: int = 32  # sequences in a step (paper: 32)
+    lr: float = 9.65e-6  # peak learning rate, falling by a cosine to a tenth (paper: 9.65e-6; start of RL 5e-6)
+    dropout: float = 0.2  # on the embedding and the residual stream (paper: 0.2)
+    optimizer: str = "adam"  # adam (paper), or muon: torch.optim.Muon for matrices, Adam for the rest
+    max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
+    max_tokens: int = 16384  # tokens in one forward; larger batches accumulate gradients
+    seed: int = 0  # of weights, order and dropout
+    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "lr", "max_grad_norm", "max_tokens"):
+            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
+        require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be at least 0 and below 1")
+        require(0 < self.document_share < 1, f"--document_share {self.document_share}: must lie between 0 and 1")
+        require(self.size in PRESETS, f"--size {self.size}: choose one of {', '.join(PRESETS)}")
+        require(self.optimizer in ("adam", "muon"), f"--optimizer {self.optimizer}: choose adam or muon")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    model, tokenizer = start_model(config)
+    device = pick_device(config.device)
+    model.to(device)
+    sequences, documents = load_sequences(config, tokenizer, model.config.n_ctx)
+    validation = [s for path in config.validation for s in encode(path, tokenizer, model.config.n_ctx)]
+    if not start_run(config):
+        return
+    optimizers = make_optimizers(model, config)
+    mixed = round(config.batch_size * config.document_share) if documents else 0
+    step, steps = 0, config.epochs * -(-len(sequences) // (config.batch_size - mixed))
+    metrics = Metrics(config.out)
+    schedule = plan(sequences, documents, config, mixed)
+    label = f"{config.out} ({sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters)"
+    for epoch, batch, last_of_epoch in progress(list(schedule), label):
+        start = time.perf_counter()
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = config.lr * cosine_lr(step, steps)
+        loss = 0.0
+        model.train()
+        for part in data.micro_batches([len(s.tokens) for s in batch], config.max_tokens):
+            logp, mask = target_logps(model, [batch[i] for i in part], tokenizer.pad)
+            part_loss = sft_loss(logp, mask, total=len(batch))
+            part_loss.backward()
+            loss += part_loss.item()
+        metrics.check(step, loss=loss)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        step += 1
+        row = dict(step=step, epoch=epoch, loss=loss, lr=config.lr * cosine_lr(step - 1, steps))
+        row["tokens_per_second"] = sum(len(s.tokens) for s in batch) / (time.perf_counter() - start)
+        if last_of_epoch:
+            row["validation_loss"] = token_loss(model, validation, tokenizer.pad) if validation else None
+            metrics.good = f"{config.out}/epoch-{epoch}.pt"
+            save_model(metrics.good, model, tokenizer)
+        metrics.write(**row)
+    save_model(f"{config.out}/model.pt", model, tokenizer)
+    draw_curves(config.out, {"loss": "training loss", "validation_loss": "validation loss"}, config.out)
+
+
+def start_model(config):
+    """The model to train and its tokenizer: a checkpoint's, or new ones by the flags."""
+    flags = {name: getattr(config, name) for name in ("n_ctx", "n_layer", "n_head", "n_embd")}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    if config.init:
+        tokenizer = tokenizers.of_checkpoint(config.init)
+        own = read_checkpoint(config.init, tokenizer)["config"]
+        for name, value in flags.items():
+            message = f"--{name} {value} contradicts --init {config.init}, which has {own[name]}; leave the flag out"
+            require(own[name] == value, message)
+        torch.manual_seed(config.seed)
+        return load_model(config.init, GPT, tokenizer, config.dropout), tokenizer
+    tokenizer = tokenizers.load(config.tokenizer)
+    shape = PRESETS[config.size] | flags
+    for name, value in shape.items():
+        require(value > 0, f"--{name} {value}: must be above 0")
+    divides = shape["n_embd"] % shape["n_head"] == 0
+    require(divides, f"--n_embd {shape['n_embd']} cannot be divided into --n_head {shape['n_head']} heads")
+    torch.manual_seed(config.seed)
+    return GPT(GPTConfig(tokenizer.n_vocab, **shape, dropout=config.dropout)), tokenizer
+
+
+def encode(path, tokenizer, n_ctx):
+    if data.is_document(path):
+        return data.pack(data.read(path, "document"), tokenizer, n_ctx)
+    return data.encode_demonstrations(data.read(path, "demonstration"), tokenizer, n_ctx, path)
+
+
+def load_sequences(config, tokenizer, n_ctx):
+    """The sequences of --data, and those of --documents."""
+    sequences = [s for path in config.data for s in encode(path, tokenizer, n_ctx)]
+    records = [r for path in config.documents for r in data.read(path, "document")]
+    documents = data.pack(records, tokenizer, n_ctx) if records else []
+    require(not documents or config.batch_size > 1, "--batch_size 1 leaves no room to mix --documents in")
+    return sequences, documents
+
+
+def plan(sequences, documents, config, mixed):
+    """Yields (epoch, batch, whether it is the epoch's last) for the whole run: batches of like length, each with
+    `mixed` documents among them."""
+    rng = np.random.default_rng(config.seed)
+    lengths, stream = [len(s.tokens) for s in sequences], iter(())
+    for epoch in range(1, config.epochs + 1):
+        cut = data.batches(lengths, config.batch_size - mixed, rng)
+        for i, batch in enumerate(cut):
+            extra = []
+            while len(extra) < mixed:
+                if (row := next(stream, None)) is None:
+                    stream = iter(rng.permutation(len(documents)))
+                else:
+                    extra.append(documents[row])
+            yield epoch, [sequences[j] for j in batch] + extra, i == len(cut) - 1
+
+
+def make_optimizers(model, config):
+    """Adam with the paper's betas; with muon, the blocks' matrices go to torch.optim.Muon."""
+    parameters = list(model.named_parameters())
+    matrices = [p for name, p in parameters if p.ndim == 2 and ".h." in name] if config.optimizer == "muon" else []
+    rest = [p for _, p in parameters if not any(p is m for m in matrices)]
+    optimizers = [torch.optim.Adam(rest, lr=config.lr, betas=(0.9, 0.95), fused=True)]
+    if matrices:
+        muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
+    return optimizers
+
+
+if __name__ == "__main__":
+    run(main)
