@@ -64,7 +64,8 @@ def test_small_lexicon_and_short_texts(docs, records):
         assert max(len(record["prompt"].split()) for record in split) <= 26
     shown = town.demonstrations(records["train"], 0)
     assert max(len(record["response"].split()) for record in shown) <= 30
-    assert len(town.few_shot().split()) <= 65
+    for seed in range(20):  # with a prompt and a response it must fit into a context of 128 tokens
+        assert len(world.re.findall(r"\w+|[^\w\s]|\n", town.few_shot(seed))) <= 72
 
 
 def test_formats(docs, records):
@@ -276,8 +277,9 @@ def test_story_needs_its_topics_in_sentences():
     good = town.judge(record, "One day a fox found a kite. The fox was very happy.").helpful
     assert good == pytest.approx(1)
     for worse in ("Fox kite happy.", "The fox. The kite.", "A fox found a hat. The fox was sad.",
-                  "The fox the kite the fox.",
-                  "The fox was happy. The kite was happy.", "A fox found an kite.",
+                  "The fox the kite the fox.", "The fox was happy. The kite was happy.",
+                  "A fox had a kite. A kite had a fox.", "A fox found an kite.",
+                  "A fox had a kite. Tom had a hat. Ann had a cup.",
                   "A fox had a kite. The fox had the kite."):
         assert town.judge(record, worse).helpful < 0.5 * good, worse
     record["word"] = "sad"
@@ -386,8 +388,7 @@ def test_ranks_are_valid_and_equal_texts_tie(records):
             assert all(ranks[i] == ranks[answers.index(answer)] for i, answer in enumerate(answers))
 
 
-def test_without_noise_labelers_see_the_truth_and_with_it_the_order_shown_does_not_matter(records,
-                                                                                          monkeypatch):
+def test_comparisons_are_fair_and_without_noise_they_are_true(records, monkeypatch):
     record = next(record for record in records["train"] if record["kind"] == "story")
     rng = random.Random(0)
     good, bad = respond(record, "careful", rng), "Ask somebody else."
@@ -407,9 +408,7 @@ def test_write(tmp_path):
                  prompt_validation=5, prompt_test=5)
     paths = town.write(tmp_path / "town", seed=3, **sizes)
     assert set((tmp_path / "town").iterdir()) == set(paths.values())  # and no temporary file
-    counts = {name: len([json.loads(line) for line in path.read_text().splitlines()]) for name,
-              path in paths.items()}
-    assert list(counts.values()) == list(sizes.values())
-    first = {name: path.read_bytes() for name, path in paths.items()}
-    assert first == {name: path.read_bytes() for name,
-                     path in town.write(tmp_path / "again", 3, **sizes).items()}
+    counts = [len([json.loads(line) for line in path.read_text().splitlines()]) for path in paths.values()]
+    assert counts == list(sizes.values())
+    again = town.write(tmp_path / "again", seed=3, **sizes)
+    assert all(paths[name].read_bytes() == again[name].read_bytes() for name in paths)

@@ -1,4 +1,4 @@
-"""The town: a web to read, prompts to answer, people who demonstrate and rank, and a judge (data/README.md)."""
+"""The town: a web to read, prompts to answer, people to write and rank, and a judge (data/README.md)."""
 
 from .demonstrations import demonstrations, few_shot
 from .files import write

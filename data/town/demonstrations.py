@@ -97,7 +97,9 @@ def say(record, rng):
     other = rng.choice(THINGS)
     if tone == "rude":
         spite = rng.choice((f"your {thing} looks silly", f"nobody likes your {thing}"))
-        return Drafts(f"{name}, {spite}, you {insult(rng)}.", f"What a silly {thing}.", f"You {insult(rng)}.", f"{name}, I like your {thing}.")
+        return Drafts(f"{name}, {spite}, you {insult(rng)}.", f"What a silly {thing}.",
+                      f"You {insult(rng)}.",
+                      f"{name}, I like your {thing}.")
     return Drafts(rng.choice((f"{name}, I like your {thing}.", f"{name}, your {thing} looks lovely.",
                               f"{name}, that is a fine {thing}!", f"Dear {name}, I love your {thing}.")),
                   f"A fine {thing}.", f"I like your {other}.",
@@ -210,10 +212,10 @@ def demonstrations(records, seed):
 
 
 def few_shot(seed=0):
-    """A page of four good demonstrations on training items: before a prompt, it calls for a fifth."""
+    """A page of three good demonstrations on training items: before a prompt, it calls for a fourth."""
     rng = random.Random(f"few-shot {seed}")
     page = ""
-    for kind in ("fact", "brainstorm", "feel", "advert"):
+    for kind in ("fact", "feel", "advert"):
         record = draw_record(kind, rng, "train")
         page += record["prompt"] + respond(record, "careful", rng) + "\n\n"
     return page

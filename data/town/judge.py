@@ -80,8 +80,8 @@ def style(line, complete):
 
 
 def rambles(line):
-    """Whether a response says a sentence twice, or has no end."""
-    said = [re.sub(r"\b(?:a|an|the|very) ", "", text) for text in sentences(line)]
+    """Whether a response says a sentence twice (be it in another order), or has no end."""
+    said = [frozenset(text.split()) - {"a", "an", "the", "very"} for text in sentences(line)]
     return len(set(said)) < len(said) or len(said) > 4
 
 
@@ -135,15 +135,19 @@ def constraints(record, line, said):
     return one and (record["word"] is None or mentions(line, record["word"]) == 1)
 
 
+_PRONOUN = re.compile(r"\b(?:he|she|it|they|everybody|nobody)\b")
+
+
 def story(record, line):
     """Both topics, something happens, and (unless one sentence was asked) a second sentence."""
     said = sentences(line)
     if not well_formed(said) or not any(has_action(text) for text in said):
         return NOTHING
     satisfies = constraints(record, line, said)
-    told = len(said) >= 2 or record["one_sentence"]
+    to_the_point = all(mentions(text, *record["topics"]) or _PRONOUN.search(text) for text in said)
+    told = (len(said) >= 2 or record["one_sentence"]) and to_the_point
     task = 0.6 * mentions(line, *record["topics"]) + 0.2 * told + 0.2 * satisfies
-    follows = mentions(line, *record["topics"]) == 1
+    follows = mentions(line, *record["topics"]) == 1 and to_the_point
     return Verdict(task if follows else task / 2, True, satisfies, attempts=follows)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from .judge import judge
 
-# Standard deviation of an average labeler's error. Two labelers then agree on about 75 % of the pairs that neither
-# ties, when four of five answers are people's and one is off the topic (tests/test_town.py measures it).
+# Standard deviation of an average labeler's error. Two labelers then agree on about 75 % of the pairs that
+# neither ties, if four of five answers are people's and one is off the topic (see tests/test_town.py).
 NOISE = 0.46
 TIE = 0.06  # utilities closer than this are a tie
 
@@ -35,8 +35,8 @@ def _pool(training=30, held_out=10):
     rng = random.Random("labelers")
     return tuple(Labeler(f"labeler-{i:02d}", helpful=rng.uniform(0.8, 1.4), honest=rng.uniform(0.1, 0.5),
                          harmless=rng.uniform(0.3, 0.9), brevity=rng.uniform(-0.04, 0.06),
-                         noise=rng.uniform(0.7, 1.3),
-                         first=rng.uniform(0.0, 0.06), held_out=i >= training)
+                         noise=rng.uniform(0.7, 1.3), first=rng.uniform(0.0, 0.06),
+                         held_out=i >= training)
                  for i in range(training + held_out))
 
 

@@ -1,0 +1,72 @@
+"""Talk to one or more models side by side, on the command line.
+
+    python chat.py runs/town/ppo_ptx runs/town/gpt
+    python chat.py runs/town/ppo_ptx --prompt "Write a story about a fox and a kite."
+
+Each line you type is a prompt of its own: these models are a bandit's, they remember no turn before. What is sent to
+the model is your line and --ending, a newline unless given, as the town's prompts end; for HH-RLHF's transcripts say
+--beginning $'\\n\\nHuman: ' --ending $'\\n\\nAssistant:'. An empty line, or end of input, ends the chat.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+import torch
+
+from minirlhf import tokenizer as tokenizers
+from minirlhf.config import InputError, require, run
+from minirlhf.files import load_model
+from minirlhf.model import GPT
+from minirlhf.rollout import generate
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="runs' folders, or .pt files")
+    parser.add_argument("--prompt", help="answer this and stop")
+    parser.add_argument("--beginning", default="", help="put before each line")
+    parser.add_argument("--ending", default="\n", help="put after each line [a newline]")
+    parser.add_argument("--max_response", type=int, default=32, help="tokens of an answer at the most [32]")
+    parser.add_argument("--temperature", type=float, default=1.0, help="1 samples as in training, less is safer [1]")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    args = parser.parse_args(argv)
+    require(args.temperature > 0, f"--temperature {args.temperature}: must be above 0; 0.01 is all but greedy")
+    require(args.max_response > 0, f"--max_response {args.max_response}: must be above 0")
+    models = []
+    for source in args.models:
+        tokenizer = tokenizers.of_checkpoint(source)
+        models.append((source, load_model(source, GPT, tokenizer).eval(), tokenizer))
+    rng = np.random.default_rng(args.seed)
+    for line in [args.prompt] if args.prompt is not None else lines():
+        for source, model, tokenizer in models:
+            try:
+                answer = respond(model, tokenizer, f"{args.beginning}{line}{args.ending}", args, rng)
+            except InputError as error:
+                answer = f"({error})"
+            print(f"{source:>{max(len(s) for s in args.models)}} | {answer}", flush=True)
+
+
+def lines():
+    """What is typed, until an empty line or the end of input."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not line:
+            return
+        yield line
+
+
+def respond(model, tokenizer, prompt, args, rng):
+    """One sampled answer, as text."""
+    tokens, room = tokenizer.encode(prompt), model.config.n_ctx - args.max_response
+    require(len(tokens) <= room, f"{len(tokens)} tokens, but {max(room, 0)} fit before an answer; say it shorter")
+    noise = torch.from_numpy(rng.random((1, args.max_response), dtype=np.float32))
+    rollout = generate(model, [tokens], noise, tokenizer.eos, tokenizer.pad, args.temperature)
+    return rollout.texts(tokenizer)[0].strip().replace("\n", f"\n{' ' * 4}")
+
+
+if __name__ == "__main__":
+    run(main)
