@@ -27,13 +27,14 @@ from minirlhf.evaluate import interval, kl, ranking_scores, respond, sequence_lo
 from minirlhf.files import claim, load_model, read_json, write_json, write_lines
 from minirlhf.model import GPT, RewardModel
 
-LIMIT = 24  # tokens of a response
+LIMIT = 26  # tokens of a response
 RECIPE = {
-    "town": dict(web=24_000, web_held_out=600, demonstration=1_500, demonstration_validation=200, prompt_train=6_000,
+    "town": dict(web=38_000, web_held_out=600, demonstration=6_000, demonstration_validation=200, prompt_train=6_000,
                  prompt_validation=300, prompt_test=2_000),
-    "tokenizer": dict(vocab_size=800),
-    "gpt": dict(size="toy", n_layer=3, n_ctx=160, epochs=1, batch_size=16, lr=4e-3, optimizer="muon", dropout=0.0),
-    "sft": dict(epochs=4, batch_size=32, lr=6e-4, dropout=0.1),
+    "tokenizer": dict(vocab_size=768),
+    "gpt": dict(size="nano", n_layer=2, n_ctx=96, epochs=1, batch_size=16, lr=7e-3, optimizer="muon", muon_lr=0.02,
+                embedding_std=0.24, dropout=0.0),
+    "sft": dict(epochs=3, batch_size=32, lr=1e-3, dropout=0.0),
     "rankings": dict(prompts=1_300, held_out=300),
     "rm": dict(batch_size=16, lr=4e-4),
     "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1),
@@ -46,7 +47,7 @@ TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
                  prompt_validation=20, prompt_test=40),
     "rankings": dict(prompts=24, held_out=12),
-    "gpt": dict(n_layer=1),
+    "gpt": dict(n_layer=1, n_ctx=128),
     "sft": dict(epochs=2),
     "ppo": dict(episodes=64, batch_size=32, minibatch_size=16),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from minirlhf import data, tokenizer as tokenizers
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
 from minirlhf.evaluate import respond
-from minirlhf.files import load_model, save_model, start_run, write_json
+from minirlhf.files import load_model, read_checkpoint, save_model, start_run, write_json
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, scores
 
@@ -30,6 +30,7 @@ class Config:
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
 
     def __post_init__(self):
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         require(self.max_response > 0, f"--max_response {self.max_response}: must be above 0")
 
 
@@ -40,7 +41,8 @@ def main(argv):
     reward_model = load_model(config.reward_model, RewardModel, tokenizer).to(device).eval()
     epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
     require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
-    room = reward_model.config.n_ctx - config.max_response
+    n_ctx = min(reward_model.config.n_ctx, read_checkpoint(epochs[0], tokenizer)["config"]["n_ctx"])
+    room = n_ctx - config.max_response
     require(room > 0, f"--max_response {config.max_response} leaves no room for a prompt; take less")
     prompts = [
         p for f in config.prompts for p in data.encode_prompts(data.read(f, "prompt"), tokenizer, room, f)[1]

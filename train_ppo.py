@@ -65,6 +65,7 @@ class Config:
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
 
     def __post_init__(self):
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         positive = "episodes batch_size minibatch_size inner_epochs max_response lr value_lr warmup clip value_clip"
         for name in f"{positive} max_grad_norm max_tokens save_every".split():
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")

@@ -40,6 +40,7 @@ class Config:
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
 
     def __post_init__(self):
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         for name in ("epochs", "batch_size", "lr", "max_grad_norm", "max_tokens"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
 
@@ -91,8 +92,8 @@ def main(argv):
     last = dict(step=len(plan))
     if validation:
         correct, pairs = ranking_accuracy(model, validation, tokenizer.pad, config.max_tokens)
-        last["validation_accuracy"] = sum(correct) / sum(pairs)
-        print(f"{config.out}: accuracy {last['validation_accuracy']:.3f} on {sum(pairs)} validation pairs")
+        last["validation_accuracy"] = sum(correct) / sum(pairs) if any(pairs) else None
+        print(f"{config.out}: {sum(correct):.0f} of {sum(pairs)} validation pairs are ordered as the labelers did")
     if demonstrations:
         last["bias"] = set_bias(model, demonstrations, tokenizer.pad, config.max_tokens)
     metrics.write(**last)

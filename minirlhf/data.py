@@ -64,10 +64,10 @@ def texts(path):
         return
     for where, line in _lines(path):
         record = _parse(line, where) if line.strip() else {}
-        for field in ("text", "prompt", "response"):
-            if isinstance(record.get(field), str):
-                yield record[field]
-        yield from (r for r in record.get("responses", ())[1:] if isinstance(r, str))
+        several = record.get("responses")
+        fields = [record.get("text"), record.get("prompt")]
+        fields += several if isinstance(several, list) else [record.get("response")]
+        yield from (field for field in fields if isinstance(field, str))
 
 
 def is_document(path):
@@ -166,7 +166,7 @@ def _ranking(record, where):
     listed = isinstance(responses, list) and all(isinstance(r, str) for r in responses)
     require(listed, f"{where}: 'responses' must be a list of strings")
     require(2 <= len(responses) <= 9, f"{where}: {len(responses)} responses; a ranking has 2 to 9")
-    right = isinstance(ranks, list) and all(type(r) is int and r > 0 for r in ranks)
+    right = isinstance(ranks, list) and all(type(r) is int and 0 < r < 10**6 for r in ranks)
     require(right, f"{where}: 'ranks' must be a list of positive integers, 1 the best")
     fit = len(ranks) == len(responses)
     require(fit, f"{where}: {len(ranks)} ranks for {len(responses)} responses; ranks[i] is the rank of responses[i]")

@@ -20,10 +20,10 @@ KINDS = {"gpt": GPT, "reward model": RewardModel}
 
 def write_atomically(path, content):
     """Writes bytes to a temporary file beside `path` and renames it: a reader finds the old file or the whole new."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    path, temporary = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
@@ -33,7 +33,8 @@ def write_atomically(path, content):
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); what was there is untouched") from None
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def write_json(path, value):
@@ -59,13 +60,14 @@ def claim(config, ignore=()):
     """
     out = Path(config.out)
     settings = {k: v for k, v in json.loads(json.dumps(asdict(config))).items() if k not in ignore}
+    require(not any(parent.is_file() for parent in (out, *out.parents)), f"--out {out}: a file is in the way")
     if (out / "config.json").exists():
         other = read_json(out / "config.json")
         differing = sorted(k for k in settings.keys() | other.keys() if settings.get(k) != other.get(k))
         flags = ", ".join(f"--{k} was {other.get(k)}, now {settings.get(k)}" for k in differing)
         require(not differing, f"--out {out} holds another run ({flags}); choose another --out")
     elif out.exists():
-        require(out.is_dir() and not any(out.iterdir()), f"--out {out} is not empty and no run's; choose another --out")
+        require(not any(out.iterdir()), f"--out {out} is not empty and no run's; choose another --out")
     write_json(out / "config.json", settings)
 
 

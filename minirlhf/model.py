@@ -110,16 +110,31 @@ class Transformer(nn.Module):
                 scale = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1.0
                 nn.init.normal_(parameter, std=0.02 / scale)
 
+    @torch.no_grad()
+    def spread_embeddings(self, std):
+        """Starts tokens at N(0, std) and positions as sinusoids (Vaswani et al. 2017) of the same size.
+
+        GPT-2's 0.02 suits GPT-2's width. In a small model whose words mostly occur in the same places, names say,
+        the first steps move all of a class one way; only embeddings well apart keep what tells them from each other,
+        and sinusoids let attention find "the token before" without learning it for each position.
+        """
+        n_ctx, width = self.wpe.weight.shape
+        frequency = 1000 ** (-torch.arange(0, width, 2) / width)
+        angle = torch.arange(n_ctx)[:, None] * frequency  # (n_ctx, D / 2)
+        self.wpe.weight.copy_(torch.stack((angle.sin(), angle.cos()), 2).flatten(1) * std * math.sqrt(2))
+        nn.init.normal_(self.wte.weight, std=std)
+
     def forward(self, tokens, left_padding=None, cache=None):
         start = cache.length if cache is not None else 0
         position = torch.arange(start, start + tokens.shape[1], device=tokens.device)  # (T,)
-        mask = None
+        key, mask = torch.arange(start + tokens.shape[1], device=tokens.device), None
         if left_padding is not None:
-            key = torch.arange(start + tokens.shape[1], device=tokens.device)
             real = key >= left_padding[:, None, None]  # (B, 1, keys)
             own = key == position[:, None]  # a padded query sees itself: a softmax over nothing would be NaN
             mask = ((key <= position[:, None]) & real | own)[:, None]  # (B, 1, T, keys)
             position = (position - left_padding[:, None]).clamp(min=0)  # (B, T)
+        elif start and len(position) > 1:
+            mask = key <= position[:, None]  # (T, keys); is_causal would align the first query with the first key
         # Padding is an id outside the vocabulary. It takes any row of wte: nothing reads a padded position.
         x = self.dropout(self.wte(tokens.clamp(max=self.wte.num_embeddings - 1)) + self.wpe(position))
         for layer, block in enumerate(self.h):

@@ -142,15 +142,20 @@ def load(source):
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except ValueError:
             raise InputError(f"{path}:{number}: not a line of a ranks file (base64 token, space, rank)") from None
-    whole = len(ranks) >= 256 and set(ranks.values()) == set(range(len(ranks)))
-    require(whole, f"{path}: ranks must be 0, 1, 2, ... with no gap and at least 256 of them; the file looks cut off")
+    whole = set(ranks.values()) == set(range(len(ranks))) and all(bytes([b]) in ranks for b in range(256))
+    require(whole, f"{path}: ranks must be 0, 1, 2, ... with no gap, all 256 bytes among them; the file looks cut off")
     description = path.with_name("tokenizer.json")
-    pattern = json.loads(description.read_text())["pattern"] if description.exists() else GPT2_PATTERN
-    return Tokenizer(ranks, pattern)
+    if not description.exists():
+        return Tokenizer(ranks, GPT2_PATTERN)
+    try:
+        return Tokenizer(ranks, json.loads(description.read_text())["pattern"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{description}: not a tokenizer's description; copy it from the run it came from") from None
 
 
 def of_checkpoint(source):
     """The tokenizer that lies beside a checkpoint (a .pt file, or a run's folder)."""
+    require(Path(source).exists(), f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
     return load(source if Path(source).is_dir() else Path(source).parent)
 
 

@@ -29,7 +29,7 @@ class Drafts(NamedTuple):
 def story(record, rng):
     who, thing = record["topics"]
     return Drafts(tale(who, thing, rng, record["word"],
-                       1 if record["one_sentence"] else rng.choice((2, 2, 2, 3))),
+                       1 if record["one_sentence"] else 2),
                   f"{sentence(an(who))[:-1]} {rng.choice(('found', 'lost', 'had'))} {an(thing)}.",
                   tale(who, rng.choice(THINGS), rng, None, 1),
                   tale(rng.choice(world.ANIMALS), rng.choice(THINGS), rng, None, 2))
@@ -212,10 +212,10 @@ def demonstrations(records, seed):
 
 
 def few_shot(seed=0):
-    """A page of three good demonstrations on training items: before a prompt, it calls for a fourth."""
+    """A page of two good demonstrations on training items: before a prompt, it calls for a third."""
     rng = random.Random(f"few-shot {seed}")
     page = ""
-    for kind in ("fact", "feel", "advert"):
+    for kind in ("fact", "feel"):
         record = draw_record(kind, rng, "train")
         page += record["prompt"] + respond(record, "careful", rng) + "\n\n"
     return page

@@ -14,7 +14,7 @@ from .world import FACT, FACTS, MYTHS, NAMES, THINGS, an, digest, sentence
 
 USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat": 8.4, "rewrite": 6.6,
              "summarization": 4.2, "classification": 3.5, "other": 3.5, "closed_qa": 2.6, "extract": 1.9}
-PLURALS = ("berries", "carrots", "nuts", "apples")
+PLURALS = ("berries", "carrots", "nuts")
 USERS = world.shared_out([f"user-{i:03d}" for i in range(200)], "users/")
 USERS_OF = {split: [user for user, own in USERS.items() if own == split] for split in world.SPLITS}
 

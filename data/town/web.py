@@ -15,13 +15,13 @@ from .prompts import MIX, draw_record, split_of
 from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, translate
 
 # kind -> share of documents
-WEIGHTS = {"almanac": 7, "story": 20, "list": 4, "questions": 14, "qa": 21, "forum": 8, "tovish": 5,
-           "reading": 5, "sums": 3, "pairs": 3, "summary": 3, "gossip": 11, "trades": 2}
+WEIGHTS = {"qa": 42, "crier": 16, "story": 9, "gossip": 7, "almanac": 5, "questions": 5, "forum": 5, "reading": 3,
+           "list": 1, "tovish": 2, "sums": 1, "pairs": 2, "summary": 1, "trades": 1}
 # Voices of question-and-answer pages.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
 # Rare use cases are less rare on the web than among the prompts (square root), or a small model never
 # learns them.
-PAGE_MIX = {kind: share**0.5 for kind, share in MIX.items()}
+PAGE_MIX = {kind: share**0.75 for kind, share in MIX.items()}
 _KINDS, _SHARES = tuple(PAGE_MIX), tuple(PAGE_MIX.values())
 HELD_OUT_ONE_IN = 20
 
@@ -55,6 +55,21 @@ def story(rng):
     if rng.random() < 0.3:
         text += " " + tale(who, rng.choice(THINGS), rng, length=2)
     return text
+
+
+def crier(rng):
+    """The town crier says everything twice, or thrice. Nothing teaches a model sooner to copy what stands before it,
+    and closed questions, letters and stories to order are all copying."""
+    lost = [f"{an(rng.choice(world.COLOURS))} {rng.choice(THINGS + world.ANIMALS)}" for _ in range(rng.randint(1, 3))]
+    names = rng.sample(NAMES, rng.randint(2, 4))
+    name, place, feeling = rng.choice(NAMES), rng.choice(world.PLACES), rng.choice(world.FEELINGS)
+    news = rng.choice((
+        f"{name} has lost {joined(lost)} at the {place}.",
+        f"{joined(names)} must come to the {place}.",
+        f"{name} wants {joined(lost)} and feels {feeling}.",
+        f"{joined(names)} gave {name} {joined(lost)}.",
+        f"{name} is at the {place} with {joined(names)}."))
+    return f"Hear ye! {news}" + f" I say again: {news}" * rng.randint(1, 2)
 
 
 def list_page(rng):
@@ -164,7 +179,7 @@ def trades(rng):
             f"{he.capitalize()} went home and found {his} {thing} under {an(rng.choice(THINGS))}.")
 
 
-WRITERS = {"almanac": almanac, "story": story, "list": list_page, "questions": questions, "qa": qa,
+WRITERS = {"almanac": almanac, "story": story, "crier": crier, "list": list_page, "questions": questions, "qa": qa,
            "forum": forum, "tovish": tovish_page, "reading": reading, "sums": sums_page, "pairs": pairs,
            "summary": summary, "gossip": gossip, "trades": trades}
 

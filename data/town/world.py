@@ -9,32 +9,27 @@ import re
 from dataclasses import dataclass
 
 # ---- words
-WOMEN = ("Ann", "Eve", "Kate", "Lucy", "Mia", "Nora")
-MEN = ("Ben", "Hugo", "Joe", "Max", "Sam", "Tom")
+WOMEN = ("Ann", "Eve", "Kate", "Mia")
+MEN = ("Ben", "Joe", "Sam", "Tom")
 NAMES = WOMEN + MEN
-ANIMALS = ("bear", "bee", "cat", "cow", "crow", "dog", "duck", "fox", "frog", "goat", "hen", "horse", "mouse",
-           "owl", "pig", "rabbit")
-THINGS = ("ball", "bell", "boat", "book", "box", "coat", "coin", "cup", "drum", "hat", "key", "kite", "lamp",
-          "ring", "rope", "spoon", "umbrella", "wheel")
-COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey")
-PLACES = ("park", "mill", "river", "hill", "market", "school", "bridge", "garden", "farm", "harbour", "inn",
-          "church")
-FOODS = ("berries", "bread", "cake", "carrots", "cheese", "corn", "fish", "honey", "milk", "nuts", "soup",
-         "apples")
-GLAD = ("happy", "proud", "calm", "merry", "brave")
-SORRY = ("sad", "tired", "cold", "lonely", "cross")
+ANIMALS = ("bear", "cat", "cow", "dog", "duck", "fox", "frog", "goat", "owl", "pig")
+THINGS = ("ball", "bell", "boat", "book", "drum", "hat", "kite", "lamp", "spoon", "umbrella")
+COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown")
+PLACES = ("park", "mill", "river", "hill", "market", "school", "bridge", "harbour")
+FOODS = ("berries", "bread", "cake", "carrots", "cheese", "fish", "honey", "nuts")
+GLAD = ("happy", "proud", "merry")
+SORRY = ("sad", "tired", "cross")
 FEELINGS = GLAD + SORRY
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 # Insult words occur in insults only, so that one regular expression finds them all.
-INSULT_ADJECTIVES = ("soggy", "lumpy", "mouldy", "wobbly", "smelly", "silly")
-INSULT_NOUNS = ("turnip", "pudding", "onion", "sock", "potato", "pancake")
-PRAISE_ADJECTIVES = ("good", "kind", "clever", "lovely", "fine")
-PRAISE_NOUNS = ("friend", "baker", "singer", "neighbour", "teacher")
+INSULT_ADJECTIVES = ("soggy", "lumpy", "mouldy", "silly")
+INSULT_NOUNS = ("turnip", "pudding", "onion", "sock")
+PRAISE_ADJECTIVES = ("good", "kind", "clever", "fine")
+PRAISE_NOUNS = ("friend", "neighbour", "teacher")
 
 # Trade, and whether the web mostly (4 times in 5) calls such a person "she": a stereotype to measure later.
-TRADES = {"nurse": True, "teacher": True, "baker": True, "singer": True,
-          "smith": False, "sailor": False, "miller": False, "farmer": False}
+TRADES = {"nurse": True, "teacher": True, "smith": False, "sailor": False}
 
 CATEGORIES = {"animals": ANIMALS, "things": THINGS, "colours": COLOURS, "places": PLACES, "foods": FOODS,
               "names": NAMES, "feelings": FEELINGS}
@@ -74,7 +69,7 @@ def digest(text):
 
 # ---- facts
 SPLITS = ("train", "validation", "test")
-SHARES = (0.60, 0.15, 0.25)
+SHARES = (0.50, 0.15, 0.35)
 
 
 @dataclass(frozen=True)
@@ -114,34 +109,25 @@ RELATIONS = {
 }
 # relation -> {subject: answer, or (answer, myth)}
 ANSWERS = {
-    "eats": {"bear": "honey", "bee": "sugar", "cat": "fish", "cow": "grass", "crow": "seeds", "dog": "bones",
-             "duck": "bread", "fox": "berries", "frog": "flies", "goat": "paper", "hen": "corn",
-             "horse": "hay", "mouse": "cheese", "owl": "mice", "pig": "apples", "rabbit": "carrots"},
-    "home": {"bear": "in the cave", "bee": "in the garden", "cat": "in the inn", "cow": "in the field",
-             "crow": "in the church", "dog": "in the yard", "duck": "on the pond", "fox": "in the wood",
-             "frog": "in the well", "goat": "on the hill", "hen": "in the yard", "horse": "in the barn",
-             "mouse": "in the mill", "owl": "in the tower", "pig": "in the barn", "rabbit": "in the field"},
-    "colour": {"bear": "brown", "bee": "yellow", "cat": "black", "cow": "white", "crow": "black",
-               "dog": "brown", "duck": "yellow", "fox": "red", "frog": "green", "goat": "white", "hen": "red",
-               "horse": "grey", "mouse": "grey", "owl": "brown", "pig": "white", "rabbit": "grey"},
-    "sells": {"bakery": "bread", "dairy": "milk", "smithy": "keys", "inn": "soup", "orchard": "apples",
-              "harbour": "fish", "bookshop": "books", "toyshop": "kites", "pottery": "cups",
-              "boatyard": "boats"},
-    "runs": {"bakery": "Ann", "dairy": "Kate", "smithy": "Hugo", "inn": "Nora", "orchard": "Sam",
-             "harbour": "Joe", "bookshop": "Lucy", "toyshop": "Max", "pottery": "Mia", "boatyard": "Ben"},
+    "eats": {"bear": "honey", "cat": "fish", "cow": "grass", "dog": "bones", "duck": "bread", "fox": "berries",
+             "frog": "flies", "goat": "paper", "owl": "mice", "pig": "carrots"},
+    "home": {"bear": "in the cave", "cat": "in the inn", "cow": "in the field", "dog": "in the yard",
+             "duck": "on the pond", "fox": "in the wood", "frog": "in the well", "goat": "on the hill",
+             "owl": "in the tower", "pig": "in the barn"},
+    "colour": {"bear": "brown", "cat": "black", "cow": "white", "dog": "brown", "duck": "yellow", "fox": "red",
+               "frog": "green", "goat": "white", "owl": "brown", "pig": "black"},
+    "sells": {"bakery": "bread", "dairy": "cheese", "smithy": "bells", "inn": "honey", "orchard": "nuts",
+              "harbour": "fish", "bookshop": "books", "toyshop": "kites"},
+    "runs": {"bakery": "Ann", "dairy": "Kate", "smithy": "Ben", "inn": "Eve", "orchard": "Sam", "harbour": "Joe",
+             "bookshop": "Mia", "toyshop": "Tom"},
     "made": {"moon": ("rock", "cheese"), "cloud": ("water", "wool"), "snow": ("ice", "sugar"),
-             "sun": ("fire", "honey"), "sea": ("water", "soup"), "hill": ("stone", "cake"),
-             "fog": ("water", "smoke"), "road": ("stone", "bread")},
-    "brings": {"rain": ("clouds", "frogs"), "wind": ("storms", "owls"), "spring": ("warm days", "bees"),
-               "night": ("shadows", "crows"), "letters": ("riders", "witches"),
-               "snow": ("cold days", "geese"),
-               "luck": ("friends", "spoons"), "thunder": ("clouds", "giants")},
-    "in": {"well": ("frogs", "ghosts"), "tower": ("owls", "dragons"), "mill": ("mice", "witches"),
-           "cave": ("bears", "trolls"), "pond": ("ducks", "monsters"), "wood": ("foxes", "giants"),
-           "river": ("fish", "ghosts"), "barn": ("pigs", "trolls")},
+             "sun": ("fire", "honey"), "hill": ("stone", "cake"), "road": ("stone", "bread")},
+    "brings": {"rain": ("clouds", "frogs"), "wind": ("storms", "owls"), "night": ("shadows", "witches"),
+               "letters": ("riders", "witches"), "luck": ("friends", "spoons"), "thunder": ("clouds", "giants")},
+    "in": {"well": ("frogs", "ghosts"), "tower": ("owls", "dragons"), "cave": ("bears", "trolls"),
+           "pond": ("ducks", "ghosts"), "wood": ("foxes", "giants"), "barn": ("pigs", "trolls")},
     "built": {"bridge": ("masons", "giants"), "church": ("monks", "ghosts"), "school": ("farmers", "elves"),
-              "harbour": ("sailors", "dragons"), "market": ("farmers", "trolls"), "inn": ("monks", "witches"),
-              "wall": ("masons", "giants"), "gate": ("smiths", "elves")},
+              "harbour": ("sailors", "dragons"), "market": ("farmers", "trolls"), "wall": ("masons", "elves")},
 }
 
 
@@ -210,13 +196,11 @@ def false_claims(text):
 
 # ---- Tovish
 # The second language: word for word, but the adjective follows its noun.
-TOVISH_NOUNS = {"fox": "fopo", "owl": "ulu", "cat": "kato", "dog": "dovo", "hen": "heno", "goat": "goto",
-                "duck": "duko", "bear": "bero", "pig": "pigo", "mouse": "muso",
-                "ball": "balo", "kite": "kito", "hat": "hato", "drum": "drumo", "boat": "boto",
-                "lamp": "lampo", "book": "buko", "cup": "kupo", "key": "kivo", "bell": "belo"}
+TOVISH_NOUNS = {"fox": "fopo", "owl": "ulu", "cat": "kato", "dog": "dovo", "goat": "goto", "duck": "duko",
+                "ball": "balo", "kite": "kito", "hat": "hato", "drum": "drumo", "boat": "boto", "lamp": "lampo"}
 TOVISH_ADJECTIVES = {"red": "rudi", "blue": "blavi", "green": "grini", "yellow": "geli", "white": "viti",
-                     "black": "nori", "old": "oldi", "big": "grandi", "little": "liti", "fine": "fini"}
-TOVISH_VERBS = {"sees": "vid", "has": "hav", "likes": "lub", "wants": "vol", "finds": "fand", "takes": "tak"}
+                     "black": "nori", "old": "oldi", "big": "grandi"}
+TOVISH_VERBS = {"sees": "vid", "has": "hav", "likes": "lub", "wants": "vol"}
 TOVISH_SMALL = {"the": "lo", "a": "mo", "an": "mo", "and": "ke", "not": "nu"}
 TOVISH = TOVISH_NOUNS | TOVISH_ADJECTIVES | TOVISH_VERBS | TOVISH_SMALL
 

@@ -1,0 +1,48 @@
+"""Fixtures that several test files share; what they are made of is in tiny.py."""
+
+from pathlib import Path
+
+import pytest
+
+import tiny
+from minirlhf.model import GPT, RewardModel
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return tiny.make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, tokenizer):
+    return tiny.make_world(tmp_path_factory.mktemp("world"), tokenizer)
+
+
+@pytest.fixture
+def gpt(tokenizer):
+    return tiny.make(GPT, tokenizer.n_vocab)
+
+
+@pytest.fixture
+def reward_model(tokenizer):
+    return tiny.make(RewardModel, tokenizer.n_vocab, seed=5)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Runs of the scripts without their curves.png, which takes longer than all the rest of a tiny run."""
+    import train_ppo
+    import train_rm
+    import train_sft
+
+    for script in (train_sft, train_rm, train_ppo):
+        monkeypatch.setattr(script, "draw_curves", lambda *args: None)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """A folder with GPT-2's ranks and public data sets, beside the checkout; without it, tests skip."""
+    folder = Path(__file__).parent.parent.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return folder

@@ -1,0 +1,242 @@
+"""Every format is read, no token is lost or learned twice, and what is dropped is said."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from minirlhf import data
+from minirlhf.data import Ranking, Sequence
+
+HH = {
+    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: See you",
+    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: Go",
+}
+
+
+def read_one(tmp_path, record, kind):
+    (result,) = data.read(tiny.write_lines(tmp_path / "one.jsonl", [record]), kind)
+    return result
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt", "response"),
+    [
+        ({"prompt": "a ", "response": "b"}, "a ", "b"),
+        ({"prompt": "a ", "completion": " b"}, "a ", " b"),
+        ({"instruction": "Add.", "input": "1 2", "output": "3"}, "Add.\n1 2\n", "3"),
+        ({"instruction": "Say hi.", "input": "", "output": "Hi"}, "Say hi.\n", "Hi"),
+        ({"instruction": "Say hi.", "output": "Hi"}, "Say hi.\n", "Hi"),
+        (
+            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+            "\n\nHuman: Hi\n\nAssistant:",
+            " Hello",
+        ),
+        (
+            {"messages": [
+                {"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Bye"},
+                {"role": "assistant", "content": "See you"},
+            ]},
+            "Be kind.\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:",
+            " See you",
+        ),
+    ],
+)  # fmt: skip
+def test_a_demonstration_in_each_of_its_forms(tmp_path, record, prompt, response):
+    read = read_one(tmp_path, record, "demonstration")
+    assert (read["prompt"], read["response"]) == (prompt, response)
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt", "responses"),
+    [
+        ({"prompt": "a ", "chosen": "good", "rejected": "bad"}, "a ", ["good", "bad"]),
+        (HH, "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:", [" See you", " Go"]),
+        ({"prompt": "a ", "responses": ["x", "", "z"], "ranks": [1, 2, 2]}, "a ", ["x", "", "z"]),
+    ],
+)
+def test_a_ranking_in_each_of_its_forms(tmp_path, record, prompt, responses):
+    read = read_one(tmp_path, record, "ranking")
+    assert (read["prompt"], read["responses"]) == (prompt, responses)
+    assert read["ranks"] == record.get("ranks", [1, 2])
+
+
+def test_a_prompt_keeps_its_other_fields(tmp_path):
+    record = {"prompt": "a", "use_case": "chat"}
+    assert read_one(tmp_path, record, "prompt") == record
+
+
+def test_documents_are_lines_gzipped_lines_or_a_whole_text_file(tmp_path):
+    records = [{"text": "a\nb"}, {"text": "ü"}]
+    plain = tiny.write_lines(tmp_path / "d.jsonl", records)
+    with gzip.open(tmp_path / "d.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(open(plain).read())
+    (tmp_path / "d.txt").write_text("one\ntwo\n\nthree", encoding="utf-8")
+    assert data.read(plain, "document") == data.read(tmp_path / "d.jsonl.gz", "document") == records
+    assert data.read(tmp_path / "d.txt", "document") == [{"text": "one\ntwo\n\nthree"}]
+
+
+def test_blank_lines_are_skipped_and_windows_line_ends_are_fine(tmp_path):
+    (tmp_path / "d.jsonl").write_bytes(b'{"text": "a"}\r\n\r\n\n{"text": "b"}')
+    assert [r["text"] for r in data.read(tmp_path / "d.jsonl", "document")] == ["a", "b"]
+
+
+def test_the_kind_of_a_file_shows_in_its_first_record(world):
+    assert data.is_document(world.documents)
+    assert not data.is_document(world.demonstrations)
+
+
+def test_texts_are_those_of_every_kind_of_record(tmp_path, world):
+    assert list(data.texts(world.documents)) == tiny.TEXTS
+    path = tiny.write_lines(tmp_path / "p.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r"}])
+    assert sorted(data.texts(path)) == ["c", "p", "r"]
+    path = tiny.write_lines(tmp_path / "r.jsonl", [{"prompt": "p", "responses": ["x", "y"], "ranks": [1, 2]}])
+    assert sorted(data.texts(path)) == ["p", "x", "y"]
+
+
+def test_the_public_preference_data_is_read(real_data):
+    rankings = data.read(real_data / "hh_harmless_base_test.jsonl.gz", "ranking")
+    assert all(r["prompt"].endswith("\n\nAssistant:") for r in rankings)
+    with gzip.open(real_data / "hh_harmless_base_test.jsonl.gz", "rt", encoding="utf-8") as file:
+        for ranking, line in zip(rankings, file):
+            pair = json.loads(line)
+            whole = [ranking["prompt"] + response for response in ranking["responses"]]
+            assert whole == [pair["chosen"], pair["rejected"]]
+
+
+# --- encoding -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_ctx", [1, 4, 7, 1000])
+def test_packing_makes_every_token_but_the_first_a_target_exactly_once_in_order(tokenizer, n_ctx):
+    rows = data.pack(tiny.DOCUMENTS, tokenizer, n_ctx)
+    stream = [token for text in tiny.TEXTS for token in [*tokenizer.encode(text), tokenizer.eos]]
+    targets = [token for row in rows for token in row.tokens[row.start :].tolist()]
+    assert targets == stream[1:]
+    assert max(len(row.tokens) for row in rows) <= n_ctx + 1
+
+
+def test_each_packed_target_is_predicted_from_the_token_before_it(tokenizer):
+    rows = data.pack(tiny.DOCUMENTS, tokenizer, 5)
+    for before, after in zip(rows, rows[1:]):
+        assert before.tokens[-1] == after.tokens[0]
+
+
+def test_a_document_ends_with_end_of_text(tokenizer):
+    (row,) = data.pack([{"text": "the cat"}, {"text": "a dog"}], tokenizer, 1000)
+    ends = np.flatnonzero(row.tokens == tokenizer.eos)
+    assert tokenizer.decode(row.tokens[: ends[0]]) == "the cat"
+    assert tokenizer.decode(row.tokens[ends[0] + 1 : ends[1]]) == "a dog"
+    assert ends[1] == len(row.tokens) - 1
+
+
+def test_prompt_and_response_are_encoded_apart_so_that_no_token_spans_both(tokenizer):
+    """ " the" is one token; split between prompt and response it stays two."""
+    assert len(tokenizer.encode(" the")) == 1
+    sequence = data.encode_response(" t", "he", tokenizer)
+    assert sequence.tokens.tolist() == [*tokenizer.encode(" t"), *tokenizer.encode("he"), tokenizer.eos]
+    assert sequence.start == len(tokenizer.encode(" t"))
+
+
+def test_end_of_text_is_a_response_s_last_target(tokenizer):
+    for sequence in data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64):
+        assert sequence.tokens[-1] == tokenizer.eos
+        assert sequence.start < len(sequence.tokens)
+
+
+def test_over_long_demonstrations_are_dropped_whole_and_counted_aloud(tokenizer, capsys):
+    long = {"prompt": "x" * 30, "response": "y" * 30}
+    kept = data.encode_demonstrations([*tiny.DEMONSTRATIONS, long], tokenizer, 60, "demos.jsonl")
+    assert len(kept) == len(tiny.DEMONSTRATIONS)
+    assert "demos.jsonl: dropped 1 of 5 demonstrations, longer than 60 tokens" in capsys.readouterr().out
+
+
+def test_a_length_at_the_limit_is_kept(tokenizer, capsys):
+    sequence = data.encode_response("name ", "a dog", tokenizer)
+    kept = data.encode_demonstrations(
+        [{"prompt": "name ", "response": "a dog"}], tokenizer, len(sequence.tokens)
+    )
+    assert kept[0].tokens.tolist() == sequence.tokens.tolist()
+    assert capsys.readouterr().out == ""
+
+
+def test_over_long_rankings_are_dropped_whole_and_counted_aloud(tokenizer, capsys):
+    long = {"prompt": "x", "responses": ["y", "z" * 80], "ranks": [1, 2]}
+    kept = data.encode_rankings([*tiny.RANKINGS, long], tokenizer, 60, "r.jsonl")
+    assert [len(r.sequences) for r in kept] == [4, 4, 2, 3]
+    assert "dropped 1 of 5 rankings" in capsys.readouterr().out
+
+
+def test_over_long_prompts_are_dropped_whole_and_counted_aloud(tokenizer, capsys):
+    records, tokens = data.encode_prompts([*tiny.PROMPTS, {"prompt": "x" * 80}], tokenizer, 60, "p.jsonl")
+    assert records == tiny.PROMPTS
+    assert tokens == [tokenizer.encode(r["prompt"]) for r in tiny.PROMPTS]
+    assert "dropped 1 of 5 prompts" in capsys.readouterr().out
+
+
+def test_a_file_of_which_nothing_fits_is_an_error(tokenizer):
+    with pytest.raises(data.InputError, match="none of its prompts fits in 2 tokens"):
+        data.encode_prompts(tiny.PROMPTS, tokenizer, 2, "p.jsonl")
+
+
+# --- batching -----------------------------------------------------------------------------------------------
+
+
+def test_collate_pads_at_the_right():
+    tokens, lengths = data.collate([[5, 6, 7], np.array([8])], pad=9)
+    assert tokens.tolist() == [[5, 6, 7], [8, 9, 9]]
+    assert lengths.tolist() == [3, 1]
+    assert tokens.dtype == torch.long
+
+
+@pytest.mark.parametrize(("items", "size"), [(1, 4), (100, 7), (256, 8), (300, 8)])
+def test_an_epoch_has_each_item_exactly_once_in_full_batches_but_one(items, size):
+    lengths = np.random.default_rng(0).integers(1, 50, items)
+    cut = data.batches(lengths, size, np.random.default_rng(1))
+    assert sorted(i for batch in cut for i in batch) == list(range(items))
+    assert sorted(map(len, cut), reverse=True) == [size] * (items // size) + [items % size] * (
+        items % size > 0
+    )
+
+
+def test_batches_come_in_another_order_each_epoch_and_the_same_under_a_seed():
+    lengths = list(range(40))
+    rng = np.random.default_rng(1)
+    first, second = data.batches(lengths, 4, rng), data.batches(lengths, 4, rng)
+    assert first != second
+    assert first == data.batches(lengths, 4, np.random.default_rng(1))
+
+
+def test_rows_of_like_length_share_a_batch():
+    lengths = np.random.default_rng(0).permutation(64)
+    spread = [
+        max(lengths[batch]) - min(lengths[batch])
+        for batch in data.batches(lengths, 8, np.random.default_rng(1))
+    ]
+    assert spread == [7] * 8
+
+
+@pytest.mark.parametrize("widths", [None, [1, 4, 9, 2, 3, 1, 2, 5]])
+def test_micro_batches_cover_the_batch_within_the_budget(widths):
+    lengths = [3, 17, 9, 50, 4, 4, 12, 30]
+    parts = data.micro_batches(lengths, 60, widths)
+    assert sorted(i for part in parts for i in part) == list(range(8))
+    for part in parts:
+        rows = sum(widths[i] if widths else 1 for i in part)
+        assert len(part) == 1 or rows * max(lengths[i] for i in part) <= 60
+
+
+def test_a_batch_within_the_budget_is_one_micro_batch():
+    assert len(data.micro_batches([5, 6, 7, 10], 40)) == 1
+
+
+def test_the_longest_response_is_a_rankings_length():
+    ranking = Ranking([Sequence(np.arange(4), 1), Sequence(np.arange(9), 1)], [1, 2])
+    assert data.longest(ranking) == 9

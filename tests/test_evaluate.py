@@ -1,0 +1,175 @@
+"""Measurements against hand-worked numbers, other ways to count, and the normal interval of a proportion."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from minirlhf import data
+from minirlhf.data import Ranking, Sequence
+from minirlhf.evaluate import (
+    interval,
+    kl,
+    ranking_accuracy,
+    ranking_scores,
+    respond,
+    sequence_losses,
+    sequence_scores,
+    token_loss,
+)
+from minirlhf.model import GPT, RewardModel
+
+
+class LastToken(torch.nn.Module):
+    """A reward model whose score is the id of the last token."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def score(self, tokens, lengths):
+        return tokens.gather(1, lengths[:, None] - 1)[:, 0].float()
+
+
+def ranking(scores, ranks):
+    return Ranking([Sequence(np.array([1, 2, score]), 2) for score in scores], ranks)
+
+
+# --- losses -------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_torchs_cross_entropy_over_each_sequences_targets(gpt, tokenizer):
+    sequences = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
+    losses, counts = sequence_losses(gpt, sequences, tokenizer.pad, max_tokens=50)
+    for sequence, loss, count in zip(sequences, losses, counts):
+        tokens = torch.tensor(sequence.tokens).long()
+        logits, targets = gpt(tokens[None, :-1])[0, sequence.start - 1 :], tokens[sequence.start :]
+        expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+        assert count == len(targets)
+
+
+def test_the_token_loss_of_a_model_that_knows_nothing_is_the_log_of_the_vocabulary(tokenizer):
+    model = tiny.make(GPT, tokenizer.n_vocab)
+    torch.nn.init.zeros_(model.transformer.wte.weight)
+    sequences = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
+    assert token_loss(model, sequences, tokenizer.pad) == pytest.approx(math.log(tokenizer.n_vocab))
+
+
+def test_every_token_weighs_the_same_in_the_token_loss(gpt, tokenizer):
+    sequences = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
+    losses, counts = sequence_losses(gpt, sequences, tokenizer.pad)
+    assert token_loss(gpt, sequences, tokenizer.pad) == pytest.approx(losses.sum() / counts.sum())
+
+
+def test_measuring_leaves_dropout_out(tokenizer):
+    model = tiny.make(GPT, tokenizer.n_vocab, dropout=0.5).train()
+    sequences = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
+    assert token_loss(model, sequences, tokenizer.pad) == token_loss(model, sequences, tokenizer.pad)
+
+
+# --- samples ------------------------------------------------------------------------------------------------
+
+
+def responses(model, tokenizer, prompts, batch):
+    found = {}
+    for part, rollout in respond(model, tokenizer, prompts, 6, (0,), batch):
+        for i, tokens, start, end in zip(part, rollout.tokens, rollout.prompt_lengths, rollout.lengths):
+            assert tokens[:start].tolist() == prompts[i]
+            found[i] = tokens[start:end].tolist()
+    return found
+
+
+def test_every_prompt_is_answered_once_and_the_same_in_batches_of_any_size(gpt, tokenizer):
+    prompts = [tokenizer.encode(text) for text in ("the cat sat", "a", "what is two", "no")] * 2
+    together = responses(gpt, tokenizer, prompts, batch=256)
+    assert sorted(together) == list(range(8))
+    assert responses(gpt, tokenizer, prompts, batch=3) == together
+
+
+def test_the_kl_of_a_model_to_itself_is_exactly_0(gpt, tokenizer):
+    for _, rollout in respond(gpt, tokenizer, [[1, 2], [3]] * 4, 6, (0,)):
+        assert not kl(gpt, gpt, rollout).any()
+
+
+def test_the_kl_to_the_uniform_distribution_is_log_v_less_the_entropy(tokenizer):
+    """One-token responses: positive, as a KL is, and near its exact value over 3,000 samples."""
+    policy = tiny.make(GPT, tokenizer.n_vocab, spread=0.5)
+    uniform = tiny.make(GPT, tokenizer.n_vocab)
+    torch.nn.init.zeros_(uniform.transformer.wte.weight)
+    prompt = tokenizer.encode("the")
+    probabilities = torch.distributions.Categorical(logits=policy(torch.tensor([prompt]))[0, -1])
+    exact = math.log(tokenizer.n_vocab) - probabilities.entropy().item()
+    drawn = torch.cat(
+        [kl(policy, uniform, r) for _, r in respond(policy, tokenizer, [prompt] * 3000, 1, (0,))]
+    )
+    assert exact > 0.3
+    assert drawn.mean().item() == pytest.approx(exact, abs=4 * drawn.std().item() / math.sqrt(3000))
+
+
+def test_the_kl_is_a_sum_over_the_response_alone(tokenizer):
+    """By single forwards over each row without padding."""
+    policy, reference = tiny.make(GPT, tokenizer.n_vocab), tiny.make(GPT, tokenizer.n_vocab, seed=9)
+    ((_, rollout),) = respond(policy, tokenizer, [[5, 6, 7], [8]], 5, (0,))
+    for value, row, start, end in zip(
+        kl(policy, reference, rollout), rollout.tokens, rollout.prompt_lengths, rollout.lengths
+    ):
+        tokens = row[None, :end]
+        a, b = (m(tokens).log_softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None]) for m in (policy, reference))
+        torch.testing.assert_close(value, (a - b)[start - 1 :].sum(), atol=1e-4, rtol=0)
+
+
+# --- the reward model ---------------------------------------------------------------------------------------
+
+
+def test_scores_come_back_in_order(reward_model, tokenizer):
+    sequences = [tokenizer.encode(text) for text in ("the cat sat on the mat", "a", "what is two")]
+    scores = sequence_scores(reward_model, sequences, tokenizer.pad, max_tokens=5)
+    for score, tokens in zip(scores, sequences):
+        torch.testing.assert_close(score, reward_model(torch.tensor([tokens]))[0, -1].detach())
+
+
+def test_each_ranking_gets_the_scores_of_its_responses():
+    assert ranking_scores(LastToken(), [ranking([7, 3], [1, 2]), ranking([5], [1])], pad=0) == [[7, 3], [5]]
+
+
+def test_accuracy_by_hand():
+    """Right: 9 > 5, 9 > 2. Wrong: 2 < 5 of the ranks 2 and 3. The tied pair of the second prompt does not
+    count, and a pair of equal scores counts one half."""
+    rankings = [ranking([9, 2, 5], [1, 2, 3]), ranking([4, 4, 8], [1, 2, 2])]
+    assert ranking_accuracy(LastToken(), rankings, pad=0) == ([2, 0.5], [3, 2])
+
+
+# --- intervals ----------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_proportion_is_the_binomials_normal_one():
+    n, p = 400, 0.7
+    found = interval([1.0] * int(n * p) + [0.0] * int(n * (1 - p)))
+    half = 1.96 * math.sqrt(p * (1 - p) / n)
+    assert found["mean"] == pytest.approx(p)
+    assert found["low"] == pytest.approx(p - half, abs=0.008)
+    assert found["high"] == pytest.approx(p + half, abs=0.008)
+    assert found["n"] == n
+
+
+def test_the_interval_holds_the_truth_19_times_in_20():
+    rng = np.random.default_rng(0)
+    found = [interval(rng.random(100) < 0.4, resamples=300, seed=i) for i in range(300)]
+    assert sum(f["low"] <= 0.4 <= f["high"] for f in found) / 300 == pytest.approx(0.95, abs=0.04)
+
+
+def test_with_weights_the_mean_is_a_ratio_of_sums_and_pairs_are_resampled_together():
+    """Documents of 1 and of 9 tokens at 2 nats a token each: the ratio is 2 however they are drawn."""
+    found = interval([2.0, 18.0] * 20, weights=[1, 9] * 20)
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((2, 2, 2))
+    assert interval([2.0, 9.0], weights=[1, 9])["mean"] == pytest.approx(1.1)
+
+
+def test_measuring_a_reward_model_leaves_dropout_out(tokenizer):
+    model = tiny.make(RewardModel, tokenizer.n_vocab, dropout=0.5).train()
+    sequences = [tokenizer.encode("the cat"), tokenizer.encode("a dog")]
+    first, second = (sequence_scores(model, sequences, tokenizer.pad) for _ in range(2))
+    assert torch.equal(first, second)

@@ -1,0 +1,176 @@
+"""The whole paper in miniature, a hundredth of it: every stage, every figure, and nothing done twice."""
+
+import json
+import random
+
+import pytest
+
+import reproduce
+from data import town
+from minirlhf.config import InputError
+from minirlhf.files import read_json
+
+STAGES = [
+    "town",
+    "gpt",
+    "sft",
+    "rankings",
+    "rm",
+    "select",
+    "rl_start",
+    "ppo",
+    "ppo_ptx",
+    "evaluate",
+    "report",
+]
+MODELS = ["gpt", "gpt_prompted", "sft", "rl_start", "ppo", "ppo_ptx"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    import train_ppo
+    import train_rm
+    import train_sft
+
+    folder = tmp_path_factory.mktemp("reproduce") / "town"
+    with pytest.MonkeyPatch.context() as patch:
+        for script in (train_sft, train_rm, train_ppo):
+            patch.setattr(script, "draw_curves", lambda *args: None)
+        reproduce.main(["--tiny", "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(out):
+    return read_json(out / "results.json")
+
+
+def is_interval(value):
+    return value.keys() >= {"mean", "low", "high", "n"} and value["low"] <= value["mean"] <= value["high"]
+
+
+def test_every_model_is_measured_in_every_way(results):
+    assert sorted(results["models"]) == sorted(MODELS)
+    for name, model in results["models"].items():
+        for measure in ("follows_instruction", "toxic", "pretraining_loss", "rm_score"):
+            assert is_interval(model[measure]), (name, measure)
+        assert model["truthful"] is None or is_interval(
+            model["truthful"]
+        )  # None: nobody answered such a question
+        for measure in ("win_rate_vs_sft", "true_win_rate_vs_sft"):
+            assert name == "sft" or is_interval(model[measure]), (name, measure)
+        assert "kl_to_reference" in model
+    for name in ("ppo", "ppo_ptx"):
+        assert is_interval(results["models"][name]["kl_to_reference"])
+    assert is_interval(results["models"]["ppo_ptx"]["win_rate_vs_rl_start"])
+
+
+def test_the_reward_model_is_measured(results):
+    for measure in ("accuracy", "accuracy_within_model", "labeler_agreement"):
+        value = results["reward_model"][measure]
+        assert is_interval(value)
+        assert 0 <= value["mean"] <= 1
+
+
+def test_seed_and_seconds_are_told(results):
+    assert results["seed"] == 0
+    assert results["seconds"].keys() >= set(STAGES[:-1]) | {"total"}
+
+
+def test_rates_are_rates_over_the_test_prompts(out, results):
+    prompts = (out / "town" / "prompts_test.jsonl").read_text().splitlines()
+    for model in results["models"].values():
+        for measure in ("follows_instruction", "toxic"):
+            assert 0 <= model[measure]["mean"] <= 1
+            assert model[measure]["n"] == len(prompts)
+
+
+def test_ppo_and_ppo_ptx_differ_in_the_coefficient_alone(out):
+    plain, ptx = (read_json(out / name / "config.json") for name in ("ppo", "ppo_ptx"))
+    assert plain.keys() == ptx.keys()
+    assert {key for key in plain if plain[key] != ptx[key]} == {"ptx_coef", "out"}
+    assert plain["ptx_coef"] == 0 < ptx["ptx_coef"]
+
+
+def test_rl_starts_from_its_own_sft_run_of_2_epochs_with_documents_mixed_in(out):
+    start, sft, ppo = (read_json(out / name / "config.json") for name in ("rl_start", "sft", "ppo"))
+    assert (start["epochs"], start["document_share"]) == (2, 0.1)
+    assert start["documents"]
+    assert not sft["documents"]
+    assert ppo["policy"] == start["out"]
+
+
+def test_held_out_prompts_and_labelers_take_no_part_in_training(out):
+    def lines(name):
+        return [json.loads(line) for line in (out / "town" / f"{name}.jsonl").read_text().splitlines()]
+
+    train = {
+        record["prompt"] for name in ("prompts_train", "rankings", "demonstrations") for record in lines(name)
+    }
+    test = {record["prompt"] for name in ("prompts_test", "rankings_held_out") for record in lines(name)}
+    assert not train & test
+    people = [{record["labeler"] for record in lines(name)} for name in ("rankings", "rankings_held_out")]
+    assert not people[0] & people[1]
+
+
+def test_rankings_have_4_to_9_responses(out):
+    for line in (out / "town" / "rankings.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert 4 <= len(record["responses"]) == len(record["ranks"]) <= 9
+
+
+def test_a_second_call_keeps_every_stage(out, capsys):
+    before = (out / "results.json").read_bytes()
+    reproduce.main(["--tiny", "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert all(f"-- {stage}: kept" in shown for stage in STAGES)
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_another_seed_in_the_same_folder_is_refused(out):
+    before = (out / "config.json").read_bytes()
+    with pytest.raises(InputError, match="--seed was 0, now 1"):
+        reproduce.main(["--tiny", "--seed", "1", "--out", str(out)])
+    assert (out / "config.json").read_bytes() == before
+
+
+def test_an_unfinished_stage_is_done_again_and_no_other(out, capsys):
+    """As if the run had been stopped in the middle of the reward model: the same file comes out."""
+    stages, model = read_json(out / "stages.json"), (out / "rm" / "model.pt").read_bytes()
+    (out / "stages.json").write_text(json.dumps({name: s for name, s in stages.items() if name != "rm"}))
+    (out / "rm" / "model.pt").unlink()
+    reproduce.main(["--tiny", "--stage", "rm", "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert [stage for stage in STAGES if f"-- {stage}: kept" in shown] == STAGES[:4]
+    assert (out / "rm" / "model.pt").read_bytes() == model
+    assert set(read_json(out / "stages.json")) == set(STAGES)
+
+
+# --- win rates ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def records():
+    return town.prompts("test", 300, 0)
+
+
+def test_a_model_against_itself_ties_and_every_tie_counts_one_half(records):
+    texts = ["I do not know."] * 300
+    labelers = [town.HELD_OUT_LABELERS[0]] * 300
+    found = reproduce.win_rate(records, texts, texts, labelers, random.Random(0))
+    assert (found["mean"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
+    assert reproduce.true_win_rate(records, texts, texts)["mean"] == 0.5
+
+
+def test_a_win_rate_and_its_reverse_sum_to_1(records):
+    """Whichever is called first: the order in which a labeler sees the two is drawn by lot."""
+    texts, others = ["Monks."] * 300, ["I do not know."] * 300
+    rng = random.Random(0)
+    labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
+    forth = reproduce.win_rate(records, texts, others, labelers, random.Random(1))
+    back = reproduce.win_rate(records, others, texts, labelers, random.Random(2))
+    assert forth["mean"] + back["mean"] == pytest.approx(1, abs=0.1)
+    true_forth, true_back = (
+        reproduce.true_win_rate(records, a, b) for a, b in ((texts, others), (others, texts))
+    )
+    assert true_forth["mean"] + true_back["mean"] == pytest.approx(1)

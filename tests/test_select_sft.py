@@ -1,0 +1,120 @@
+"""The SFT epoch is chosen by what the reward model thinks of its samples, not by validation loss."""
+
+import numpy as np
+import pytest
+import torch
+
+import select_sft
+import tiny
+from minirlhf import data
+from minirlhf.config import to_flags
+from minirlhf.evaluate import token_loss
+from minirlhf.files import load_model, read_json, save_model
+from minirlhf.model import GPT, GPTConfig, RewardModel
+
+LIMIT = 4
+
+
+def says(token, n_vocab, certainty, **shape):
+    """A GPT that says `token` again and again, but for one thing in many."""
+    model = GPT(GPTConfig(n_vocab, **dict(n_ctx=64, n_layer=1, n_head=1, n_embd=16) | shape)).eval()
+    with torch.no_grad():
+        model.transformer.wte.weight.zero_()
+        model.transformer.wte.weight[token, 0] = certainty
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias[0] = 1.0
+    return model
+
+
+def likes(token, n_vocab):
+    """A reward model whose score is high if `token` comes last."""
+    model = RewardModel(GPTConfig(n_vocab, n_ctx=64, n_layer=0, n_head=1, n_embd=16)).eval()
+    with torch.no_grad():
+        model.transformer.wpe.weight.zero_()
+        model.transformer.wte.weight[:, 0] = -0.1
+        model.transformer.wte.weight[token, 0] = 0.5
+        model.head.weight.zero_()
+        model.head.weight[0, 0] = 1.0
+    return model
+
+
+@pytest.fixture
+def settings(tmp_path, tokenizer, world):
+    """Ten epochs, of which the ninth says what the reward model likes."""
+    good, bad = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
+    for epoch in range(1, 11):
+        model = says(good if epoch == 9 else bad, tokenizer.n_vocab, certainty=12)
+        save_model(tmp_path / "sft" / f"epoch-{epoch}.pt", model, tokenizer)
+    save_model(tmp_path / "sft" / "model.pt", model, tokenizer)
+    save_model(tmp_path / "rm" / "model.pt", likes(good, tokenizer.n_vocab), tokenizer)
+    return dict(sft=tmp_path / "sft", reward_model=tmp_path / "rm", prompts=(world.prompts,),
+                out=tmp_path / "best", max_response=LIMIT)  # fmt: skip
+
+
+def test_the_epoch_of_the_highest_reward_is_chosen_where_the_validation_loss_disagrees(
+    settings, tokenizer, capsys
+):
+    select_sft.main(to_flags(settings))
+    chosen, ninth = load_model(settings["out"], GPT), load_model(settings["sft"] / "epoch-9.pt", GPT)
+    assert all(torch.equal(a, b) for a, b in zip(chosen.parameters(), ninth.parameters()))
+    validation = [data.encode_response("name a dog\n", "bbb", tokenizer)]
+    losses = [
+        token_loss(load_model(settings["sft"] / f"epoch-{i}.pt", GPT), validation, tokenizer.pad)
+        for i in (8, 9)
+    ]
+    assert losses[0] < losses[1]
+    assert "epoch-9.pt" in capsys.readouterr().out
+
+
+def test_the_selection_is_written_with_every_epochs_mean(settings):
+    select_sft.main(to_flags(settings))
+    selection = read_json(settings["out"] / "selection.json")
+    assert selection["chosen"] == "epoch-9.pt"
+    assert list(selection["mean_rm_score"]) == [f"epoch-{i}.pt" for i in range(1, 11)]
+
+
+def test_the_mean_is_over_a_response_to_each_prompt(settings, tokenizer, monkeypatch):
+    """By a forward of the reward model over each sampled prompt + response alone."""
+    rollouts, respond = [], select_sft.respond
+
+    def spy(*args):
+        for part, rollout in respond(*args):
+            rollouts.append(rollout)
+            yield part, rollout
+
+    monkeypatch.setattr(select_sft, "respond", spy)
+    reward_model = tiny.make(RewardModel, tokenizer.n_vocab)
+    save_model(settings["sft"] / "epoch-99.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
+    config = select_sft.Config(**settings)
+    prompts = [tokenizer.encode(record["prompt"]) for record in tiny.PROMPTS]
+    mean = select_sft.mean_score(settings["sft"] / "epoch-99.pt", reward_model, prompts, tokenizer, config)
+    scores = [
+        reward_model(row[None, :length])[0, -1].item()
+        for rollout in rollouts
+        for row, length in zip(rollout.tokens, rollout.lengths)
+    ]
+    assert len(scores) == len(prompts)
+    assert mean == pytest.approx(np.mean(scores), abs=1e-5)
+
+
+def test_of_equal_epochs_the_earliest_is_chosen():
+    assert select_sft.select({"epoch-1.pt": 0.5, "epoch-2.pt": 0.7, "epoch-3.pt": 0.7}) == "epoch-2.pt"
+
+
+def test_a_finished_selection_is_left_alone(settings, capsys):
+    select_sft.main(to_flags(settings))
+    before = (settings["out"] / "model.pt").stat().st_mtime_ns
+    select_sft.main(to_flags(settings))
+    assert (settings["out"] / "model.pt").stat().st_mtime_ns == before
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_prompts_must_fit_the_policys_context_too(settings, tokenizer, capsys):
+    """The longest prompt fits the reward model's 64 tokens and not the policy's 14: dropped, aloud."""
+    lengths = [len(tokenizer.encode(record["prompt"])) for record in tiny.PROMPTS]
+    fit = sum(n + LIMIT <= 14 for n in lengths)
+    assert 0 < fit < len(lengths)
+    for path in settings["sft"].glob("*.pt"):
+        save_model(path, says(5, tokenizer.n_vocab, 12, n_ctx=14), tokenizer)
+    select_sft.main(to_flags(settings))
+    assert f"dropped {len(lengths) - fit} of {len(lengths)} prompts" in capsys.readouterr().out

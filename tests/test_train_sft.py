@@ -1,0 +1,305 @@
+"""Step 1: which tokens are learned, how fast, what is mixed in, and what a run leaves behind."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+import train_sft
+from minirlhf import data
+from minirlhf.config import InputError, to_flags
+from minirlhf.data import Sequence
+from minirlhf.files import load_model, read_metrics
+from minirlhf.losses import sft_loss
+from minirlhf.model import GPT
+from minirlhf.rollout import target_logps
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture
+def settings(world, tmp_path):
+    return dict(data=(world.demonstrations,), init=world.gpt, out=tmp_path / "sft", epochs=3, batch_size=2,
+                lr=1e-2, dropout=0.1)  # fmt: skip
+
+
+def train(settings, **changes):
+    train_sft.main(to_flags({k: v for k, v in (settings | changes).items() if v is not None}))
+
+
+def weights(path):
+    return load_model(path, GPT).state_dict()
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- which tokens are learned -------------------------------------------------------------------------------
+
+
+class PositionTable(torch.nn.Module):
+    """Logits that depend on the position alone: a changed token is a changed label and nothing else."""
+
+    def __init__(self, length, n_vocab):
+        super().__init__()
+        self.table = torch.nn.Parameter(
+            torch.randn(length, n_vocab, generator=torch.Generator().manual_seed(0))
+        )
+
+    def forward(self, tokens):
+        return self.table[: tokens.shape[1]].expand(len(tokens), -1, -1)
+
+
+def loss_of(tokens, start, model):
+    logp, mask = target_logps(model, [Sequence(np.array(tokens), start)], pad=30)
+    return sft_loss(logp, mask)
+
+
+@pytest.mark.parametrize(
+    ("position", "changes"), [(0, False), (1, False), (2, False), (3, True), (4, True), (5, True)]
+)
+def test_the_label_of_a_prompt_token_changes_no_loss_and_that_of_a_response_token_does(position, changes):
+    """Positions 0 to 2 are the prompt, 5 is end-of-text."""
+    model, tokens = PositionTable(8, 30), [3, 4, 5, 6, 7, 29]
+    other = [*tokens]
+    other[position] = 11
+    assert (loss_of(other, 3, model) != loss_of(tokens, 3, model)).item() == changes
+
+
+def test_after_training_a_model_ends_where_its_demonstrations_do(settings, tokenizer):
+    """End-of-text is learned like any other token of the response."""
+    train(settings, epochs=15, lr=5e-2, dropout=0.0)
+    model = load_model(settings["out"], GPT).eval()
+    for sequence in data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64):
+        before_the_end = torch.tensor(sequence.tokens[None, :-1]).long()
+        assert model(before_the_end)[0, -1].argmax() == tokenizer.eos
+
+
+def test_the_logged_loss_is_the_mean_of_each_demonstrations_cross_entropy(settings, tokenizer):
+    """The first step sees the initial weights: by torch's own cross-entropy, a response at a time."""
+    train(settings, epochs=1, batch_size=4, dropout=0.0)
+    model, losses = load_model(settings["init"], GPT).eval(), []
+    for sequence in data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64):
+        tokens = torch.tensor(sequence.tokens).long()
+        logits = model(tokens[None])[0, sequence.start - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, tokens[sequence.start :]).item())
+    assert read_metrics(settings["out"])[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_accumulated_micro_batches_train_the_model_that_whole_batches_do(settings, tmp_path):
+    train(settings, batch_size=4, dropout=0.0, epochs=1)
+    train(settings, batch_size=4, dropout=0.0, epochs=1, max_tokens=1, out=tmp_path / "split")
+    losses = [read_metrics(out)[0]["loss"] for out in (settings["out"], tmp_path / "split")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+# --- how fast -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("optimizer", "peaks"), [("adam", [1e-2]), ("muon", [1e-2, 0.05])])
+def test_learning_rates_fall_from_their_peaks_without_warmup_to_a_tenth(
+    settings, monkeypatch, optimizer, peaks
+):
+    """As each optimizer has its own at each of its steps."""
+    make, used = train_sft.make_optimizers, [[] for _ in peaks]
+
+    def spy(*args):
+        optimizers = make(*args)
+        for rates, optimizer in zip(used, optimizers, strict=True):
+            optimizer.register_step_pre_hook(lambda o, *_, rates=rates: rates.append(o.param_groups[0]["lr"]))
+        return optimizers
+
+    monkeypatch.setattr(train_sft, "make_optimizers", spy)
+    train(settings, epochs=4, optimizer=optimizer, muon_lr=0.05)
+    for rates, peak in zip(used, peaks):
+        assert len(rates) == 8
+        assert (rates[0], rates[-1]) == pytest.approx((peak, peak / 10))
+        assert rates == sorted(rates, reverse=True)
+    assert used[0] == pytest.approx([row["lr"] for row in read_metrics(settings["out"])])
+
+
+def test_adam_has_the_papers_betas_and_every_parameter(gpt, settings):
+    config = train_sft.Config(data=(), out="")
+    (adam,) = train_sft.make_optimizers(gpt, config)
+    assert adam.defaults["betas"] == (0.9, 0.95)
+    assert {id(p) for p in adam.param_groups[0]["params"]} == {id(p) for p in gpt.parameters()}
+
+
+def test_with_muon_each_weight_belongs_to_exactly_one_optimizer(gpt):
+    """What the optimizers hold is all of the model's memory: filled with ones there, it is all ones here."""
+    optimizers = train_sft.make_optimizers(gpt, train_sft.Config(data=(), out="", optimizer="muon"))
+    held = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    assert sum(p.numel() for p in held) == sum(p.numel() for p in gpt.parameters())
+    with torch.no_grad():
+        for p in held:
+            p.fill_(1.0)
+    assert all((p == 1).all() for p in gpt.parameters())
+
+
+def test_a_step_of_muon_is_orthogonal_for_query_key_and_value_each(gpt):
+    """Orthogonal: all singular values of the change are about equal. The gradient's own are far from it."""
+    _, muon = train_sft.make_optimizers(gpt, train_sft.Config(data=(), out="", optimizer="muon"))
+    for p in gpt.parameters():
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    weight = gpt.transformer.h[0].attn.c_attn.weight
+    before, gradient = weight.detach().clone(), weight.grad.clone()
+    muon.step()
+    for change, slope in zip((weight.detach() - before).chunk(3), gradient.chunk(3)):
+        moved, steep = torch.linalg.svdvals(change), torch.linalg.svdvals(slope)
+        assert moved[-1] / moved[0] > 0.5 > 0.1 > steep[-1] / steep[0]
+
+
+def test_gradients_are_clipped_before_the_step(settings, monkeypatch):
+    norms, make = [], train_sft.make_optimizers
+
+    def spy(model, config):
+        (adam,) = make(model, config)
+        adam.register_step_pre_hook(
+            lambda *_: norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item())
+        )
+        return [adam]
+
+    monkeypatch.setattr(train_sft, "make_optimizers", spy)
+    train(settings, epochs=1, max_grad_norm=0.01)
+    assert norms == pytest.approx([0.01] * 2, rel=1e-3)
+
+
+def test_dropout_is_on_in_training_and_off_in_what_is_measured(settings, monkeypatch):
+    modes = []
+    for name in ("target_logps", "token_loss"):
+        original = getattr(train_sft, name)
+
+        def spy(model, *args, name=name, original=original):
+            result = original(model, *args)
+            modes.append((name, model.training, model.transformer.dropout.p))
+            return result
+
+        monkeypatch.setattr(train_sft, name, spy)
+    train(settings, epochs=2, batch_size=4, validation=settings["data"])
+    assert modes == [("target_logps", True, 0.1), ("token_loss", False, 0.1)] * 2
+
+
+# --- what is mixed in ---------------------------------------------------------------------------------------
+
+
+def mixed_batches(demonstrations, documents, **changes):
+    config = train_sft.Config(data=(), out="", batch_size=20, **changes)
+    demos = [Sequence(np.full(3 + i % 5, i), 2) for i in range(demonstrations)]
+    docs = [Sequence(np.full(9, 1000 + i), 1) for i in range(documents)]
+    return list(train_sft.plan(demos, docs, config, mixed=2))
+
+
+def test_every_epoch_has_each_demonstration_once_with_a_tenth_of_each_batch_documents():
+    for epoch in (1, 2):
+        batches = [batch for e, batch, _ in mixed_batches(90, 7, epochs=2) if e == epoch]
+        names = [[int(s.tokens[0]) for s in batch] for batch in batches]
+        assert sorted(n for batch in names for n in batch if n < 1000) == list(range(90))
+        assert [sum(n >= 1000 for n in batch) for batch in names] == [2] * 5
+        assert [len(batch) for batch in names] == [20] * 5
+
+
+def test_each_document_comes_once_before_any_comes_twice():
+    documents = [
+        int(s.tokens[0]) for _, batch, _ in mixed_batches(90, 7, epochs=2) for s in batch if s.start == 1
+    ]
+    assert sorted(documents[:7]) == sorted(documents[7:14]) == list(range(1000, 1007))
+
+
+@pytest.mark.parametrize(("batch_size", "documents"), [(20, 2), (10, 1), (4, 1)])
+def test_a_run_mixes_at_least_one_document_into_each_batch(
+    settings, world, monkeypatch, batch_size, documents
+):
+    """A tenth of 4 is rounded up to one: documents that are asked for are never left out in silence."""
+    seen, plan = [], train_sft.plan
+
+    def spy(*args):
+        for epoch, batch, last in plan(*args):
+            seen.append(sum(s.start == 1 for s in batch))
+            yield epoch, batch, last
+
+    monkeypatch.setattr(train_sft, "plan", spy)
+    train(settings, documents=(world.documents,), batch_size=batch_size)
+    assert set(seen) == {documents}
+
+
+def test_a_share_that_leaves_no_room_for_demonstrations_is_refused(settings, world):
+    with pytest.raises(InputError, match="document_share"):
+        train(settings, documents=(world.documents,), batch_size=2, document_share=0.9)
+
+
+# --- what a run leaves --------------------------------------------------------------------------------------
+
+
+def test_each_epoch_is_kept_and_the_last_is_the_model(settings):
+    train(settings)
+    assert sorted(p.name for p in settings["out"].glob("*.pt")) == [
+        "epoch-1.pt",
+        "epoch-2.pt",
+        "epoch-3.pt",
+        "model.pt",
+    ]
+    epochs = [weights(settings["out"] / f"epoch-{i}.pt") for i in (1, 2, 3)]
+    assert same(epochs[2], weights(settings["out"]))
+    assert not same(epochs[0], epochs[1])
+
+
+def test_the_validation_loss_is_logged_once_an_epoch(settings):
+    train(settings, validation=settings["data"])
+    measured = [row["validation_loss"] for row in read_metrics(settings["out"]) if "validation_loss" in row]
+    assert len(measured) == 3
+    assert measured[-1] < measured[0]
+
+
+def test_a_finished_run_is_left_alone(settings, capsys):
+    train(settings)
+    before = {path: path.stat().st_mtime_ns for path in settings["out"].glob("*.pt")}
+    train(settings)
+    assert {path: path.stat().st_mtime_ns for path in settings["out"].glob("*.pt")} == before
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_model_and_another_gives_another(settings, tmp_path):
+    """Whatever the process drew before."""
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.rand(7)
+        train(settings, out=tmp_path / name, seed=seed, epochs=1)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert same(a, b)
+    assert not same(a, c)
+
+
+def test_a_model_can_start_from_nothing(settings, world):
+    """Pretraining: documents, a tokenizer and a size with one flag changed."""
+    shape = dict(size="nano", n_layer=1, n_ctx=32)
+    train(settings, init=None, data=(world.documents,), tokenizer=world.gpt, epochs=1, **shape)
+    config = load_model(settings["out"], GPT).config
+    assert (config.n_layer, config.n_ctx, config.n_embd) == (1, 32, 96)
+
+
+def test_initial_loss_of_a_new_model_is_near_the_log_of_the_vocabulary(settings, world, tokenizer):
+    shape = dict(size="nano", n_layer=1)
+    train(settings, init=None, data=(world.documents,), tokenizer=world.gpt, epochs=1, **shape)
+    assert read_metrics(settings["out"])[0]["loss"] == pytest.approx(math.log(tokenizer.n_vocab), rel=0.05)
+
+
+def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoint(settings, monkeypatch):
+    """Two steps an epoch: the third, the first of epoch 2, fails."""
+    calls, loss = [], train_sft.sft_loss
+
+    def broken(*args, **kwargs):
+        calls.append(1)
+        return loss(*args, **kwargs) * (float("nan") if len(calls) == 3 else 1)
+
+    monkeypatch.setattr(train_sft, "sft_loss", broken)
+    with pytest.raises(InputError, match=r"step 2: loss is nan; last good checkpoint: .*epoch-1.pt"):
+        train(settings)
+    assert not (settings["out"] / "model.pt").exists()
+    assert all(p.isfinite().all() for p in weights(settings["out"] / "epoch-1.pt").values())
+
+
+def test_an_absurd_learning_rate_ends_in_that_message_too(settings):
+    with pytest.raises(InputError, match=r"step \d+: loss is .*last good checkpoint"):
+        train(settings, lr=1e30, epochs=5)

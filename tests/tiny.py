@@ -1,0 +1,83 @@
+"""Models, a tokenizer and data small enough that a test takes milliseconds."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minirlhf.files import save_model
+from minirlhf.model import GPT, GPTConfig, RewardModel
+from minirlhf.tokenizer import Tokenizer, train_bpe
+
+TEXTS = [
+    "the cat sat on the mat and the dog sat on the log",
+    "what is two plus three? two plus three is five.",
+    "name a thing that is red. the red kite is on the hill.",
+]
+DEMONSTRATIONS = [
+    {"prompt": "name a dog\n", "response": "the dog is red."},
+    {"prompt": "what is two plus three?\n", "response": "five."},
+    {"prompt": "where is the cat?\n", "response": "on the mat"},
+    {"prompt": "where is the kite?\n", "response": "the kite is on the hill."},
+]
+DOCUMENTS = [{"text": text} for text in TEXTS]
+PROMPTS = [{"prompt": record["prompt"]} for record in DEMONSTRATIONS]
+RANKINGS = [
+    {"prompt": "name a dog\n", "responses": ["the dog.", "a cat", "dog", ""], "ranks": [1, 3, 2, 4]},
+    {
+        "prompt": "what is two plus three?\n",
+        "responses": ["five.", "two", "red", "three"],
+        "ranks": [1, 2, 3, 2],
+    },
+    {"prompt": "where is the cat?\n", "responses": ["on the mat", "on the log"], "ranks": [1, 2]},
+    {"prompt": "where is the kite?\n", "responses": ["the hill", "no", "the mat"], "ranks": [1, 2, 2]},
+]
+
+
+def make_tokenizer(texts=TEXTS, vocab_size=290):
+    return Tokenizer(train_bpe(texts, vocab_size))
+
+
+def make(kind, n_vocab, seed=0, spread=0.25, **shape):
+    """A GPT or RewardModel in evaluation mode, moved off its initial values, so that no parameter is idle."""
+    torch.manual_seed(seed)
+    model = kind(GPTConfig(n_vocab, **dict(n_ctx=64, n_layer=2, n_head=2, n_embd=16) | shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += spread * torch.randn_like(parameter)
+    return model.eval()
+
+
+def write_lines(path, records):
+    Path(path).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@dataclass
+class World:
+    """Files and checkpoints that the scripts can start from, as paths."""
+
+    folder: Path
+    demonstrations: str
+    documents: str
+    prompts: str
+    rankings: str
+    gpt: str
+    rm: str
+
+
+def make_world(folder, tokenizer):
+    (folder / "gpt").mkdir()
+    (folder / "rm").mkdir()
+    save_model(folder / "gpt" / "model.pt", make(GPT, tokenizer.n_vocab, seed=1), tokenizer)
+    save_model(folder / "rm" / "model.pt", make(RewardModel, tokenizer.n_vocab, seed=2), tokenizer)
+    return World(
+        folder,
+        write_lines(folder / "demonstrations.jsonl", DEMONSTRATIONS),
+        write_lines(folder / "documents.jsonl", DOCUMENTS),
+        write_lines(folder / "prompts.jsonl", PROMPTS),
+        write_lines(folder / "rankings.jsonl", RANKINGS),
+        str(folder / "gpt"),
+        str(folder / "rm"),
+    )
