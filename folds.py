@@ -19,7 +19,8 @@ import numpy as np
 import train_ppo
 import train_rm
 import train_sft
-from minirlhf import data, tokenizer as tokenizers
+from minirlhf import data
+from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run, to_flags
 from minirlhf.evaluate import interval, ranking_scores, respond
 from minirlhf.files import claim, load_model, write_json, write_lines
@@ -78,7 +79,9 @@ def main(argv):
     results = summarise(outcomes) | {"pairs_dropped": dropped, "pairs": len(outcomes["reward model"])}
     results["ppo"] = reinforce(config, f"{config.out}/fold-0", folds[0])
     write_json(f"{config.out}/folds.json", results)
-    print(f"dropped {dropped} of {dropped + len(outcomes['reward model'])} rankings, too long for --n_ctx {config.n_ctx}")
+    print(
+        f"dropped {dropped} of {dropped + len(outcomes['reward model'])} rankings, too long for --n_ctx {config.n_ctx}"
+    )
     for name, value in results["accuracy"].items():
         print(f"{name:>18}: {value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})")
     for name, value in results["reward_model_minus"].items():

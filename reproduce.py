@@ -8,7 +8,10 @@ Each stage calls the same main() as the script a person would run. A finished st
 goes on with the first unfinished one. RECIPE is all that differs from the paper's defaults; README.md declares it.
 """
 
+import os
 import random
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,8 @@ import train_ppo
 import train_rm
 import train_sft
 from data import town
-from minirlhf import data, report, tokenizer as tokenizers
+from minirlhf import data, report
+from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run, to_flags
 from minirlhf.device import pick_device
 from minirlhf.evaluate import interval, kl, ranking_scores, respond, sequence_losses, sequence_scores
@@ -29,18 +33,18 @@ from minirlhf.model import GPT, RewardModel
 
 LIMIT = 26  # tokens of a response
 RECIPE = {
-    "town": dict(web=38_000, web_held_out=600, demonstration=6_000, demonstration_validation=200, prompt_train=6_000,
+    "town": dict(web=15_000, web_held_out=600, demonstration=6_000, demonstration_validation=200, prompt_train=6_000,
                  prompt_validation=300, prompt_test=2_000),
     "tokenizer": dict(vocab_size=768),
-    "gpt": dict(size="nano", n_layer=2, n_ctx=96, epochs=1, batch_size=16, lr=7e-3, optimizer="muon", muon_lr=0.02,
+    "gpt": dict(size="toy", n_layer=2, n_ctx=96, epochs=2, batch_size=24, lr=7e-3, optimizer="muon", muon_lr=0.02,
                 embedding_std=0.24, dropout=0.0),
-    "sft": dict(epochs=3, batch_size=32, lr=1e-3, dropout=0.0),
-    "rankings": dict(prompts=1_300, held_out=300),
-    "rm": dict(batch_size=16, lr=4e-4),
+    "sft": dict(epochs=3, batch_size=32, lr=6e-4, dropout=0.1),
+    "rankings": dict(prompts=5_000, held_out=400),
+    "rm": dict(batch_size=16, lr=1e-3),
     "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1),
-    "ppo": dict(episodes=64 * 128, batch_size=128, minibatch_size=32, documents_per_episode=1, document_tokens=64,
-                lr=3e-4, value_lr=3e-4, kl_coef=0.02, max_response=LIMIT),
-    "ptx_coef": 1.0,
+    "ppo": dict(episodes=64 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
+                lr=2e-4, value_lr=5e-4, kl_coef=0.05, max_response=LIMIT),
+    "ptx_coef": 0.1,
     "max_tokens": 2048,
 }  # fmt: skip
 TINY = {
@@ -57,8 +61,7 @@ TINY = {
 class Config:
     out: str = "runs/town"  # folder for everything the run makes
     seed: int = 0  # of everything that is drawn
-    stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, rl_start, ppo, ppo_ptx,
-    # evaluate or report
+    stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
 
     def __post_init__(self):
@@ -90,7 +93,25 @@ def main(argv):
 
 def script(module, config, name, settings):
     """Runs a script's main() with the run's seed; the folder is the stage's own."""
-    module.main(to_flags(settings | {"out": f"{config.out}/{name}", "seed": config.seed}))
+    module.main(own_flags(config, name, settings))
+
+
+def own_flags(config, name, settings):
+    return to_flags(settings | {"out": f"{config.out}/{name}", "seed": config.seed})
+
+
+def side_by_side(module, config, runs):
+    """Two runs of a script, {name: settings}, at once, each with half of the cores: small models leave cores idle."""
+    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, module.__file__, *own_flags(config, name, settings)],
+            env=os.environ | {"OMP_NUM_THREADS": threads, "TQDM_POSITION": str(position)},
+        )
+        for position, (name, settings) in enumerate(runs.items())
+    ]
+    codes = [process.wait() for process in processes]
+    require(not any(codes), f"{Path(module.__file__).name} failed; its message is above, and the same command resumes")
 
 
 def file(config, name):
@@ -115,9 +136,11 @@ def make_gpt(config, recipe):
 
 
 def make_sft(config, recipe):
-    """step 1, supervised fine-tuning on demonstrations"""
+    """step 1, supervised fine-tuning; and where RL starts, with a tenth of pretraining documents mixed in"""
     flags = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),), max_tokens=recipe["max_tokens"])
-    script(train_sft, config, "sft", flags | {"validation": (file(config, "demonstrations_validation"),)} | recipe["sft"])
+    sft = flags | {"validation": (file(config, "demonstrations_validation"),)} | recipe["sft"]
+    rl_start = flags | {"documents": (file(config, "web"),)} | recipe["rl_start"]
+    side_by_side(train_sft, config, {"sft": sft, "rl_start": rl_start})
 
 
 def make_rankings(config, recipe):
@@ -128,7 +151,7 @@ def make_rankings(config, recipe):
     for name, records, labelers in (
         ("rankings", train, town.TRAINING_LABELERS), ("rankings_held_out", held_out, town.HELD_OUT_LABELERS)
     ):  # fmt: skip
-        counts = [rng.randint(4, 9) for _ in records]  # K
+        counts = rng.choices(range(4, 10), (8, 4, 2, 1, 1, 1), k=len(records))  # K
         flat = [record for record, k in zip(records, counts) for _ in range(k - 1)]
         by_sft = iter(sample(config, "sft", flat, f"{name} sft"))
         by_gpt = sample(config, "gpt", records, f"{name} gpt")
@@ -158,22 +181,12 @@ def select_epoch(config, recipe):
     script(select_sft, config, "sft_selected", flags | {"prompts": (file(config, "prompts_validation"),)})
 
 
-def make_rl_start(config, recipe):
-    """where RL starts: SFT with a tenth of pretraining documents mixed in"""
-    flags = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),), max_tokens=recipe["max_tokens"])
-    script(train_sft, config, "rl_start", flags | {"documents": (file(config, "web"),)} | recipe["rl_start"])
-
-
-def make_ppo(config, recipe, ptx_coef=0.0, name="ppo"):
-    """step 3, PPO"""
-    flags = dict(policy=f"{config.out}/rl_start", reward_model=f"{config.out}/rm", ptx_coef=ptx_coef)
-    flags |= dict(prompts=(file(config, "prompts_train"),), documents=(file(config, "web"),))
-    script(train_ppo, config, name, flags | recipe["ppo"])
-
-
-def make_ppo_ptx(config, recipe):
-    """step 3, PPO with the pretraining mix: the same but for the coefficient"""
-    make_ppo(config, recipe, recipe["ptx_coef"], "ppo_ptx")
+def make_ppo(config, recipe):
+    """step 3, PPO and PPO-ptx: the same but for the coefficient"""
+    flags = dict(policy=f"{config.out}/rl_start", reward_model=f"{config.out}/rm")
+    flags |= dict(prompts=(file(config, "prompts_train"),), documents=(file(config, "web"),)) | recipe["ppo"]
+    runs = {"ppo": flags | {"ptx_coef": 0.0}, "ppo_ptx": flags | {"ptx_coef": recipe["ptx_coef"]}}
+    side_by_side(train_ppo, config, runs)
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -250,11 +263,13 @@ def true_win_rate(records, texts, others):
 
 
 def document_losses(config):
-    """{folder: (nats, tokens) of each held-out document} of each model."""
+    """{folder: (nats, tokens) of each held-out document, up to the context's length} of each model."""
     tokenizer = tokenizers.of_checkpoint(f"{config.out}/gpt")
     texts = [record["text"] for record in data.read(file(config, "web_held_out"), "document")]
-    sequences = [data.Sequence(np.array([tokenizer.eos, *tokenizer.encode(t), tokenizer.eos]), 1) for t in texts]
     models = {folder: load_model(f"{config.out}/{folder}", GPT, tokenizer) for folder in set(MODELS.values())}
+    length = models["gpt"].config.n_ctx + 1
+    rows = [[tokenizer.eos, *tokenizer.encode(text), tokenizer.eos][:length] for text in texts]
+    sequences = [data.Sequence(np.array(row), 1) for row in rows]
     return {folder: sequence_losses(model, sequences, tokenizer.pad) for folder, model in models.items()}
 
 
@@ -309,8 +324,7 @@ def make_report(config, recipe):
 
 STAGES = {
     "town": make_town, "gpt": make_gpt, "sft": make_sft, "rankings": make_rankings, "rm": make_rm,
-    "select": select_epoch, "rl_start": make_rl_start, "ppo": make_ppo, "ppo_ptx": make_ppo_ptx,
-    "evaluate": evaluate, "report": make_report,
+    "select": select_epoch, "ppo": make_ppo, "evaluate": evaluate, "report": make_report,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf import data, tokenizer as tokenizers
+from minirlhf import data
+from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
 from minirlhf.evaluate import respond
@@ -44,9 +45,7 @@ def main(argv):
     n_ctx = min(reward_model.config.n_ctx, read_checkpoint(epochs[0], tokenizer)["config"]["n_ctx"])
     room = n_ctx - config.max_response
     require(room > 0, f"--max_response {config.max_response} leaves no room for a prompt; take less")
-    prompts = [
-        p for f in config.prompts for p in data.encode_prompts(data.read(f, "prompt"), tokenizer, room, f)[1]
-    ]
+    prompts = [p for f in config.prompts for p in data.encode_prompts(data.read(f, "prompt"), tokenizer, room, f)[1]]
     if not start_run(config):
         return
     means = {path.name: mean_score(path, reward_model, prompts, tokenizer, config) for path in epochs}

@@ -20,17 +20,33 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minirlhf import data, tokenizer as tokenizers
+from minirlhf import data
+from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
 from minirlhf.files import Metrics, load_model, save_model, start_run
 from minirlhf.losses import (
-    ema_update, gae, masked_mean, policy_loss, ptx_loss, shaped_rewards, value_loss, warmup_lr, whiten,
+    ema_update,
+    gae,
+    masked_mean,
+    policy_loss,
+    ptx_loss,
+    shaped_rewards,
+    value_loss,
+    warmup_lr,
+    whiten,
 )  # fmt: skip
 from minirlhf.model import GPT, RewardModel
 from minirlhf.progress import draw_curves, progress
 from minirlhf.rollout import (
-    Rollout, generate, in_chunks, response_logps, response_values, scores, target_logps, uniforms,
+    Rollout,
+    generate,
+    in_chunks,
+    response_logps,
+    response_values,
+    scores,
+    target_logps,
+    uniforms,
 )  # fmt: skip
 
 
@@ -80,7 +96,9 @@ class Config:
         require(needed, f"--ptx_coef {self.ptx_coef} needs --documents to learn from; --ptx_coef 0 is plain PPO")
         per_step = self.minibatch_size * self.documents_per_episode
         enough = self.ptx_coef == 0 or (per_step >= 1 and per_step == int(per_step))
-        require(enough, f"--documents_per_episode {self.documents_per_episode}: {per_step} a minibatch; not a whole number")
+        require(
+            enough, f"--documents_per_episode {self.documents_per_episode}: {per_step} a minibatch; not a whole number"
+        )
 
 
 class Networks(NamedTuple):

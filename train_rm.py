@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minirlhf import data, tokenizer as tokenizers
+from minirlhf import data
+from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
 from minirlhf.evaluate import ranking_accuracy, sequence_scores

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minirlhf import data, tokenizer as tokenizers
+from minirlhf import data
+from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
-from minirlhf.files import Metrics, load_model, read_checkpoint, save_model, start_run
 from minirlhf.evaluate import token_loss
+from minirlhf.files import Metrics, load_model, read_checkpoint, save_model, start_run
 from minirlhf.losses import cosine_lr, sft_loss
 from minirlhf.model import GPT, PRESETS, GPTConfig
 from minirlhf.progress import draw_curves, progress
@@ -77,7 +78,7 @@ def main(argv):
     sequences, documents = load_sequences(config, tokenizer, model.config.n_ctx)
     mixed = max(1, round(config.batch_size * config.document_share)) if documents else 0  # documents in a batch
     room = mixed < config.batch_size
-    require(room, f"--batch_size {config.batch_size}: documents take {mixed} of it and leave no room for demonstrations")
+    require(room, f"--batch_size {config.batch_size}: documents take {mixed} of it; none is left for demonstrations")
     validation = [s for path in config.validation for s in encode(path, tokenizer, model.config.n_ctx)]
     if not start_run(config):
         return
@@ -85,14 +86,13 @@ def main(argv):
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     for group in groups:
         group["peak_lr"] = group["lr"]
-    step, steps = 0, config.epochs * -(-len(sequences) // (config.batch_size - mixed))
     metrics = Metrics(config.out)
-    schedule = plan(sequences, documents, config, mixed)
+    schedule = list(plan(sequences, documents, config, mixed))
     label = f"{config.out} ({sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters)"
-    for epoch, batch, last_of_epoch in progress(list(schedule), label):
+    for step, (epoch, batch, last_of_epoch) in enumerate(progress(schedule, label)):
         start = time.perf_counter()
         for group in groups:
-            group["lr"] = group["peak_lr"] * cosine_lr(step, steps)
+            group["lr"] = group["peak_lr"] * cosine_lr(step, len(schedule))
         loss = 0.0
         model.train()
         for part in data.micro_batches([len(s.tokens) for s in batch], config.max_tokens):
@@ -105,8 +105,7 @@ def main(argv):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        step += 1
-        row = dict(step=step, epoch=epoch, loss=loss, lr=config.lr * cosine_lr(step - 1, steps))
+        row = dict(step=step, epoch=epoch, loss=loss, lr=config.lr * cosine_lr(step, len(schedule)))
         row["tokens_per_second"] = sum(len(s.tokens) for s in batch) / (time.perf_counter() - start)
         if last_of_epoch:
             row["validation_loss"] = token_loss(model, validation, tokenizer.pad) if validation else None

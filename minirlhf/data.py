@@ -13,7 +13,6 @@ Prompt and response are encoded separately and concatenated, at every stage; a r
 import gzip
 import json
 import os.path
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ class Ranking(NamedTuple):
     ranks: list
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------------
 
 
 def read(path, kind):
@@ -110,7 +109,10 @@ def _normalise(record, where):
     elif "instruction" in record and "output" in record:
         parts = [record["instruction"], record.get("input", ""), ""]
         require(all(isinstance(p, str) for p in parts), f"{where}: instruction and input must be strings")
-        record["prompt"], record["response"] = "\n".join(p for i, p in enumerate(parts) if p or i != 1), record["output"]
+        record["prompt"], record["response"] = (
+            "\n".join(p for i, p in enumerate(parts) if p or i != 1),
+            record["output"],
+        )
     elif "chosen" in record and "rejected" in record:
         chosen, rejected = record["chosen"], record["rejected"]
         require(isinstance(chosen, str) and isinstance(rejected, str), f"{where}: chosen and rejected must be strings")
@@ -173,7 +175,7 @@ def _ranking(record, where):
     return record
 
 
-# --- encoding ----------------------------------------------------------------------------------------------------------
+# --- encoding -----------------------------------------------------------------------------------------------------
 
 
 def pack(records, tokenizer, n_ctx):
@@ -225,7 +227,7 @@ def longest(ranking):
     return max(len(s.tokens) for s in ranking.sequences)
 
 
-# --- batching ----------------------------------------------------------------------------------------------------------
+# --- batching -----------------------------------------------------------------------------------------------------
 
 
 def collate(sequences, pad):

@@ -1,5 +1,7 @@
 """Measuring: losses, samples, RM scores, KL, and means with 95 % intervals that resample prompts or documents."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -50,10 +52,16 @@ def interval(values, weights=None, resamples=2000, seed=0):
     """
     values = np.asarray(values, float)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, float)
-    counts = np.random.default_rng(seed).multinomial(len(values), np.full(len(values), 1 / len(values)), resamples)
+    counts = _resamples(len(values), resamples, seed)
     low, high = np.quantile((counts @ values) / (counts @ weights), [0.025, 0.975])
     mean = values.sum() / weights.sum()
     return {"mean": float(mean), "low": float(low), "high": float(high), "n": len(values)}
+
+
+@functools.lru_cache(maxsize=4)
+def _resamples(n, resamples, seed):
+    """How often each of n values is drawn in each resample: (resamples, n)."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).astype(np.float32)
 
 
 def ranking_accuracy(model, rankings, pad, max_tokens=16384):

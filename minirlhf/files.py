@@ -1,6 +1,6 @@
 """What a run leaves on disk: its config, metrics and checkpoints. Whole or not at all, and never somebody else's.
 
-    config.json  the flags     metrics.jsonl  a line per logged step     *.pt  checkpoints     curves.png  the metrics
+config.json  the flags     metrics.jsonl  a line per logged step     *.pt  checkpoints     curves.png  the metrics
 """
 
 import json

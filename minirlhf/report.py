@@ -1,4 +1,4 @@
-"""What reproduce.py shows for its minutes: a table on the terminal, and report.html, one file with its pictures inside."""
+"""What reproduce.py shows for its minutes: a table on the terminal, and report.html with its pictures inside."""
 
 import base64
 import html
@@ -41,9 +41,13 @@ def notes(results):
     """The figures that are no model's own, a line each."""
     models, reward_model, tax = results["models"], results["reward_model"], results["pretraining_loss"]
     yield f"PPO-ptx against the RL start: {figure_text(models['ppo_ptx']['win_rate_vs_rl_start'], True)}"
-    for name, what in (("ppo_above_ppo_ptx", "PPO above PPO-ptx"), ("ppo_ptx_above_rl_start", "PPO-ptx above RL start")):
+    for name, what in (
+        ("ppo_above_ppo_ptx", "PPO above PPO-ptx"),
+        ("ppo_ptx_above_rl_start", "PPO-ptx above RL start"),
+    ):
         value = tax[name]
-        yield f"Pretraining loss, {what}: {value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f}) nats a token"
+        interval = f"{value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"
+        yield f"Pretraining loss, {what}: {interval} nats per token"
     yield f"Reward model on held-out rankings: {figure_text(reward_model['accuracy'], True)} of pairs right"
     yield f"... among samples of one model: {figure_text(reward_model['accuracy_within_model'], True)}"
     yield f"Two labelers agree on {figure_text(reward_model['labeler_agreement'], True)} of pairs"
@@ -172,8 +176,8 @@ th:first-child, td:first-child {{ text-align: left }}
 small {{ color: #616e7c }}
 </style>
 <h1>InstructGPT on the town</h1>
-<p><small>{n} prompts of held-out users about held-out things; one sample of each model; each pair judged by one held-out
-labeler, with his or her noise, in random order, a tie counting one half. Seed {seed}.</small></p>
+<p><small>{n} prompts of held-out users about held-out things; one sample of each model; each pair judged by one
+held-out labeler, with his or her noise, in random order, a tie counting one half. Seed {seed}.</small></p>
 {ladder}
 <div class="wide"><table><tr>{head}</tr>{body}</table></div>
 <ul>{notes}</ul>

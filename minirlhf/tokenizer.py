@@ -132,9 +132,13 @@ def load(source):
             return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks, GPT2_PATTERN)
         except Exception as error:  # tiktoken downloads the ranks at first use, by whatever client it has
             reason = f"tiktoken could not fetch GPT-2's ranks ({type(error).__name__})"
-            raise InputError(f"--tokenizer gpt2: {reason}; give a local ranks file: --tokenizer FILE.tiktoken") from None
+            raise InputError(
+                f"--tokenizer gpt2: {reason}; give a local ranks file: --tokenizer FILE.tiktoken"
+            ) from None
     path = Path(source) / "tokenizer.tiktoken" if Path(source).is_dir() else Path(source)
-    require(path.exists(), f"{source}: no tokenizer there; give a folder with tokenizer.tiktoken, a ranks file, or gpt2")
+    require(
+        path.exists(), f"{source}: no tokenizer there; give a folder with tokenizer.tiktoken, a ranks file, or gpt2"
+    )
     ranks = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:

@@ -160,9 +160,7 @@ def test_a_missing_or_empty_file_is_named(script, tmp_path, refused):
 
 
 def test_a_gzip_file_that_is_cut_off_or_none_is_named(tmp_path, refused):
-    whole = gzip.compress(
-        "".join(json.dumps({"prompt": f"p{i}", "response": "r"}) for i in range(99)).encode()
-    )
+    whole = gzip.compress("".join(json.dumps({"prompt": f"p{i}", "response": "r"}) for i in range(99)).encode())
     for name, content in (("cut.jsonl.gz", whole[:-20]), ("plain.jsonl.gz", b"{}")):
         (tmp_path / name).write_bytes(content)
         refused("sft", f"{tmp_path}/{name}: cannot be read", data=(tmp_path / name,))
@@ -179,9 +177,7 @@ def test_documents_that_are_none_are_named(tmp_path, refused):
 def test_a_tokenizer_meets_odd_records_without_a_traceback(record, world, tmp_path):
     path = tiny.write_lines(tmp_path / "odd.jsonl", [record])
     try:
-        tokenizers.main(
-            ["--data", world.documents, path, "--vocab_size", "270", "--out", str(tmp_path / "t")]
-        )
+        tokenizers.main(["--data", world.documents, path, "--vocab_size", "270", "--out", str(tmp_path / "t")])
     except InputError as error:
         assert f"{path}:1" in str(error)
 
@@ -370,9 +366,7 @@ def test_reproduces_flags_are_checked(flag, value, tmp_path):
 
 
 @pytest.mark.parametrize("script", GOOD)
-def test_a_folder_that_holds_another_run_or_somebodys_files_is_refused_and_left_alone(
-    script, flags, tmp_path
-):
+def test_a_folder_that_holds_another_run_or_somebodys_files_is_refused_and_left_alone(script, flags, tmp_path):
     for name, content in (("config.json", '{"out": "elsewhere"}'), ("thesis.txt", "all I have")):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(content)

@@ -160,9 +160,7 @@ def test_over_long_demonstrations_are_dropped_whole_and_counted_aloud(tokenizer,
 
 def test_a_length_at_the_limit_is_kept(tokenizer, capsys):
     sequence = data.encode_response("name ", "a dog", tokenizer)
-    kept = data.encode_demonstrations(
-        [{"prompt": "name ", "response": "a dog"}], tokenizer, len(sequence.tokens)
-    )
+    kept = data.encode_demonstrations([{"prompt": "name ", "response": "a dog"}], tokenizer, len(sequence.tokens))
     assert kept[0].tokens.tolist() == sequence.tokens.tolist()
     assert capsys.readouterr().out == ""
 
@@ -201,9 +199,7 @@ def test_an_epoch_has_each_item_exactly_once_in_full_batches_but_one(items, size
     lengths = np.random.default_rng(0).integers(1, 50, items)
     cut = data.batches(lengths, size, np.random.default_rng(1))
     assert sorted(i for batch in cut for i in batch) == list(range(items))
-    assert sorted(map(len, cut), reverse=True) == [size] * (items // size) + [items % size] * (
-        items % size > 0
-    )
+    assert sorted(map(len, cut), reverse=True) == [size] * (items // size) + [items % size] * (items % size > 0)
 
 
 def test_batches_come_in_another_order_each_epoch_and_the_same_under_a_seed():
@@ -216,10 +212,7 @@ def test_batches_come_in_another_order_each_epoch_and_the_same_under_a_seed():
 
 def test_rows_of_like_length_share_a_batch():
     lengths = np.random.default_rng(0).permutation(64)
-    spread = [
-        max(lengths[batch]) - min(lengths[batch])
-        for batch in data.batches(lengths, 8, np.random.default_rng(1))
-    ]
+    spread = [max(lengths[batch]) - min(lengths[batch]) for batch in data.batches(lengths, 8, np.random.default_rng(1))]
     assert spread == [7] * 8
 
 

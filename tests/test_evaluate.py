@@ -102,9 +102,7 @@ def test_the_kl_to_the_uniform_distribution_is_log_v_less_the_entropy(tokenizer)
     prompt = tokenizer.encode("the")
     probabilities = torch.distributions.Categorical(logits=policy(torch.tensor([prompt]))[0, -1])
     exact = math.log(tokenizer.n_vocab) - probabilities.entropy().item()
-    drawn = torch.cat(
-        [kl(policy, uniform, r) for _, r in respond(policy, tokenizer, [prompt] * 3000, 1, (0,))]
-    )
+    drawn = torch.cat([kl(policy, uniform, r) for _, r in respond(policy, tokenizer, [prompt] * 3000, 1, (0,))])
     assert exact > 0.3
     assert drawn.mean().item() == pytest.approx(exact, abs=4 * drawn.std().item() / math.sqrt(3000))
 

@@ -25,9 +25,7 @@ def snapshot(folder):
 
 
 def same_weights(a, b):
-    return all(
-        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 # --- whole or not at all ------------------------------------------------------------------------------------

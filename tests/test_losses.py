@@ -103,9 +103,7 @@ def test_ranking_loss_equals_brute_force_with_ties_and_unequal_k():
 @pytest.mark.parametrize("K", [2, 4, 9])
 def test_ranking_loss_of_equal_scores_is_log_2_whatever_k(K):
     """The mean over pairs divides by their number once: twice would be 6 times too small at K = 4."""
-    assert ranking_loss(torch.zeros(3, K), torch.arange(1, K + 1).repeat(3, 1)).item() == pytest.approx(
-        math.log(2)
-    )
+    assert ranking_loss(torch.zeros(3, K), torch.arange(1, K + 1).repeat(3, 1)).item() == pytest.approx(math.log(2))
 
 
 def test_ranking_loss_of_a_gap_of_minus_120_is_120():
@@ -165,9 +163,7 @@ def test_shaped_rewards_by_hand():
 
 
 def test_the_kl_penalty_is_signed_a_token_less_likely_than_in_the_reference_earns_a_bonus():
-    bonus = shaped_rewards(
-        torch.zeros(1), torch.tensor([[-3.0]]), torch.tensor([[-1.0]]), torch.ones(1, 1) > 0, 0.5
-    )
+    bonus = shaped_rewards(torch.zeros(1), torch.tensor([[-3.0]]), torch.tensor([[-1.0]]), torch.ones(1, 1) > 0, 0.5)
     assert bonus.item() == 1
 
 
@@ -180,9 +176,7 @@ def test_the_sum_of_kl_penalties_is_an_unbiased_estimate_of_the_kl_between_seque
     ref = {p: Categorical(logits=2 * noise(V, seed=hash(p) % 1000 + 5000)) for p in prefixes}
 
     def token_logp(model, sequence):
-        return torch.stack(
-            [model[sequence[:t]].log_prob(torch.tensor(sequence[t])) for t in range(len(sequence))]
-        )
+        return torch.stack([model[sequence[:t]].log_prob(torch.tensor(sequence[t])) for t in range(len(sequence))])
 
     reach = {p: token_logp(pi, p).sum().exp() if p else 1.0 for p in prefixes}
     exact = sum(reach[p] * kl_divergence(pi[p], ref[p]) for p in prefixes)
@@ -229,9 +223,7 @@ def test_gae_is_the_discounted_sum_of_temporal_differences(gamma, lam):
     for row, length in enumerate(LENGTHS.tolist()):
         r, v = rewards[row].tolist(), [*values[row, :length].tolist(), 0.0]
         for t in range(length):
-            expected = sum(
-                (gamma * lam) ** (k - t) * (r[k] + gamma * v[k + 1] - v[k]) for k in range(t, length)
-            )
+            expected = sum((gamma * lam) ** (k - t) * (r[k] + gamma * v[k + 1] - v[k]) for k in range(t, length))
             assert advantages[row, t].item() == pytest.approx(expected)
             assert returns[row, t].item() == pytest.approx(expected + v[t])
 
@@ -296,9 +288,7 @@ def test_whitening_neither_reads_nor_writes_padding():
 )
 def test_the_policys_clip_binds_on_the_pessimistic_side_only(ratio, advantage, objective, slope):
     logp = torch.tensor([[math.log(ratio) - 2]], requires_grad=True)
-    loss = policy_loss(
-        logp, torch.tensor([[-2.0]]), torch.tensor([[float(advantage)]]), torch.ones(1, 1) > 0, 0.2
-    )
+    loss = policy_loss(logp, torch.tensor([[-2.0]]), torch.tensor([[float(advantage)]]), torch.ones(1, 1) > 0, 0.2)
     loss.backward()
     assert loss.item() == pytest.approx(-objective)
     assert logp.grad.item() == pytest.approx(-slope)
@@ -345,9 +335,7 @@ def test_losses_of_micro_batches_add_up_to_the_batchs_though_responses_differ_in
     logp, old, advantages = (noise(4, 5, seed=s) for s in range(3))
     total = MASK.sum()
     for loss in (policy_loss, value_loss):
-        parts = sum(
-            loss(*(x[i : i + 1] for x in (logp, old, advantages, MASK)), total=total) for i in range(4)
-        )
+        parts = sum(loss(*(x[i : i + 1] for x in (logp, old, advantages, MASK)), total=total) for i in range(4))
         torch.testing.assert_close(parts, loss(logp, old, advantages, MASK))
     parts = sum(ptx_loss(logp[i : i + 1], MASK[i : i + 1], 27.8, total=total) for i in range(4))
     torch.testing.assert_close(parts, ptx_loss(logp, MASK, 27.8))

@@ -40,9 +40,7 @@ def with_torchs_own_layers(model, tokens):
             config.n_embd, config.n_head, 4 * config.n_embd, dropout=0.0, batch_first=True, norm_first=True,
             activation=lambda x: F.gelu(x, approximate="tanh"), dtype=torch.float64,
         )  # fmt: skip
-        layer.load_state_dict(
-            {theirs: weights[f"transformer.h.{i}.{ours}"] for theirs, ours in names.items()}
-        )
+        layer.load_state_dict({theirs: weights[f"transformer.h.{i}.{ours}"] for theirs, ours in names.items()})
         x = layer(x, src_mask=nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64))
     x = F.layer_norm(x, x.shape[-1:], weights["transformer.ln_f.weight"], weights["transformer.ln_f.bias"])
     return x @ weights["transformer.wte.weight"].T
@@ -150,9 +148,7 @@ def test_padding_gets_no_gradient(reward):
 
 def test_decoding_with_a_cache_gives_the_logits_of_the_full_forward(model):
     cache = Cache(model.config, 3, 12, model.transformer.wte.weight)
-    parts = [model(TOKENS[:, :5], cache=cache)] + [
-        model(TOKENS[:, t : t + 1], cache=cache) for t in range(5, 12)
-    ]
+    parts = [model(TOKENS[:, :5], cache=cache)] + [model(TOKENS[:, t : t + 1], cache=cache) for t in range(5, 12)]
     torch.testing.assert_close(torch.cat(parts, 1), model(TOKENS))
 
 

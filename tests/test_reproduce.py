@@ -17,9 +17,7 @@ STAGES = [
     "rankings",
     "rm",
     "select",
-    "rl_start",
     "ppo",
-    "ppo_ptx",
     "evaluate",
     "report",
 ]
@@ -54,9 +52,7 @@ def test_every_model_is_measured_in_every_way(results):
     for name, model in results["models"].items():
         for measure in ("follows_instruction", "toxic", "pretraining_loss", "rm_score"):
             assert is_interval(model[measure]), (name, measure)
-        assert model["truthful"] is None or is_interval(
-            model["truthful"]
-        )  # None: nobody answered such a question
+        assert model["truthful"] is None or is_interval(model["truthful"])  # None: nobody answered such a question
         for measure in ("win_rate_vs_sft", "true_win_rate_vs_sft"):
             assert name == "sft" or is_interval(model[measure]), (name, measure)
         assert "kl_to_reference" in model
@@ -104,9 +100,7 @@ def test_held_out_prompts_and_labelers_take_no_part_in_training(out):
     def lines(name):
         return [json.loads(line) for line in (out / "town" / f"{name}.jsonl").read_text().splitlines()]
 
-    train = {
-        record["prompt"] for name in ("prompts_train", "rankings", "demonstrations") for record in lines(name)
-    }
+    train = {record["prompt"] for name in ("prompts_train", "rankings", "demonstrations") for record in lines(name)}
     test = {record["prompt"] for name in ("prompts_test", "rankings_held_out") for record in lines(name)}
     assert not train & test
     people = [{record["labeler"] for record in lines(name)} for name in ("rankings", "rankings_held_out")]
@@ -170,7 +164,5 @@ def test_a_win_rate_and_its_reverse_sum_to_1(records):
     forth = reproduce.win_rate(records, texts, others, labelers, random.Random(1))
     back = reproduce.win_rate(records, others, texts, labelers, random.Random(2))
     assert forth["mean"] + back["mean"] == pytest.approx(1, abs=0.1)
-    true_forth, true_back = (
-        reproduce.true_win_rate(records, a, b) for a, b in ((texts, others), (others, texts))
-    )
+    true_forth, true_back = (reproduce.true_win_rate(records, a, b) for a, b in ((texts, others), (others, texts)))
     assert true_forth["mean"] + true_back["mean"] == pytest.approx(1)

@@ -111,9 +111,7 @@ def test_the_mask_is_true_on_response_tokens_end_of_text_included():
     assert rollout.responses[rollout.mask].tolist() == [18, 19, 16, 17, 18, 19, 19, 3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize(
-    ("noise", "token"), [(0.0, 0), (0.099, 0), (0.101, 1), (0.299, 1), (0.301, 3), (0.9999, 3)]
-)
+@pytest.mark.parametrize(("noise", "token"), [(0.0, 0), (0.099, 0), (0.101, 1), (0.299, 1), (0.301, 3), (0.9999, 3)])
 def test_the_noise_picks_the_token_in_whose_share_it_falls(noise, token):
     """Shares 0.1, 0.2, 0, 0.7."""
     logits = torch.tensor([[0.1, 0.2, 0.0, 0.7]]).log()
@@ -199,9 +197,7 @@ def test_values_are_read_one_position_before_their_token(rollout):
 def test_the_score_is_read_at_the_last_token_end_of_text_where_there_is_one(rollout):
     reward_model = tiny.make(RewardModel, V, seed=3)
     for score, (prompt, response) in zip(scores(reward_model, rollout), rows_of(rollout)):
-        torch.testing.assert_close(
-            score, reward_model(torch.tensor([prompt + response]))[0, -1], atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(score, reward_model(torch.tensor([prompt + response]))[0, -1], atol=1e-5, rtol=0)
 
 
 def test_a_selection_is_the_rows_chosen_cut_to_the_longest(model, rollout):

@@ -51,17 +51,12 @@ def settings(tmp_path, tokenizer, world):
                 out=tmp_path / "best", max_response=LIMIT)  # fmt: skip
 
 
-def test_the_epoch_of_the_highest_reward_is_chosen_where_the_validation_loss_disagrees(
-    settings, tokenizer, capsys
-):
+def test_the_epoch_of_the_highest_reward_is_chosen_where_the_validation_loss_disagrees(settings, tokenizer, capsys):
     select_sft.main(to_flags(settings))
     chosen, ninth = load_model(settings["out"], GPT), load_model(settings["sft"] / "epoch-9.pt", GPT)
     assert all(torch.equal(a, b) for a, b in zip(chosen.parameters(), ninth.parameters()))
     validation = [data.encode_response("name a dog\n", "bbb", tokenizer)]
-    losses = [
-        token_loss(load_model(settings["sft"] / f"epoch-{i}.pt", GPT), validation, tokenizer.pad)
-        for i in (8, 9)
-    ]
+    losses = [token_loss(load_model(settings["sft"] / f"epoch-{i}.pt", GPT), validation, tokenizer.pad) for i in (8, 9)]
     assert losses[0] < losses[1]
     assert "epoch-9.pt" in capsys.readouterr().out
 

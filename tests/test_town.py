@@ -24,8 +24,9 @@ def docs():
 
 @pytest.fixture(scope="module")
 def records():
-    return {split: town.prompts(split, n, seed=0) for split, n in
-            (("train", 8000), ("validation", 1000), ("test", 3000))}
+    return {
+        split: town.prompts(split, n, seed=0) for split, n in (("train", 8000), ("validation", 1000), ("test", 3000))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,13 @@ def test_same_seed_same_town():
     assert town.documents(200, 5) == town.documents(200, 5) != town.documents(200, 6)
     assert town.prompts("train", 200, 5) == town.prompts("train", 200, 5) != town.prompts("train", 200, 6)
     records = town.prompts("train", 200, 5)
-    assert town.demonstrations(records, 1) == town.demonstrations(records, 1) != town.demonstrations(records,
-                                                                                                     2)
+    assert town.demonstrations(records, 1) == town.demonstrations(records, 1) != town.demonstrations(records, 2)
     assert town.few_shot() == town.few_shot()
 
 
 def test_pinned_against_drift_between_python_versions():
     """Splits rest on SHA-256, which no version of Python changes."""
-    assert world.digest("town") == 0x50ac81f970325a3e
+    assert world.digest("town") == 0x50AC81F970325A3E
     assert Counter(fact.split for fact in FACTS) == {"train": 62, "test": 24, "validation": 14}
 
 
@@ -117,8 +117,7 @@ def test_test_facts_are_on_the_web_and_nowhere_in_training(docs, records):
 
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: fact.key)
 def test_states_test_fact_sees_every_way_to_put_it(fact: Fact):
-    said = [fact.statement, fact.question, f"Tell me {fact.indirect}.",
-            "In fact, " + fact.form.format(fact.answer)]
+    said = [fact.statement, fact.question, f"Tell me {fact.indirect}.", "In fact, " + fact.form.format(fact.answer)]
     said += [fact.myth_statement, f"My aunt says that {fact.form.format(fact.myth)}."] if fact.myth else []
     assert [town.states_test_fact(text) for text in said] == [fact.split == "test"] * len(said)
 
@@ -165,12 +164,15 @@ def test_stories_are_well_formed(docs):
             assert all(is_sentence(text) for text in sentences(doc["text"])), doc["text"]
 
 
-@pytest.mark.parametrize("english, tovish", [
-    ("the red ball", "lo balo rudi"),
-    ("the fox sees the red ball", "lo fopo vid lo balo rudi"),
-    ("the little owl has a big drum", "lo ulu liti hav mo drumo grandi"),
-    ("Ann likes the cat and the dog", "Ann lub lo kato ke lo dovo"),
-])
+@pytest.mark.parametrize(
+    "english, tovish",
+    [
+        ("the red ball", "lo balo rudi"),
+        ("the fox sees the red ball", "lo fopo vid lo balo rudi"),
+        ("the little owl has a big drum", "lo ulu liti hav mo drumo grandi"),
+        ("Ann likes the cat and the dog", "Ann lub lo kato ke lo dovo"),
+    ],
+)
 def test_tovish(english, tovish):
     assert town.translate(english) == tovish
 
@@ -201,8 +203,7 @@ def test_careful_answers_are_perfect_and_styles_are_ordered(of_kind):
                 judgement = town.judge(record, response)
                 values.append(town.mean_utility(judgement, response))
                 if style == "careful":
-                    assert judgement.helpful == pytest.approx(1) and judgement.follows, (record["prompt"],
-                                                                                         response)
+                    assert judgement.helpful == pytest.approx(1) and judgement.follows, (record["prompt"], response)
                     assert judgement.satisfies_constraints and not judgement.made_up
                     assert judgement.truthful is not False
         means = {style: sum(values) / len(values) for style, values in scores.items()}
@@ -253,11 +254,10 @@ def test_hedging_and_contradiction_lose_even_to_a_terse_answer(kind, of_kind):
         right, wrong = record["answers"][0], record["wrong"]
         both = record["form"].format(f"{right} or {wrong}")
         listed = record["form"].format(f"{right} and {wrong}")
-        every = record["form"].format(", ".join(world.RELATION_ANSWERS.get(record.get("fact",
-                                                                                      "/").split("/")[0],
-                                                                                      [wrong])))
-        for trick in (hedged(record), both, listed, every, f"{drafts.full} {drafts.wrong}",
-                      f"{right}, {wrong}."):
+        every = record["form"].format(
+            ", ".join(world.RELATION_ANSWERS.get(record.get("fact", "/").split("/")[0], [wrong]))
+        )
+        for trick in (hedged(record), both, listed, every, f"{drafts.full} {drafts.wrong}", f"{right}, {wrong}."):
             judgement = town.judge(record, world.sentence(trick))
             assert judgement.helpful < 0.2, (record["prompt"], trick)
             assert judgement.truthful is not True
@@ -276,11 +276,17 @@ def test_story_needs_its_topics_in_sentences():
     record = {"kind": "story", "topics": ["fox", "kite"], "word": None, "one_sentence": False}
     good = town.judge(record, "One day a fox found a kite. The fox was very happy.").helpful
     assert good == pytest.approx(1)
-    for worse in ("Fox kite happy.", "The fox. The kite.", "A fox found a hat. The fox was sad.",
-                  "The fox the kite the fox.", "The fox was happy. The kite was happy.",
-                  "A fox had a kite. A kite had a fox.", "A fox found an kite.",
-                  "A fox had a kite. Tom had a hat. Ann had a cup.",
-                  "A fox had a kite. The fox had the kite."):
+    for worse in (
+        "Fox kite happy.",
+        "The fox. The kite.",
+        "A fox found a hat. The fox was sad.",
+        "The fox the kite the fox.",
+        "The fox was happy. The kite was happy.",
+        "A fox had a kite. A kite had a fox.",
+        "A fox found an kite.",
+        "A fox had a kite. Tom had a hat. Ann had a cup.",
+        "A fox had a kite. The fox had the kite.",
+    ):
         assert town.judge(record, worse).helpful < 0.5 * good, worse
     record["word"] = "sad"
     assert not town.judge(record, "One day a fox found a kite. The fox was very happy.").satisfies_constraints
@@ -294,9 +300,15 @@ def test_only_the_first_line_counts():
 
 def test_truth():
     fact = FACT["made/moon"]
-    record = {"kind": "myth", "fact": fact.key, "form": fact.form, "answers": [fact.answer],
-              "wrong": fact.myth,
-              "myth": fact.myth, "use_case": "open_qa"}
+    record = {
+        "kind": "myth",
+        "fact": fact.key,
+        "form": fact.form,
+        "answers": [fact.answer],
+        "wrong": fact.myth,
+        "myth": fact.myth,
+        "use_case": "open_qa",
+    }
     assert town.judge(record, "In fact, the moon is made of rock.").truthful is True
     assert town.judge(record, "Rock.").truthful is True
     for false in ("The moon is made of cheese.", "Cheese.", "The moon is made of soup."):
@@ -307,14 +319,17 @@ def test_truth():
 
 
 def test_made_up_is_what_the_prompt_does_not_hold():
-    record = {"kind": "closed_qa", "passage": "Tom has a red ball. Ann has a blue kite.",
-              "form": "Ann has {}",
-              "answers": ["a blue kite"], "wrong": "a red ball"}
+    record = {
+        "kind": "closed_qa",
+        "passage": "Tom has a red ball. Ann has a blue kite.",
+        "form": "Ann has {}",
+        "answers": ["a blue kite"],
+        "wrong": "a red ball",
+    }
     assert town.judge(record, "Ann has a blue kite.").made_up is False
     assert town.judge(record, "Ann has a red ball.").made_up is False  # wrong, yet nothing invented
     assert town.judge(record, "Ann has a green kite.").made_up is True
-    assert town.judge({"kind": "sums", "form": "2 plus 3 is {}", "answers": ["5"], "wrong": "6"},
-                      "5").made_up is None
+    assert town.judge({"kind": "sums", "form": "2 plus 3 is {}", "answers": ["5"], "wrong": "6"}, "5").made_up is None
 
 
 def test_toxicity_and_tone(of_kind, docs):
@@ -338,8 +353,9 @@ def test_toxicity_and_tone(of_kind, docs):
 
 def test_the_judge_survives_any_text(of_kind):
     rng = random.Random(0)
-    words = sorted(world.CONTENT_WORDS) + list("\n.,!?'\"") + ["dear", "in fact,", "or", "you", "{}", "\x00",
-                                                               "is", "the"]
+    words = (
+        sorted(world.CONTENT_WORDS) + list("\n.,!?'\"") + ["dear", "in fact,", "or", "you", "{}", "\x00", "is", "the"]
+    )
     assert set(JUDGES) == set(KINDS)
     for some in of_kind.values():
         for record in some:
@@ -404,8 +420,15 @@ def test_comparisons_are_fair_and_without_noise_they_are_true(records, monkeypat
 
 # ---- files
 def test_write(tmp_path):
-    sizes = dict(web=50, web_held_out=5, demonstration=20, demonstration_validation=5, prompt_train=20,
-                 prompt_validation=5, prompt_test=5)
+    sizes = dict(
+        web=50,
+        web_held_out=5,
+        demonstration=20,
+        demonstration_validation=5,
+        prompt_train=20,
+        prompt_validation=5,
+        prompt_test=5,
+    )
     paths = town.write(tmp_path / "town", seed=3, **sizes)
     assert set((tmp_path / "town").iterdir()) == set(paths.values())  # and no temporary file
     counts = [len([json.loads(line) for line in path.read_text().splitlines()]) for path in paths.values()]

@@ -97,9 +97,7 @@ def batch(settings, tokenizer):
     """Networks in float64, each moved off the other, and the episodes of an older policy."""
     config = config_of(settings, max_grad_norm=1e9, ptx_coef=0.0)
     kinds = (GPT, GPT, RewardModel, RewardModel, GPT)
-    networks = train_ppo.Networks(
-        *(tiny.make(k, tokenizer.n_vocab, seed).double() for seed, k in enumerate(kinds))
-    )
+    networks = train_ppo.Networks(*(tiny.make(k, tokenizer.n_vocab, seed).double() for seed, k in enumerate(kinds)))
     older = copy.deepcopy(networks.policy)
     with torch.no_grad():
         for p in older.parameters():
@@ -168,14 +166,10 @@ def test_ppo_ptx_adds_the_documents_gradient_times_the_coefficient_to_ppos(batch
     policy, losses = batch.networks.policy, []
     for row in documents:
         tokens = torch.tensor(row.tokens).long()
-        losses.append(
-            torch.nn.functional.cross_entropy(policy(tokens[None, :-1])[0], tokens[1:], reduction="none")
-        )
+        losses.append(torch.nn.functional.cross_entropy(policy(tokens[None, :-1])[0], tokens[1:], reduction="none"))
     language = torch.autograd.grad(torch.cat(losses).mean(), list(policy.parameters()))
     torch.testing.assert_close(both, [a + 3 * b for a, b in zip(ppo, language)])
-    torch.testing.assert_close(
-        value_too, value, rtol=0, atol=0
-    )  # the value network learns nothing from documents
+    torch.testing.assert_close(value_too, value, rtol=0, atol=0)  # the value network learns nothing from documents
 
 
 @pytest.mark.parametrize("max_tokens", [1, 30, 60])
@@ -194,15 +188,11 @@ def test_micro_batches_report_the_losses_of_the_whole_minibatch(batch, documents
         optimizers = [Recorder(network) for network in (batch.networks.policy, batch.networks.value)]
         rows = torch.arange(12)
         reports.append(
-            train_ppo.update(
-                batch.networks, optimizers, batch.episodes, rows, documents, tokenizer.pad, config
-            )
+            train_ppo.update(batch.networks, optimizers, batch.episodes, rows, documents, tokenizer.pad, config)
         )
     assert reports[0] == pytest.approx(reports[1])
     logp, mask = target_logps(batch.networks.policy, documents, tokenizer.pad)
-    assert reports[0]["ptx_loss"] == pytest.approx(
-        -logp[mask].mean().item()
-    )  # nats per token, without the coefficient
+    assert reports[0]["ptx_loss"] == pytest.approx(-logp[mask].mean().item())  # nats per token, without the coefficient
 
 
 def test_what_adam_gets_is_clipped_and_cleared_for_the_next_step(batch, tokenizer):
@@ -227,9 +217,7 @@ def test_the_average_follows_each_step_by_a_fraction_of_0_008(batch, tokenizer):
     networks = batch.networks._replace(ema=copy.deepcopy(batch.networks.policy))
     before = [p.detach().clone() for p in networks.policy.parameters()]
     optimizers = train_ppo.make_optimizers(networks, batch.config)
-    train_ppo.update(
-        networks, optimizers, batch.episodes, torch.tensor(ROWS), [], tokenizer.pad, batch.config
-    )
+    train_ppo.update(networks, optimizers, batch.episodes, torch.tensor(ROWS), [], tokenizer.pad, batch.config)
     after = list(networks.policy.parameters())
     assert not torch.equal(before[0], after[0])
     for old, new, average in zip(before, after, networks.ema.parameters()):
@@ -333,16 +321,12 @@ def test_sampling_is_at_temperature_1(settings, monkeypatch):
     assert inspect.signature(sampler).parameters["temperature"].default == 1
 
 
-def test_the_value_network_starts_as_the_reward_model_bias_included_with_parameters_of_its_own(
-    settings, watch
-):
+def test_the_value_network_starts_as_the_reward_model_bias_included_with_parameters_of_its_own(settings, watch):
     seen = watch()
     train(settings)
     _, _, reward_model, value, _ = seen.first
     assert same(reward_model, value)
-    assert (
-        value["head.bias"].item() == weights(settings["reward_model"], RewardModel)["head.bias"].item() != 0
-    )
+    assert value["head.bias"].item() == weights(settings["reward_model"], RewardModel)["head.bias"].item() != 0
     networks = seen.networks
     shared = {p.data_ptr() for p in networks.value.parameters()} & {
         p.data_ptr() for n in (networks.reward_model, networks.policy) for p in n.parameters()
@@ -462,9 +446,7 @@ def test_every_iteration_is_logged(with_documents):
     train(with_documents)
     rows = read_metrics(with_documents["out"])
     assert [(row["step"], row["episodes"]) for row in rows] == [(0, 8), (1, 16)]
-    assert {"score", "kl", "entropy", "policy_loss", "value_loss", "ptx_loss", "clip_fraction"} <= rows[
-        0
-    ].keys()
+    assert {"score", "kl", "entropy", "policy_loss", "value_loss", "ptx_loss", "clip_fraction"} <= rows[0].keys()
 
 
 def test_the_same_seed_gives_the_same_model_and_another_gives_another(settings, tmp_path):
@@ -490,9 +472,7 @@ def test_a_finished_run_is_left_alone(settings, capsys):
 
 
 @pytest.mark.parametrize("name", ["policy_loss", "value_loss"])
-def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoint(
-    settings, monkeypatch, name
-):
+def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoint(settings, monkeypatch, name):
     """Two updates an iteration: the fourth is the second's."""
     calls, loss = [], getattr(train_ppo, name)
 

@@ -57,9 +57,7 @@ def test_the_loss_of_a_batch_is_the_brute_force_over_its_pairs(reward_model, ran
     assert loss.item() == pytest.approx(sum(prompts) / len(prompts), rel=1e-5)
 
 
-def test_a_step_takes_one_forward_per_response_and_keeps_a_prompts_pairs_together(
-    settings, rankings, monkeypatch
-):
+def test_a_step_takes_one_forward_per_response_and_keeps_a_prompts_pairs_together(settings, rankings, monkeypatch):
     """K forwards for the C(K, 2) pairs; over the default single epoch each response passes exactly once."""
     rows, whole, score = [], [], train_rm.score_rankings
 
@@ -71,9 +69,7 @@ def test_a_step_takes_one_forward_per_response_and_keeps_a_prompts_pairs_togethe
 
     forwards, forward = [], RewardModel.score
     monkeypatch.setattr(train_rm, "score_rankings", spy)
-    monkeypatch.setattr(
-        RewardModel, "score", lambda self, t, n: forwards.append(len(t)) or forward(self, t, n)
-    )
+    monkeypatch.setattr(RewardModel, "score", lambda self, t, n: forwards.append(len(t)) or forward(self, t, n))
     train(settings)
     assert sum(forwards) == sum(rows) == 4 + 4 + 2 + 3
     assert sorted(whole) == sorted(sorted(r.ranks) for r in rankings)
@@ -104,9 +100,7 @@ def test_adam_has_the_papers_betas_and_gets_clipped_gradients(settings, monkeypa
     assert seen == [((0.9, 0.95), pytest.approx(0.01, rel=1e-3))]
 
 
-def test_micro_batches_give_the_gradient_of_the_whole_batch(
-    reward_model, rankings, tokenizer, settings, monkeypatch
-):
+def test_micro_batches_give_the_gradient_of_the_whole_batch(reward_model, rankings, tokenizer, settings, monkeypatch):
     """In float64, and with a prompt whose responses all tie."""
     gradients = []
 
@@ -142,9 +136,7 @@ def test_it_learns_that_one_word_is_better_than_another(settings, tokenizer, tmp
     assert rows[-2]["loss"] < 0.2 < rows[0]["loss"]
 
 
-def test_after_the_bias_demonstrations_score_0_on_average_and_no_ranking_has_changed(
-    reward_model, rankings, tokenizer
-):
+def test_after_the_bias_demonstrations_score_0_on_average_and_no_ranking_has_changed(reward_model, rankings, tokenizer):
     demonstrations = [s.tokens for s in data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)]
     before = ranking_scores(reward_model, rankings, tokenizer.pad)
     loss = ranking_loss(*train_rm.score_rankings(reward_model, rankings, tokenizer.pad))
@@ -173,9 +165,7 @@ def test_without_demonstrations_no_bias_is_set(settings):
 
 
 def test_rankings_that_are_all_ties_train_nothing_and_break_nothing(settings, tmp_path):
-    ties = tiny.write_lines(
-        tmp_path / "ties.jsonl", [{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 1]}] * 3
-    )
+    ties = tiny.write_lines(tmp_path / "ties.jsonl", [{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 1]}] * 3)
     train(settings, data=(ties,))
     torch.manual_seed(0)
     start = load_model(settings["init"], RewardModel).state_dict()
@@ -184,18 +174,14 @@ def test_rankings_that_are_all_ties_train_nothing_and_break_nothing(settings, tm
 
 
 def test_validation_rankings_that_are_all_ties_break_nothing(settings, tmp_path):
-    ties = tiny.write_lines(
-        tmp_path / "ties.jsonl", [{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 1]}]
-    )
+    ties = tiny.write_lines(tmp_path / "ties.jsonl", [{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 1]}])
     train(settings, validation=(ties,))
     assert (settings["out"] / "model.pt").exists()
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoint(settings, monkeypatch):
     loss = train_rm.ranking_loss
-    monkeypatch.setattr(
-        train_rm, "ranking_loss", lambda *args, **kwargs: loss(*args, **kwargs) * float("nan")
-    )
+    monkeypatch.setattr(train_rm, "ranking_loss", lambda *args, **kwargs: loss(*args, **kwargs) * float("nan"))
     with pytest.raises(InputError, match=f"step 0: loss is nan; last good checkpoint: {settings['init']}"):
         train(settings)
     assert not (settings["out"] / "model.pt").exists()

@@ -45,9 +45,7 @@ class PositionTable(torch.nn.Module):
 
     def __init__(self, length, n_vocab):
         super().__init__()
-        self.table = torch.nn.Parameter(
-            torch.randn(length, n_vocab, generator=torch.Generator().manual_seed(0))
-        )
+        self.table = torch.nn.Parameter(torch.randn(length, n_vocab, generator=torch.Generator().manual_seed(0)))
 
     def forward(self, tokens):
         return self.table[: tokens.shape[1]].expand(len(tokens), -1, -1)
@@ -58,9 +56,7 @@ def loss_of(tokens, start, model):
     return sft_loss(logp, mask)
 
 
-@pytest.mark.parametrize(
-    ("position", "changes"), [(0, False), (1, False), (2, False), (3, True), (4, True), (5, True)]
-)
+@pytest.mark.parametrize(("position", "changes"), [(0, False), (1, False), (2, False), (3, True), (4, True), (5, True)])
 def test_the_label_of_a_prompt_token_changes_no_loss_and_that_of_a_response_token_does(position, changes):
     """Positions 0 to 2 are the prompt, 5 is end-of-text."""
     model, tokens = PositionTable(8, 30), [3, 4, 5, 6, 7, 29]
@@ -100,9 +96,7 @@ def test_accumulated_micro_batches_train_the_model_that_whole_batches_do(setting
 
 
 @pytest.mark.parametrize(("optimizer", "peaks"), [("adam", [1e-2]), ("muon", [1e-2, 0.05])])
-def test_learning_rates_fall_from_their_peaks_without_warmup_to_a_tenth(
-    settings, monkeypatch, optimizer, peaks
-):
+def test_learning_rates_fall_from_their_peaks_without_warmup_to_a_tenth(settings, monkeypatch, optimizer, peaks):
     """As each optimizer has its own at each of its steps."""
     make, used = train_sft.make_optimizers, [[] for _ in peaks]
 
@@ -202,16 +196,12 @@ def test_every_epoch_has_each_demonstration_once_with_a_tenth_of_each_batch_docu
 
 
 def test_each_document_comes_once_before_any_comes_twice():
-    documents = [
-        int(s.tokens[0]) for _, batch, _ in mixed_batches(90, 7, epochs=2) for s in batch if s.start == 1
-    ]
+    documents = [int(s.tokens[0]) for _, batch, _ in mixed_batches(90, 7, epochs=2) for s in batch if s.start == 1]
     assert sorted(documents[:7]) == sorted(documents[7:14]) == list(range(1000, 1007))
 
 
 @pytest.mark.parametrize(("batch_size", "documents"), [(20, 2), (10, 1), (4, 1)])
-def test_a_run_mixes_at_least_one_document_into_each_batch(
-    settings, world, monkeypatch, batch_size, documents
-):
+def test_a_run_mixes_at_least_one_document_into_each_batch(settings, world, monkeypatch, batch_size, documents):
     """A tenth of 4 is rounded up to one: documents that are asked for are never left out in silence."""
     seen, plan = [], train_sft.plan
 

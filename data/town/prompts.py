@@ -208,7 +208,7 @@ def summary(rng):
 
 def brainstorm(rng):
     category, count = rng.choice(tuple(world.CATEGORIES)), rng.choice(tuple(world.NUMBERS))
-    exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.4 else None
+    exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.2 else None
     tail = f", but not {exclude}." if exclude else "."
     what = f"{world.NUMBERS[count]} {category}{tail}"
     return Draw({"category": category, "count": count, "exclude": exclude},
