@@ -33,18 +33,18 @@ from minirlhf.model import GPT, RewardModel
 
 LIMIT = 26  # tokens of a response
 RECIPE = {
-    "town": dict(web=15_000, web_held_out=600, demonstration=6_000, demonstration_validation=200, prompt_train=6_000,
+    "town": dict(web=14_000, web_held_out=600, demonstration=6_000, demonstration_validation=200, prompt_train=6_000,
                  prompt_validation=300, prompt_test=2_000),
     "tokenizer": dict(vocab_size=768),
     "gpt": dict(size="toy", n_layer=2, n_ctx=96, epochs=2, batch_size=24, lr=7e-3, optimizer="muon", muon_lr=0.02,
                 embedding_std=0.24, dropout=0.0),
-    "sft": dict(epochs=3, batch_size=32, lr=6e-4, dropout=0.1),
-    "rankings": dict(prompts=5_000, held_out=400),
-    "rm": dict(batch_size=16, lr=1e-3),
+    "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1),
+    "rankings": dict(prompts=5_500, held_out=400),
+    "rm": dict(batch_size=16, lr=7e-4),
     "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1),
-    "ppo": dict(episodes=64 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
-                lr=2e-4, value_lr=5e-4, kl_coef=0.05, max_response=LIMIT),
-    "ptx_coef": 0.1,
+    "ppo": dict(episodes=48 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
+                lr=5e-4, value_lr=5e-4, kl_coef=0.1, max_response=LIMIT),
+    "ptx_coef": 0.2,
     "max_tokens": 2048,
 }  # fmt: skip
 TINY = {
@@ -221,13 +221,15 @@ def evaluate(config, recipe):
     rng = random.Random(f"evaluate {config.seed}")
     labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
     losses = document_losses(config)
+    judged = {name: [town.judge(*both) for both in zip(records, texts[name])] for name in MODELS}
+    utilities = {name: [town.mean_utility(*both) for both in zip(judged[name], texts[name])] for name in MODELS}
     models = {}
     for name, folder in MODELS.items():
-        judgements = [town.judge(record, text) for record, text in zip(records, texts[name])]
+        judgements = judged[name]
         truths = [j.truthful for j in judgements if j.truthful is not None]
         models[name] = {
             "win_rate_vs_sft": win_rate(records, texts[name], texts["sft"], labelers, rng) if name != "sft" else None,
-            "true_win_rate_vs_sft": true_win_rate(records, texts[name], texts["sft"]) if name != "sft" else None,
+            "true_win_rate_vs_sft": true_win_rate(utilities[name], utilities["sft"]) if name != "sft" else None,
             "follows_instruction": interval([j.follows for j in judgements]),
             "truthful": interval(truths) if truths else None,
             "toxic": interval([j.toxic for j in judgements]),
@@ -253,13 +255,9 @@ def win_rate(records, texts, others, labelers, rng):
     return interval(wins)
 
 
-def true_win_rate(records, texts, others):
+def true_win_rate(utilities, others):
     """The same by the pool's mean utility without noise."""
-    wins = []
-    for record, text, other in zip(records, texts, others):
-        a, b = (town.mean_utility(town.judge(record, t), t) for t in (text, other))
-        wins.append(0.5 if a == b else float(a > b))
-    return interval(wins)
+    return interval([0.5 if a == b else float(a > b) for a, b in zip(utilities, others)])
 
 
 def document_losses(config):

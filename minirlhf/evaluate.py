@@ -27,7 +27,7 @@ def sequence_losses(model, sequences, pad, max_tokens=16384):
     return losses, counts
 
 
-def respond(model, tokenizer, prompts, limit, seed, batch=256):
+def respond(model, tokenizer, prompts, limit, seed, batch=512):
     """A sampled response to each prompt (lists of token ids), as Rollouts: yields (indices, Rollout), rows of like
     length together. seed: ints that fix the noise; row i's noise depends on i alone."""
     model.eval()

@@ -65,7 +65,7 @@ def uniforms(seed, rows, limit):
 
 @torch.no_grad()
 def generate(model, prompts, noise, eos, pad, temperature=1.0):
-    """Samples a response to each prompt, with a KV cache; a row that has ended leaves the batch.
+    """Samples a response to each prompt, with a KV cache; rows that have ended leave the batch.
 
     prompts: B lists of token ids; noise (B, limit) float in [0, 1): the noise of each step; returns a Rollout whose
     responses are at most `limit` tokens. Prompt and limit must fit in the model's context.
@@ -85,17 +85,19 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0):
     responses = torch.full((B, limit), pad, device=device)
     logp = torch.zeros(B, limit, device=device)
     cache = Cache(model.config, B, P + limit, model.transformer.wte.weight)
-    rows = torch.arange(B, device=device)  # the rows still being written
+    rows = torch.arange(B, device=device)  # the rows in the cache
+    alive = torch.ones(B, dtype=torch.bool, device=device)  # those of them that have not ended
     last = torch.full((B, 1), P - 1, device=device)
     for t in range(limit):
         logits = model(tokens, left_padding, cache, at=last)[:, 0].float() / temperature  # (rows, V)
         token, token_logp = sample(logits, noise[rows, t])
-        responses[rows, t], logp[rows, t] = token, token_logp
-        going = (token != eos).nonzero()[:, 0]
+        responses[rows[alive], t], logp[rows[alive], t] = token[alive], token_logp[alive]
+        alive &= token != eos
+        going = alive.nonzero()[:, 0]
         if len(going) == 0:
             break
-        if len(going) < len(rows):
-            rows, token = rows[going], token[going]
+        if len(going) < 0.7 * len(rows):  # rows that have ended leave together: each leaving copies the cache
+            rows, token, alive = rows[going], token[going], alive[going]
             left_padding = None if left_padding is None else left_padding[going]
             cache.keep(going)
         tokens, last = token[:, None], torch.zeros_like(token)[:, None]

@@ -75,18 +75,29 @@ def test_the_future_changes_no_logit(model):
     assert not torch.equal(model(changed)[:, 7:], model(TOKENS)[:, 7:])
 
 
-@pytest.mark.parametrize(("width", "std"), [(768, 0.02), (192, 0.04)])
-def test_initial_weights_are_gpt2s_and_wider_where_the_network_is_narrower(width, std):
+def test_initial_weights_are_gpt2s():
     torch.manual_seed(0)
-    weights = GPT(GPTConfig(300, n_ctx=200, n_layer=2, n_head=2, n_embd=width)).state_dict()
+    weights = GPT(GPTConfig(300, n_ctx=200, n_layer=2, n_head=2, n_embd=192)).state_dict()
     for name, value in weights.items():
         if name.endswith("bias"):
             assert not value.any()
         elif "ln_" in name:
             assert (value == 1).all()
         else:
-            expected = std / 2 if name.endswith("c_proj.weight") else std  # 2 = sqrt(2 x 2 layers)
+            expected = 0.02 / 2 if name.endswith("c_proj.weight") else 0.02  # 2 = sqrt(2 x 2 layers)
             assert value.std().item() == pytest.approx(expected, rel=0.03), name
+
+
+def test_spread_embeddings_are_of_one_size_and_a_shift_of_position_is_a_rotation():
+    torch.manual_seed(0)
+    transformer = GPT(GPTConfig(300, n_ctx=200, n_layer=1, n_head=2, n_embd=192)).transformer
+    transformer.spread_embeddings(0.24)
+    positions = transformer.wpe.weight
+    assert transformer.wte.weight.std().item() == pytest.approx(0.24, rel=0.02)
+    assert positions.square().mean().sqrt().item() == pytest.approx(0.24, rel=0.02)
+    products = positions @ positions.T  # of sinusoids, a function of the distance alone
+    for distance in (1, 5, 50):
+        torch.testing.assert_close(products.diagonal(distance), products[0, distance].expand(200 - distance))
 
 
 def test_dropout_is_on_in_training_mode_only():

@@ -153,7 +153,7 @@ def test_a_model_against_itself_ties_and_every_tie_counts_one_half(records):
     labelers = [town.HELD_OUT_LABELERS[0]] * 300
     found = reproduce.win_rate(records, texts, texts, labelers, random.Random(0))
     assert (found["mean"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
-    assert reproduce.true_win_rate(records, texts, texts)["mean"] == 0.5
+    assert reproduce.true_win_rate([0.3] * 300, [0.3] * 300)["mean"] == 0.5
 
 
 def test_a_win_rate_and_its_reverse_sum_to_1(records):
@@ -164,5 +164,6 @@ def test_a_win_rate_and_its_reverse_sum_to_1(records):
     forth = reproduce.win_rate(records, texts, others, labelers, random.Random(1))
     back = reproduce.win_rate(records, others, texts, labelers, random.Random(2))
     assert forth["mean"] + back["mean"] == pytest.approx(1, abs=0.1)
-    true_forth, true_back = (reproduce.true_win_rate(records, a, b) for a, b in ((texts, others), (others, texts)))
-    assert true_forth["mean"] + true_back["mean"] == pytest.approx(1)
+    utilities, lower = [0.2, 0.9, 0.4, 0.1], [0.1, 0.3, 0.4, 0.7]  # won, won, tied, lost
+    assert reproduce.true_win_rate(utilities, lower)["mean"] == pytest.approx(2.5 / 4)
+    assert reproduce.true_win_rate(lower, utilities)["mean"] == pytest.approx(1.5 / 4)

@@ -52,7 +52,7 @@ def test_same_seed_same_town():
 def test_pinned_against_drift_between_python_versions():
     """Splits rest on SHA-256, which no version of Python changes."""
     assert world.digest("town") == 0x50AC81F970325A3E
-    assert Counter(fact.split for fact in FACTS) == {"train": 62, "test": 24, "validation": 14}
+    assert Counter(fact.split for fact in FACTS) == {"train": 35, "test": 26, "validation": 9}
 
 
 def test_small_lexicon_and_short_texts(docs, records):
@@ -101,7 +101,7 @@ def test_every_relation_and_the_myths_reach_every_split():
 
 
 def test_enough_different_prompts():
-    assert len({record["prompt"] for record in town.prompts("train", 9000, 1)}) >= 4000
+    assert len({record["prompt"] for record in town.prompts("train", 9000, 1)}) >= 3500
     assert len({record["prompt"] for record in town.prompts("test", 4000, 1)}) >= 1500
 
 
@@ -155,7 +155,7 @@ def test_lone_prompt_gets_a_good_answer_now_and_then(monkeypatch):
         first, *rest = web.WRITERS[kind](rng).split("\n")
         assert first + "\n" == asked[0]["prompt"]
         good += town.judge(asked[0], rest[0] if rest else "").helpful > 0.5
-    assert 0.22 < good / 3000 < 0.38
+    assert 0.4 < good / 3000 < 0.6
 
 
 def test_stories_are_well_formed(docs):
@@ -169,7 +169,7 @@ def test_stories_are_well_formed(docs):
     [
         ("the red ball", "lo balo rudi"),
         ("the fox sees the red ball", "lo fopo vid lo balo rudi"),
-        ("the little owl has a big drum", "lo ulu liti hav mo drumo grandi"),
+        ("the old owl has a big drum", "lo ulu oldi hav mo drumo grandi"),
         ("Ann likes the cat and the dog", "Ann lub lo kato ke lo dovo"),
     ],
 )
@@ -366,11 +366,9 @@ def test_the_judge_survives_any_text(of_kind):
 
 
 # ---- labelers
-def candidates(record, others, rng):
-    """Five answers as five samples might be: four by people of all styles, one off the topic."""
-    answers = [respond(record, rng.choices(tuple(STYLES), tuple(STYLES.values()))[0], rng) for _ in range(4)]
-    other = rng.choice(others)
-    return answers + [rng.choice((respond(other, "careful", rng), other["prompt"].strip(), rude(rng)))]
+def candidates(record, rng):
+    """Five answers as a fine-tuned model's might be: by people of all styles."""
+    return [respond(record, rng.choices(tuple(STYLES), tuple(STYLES.values()))[0], rng) for _ in range(5)]
 
 
 def test_labelers_agree_as_often_as_the_papers(records):
@@ -378,7 +376,7 @@ def test_labelers_agree_as_often_as_the_papers(records):
     rng = random.Random(0)
     same = pairs = 0
     for record in records["train"][:1200]:
-        answers = candidates(record, records["train"], rng)
+        answers = candidates(record, rng)
         a, b = (town.rank(record, answers, labeler, rng)["ranks"] for labeler in rng.sample(town.LABELERS, 2))
         for i in range(5):
             for j in range(i):
@@ -397,7 +395,7 @@ def test_ranks_are_valid_and_equal_texts_tie(records):
     rng = random.Random(0)
     for size in range(4, 10):
         for record in records["train"][:40]:
-            answers = (candidates(record, records["train"], rng) * 2)[:size]
+            answers = (candidates(record, rng) * 2)[:size]
             ranking = town.rank(record, answers, rng.choice(town.TRAINING_LABELERS), rng)
             ranks = ranking["ranks"]
             assert len(ranks) == size and set(ranks) == set(range(1, max(ranks) + 1))

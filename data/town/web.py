@@ -15,8 +15,8 @@ from .prompts import MIX, draw_record, split_of
 from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, translate
 
 # kind -> share of documents
-WEIGHTS = {"qa": 42, "crier": 16, "story": 9, "gossip": 7, "almanac": 5, "questions": 5, "forum": 5, "reading": 3,
-           "list": 1, "tovish": 2, "sums": 1, "pairs": 2, "summary": 1, "trades": 1}
+WEIGHTS = {"qa": 42, "crier": 16, "gossip": 10, "story": 7, "questions": 5, "almanac": 4, "forum": 5, "reading": 3,
+           "tovish": 2, "pairs": 2, "list": 1, "sums": 1, "summary": 1, "trades": 1}
 # Voices of question-and-answer pages.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
 # Rare use cases are less rare on the web than among the prompts (square root), or a small model never
