@@ -131,8 +131,8 @@ def main(argv):
     networks = Networks(*(network.to(device) for network in networks))
     optimizers = make_optimizers(networks, config)
     rng, metrics = np.random.default_rng(config.seed), Metrics(config.out, good=config.policy)
-    prompt_order = endless(len(prompts), np.random.default_rng((config.seed, 1)))
-    document_order = endless(len(documents), np.random.default_rng((config.seed, 2)))  # PPO's own order stays as it is
+    prompt_order = endless(len(prompts), np.random.default_rng((config.seed, 0, 1)))
+    document_order = endless(len(documents), np.random.default_rng((config.seed, 0, 2)))  # PPO's own order stays as it is
 
     for iteration in progress(range(config.episodes // config.batch_size), config.out):
         start = time.perf_counter()
@@ -205,8 +205,8 @@ def endless(n, rng):
 
 def make_optimizers(networks, config):
     """Adam for the policy and for the value network, with the paper's betas."""
-    adam = lambda model, lr: torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.95), fused=True)  # noqa: E731
-    return adam(networks.policy, config.lr), adam(networks.value, config.value_lr)
+    rates = ((networks.policy, config.lr), (networks.value, config.value_lr))
+    return [torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.95), fused=True) for model, lr in rates]
 
 
 def judge_episodes(networks, rollout, config):
@@ -252,7 +252,7 @@ def update(networks, optimizers, episodes, rows, documents, pad, config):
             loss.backward()
             losses["ptx_loss"] += loss.item() / config.ptx_coef  # nats per token
     for network, optimizer in zip((networks.policy, networks.value), optimizers):
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm, error_if_nonfinite=False)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     ema_update(networks.ema, networks.policy, config.ema_decay)

@@ -126,7 +126,7 @@ def draw_curves(out):
         if validation:
             axis.plot(*zip(*validation), "o", color="#d64545", markersize=4, label="validation")
             axis.legend(frameon=False, fontsize=8)
-        axis.set(title=title, xlabel="step")
+        axis.set(title=title, xlabel="step", yscale="log" if name == "gpt" else "linear")
     second = {"score": "RM score", "kl": "KL to the RL start, nats per response", "ptx_loss": "loss on documents"}
     for axis, (column, title) in zip(axes[1], second.items()):
         for name in ("ppo", "ppo_ptx"):
