@@ -132,7 +132,7 @@ def main(argv):
     optimizers = make_optimizers(networks, config)
     rng, metrics = np.random.default_rng(config.seed), Metrics(config.out, good=config.policy)
     prompt_order = endless(len(prompts), np.random.default_rng((config.seed, 0, 1)))
-    document_order = endless(len(documents), np.random.default_rng((config.seed, 0, 2)))  # PPO's own order stays as it is
+    document_order = endless(len(documents), np.random.default_rng((config.seed, 0, 2)))
 
     for iteration in progress(range(config.episodes // config.batch_size), config.out):
         start = time.perf_counter()
