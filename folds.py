@@ -22,7 +22,7 @@ import train_sft
 from minirlhf import data
 from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run, to_flags
-from minirlhf.evaluate import interval, ranking_scores, respond
+from minirlhf.evaluate import interval, pair_hits, ranking_scores, respond
 from minirlhf.files import claim, load_model, write_json, write_lines
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, scores
@@ -142,8 +142,7 @@ def accuracy(records, scored):
     """Per record, the share of its untied pairs that the scores order as the ranks do; a tie of scores is one half."""
     shares = []
     for record, row in zip(records, scored):
-        ranks, k = record["ranks"], range(len(row))
-        hits = [(row[a] > row[b]) + 0.5 * (row[a] == row[b]) for a in k for b in k if ranks[a] < ranks[b]]
+        hits = list(pair_hits(row, record["ranks"]).values())
         shares.append(float(np.mean(hits)) if hits else 0.5)
     return shares
 

@@ -27,7 +27,7 @@ from minirlhf import data, report
 from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run, to_flags
 from minirlhf.device import pick_device
-from minirlhf.evaluate import interval, kl, ranking_scores, respond, sequence_losses, sequence_scores
+from minirlhf.evaluate import interval, kl, pair_hits, ranking_scores, respond, sequence_losses, sequence_scores
 from minirlhf.files import claim, load_model, read_json, write_json, write_lines
 from minirlhf.model import GPT, RewardModel
 
@@ -299,11 +299,9 @@ def measure_reward_model(config):
     right, within, agree = [], [], []  # per ranking: (pairs ordered alike, pairs)
     for record, score in zip(records, scored):
         ranks, second, models = record["ranks"], record["second_ranks"], record["models"]
-        k = range(len(ranks))
-        pairs = [(a, b) for a in k for b in k if ranks[a] < ranks[b]]
-        hits = {(a, b): (score[a] > score[b]) + 0.5 * (score[a] == score[b]) for a, b in pairs}
+        hits = pair_hits(score, ranks)
         same = [hit for (a, b), hit in hits.items() if models[a] == models[b]]
-        both = [second[a] < second[b] for a, b in pairs if second[a] != second[b]]
+        both = [second[a] < second[b] for a, b in hits if second[a] != second[b]]
         right.append((sum(hits.values()), len(hits)))
         within.append((sum(same), len(same)))
         agree.append((sum(both), len(both)))

@@ -64,15 +64,21 @@ def _resamples(n, resamples, seed):
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples).astype(np.float32)
 
 
+def pair_hits(scores, ranks):
+    """{(a, b): 1.0, 0.5 or 0.0} for each pair of responses of which a is ranked above b: whether the scores say so too,
+    a tie of scores counting one half. scores, ranks: a number per response."""
+    k = range(len(ranks))
+    return {
+        (a, b): (scores[a] > scores[b]) + 0.5 * (scores[a] == scores[b]) for a in k for b in k if ranks[a] < ranks[b]
+    }
+
+
 def ranking_accuracy(model, rankings, pad, max_tokens=16384):
-    """Share of untied pairs that the reward model orders as the labeler did, one number per ranking (list), and the
-    number of its untied pairs (list)."""
-    shares, counts = [], []
-    for ranking, row in zip(rankings, ranking_scores(model, rankings, pad, max_tokens)):
-        pairs = [(a, b) for a in range(len(row)) for b in range(len(row)) if ranking.ranks[a] < ranking.ranks[b]]
-        shares.append(sum((row[a] > row[b]) + 0.5 * (row[a] == row[b]) for a, b in pairs))
-        counts.append(len(pairs))
-    return shares, counts
+    """How many untied pairs of each ranking the reward model orders as the labeler did (list), and how many there are
+    (list)."""
+    scored = ranking_scores(model, rankings, pad, max_tokens)
+    hits = [pair_hits(row, ranking.ranks) for ranking, row in zip(rankings, scored)]
+    return [sum(h.values()) for h in hits], [len(h) for h in hits]
 
 
 @torch.no_grad()
