@@ -10,13 +10,15 @@ goes on with the first unfinished one. RECIPE is all that differs from the paper
 
 import os
 import random
-import subprocess
-import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
 import select_sft
 import train_ppo
@@ -36,8 +38,8 @@ RECIPE = {
     "town": dict(web=14_000, web_held_out=600, demonstration=6_000, demonstration_validation=200, prompt_train=6_000,
                  prompt_validation=300, prompt_test=2_000),
     "tokenizer": dict(vocab_size=768),
-    "gpt": dict(size="toy", n_layer=2, n_ctx=96, epochs=2, batch_size=24, lr=7e-3, optimizer="muon", muon_lr=0.02,
-                embedding_std=0.24, dropout=0.0),
+    "gpt": dict(size="toy", n_layer=2, n_ctx=96, epochs=2, batch_size=24, lr=3.5e-3, optimizer="muon", muon_lr=0.02,
+                embedding_std=0.4, dropout=0.0),
     "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1),
     "rankings": dict(prompts=5_500, held_out=400),
     "rm": dict(batch_size=16, lr=7e-4),
@@ -91,27 +93,24 @@ def main(argv):
         print(f"{config.out}/report.html shows it")
 
 
-def script(module, config, name, settings):
-    """Runs a script's main() with the run's seed; the folder is the stage's own."""
-    module.main(own_flags(config, name, settings))
-
-
-def own_flags(config, name, settings):
+def flags(config, name, settings):
+    """A script's command line: its folder is the stage's own, its seed the run's."""
     return to_flags(settings | {"out": f"{config.out}/{name}", "seed": config.seed})
 
 
-def side_by_side(module, config, runs):
-    """Two runs of a script, {name: settings}, at once, each with half of the cores: small models leave cores idle."""
-    threads = str(max(1, (os.cpu_count() or 1) // 2))
-    processes = [
-        subprocess.Popen(
-            [sys.executable, module.__file__, *own_flags(config, name, settings)],
-            env=os.environ | {"OMP_NUM_THREADS": threads, "TQDM_POSITION": str(position)},
-        )
-        for position, (name, settings) in enumerate(runs.items())
-    ]
-    codes = [process.wait() for process in processes]
-    require(not any(codes), f"{Path(module.__file__).name} failed; its message is above, and the same command resumes")
+def at_once(function, *calls):
+    """[function(*call) for call in calls], side by side in processes that share the cores: small matrices keep few
+    threads busy."""
+    cores = os.cpu_count() or 1
+    processes = min(len(calls), cores)
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        return list(pool.map(worker, *zip(*((i, cores // processes, function, call) for i, call in enumerate(calls)))))
+
+
+def worker(position, threads, function, call):
+    os.environ["TQDM_POSITION"] = str(position)  # a line of the terminal for each bar
+    torch.set_num_threads(threads)
+    return function(*call)
 
 
 def file(config, name):
@@ -132,61 +131,62 @@ def make_gpt(config, recipe):
     """pretraining on the web"""
     data_flags = dict(data=(file(config, "web"),), validation=(file(config, "web_held_out"),))
     own = dict(tokenizer=f"{config.out}/tokenizer", max_tokens=recipe["max_tokens"])
-    script(train_sft, config, "gpt", data_flags | own | recipe["gpt"])
+    train_sft.main(flags(config, "gpt", data_flags | own | recipe["gpt"]))
 
 
 def make_sft(config, recipe):
     """step 1, supervised fine-tuning; and where RL starts, with a tenth of pretraining documents mixed in"""
-    flags = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),), max_tokens=recipe["max_tokens"])
-    sft = flags | {"validation": (file(config, "demonstrations_validation"),)} | recipe["sft"]
-    rl_start = flags | {"documents": (file(config, "web"),)} | recipe["rl_start"]
-    side_by_side(train_sft, config, {"sft": sft, "rl_start": rl_start})
+    both = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),), max_tokens=recipe["max_tokens"])
+    sft = both | {"validation": (file(config, "demonstrations_validation"),)} | recipe["sft"]
+    rl_start = both | {"documents": (file(config, "web"),)} | recipe["rl_start"]
+    at_once(train_sft.main, (flags(config, "sft", sft),), (flags(config, "rl_start", rl_start),))
 
 
 def make_rankings(config, recipe):
-    """labelers rank samples of the last SFT epoch and of the base model"""
+    """labelers rank K answers to a prompt, one by the base model and the others by the last SFT epoch"""
     train = data.read(file(config, "prompts_train"), "prompt")[: recipe["rankings"]["prompts"]]
-    held_out = data.read(file(config, "prompts_test"), "prompt")[: recipe["rankings"]["held_out"]]
+    records = train + data.read(file(config, "prompts_test"), "prompt")[: recipe["rankings"]["held_out"]]
     rng = random.Random(f"rankings {config.seed}")
-    for name, records, labelers in (
-        ("rankings", train, town.TRAINING_LABELERS), ("rankings_held_out", held_out, town.HELD_OUT_LABELERS)
-    ):  # fmt: skip
-        counts = rng.choices(range(4, 10), (8, 4, 2, 1, 1, 1), k=len(records))  # K
-        flat = [record for record, k in zip(records, counts) for _ in range(k - 1)]
-        by_sft = iter(sample(config, "sft", flat, f"{name} sft"))
-        by_gpt = sample(config, "gpt", records, f"{name} gpt")
-        lines = []
-        for record, k, base in zip(records, counts, by_gpt):
-            both = [(next(by_sft), "sft") for _ in range(k - 1)] + [(base, "gpt")]
-            if labelers is town.TRAINING_LABELERS:  # rankings must not teach what the test asks
-                both = [(text, model) for text, model in both if not town.states_test_fact(text)]
-            if len(both) >= 4:
-                responses, models = zip(*both)
-                one, other = rng.sample(labelers, 2)
-                line = town.rank(record, responses, one, rng) | {"models": models}
-                lines.append(line | {"second_ranks": town.rank(record, responses, other, rng)["ranks"]})
-        write_lines(file(config, name), lines)
+    counts = rng.choices(range(4, 10), (8, 4, 2, 1, 1, 1), k=len(records))  # K
+    calls = [(config, "gpt", records, "rankings gpt")]
+    for j in range(1, max(counts)):
+        calls.append((config, "sft", [r for r, k in zip(records, counts) if k > j], f"rankings sft {j}"))
+    by_gpt, *by_sft = (iter(texts) for texts in at_once(sample, *calls))
+    lines = {"rankings": [], "rankings_held_out": []}
+    for i, (record, k) in enumerate(zip(records, counts)):
+        both = [(next(texts), "sft") for texts in by_sft[: k - 1]] + [(next(by_gpt), "gpt")]
+        name, labelers = "rankings_held_out", town.HELD_OUT_LABELERS
+        if i < len(train):  # rankings must not teach what the test asks
+            name, labelers = "rankings", town.TRAINING_LABELERS
+            both = [(text, model) for text, model in both if not town.states_test_fact(text)]
+        if len(both) >= 4:
+            responses, models = zip(*both)
+            one, other = rng.sample(labelers, 2)
+            line = town.rank(record, responses, one, rng) | {"models": models}
+            lines[name].append(line | {"second_ranks": town.rank(record, responses, other, rng)["ranks"]})
+    for name in lines:
+        write_lines(file(config, name), lines[name])
 
 
 def make_rm(config, recipe):
     """step 2, the reward model"""
-    flags = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),), max_tokens=recipe["max_tokens"])
-    flags |= dict(validation=(file(config, "rankings_held_out"),), demonstrations=(file(config, "demonstrations"),))
-    script(train_rm, config, "rm", flags | recipe["rm"])
+    rm = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),), max_tokens=recipe["max_tokens"])
+    rm |= dict(validation=(file(config, "rankings_held_out"),), demonstrations=(file(config, "demonstrations"),))
+    train_rm.main(flags(config, "rm", rm | recipe["rm"]))
 
 
 def select_epoch(config, recipe):
     """the SFT epoch that the reward model likes best"""
-    flags = dict(sft=f"{config.out}/sft", reward_model=f"{config.out}/rm", max_response=LIMIT)
-    script(select_sft, config, "sft_selected", flags | {"prompts": (file(config, "prompts_validation"),)})
+    select = dict(sft=f"{config.out}/sft", reward_model=f"{config.out}/rm", max_response=LIMIT)
+    select_sft.main(flags(config, "sft_selected", select | {"prompts": (file(config, "prompts_validation"),)}))
 
 
 def make_ppo(config, recipe):
     """step 3, PPO and PPO-ptx: the same but for the coefficient"""
-    flags = dict(policy=f"{config.out}/rl_start", reward_model=f"{config.out}/rm")
-    flags |= dict(prompts=(file(config, "prompts_train"),), documents=(file(config, "web"),)) | recipe["ppo"]
-    runs = {"ppo": flags | {"ptx_coef": 0.0}, "ppo_ptx": flags | {"ptx_coef": recipe["ptx_coef"]}}
-    side_by_side(train_ppo, config, runs)
+    both = dict(policy=f"{config.out}/rl_start", reward_model=f"{config.out}/rm")
+    both |= dict(prompts=(file(config, "prompts_train"),), documents=(file(config, "web"),)) | recipe["ppo"]
+    coefficients = {"ppo": 0.0, "ppo_ptx": recipe["ptx_coef"]}
+    at_once(train_ppo.main, *((flags(config, name, both | {"ptx_coef": c}),) for name, c in coefficients.items()))
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -195,36 +195,68 @@ MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start"
           "ppo_ptx": "ppo_ptx"}  # fmt: skip
 
 
-def sample(config, folder, records, purpose, prefix=""):
-    """One sampled response to each record's prompt, cut at the first line's end: the stop rule of all models."""
+def answer(config, folder, records, purpose, prefix=""):
+    """A model, and its sampled answers to records' prompts, as (indices, Rollout) pairs."""
     tokenizer = tokenizers.of_checkpoint(f"{config.out}/{folder}")
     model = load_model(f"{config.out}/{folder}", GPT, tokenizer).to(pick_device("auto"))
     prompts = [tokenizer.encode(prefix) + tokenizer.encode(record["prompt"]) for record in records]
-    room = model.config.n_ctx - LIMIT
-    longest = max(map(len, prompts))
+    longest, room = max(map(len, prompts)), model.config.n_ctx - LIMIT
     require(longest <= room, f"a town prompt has {longest} tokens and {room} fit; raise gpt's n_ctx in RECIPE")
-    texts = [""] * len(prompts)
-    seed = (config.seed, *purpose.encode())
-    for part, rollout in respond(model, tokenizer, prompts, LIMIT, seed):
-        for i, text in zip(part, rollout.texts(tokenizer)):
-            texts[i] = text.split("\n")[0]
-    return texts
+    return model, tokenizer, list(respond(model, tokenizer, prompts, LIMIT, (config.seed, *purpose.encode())))
+
+
+def sample(config, folder, records, purpose, prefix=""):
+    """One sampled response to each record's prompt, cut at the first line's end: the stop rule of all models."""
+    _, tokenizer, rollouts = answer(config, folder, records, purpose, prefix)
+    return first_lines(rollouts, tokenizer)
+
+
+def first_lines(rollouts, tokenizer):
+    texts = {i: text for part, rollout in rollouts for i, text in zip(part, rollout.texts(tokenizer))}
+    return [texts[i].split("\n")[0] for i in range(len(texts))]
+
+
+class Measured(NamedTuple):
+    """What is measured of one model without the others."""
+
+    texts: list  # a sampled response to each test prompt
+    losses: tuple  # of held-out documents, up to the context's length: (nats, tokens) of each
+    rm_scores: np.ndarray  # of texts
+    kl: dict | None  # of PPO's policies to where they started, in nats per response, on the same samples
+
+
+def measure(config, name):
+    folder, prefix = MODELS[name], town.few_shot() if name == "gpt_prompted" else ""
+    records = data.read(file(config, "prompts_test"), "prompt")
+    model, tokenizer, rollouts = answer(config, folder, records, f"evaluate {name}", prefix)
+    texts = first_lines(rollouts, tokenizer)
+
+    documents = [record["text"] for record in data.read(file(config, "web_held_out"), "document")]
+    rows = [[tokenizer.eos, *tokenizer.encode(text), tokenizer.eos][: model.config.n_ctx + 1] for text in documents]
+    losses = sequence_losses(model, [data.Sequence(np.array(row), 1) for row in rows], tokenizer.pad)
+
+    reward_model = load_model(f"{config.out}/rm", RewardModel, tokenizer).to(pick_device("auto"))
+    sequences = [data.encode_response(r["prompt"], t, tokenizer).tokens for r, t in zip(records, texts)]
+    rm_scores = sequence_scores(reward_model, sequences, tokenizer.pad).numpy()
+
+    drift = None
+    if name in ("ppo", "ppo_ptx"):
+        reference = load_model(f"{config.out}/rl_start", GPT, tokenizer).to(pick_device("auto")).eval()
+        drift = interval(np.concatenate([kl(model, reference, rollout).cpu().numpy() for _, rollout in rollouts]))
+    return Measured(texts, losses, rm_scores, drift)
 
 
 def evaluate(config, recipe):
     """every model on test prompts: judged by held-out labelers, and measured"""
     records = data.read(file(config, "prompts_test"), "prompt")
-    texts = {
-        name: sample(config, folder, records, f"evaluate {name}", town.few_shot() if name == "gpt_prompted" else "")
-        for name, folder in MODELS.items()
-    }
+    measured = dict(zip(MODELS, at_once(measure, *((config, name) for name in MODELS))))
+    texts = {name: measured[name].texts for name in MODELS}
     rng = random.Random(f"evaluate {config.seed}")
     labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
-    losses = document_losses(config)
     judged = {name: [town.judge(*both) for both in zip(records, texts[name])] for name in MODELS}
     utilities = {name: [town.mean_utility(*both) for both in zip(judged[name], texts[name])] for name in MODELS}
     models = {}
-    for name, folder in MODELS.items():
+    for name in MODELS:
         judgements = judged[name]
         truths = [j.truthful for j in judgements if j.truthful is not None]
         models[name] = {
@@ -233,15 +265,15 @@ def evaluate(config, recipe):
             "follows_instruction": interval([j.follows for j in judgements]),
             "truthful": interval(truths) if truths else None,
             "toxic": interval([j.toxic for j in judgements]),
-            "pretraining_loss": interval(*losses[folder]),
-            "kl_to_reference": kl_to_reference(config, folder, records) if name in ("ppo", "ppo_ptx") else None,
-            "rm_score": interval(rm_scores(config, records, texts[name])),
+            "pretraining_loss": interval(*measured[name].losses),
+            "kl_to_reference": measured[name].kl,
+            "rm_score": interval(measured[name].rm_scores),
         }
     models["ppo_ptx"]["win_rate_vs_rl_start"] = win_rate(records, texts["ppo_ptx"], texts["rl_start"], labelers, rng)
     tax = {}
     for name, base in (("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
-        difference = losses[name][0] - losses[base][0]
-        tax[f"{name}_above_{base}"] = interval(difference, losses[name][1])
+        (nats, tokens), (others, _) = measured[name].losses, measured[base].losses
+        tax[f"{name}_above_{base}"] = interval(nats - others, tokens)
     keys = dict(seed=config.seed, models=models, pretraining_loss=tax, reward_model=measure_reward_model(config))
     write_json(f"{config.out}/evaluation.json", keys)
     rows = [{"prompt": r["prompt"], "use_case": r["use_case"]} | {m: texts[m][i] for m in MODELS}
@@ -258,33 +290,6 @@ def win_rate(records, texts, others, labelers, rng):
 def true_win_rate(utilities, others):
     """The same by the pool's mean utility without noise."""
     return interval([0.5 if a == b else float(a > b) for a, b in zip(utilities, others)])
-
-
-def document_losses(config):
-    """{folder: (nats, tokens) of each held-out document, up to the context's length} of each model."""
-    tokenizer = tokenizers.of_checkpoint(f"{config.out}/gpt")
-    texts = [record["text"] for record in data.read(file(config, "web_held_out"), "document")]
-    models = {folder: load_model(f"{config.out}/{folder}", GPT, tokenizer) for folder in set(MODELS.values())}
-    length = models["gpt"].config.n_ctx + 1
-    rows = [[tokenizer.eos, *tokenizer.encode(text), tokenizer.eos][:length] for text in texts]
-    sequences = [data.Sequence(np.array(row), 1) for row in rows]
-    return {folder: sequence_losses(model, sequences, tokenizer.pad) for folder, model in models.items()}
-
-
-def kl_to_reference(config, folder, records):
-    """KL to the RL starting point in nats per response, on the policy's own samples."""
-    tokenizer = tokenizers.of_checkpoint(f"{config.out}/{folder}")
-    policy, reference = (load_model(f"{config.out}/{name}", GPT, tokenizer).eval() for name in (folder, "rl_start"))
-    prompts = [tokenizer.encode(record["prompt"]) for record in records]
-    rollouts = respond(policy, tokenizer, prompts, LIMIT, (config.seed, 7))
-    return interval(np.concatenate([kl(policy, reference, rollout).numpy() for _, rollout in rollouts]))
-
-
-def rm_scores(config, records, texts):
-    tokenizer = tokenizers.of_checkpoint(f"{config.out}/rm")
-    reward_model = load_model(f"{config.out}/rm", RewardModel, tokenizer)
-    sequences = [data.encode_response(r["prompt"], t, tokenizer).tokens for r, t in zip(records, texts)]
-    return sequence_scores(reward_model, sequences, tokenizer.pad).numpy()
 
 
 def measure_reward_model(config):
