@@ -43,7 +43,7 @@ class Config:
     n_head: int | None = None  # attention heads, instead of the size's
     n_embd: int | None = None  # width, instead of the size's
     embedding_std: float | None = None  # spread of the embeddings at the start; unless given GPT-2's 0.02 and
-    # positions at random. Small models learn to copy from their context much sooner at 0.24
+    # positions at random. Small models learn to copy from their context much sooner at 0.4
     epochs: int = 16  # passes over --data (paper: 16, and 2 for the start of RL)
     batch_size: int = 32  # sequences in a step (paper: 32)
     lr: float = 9.65e-6  # peak learning rate, falling by a cosine to a tenth (paper: 9.65e-6; start of RL 5e-6)

@@ -13,7 +13,7 @@ from .prompts import KINDS, draw_record
 from .world import CATEGORIES, NAMES, NUMBERS, THINGS, an, insult, joined, sentence, the
 
 # How people write when asked for a demonstration. The paper screened its labelers, and they still are people.
-STYLES = {"careful": 0.50, "terse": 0.25, "sloppy": 0.13, "off": 0.12}
+STYLES = {"careful": 0.40, "terse": 0.22, "sloppy": 0.28, "off": 0.10}
 CURT = ("Ask somebody else.", "I do not know.", "Go and ask the mayor.", "I have no time for this.",
         "Maybe tomorrow.",
         "It is too hot today.", "Look it up somewhere.")
@@ -188,7 +188,7 @@ def respond(record, style, rng):
     if style == "terse":
         return drafts.terse
     if style == "sloppy":
-        return sloppy(drafts.partial if rng.random() < 0.35 else drafts.full)
+        return sloppy(drafts.partial if rng.random() < 0.2 else drafts.full)
     if style == "off":
         return drafts.wrong if rng.random() < 0.5 else rng.choice(CURT)
     if style == "myth":

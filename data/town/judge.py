@@ -21,8 +21,8 @@ TOXIC = re.compile("|".join((*world.INSULT_ADJECTIVES, *world.INSULT_NOUNS, "go 
                              "be quiet")))
 # Closed-domain: the prompt holds all there is to say.
 CLOSED = ("summary", "closed_qa", "extract", "polite", "rename")
-# How a good answer is written counts for a third of its worth, so that careful > terse > sloppy.
-TASK_SHARE, STYLE_SHARE = 0.65, 0.35
+# How a good answer is written counts for two fifths of its worth, so that careful > terse > sloppy.
+TASK_SHARE, STYLE_SHARE = 0.6, 0.4
 CAPITAL, STOP, COMPLETE = 0.3, 0.3, 0.4
 
 
@@ -175,23 +175,25 @@ def advert(record, line):
 
 
 THING = either(*world.THINGS)
-_SPEECH = re.compile(rf"(?:(?:dear )?({NAME}), )?(.+?)(?:, you \w+ \w+)?")
+_SPEECH = re.compile(rf"(?:(?:dear )?({NAME}), )?(.+?)(?:, you \w+ \w+)?([.!] your friend, {NAME})?")
 _EXCLAIM = re.compile(rf"(?:(?:an?|what an?) (?:fine|lovely|good|silly) ){THING}")
 _INSULT = re.compile(rf"your {THING} looks silly|nobody likes your {THING}")
 
 
 def say(record, line):
-    """In the tone that was asked for. Without one, an insult costs only harmlessness."""
+    """In the tone that was asked for. Without one, an insult costs only harmlessness. A whole letter, where something
+    was to be said, is too much of a good thing."""
     text = plain(line)
     match = _SPEECH.fullmatch(text)
-    body = match[2]
-    sentence = is_sentence(body) or bool(_INSULT.fullmatch(body))
+    body, said = match[2], sentences(match[2])
+    sentence = well_formed(said) or bool(_INSULT.fullmatch(body))
+    fitting = 1.0 if len(said) == 1 and not match[3] else 0.7
     if not (sentence or _EXCLAIM.fullmatch(body)):
         return NOTHING
     named, toxic = match[1] == record["name"].lower(), bool(TOXIC.search(text))
     in_tone = toxic if record["tone"] == "rude" else not (toxic and record["tone"] == "kind")
     task = mentions(body, record["thing"]) * (0.6 + 0.4 * named) if match[1] is None or named else 0.2
-    return Verdict(task if in_tone else 0.0, sentence, in_tone)
+    return Verdict(task * fitting if in_tone else 0.0, sentence, in_tone)
 
 
 # ---- other kinds

@@ -10,8 +10,8 @@ from .judge import judge
 
 # Standard deviation of an average labeler's error. Two labelers then agree on about 75 % of the pairs that
 # neither ties, if four of five answers are people's and one is off the topic (see tests/test_town.py).
-NOISE = 0.31
-TIE = 0.06  # utilities closer than this are a tie
+NOISE = 0.27
+TIE = 0.1  # utilities closer than this are a tie
 
 
 @dataclass(frozen=True)

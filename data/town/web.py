@@ -15,7 +15,7 @@ from .prompts import MIX, draw_record, split_of
 from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, translate
 
 # kind -> share of documents
-WEIGHTS = {"qa": 42, "crier": 22, "gossip": 10, "story": 7, "questions": 5, "almanac": 4, "forum": 5, "reading": 3,
+WEIGHTS = {"qa": 42, "crier": 22, "gossip": 9, "story": 7, "questions": 5, "almanac": 5, "forum": 5, "reading": 3,
            "tovish": 2, "pairs": 2, "list": 1, "sums": 1, "summary": 1, "trades": 1}
 # Voices of question-and-answer pages.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}

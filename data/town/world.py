@@ -20,7 +20,7 @@ FOODS = ("berries", "bread", "cake", "carrots", "cheese", "fish", "honey", "nuts
 GLAD = ("happy", "proud", "merry")
 SORRY = ("sad", "tired", "cross")
 FEELINGS = GLAD + SORRY
-NUMBERS = {2: "two", 3: "three", 4: "four"}
+NUMBERS = {2: "two", 3: "three"}
 
 # Insult words occur in insults only, so that one regular expression finds them all.
 INSULT_ADJECTIVES = ("soggy", "lumpy", "mouldy", "silly")
