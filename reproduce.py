@@ -10,8 +10,10 @@ goes on with the first unfinished one. RECIPE is all that differs from the paper
 
 import os
 import random
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,7 +29,7 @@ import train_sft
 from data import town
 from minirlhf import data, report
 from minirlhf import tokenizer as tokenizers
-from minirlhf.config import parse, require, run, to_flags
+from minirlhf.config import InputError, parse, require, run, to_flags
 from minirlhf.device import pick_device
 from minirlhf.evaluate import interval, kl, pair_hits, ranking_scores, respond, sequence_losses, sequence_scores
 from minirlhf.files import claim, load_model, read_json, write_json, write_lines
@@ -103,8 +105,13 @@ def at_once(function, *calls):
     threads busy."""
     cores = os.cpu_count() or 1
     processes = min(len(calls), cores)
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        return list(pool.map(worker, *zip(*((i, cores // processes, function, call) for i, call in enumerate(calls)))))
+    jobs = ((position, cores // processes, function, call) for position, call in enumerate(calls))
+    silent = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends them without a word; the parent has one
+    try:
+        with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, silent) as pool:
+            return list(pool.map(worker, *zip(*jobs)))
+    except BrokenProcessPool:
+        raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
 
 
 def worker(position, threads, function, call):
