@@ -1,0 +1,22 @@
+"""README's table leads from the paper to the code to a test: to names that exist."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+ROWS = re.findall(r"^\| .+ \| `(\w+)\.(\w+)` \| `(tests/\w+\.py)::(\w+)` \|$", TEXT, re.MULTILINE)
+
+
+def test_the_table_is_found():
+    assert len(ROWS) > 15
+
+
+@pytest.mark.parametrize(("module", "function", "file", "test"), ROWS)
+def test_function_and_test_exist(module, function, file, test):
+    package = "minirlhf." if (ROOT / "minirlhf" / f"{module}.py").exists() else ""
+    assert callable(getattr(importlib.import_module(package + module), function))
+    assert f"def {test}(" in (ROOT / file).read_text()
