@@ -213,7 +213,7 @@ def answer(config, folder, records, purpose, prefix=""):
 
 
 def sample(config, folder, records, purpose, prefix=""):
-    """One sampled response to each record's prompt, cut at the first line's end: the stop rule of all models."""
+    """One sampled response to each record's prompt, cut at the first line's end: so all are ranked and judged."""
     _, tokenizer, rollouts = answer(config, folder, records, purpose, prefix)
     return first_lines(rollouts, tokenizer)
 
@@ -278,7 +278,7 @@ def evaluate(config, recipe):
         }
     models["ppo_ptx"]["win_rate_vs_rl_start"] = win_rate(records, texts["ppo_ptx"], texts["rl_start"], labelers, rng)
     tax = {}
-    for name, base in (("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
+    for name, base in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
         (nats, tokens), (others, _) = measured[name].losses, measured[base].losses
         tax[f"{name}_above_{base}"] = interval(nats - others, tokens)
     keys = dict(seed=config.seed, models=models, pretraining_loss=tax, reward_model=measure_reward_model(config))

@@ -8,8 +8,9 @@ A bandit: a prompt comes, the policy answers once, the reward model scores, the 
     E_{(x, y) ~ pi} [ r(x, y) - beta log(pi(y|x) / pi_ref(y|x)) ]  +  gamma E_{x ~ documents} [ log pi(x) ]
 
 Four networks: the policy; its frozen start, the KL's reference; the frozen reward model; the value network, which
-starts as a copy of the reward model. Not in the paper, hence ours: lambda, whitened advantages, the clipped value
-loss, clipped gradients, losses as means per token, and which of the swept learning rates is the default.
+starts as a copy of the reward model. The policy's running average is what a run leaves as its model. Not in the
+paper, hence ours: lambda, whitened advantages, the clipped value loss, clipped gradients, losses as means per token,
+and which of the swept learning rates is the default.
 """
 
 import copy
@@ -75,7 +76,7 @@ class Config:
     gae_lambda: float = 0.95  # GAE's lambda (ours)
     ema_decay: float = 0.992  # of the averaged weights, which are what is saved as model.pt (paper: 0.992)
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
-    max_tokens: int = 16384  # tokens in one forward; larger minibatches accumulate gradients
+    max_tokens: int = 16384  # tokens in one forward of training and scoring; larger minibatches accumulate gradients
     save_every: int = 50  # iterations between checkpoints
     seed: int = 0  # of prompts, sampling, minibatches and documents
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
@@ -95,10 +96,9 @@ class Config:
         needed = self.ptx_coef == 0 or self.documents
         require(needed, f"--ptx_coef {self.ptx_coef} needs --documents to learn from; --ptx_coef 0 is plain PPO")
         per_step = self.minibatch_size * self.documents_per_episode
-        enough = self.ptx_coef == 0 or (per_step >= 1 and per_step == int(per_step))
-        require(
-            enough, f"--documents_per_episode {self.documents_per_episode}: {per_step} a minibatch; not a whole number"
-        )
+        whole = self.ptx_coef == 0 or (per_step > 0.5 and abs(per_step - round(per_step)) < 1e-6)
+        message = f"--documents_per_episode {self.documents_per_episode}: {per_step:g} a minibatch of "
+        require(whole, f"{message}{self.minibatch_size}; must be a whole number, 1 at least")
 
 
 class Networks(NamedTuple):
@@ -191,7 +191,8 @@ def load_data(config, tokenizer, networks):
     ]
     if config.ptx_coef == 0:
         return prompts, []
-    length, context = config.document_tokens or networks.policy.config.n_ctx, networks.policy.config.n_ctx
+    context = networks.policy.config.n_ctx
+    length = config.document_tokens or context
     require(0 < length <= context, f"--document_tokens {length}: must lie between 1 and the context, {context}")
     records = [record for path in config.documents for record in data.read(path, "document")]
     return prompts, data.pack(records, tokenizer, length)

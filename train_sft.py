@@ -20,7 +20,7 @@ from minirlhf import data
 from minirlhf import tokenizer as tokenizers
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
-from minirlhf.evaluate import token_loss
+from minirlhf.evaluate import validation_loss
 from minirlhf.files import Metrics, load_model, read_checkpoint, save_model, start_run
 from minirlhf.losses import cosine_lr, sft_loss
 from minirlhf.model import GPT, PRESETS, GPTConfig
@@ -91,8 +91,9 @@ def main(argv):
     label = f"{config.out} ({sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters)"
     for step, (epoch, batch, last_of_epoch) in enumerate(progress(schedule, label)):
         start = time.perf_counter()
+        decay = cosine_lr(step, len(schedule))
         for group in groups:
-            group["lr"] = group["peak_lr"] * cosine_lr(step, len(schedule))
+            group["lr"] = group["peak_lr"] * decay
         loss = 0.0
         model.train()
         for part in data.micro_batches([len(s.tokens) for s in batch], config.max_tokens):
@@ -105,10 +106,11 @@ def main(argv):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        row = dict(step=step, epoch=epoch, loss=loss, lr=config.lr * cosine_lr(step, len(schedule)))
+        row = dict(step=step, epoch=epoch, loss=loss, lr=config.lr * decay)
         row["tokens_per_second"] = sum(len(s.tokens) for s in batch) / (time.perf_counter() - start)
         if last_of_epoch:
-            row["validation_loss"] = token_loss(model, validation, tokenizer.pad) if validation else None
+            measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens) if validation else None
+            row["validation_loss"] = measured
             metrics.good = f"{config.out}/epoch-{epoch}.pt"
             save_model(metrics.good, model, tokenizer)
         metrics.write(**row)

@@ -10,10 +10,10 @@ from .rollout import generate, in_chunks, response_logps, target_logps, uniforms
 
 
 @torch.no_grad()
-def token_loss(model, sequences, pad, max_tokens=16384):
-    """Mean negative log-likelihood in nats per target token of Sequences."""
+def validation_loss(model, sequences, pad, max_tokens=16384):
+    """The SFT loss of Sequences in nats, without dropout: averaged over each one's targets, then over sequences."""
     losses, counts = sequence_losses(model, sequences, pad, max_tokens)
-    return losses.sum() / counts.sum()
+    return (losses / counts).mean()
 
 
 @torch.no_grad()

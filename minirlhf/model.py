@@ -112,7 +112,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def spread_embeddings(self, std):
-        """Starts tokens at N(0, std) and positions as sinusoids (Vaswani et al. 2017) of the same size.
+        """Starts tokens at N(0, std) and positions as sinusoids (Vaswani et al. 2017, but base 1000) of the same size.
 
         GPT-2's 0.02 suits GPT-2's width. In a small model whose words mostly occur in the same places, names say,
         the first steps move all of a class one way; only embeddings well apart keep what tells them from each other,
@@ -121,7 +121,7 @@ class Transformer(nn.Module):
         n_ctx, width = self.wpe.weight.shape
         frequency = 1000 ** (-torch.arange(0, width, 2) / width)
         angle = torch.arange(n_ctx)[:, None] * frequency  # (n_ctx, D / 2)
-        self.wpe.weight.copy_(torch.stack((angle.sin(), angle.cos()), 2).flatten(1) * std * math.sqrt(2))
+        self.wpe.weight.copy_(torch.stack((angle.sin(), angle.cos()), 2).flatten(1)[:, :width] * std * math.sqrt(2))
         nn.init.normal_(self.wte.weight, std=std)
 
     def forward(self, tokens, left_padding=None, cache=None):

@@ -42,6 +42,7 @@ def notes(results):
     models, reward_model, tax = results["models"], results["reward_model"], results["pretraining_loss"]
     yield f"PPO-ptx against the RL start: {figure_text(models['ppo_ptx']['win_rate_vs_rl_start'], True)}"
     for name, what in (
+        ("ppo_above_rl_start", "PPO above RL start"),
         ("ppo_above_ppo_ptx", "PPO above PPO-ptx"),
         ("ppo_ptx_above_rl_start", "PPO-ptx above RL start"),
     ):

@@ -17,9 +17,11 @@ from minirlhf.evaluate import (
     respond,
     sequence_losses,
     sequence_scores,
-    token_loss,
+    validation_loss,
 )
+from minirlhf.losses import sft_loss
 from minirlhf.model import GPT, RewardModel
+from minirlhf.rollout import target_logps
 
 
 class LastToken(torch.nn.Module):
@@ -51,23 +53,24 @@ def test_losses_are_torchs_cross_entropy_over_each_sequences_targets(gpt, tokeni
         assert count == len(targets)
 
 
-def test_the_token_loss_of_a_model_that_knows_nothing_is_the_log_of_the_vocabulary(tokenizer):
+def test_the_validation_loss_of_a_model_that_knows_nothing_is_the_log_of_the_vocabulary(tokenizer):
     model = tiny.make(GPT, tokenizer.n_vocab)
     torch.nn.init.zeros_(model.transformer.wte.weight)
     sequences = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
-    assert token_loss(model, sequences, tokenizer.pad) == pytest.approx(math.log(tokenizer.n_vocab))
+    assert validation_loss(model, sequences, tokenizer.pad) == pytest.approx(math.log(tokenizer.n_vocab))
 
 
-def test_every_token_weighs_the_same_in_the_token_loss(gpt, tokenizer):
+def test_the_validation_loss_is_the_sft_loss(gpt, tokenizer):
     sequences = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
-    losses, counts = sequence_losses(gpt, sequences, tokenizer.pad)
-    assert token_loss(gpt, sequences, tokenizer.pad) == pytest.approx(losses.sum() / counts.sum())
+    expected = sft_loss(*target_logps(gpt.eval(), sequences, tokenizer.pad)).item()
+    assert validation_loss(gpt, sequences, tokenizer.pad) == pytest.approx(expected, rel=1e-5)
+    assert validation_loss(gpt, sequences, tokenizer.pad, max_tokens=40) == pytest.approx(expected, rel=1e-5)
 
 
 def test_measuring_leaves_dropout_out(tokenizer):
     model = tiny.make(GPT, tokenizer.n_vocab, dropout=0.5).train()
     sequences = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
-    assert token_loss(model, sequences, tokenizer.pad) == token_loss(model, sequences, tokenizer.pad)
+    assert validation_loss(model, sequences, tokenizer.pad) == validation_loss(model, sequences, tokenizer.pad)
 
 
 # --- samples ------------------------------------------------------------------------------------------------

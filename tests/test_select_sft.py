@@ -8,7 +8,7 @@ import select_sft
 import tiny
 from minirlhf import data
 from minirlhf.config import to_flags
-from minirlhf.evaluate import token_loss
+from minirlhf.evaluate import validation_loss
 from minirlhf.files import load_model, read_json, save_model
 from minirlhf.model import GPT, GPTConfig, RewardModel
 
@@ -56,7 +56,9 @@ def test_the_epoch_of_the_highest_reward_is_chosen_where_the_validation_loss_dis
     chosen, ninth = load_model(settings["out"], GPT), load_model(settings["sft"] / "epoch-9.pt", GPT)
     assert all(torch.equal(a, b) for a, b in zip(chosen.parameters(), ninth.parameters()))
     validation = [data.encode_response("name a dog\n", "bbb", tokenizer)]
-    losses = [token_loss(load_model(settings["sft"] / f"epoch-{i}.pt", GPT), validation, tokenizer.pad) for i in (8, 9)]
+    losses = [
+        validation_loss(load_model(settings["sft"] / f"epoch-{i}.pt", GPT), validation, tokenizer.pad) for i in (8, 9)
+    ]
     assert losses[0] < losses[1]
     assert "epoch-9.pt" in capsys.readouterr().out
 

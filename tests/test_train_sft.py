@@ -163,7 +163,7 @@ def test_gradients_are_clipped_before_the_step(settings, monkeypatch):
 
 def test_dropout_is_on_in_training_and_off_in_what_is_measured(settings, monkeypatch):
     modes = []
-    for name in ("target_logps", "token_loss"):
+    for name in ("target_logps", "validation_loss"):
         original = getattr(train_sft, name)
 
         def spy(model, *args, name=name, original=original):
@@ -173,7 +173,7 @@ def test_dropout_is_on_in_training_and_off_in_what_is_measured(settings, monkeyp
 
         monkeypatch.setattr(train_sft, name, spy)
     train(settings, epochs=2, batch_size=4, validation=settings["data"])
-    assert modes == [("target_logps", True, 0.1), ("token_loss", False, 0.1)] * 2
+    assert modes == [("target_logps", True, 0.1), ("validation_loss", False, 0.1)] * 2
 
 
 # --- what is mixed in ---------------------------------------------------------------------------------------
