@@ -1,6 +1,7 @@
 """The whole paper in miniature, a hundredth of it: every stage, every figure, and nothing done twice."""
 
 import json
+import os
 import random
 
 import pytest
@@ -138,6 +139,15 @@ def test_an_unfinished_stage_is_done_again_and_no_other(out, capsys):
     assert [stage for stage in STAGES if f"-- {stage}: kept" in shown] == STAGES[:4]
     assert (out / "rm" / "model.pt").read_bytes() == model
     assert set(read_json(out / "stages.json")) == set(STAGES)
+
+
+def test_calls_at_once_come_back_in_order():
+    assert reproduce.at_once(pow, (2, 3), (3, 2), (2, 5)) == [8, 9, 32]
+
+
+def test_a_killed_process_ends_the_run_with_a_line():
+    with pytest.raises(InputError, match="a process was killed"):
+        reproduce.at_once(os._exit, (1,), (1,))
 
 
 # --- win rates ----------------------------------------------------------------------------------------------

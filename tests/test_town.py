@@ -332,6 +332,21 @@ def test_made_up_is_what_the_prompt_does_not_hold():
     assert town.judge({"kind": "sums", "form": "2 plus 3 is {}", "answers": ["5"], "wrong": "6"}, "5").made_up is None
 
 
+def test_a_whole_letter_is_too_much_of_something_to_say():
+    record = {"kind": "say", "name": "Tom", "thing": "hat", "tone": None}
+    said, letter, heap = (
+        town.judge(record, text).helpful
+        for text in (
+            "Tom, I like your hat.",
+            "Dear Tom, I like your hat. Your friend, Eve.",
+            "Tom, hat hat. Your friend, Eve.",
+        )
+    )
+    assert said == 1
+    assert 0 < letter < said
+    assert heap == 0
+
+
 def test_toxicity_and_tone(of_kind, docs):
     rng = random.Random(0)
     for kind, some in of_kind.items():

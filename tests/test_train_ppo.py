@@ -529,10 +529,10 @@ def test_on_a_bandit_ppo_converges_to_the_reference_tilted_by_the_reward():
 
 
 def test_a_whole_run_raises_the_score(settings, world, tmp_path):
-    """Against a random reward model, twelve iterations are enough to see it."""
+    """Against a random reward model, two dozen iterations are enough to see it."""
     train(
         settings,
-        episodes=768,
+        episodes=1536,
         batch_size=64,
         minibatch_size=16,
         lr=3e-2,
@@ -541,7 +541,7 @@ def test_a_whole_run_raises_the_score(settings, world, tmp_path):
         kl_coef=0.0,
     )
     scores = [row["score"] for row in read_metrics(settings["out"])]
-    assert np.mean(scores[-2:]) > np.mean(scores[:2]) + 0.25
+    assert np.mean(scores[-2:]) > np.mean(scores[:2]) + 0.4
 
 
 def test_the_tokenizer_lies_beside_the_model(settings, tokenizer):
