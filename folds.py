@@ -178,7 +178,8 @@ def reinforce(config, folder, held_out):
     flags = dict(policy=f"{folder}/sft", reward_model=f"{folder}/rm", prompts=(f"{folder}/prompts.jsonl",))
     flags |= dict(documents=(f"{folder}/web.jsonl",), ptx_coef=1.0, documents_per_episode=0.25, document_tokens=128)
     flags |= dict(episodes=config.episodes, batch_size=64, minibatch_size=16, max_response=config.max_response)
-    flags |= dict(lr=1e-4, value_lr=3e-4, max_tokens=4096, seed=config.seed, out=f"{folder}/ppo")
+    flags |= dict(lr=2e-4, value_lr=3e-4, warmup=2, ema_decay=0.9, max_tokens=4096)  # for a run of 16 iterations
+    flags |= dict(seed=config.seed, out=f"{folder}/ppo")
     train_ppo.main(to_flags(flags))
     tokenizer = tokenizers.of_checkpoint(f"{folder}/rm")
     reward_model = load_model(f"{folder}/rm", RewardModel, tokenizer).eval()
