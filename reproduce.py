@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -105,11 +106,10 @@ def at_once(function, *calls):
     threads busy."""
     cores = os.cpu_count() or 1
     processes = min(len(calls), cores)
-    jobs = ((position, cores // processes, function, call) for position, call in enumerate(calls))
     silent = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends them without a word; the parent has one
     try:
         with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, silent) as pool:
-            return list(pool.map(worker, *zip(*jobs)))
+            return list(pool.map(worker, range(len(calls)), repeat(cores // processes), repeat(function), calls))
     except BrokenProcessPool:
         raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
 
@@ -212,9 +212,9 @@ def answer(config, folder, records, purpose, prefix=""):
     return model, tokenizer, list(respond(model, tokenizer, prompts, LIMIT, (config.seed, *purpose.encode())))
 
 
-def sample(config, folder, records, purpose, prefix=""):
+def sample(config, folder, records, purpose):
     """One sampled response to each record's prompt, cut at the first line's end: so all are ranked and judged."""
-    _, tokenizer, rollouts = answer(config, folder, records, purpose, prefix)
+    _, tokenizer, rollouts = answer(config, folder, records, purpose)
     return first_lines(rollouts, tokenizer)
 
 

@@ -43,9 +43,7 @@ def main(argv):
     epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
     require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
     n_ctx = min(reward_model.config.n_ctx, read_checkpoint(epochs[0], tokenizer)["config"]["n_ctx"])
-    room = n_ctx - config.max_response
-    require(room > 0, f"--max_response {config.max_response} leaves no room for a prompt; take less")
-    prompts = [p for f in config.prompts for p in data.encode_prompts(data.read(f, "prompt"), tokenizer, room, f)[1]]
+    prompts = data.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if not start_run(config):
         return
     means = {path.name: mean_score(path, reward_model, prompts, tokenizer, config) for path in epochs}

@@ -181,14 +181,7 @@ def load_networks(config, tokenizer):
 def load_data(config, tokenizer, networks):
     """Prompts as token lists, documents as Sequences."""
     n_ctx = min(networks.policy.config.n_ctx, networks.reward_model.config.n_ctx)
-    room = n_ctx - config.max_response
-    message = f"--max_response {config.max_response} leaves no room for a prompt in a context of {n_ctx} tokens"
-    require(room > 0, f"{message}; take less than {n_ctx}")
-    prompts = [
-        tokens
-        for path in config.prompts
-        for tokens in data.encode_prompts(data.read(path, "prompt"), tokenizer, room, path)[1]
-    ]
+    prompts = data.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if config.ptx_coef == 0:
         return prompts, []
     context = networks.policy.config.n_ctx

@@ -214,6 +214,14 @@ def encode_prompts(records, tokenizer, limit, where=""):
     return [record for record, _ in both], [tokens for _, tokens in both]
 
 
+def load_prompts(paths, tokenizer, n_ctx, max_response):
+    """The token lists of files of prompts; those that leave no room for a response in n_ctx are dropped, aloud."""
+    room = n_ctx - max_response
+    message = f"--max_response {max_response} leaves no room for a prompt in a context of {n_ctx} tokens"
+    require(room > 0, f"{message}; take less than {n_ctx}")
+    return [tokens for path in paths for tokens in encode_prompts(read(path, "prompt"), tokenizer, room, path)[1]]
+
+
 def _drop_long(items, lengths, limit, where, what):
     kept = [item for item, length in zip(items, lengths) if length <= limit]
     if len(kept) < len(items):
