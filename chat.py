@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import load_model
 from minirlhf.config import InputError, require, run
-from minirlhf.files import load_model
 from minirlhf.model import GPT
 from minirlhf.rollout import generate
 

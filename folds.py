@@ -21,9 +21,10 @@ import train_rm
 import train_sft
 from minirlhf import data
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import load_model
 from minirlhf.config import parse, require, run, to_flags
 from minirlhf.evaluate import interval, pair_hits, ranking_scores, respond
-from minirlhf.files import claim, load_model, write_json, write_lines
+from minirlhf.files import claim, write_json, write_lines
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, scores
 

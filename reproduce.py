@@ -4,8 +4,9 @@
     python reproduce.py --seed 1 --out runs/town-1
     python reproduce.py --stage rm          up to the reward model, and no further
 
-Each stage calls the same main() as the script a person would run. A finished stage is kept: the same command again
-goes on with the first unfinished one. RECIPE is all that differs from the paper's defaults; README.md declares it.
+Each stage calls the same main() as the script a person would run. Stopped or killed, it goes on with the same command:
+finished stages are kept, and training resumes from its newest state. RECIPE is all that differs from the paper's
+defaults; README.md declares it.
 """
 
 import os
@@ -30,10 +31,11 @@ import train_sft
 from data import town
 from minirlhf import data, report
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import load_model
 from minirlhf.config import InputError, parse, require, run, to_flags
 from minirlhf.device import pick_device
 from minirlhf.evaluate import interval, kl, pair_hits, ranking_scores, respond, sequence_losses, sequence_scores
-from minirlhf.files import claim, load_model, read_json, write_json, write_lines
+from minirlhf.files import claim, read_json, write_json, write_lines
 from minirlhf.model import GPT, RewardModel
 
 LIMIT = 26  # tokens of a response
@@ -42,13 +44,13 @@ RECIPE = {
                  prompt_validation=300, prompt_test=2_000),
     "tokenizer": dict(vocab_size=768),
     "gpt": dict(size="toy", n_layer=2, n_ctx=96, epochs=2, batch_size=24, lr=3.5e-3, optimizer="muon", muon_lr=0.02,
-                embedding_std=0.4, dropout=0.0),
-    "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1),
+                embedding_std=0.4, dropout=0.0, save_every=100),
+    "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
     "rankings": dict(prompts=5_500, held_out=400),
-    "rm": dict(batch_size=8, lr=7e-4),
-    "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1),
+    "rm": dict(batch_size=8, lr=7e-4, save_every=100),
+    "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
     "ppo": dict(episodes=40 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
-                lr=5e-4, value_lr=5e-4, kl_coef=0.1, max_response=LIMIT),
+                lr=5e-4, value_lr=5e-4, kl_coef=0.1, max_response=LIMIT, save_every=10),
     "ptx_coef": 0.2,
     "max_tokens": 2048,
 }  # fmt: skip
@@ -57,7 +59,7 @@ TINY = {
                  prompt_validation=20, prompt_test=40),
     "rankings": dict(prompts=24, held_out=12),
     "gpt": dict(n_layer=1, n_ctx=128),
-    "sft": dict(epochs=2),
+    "rm": dict(save_every=1),
     "ppo": dict(episodes=64, batch_size=32, minibatch_size=16),
 }  # fmt: skip
 
@@ -97,8 +99,8 @@ def main(argv):
 
 
 def flags(config, name, settings):
-    """A script's command line: its folder is the stage's own, its seed the run's."""
-    return to_flags(settings | {"out": f"{config.out}/{name}", "seed": config.seed})
+    """A training script's command line: its folder is the stage's own, its seed the run's."""
+    return to_flags(settings | {"out": f"{config.out}/{name}", "seed": config.seed, "resume": True})
 
 
 def at_once(function, *calls):
@@ -185,7 +187,8 @@ def make_rm(config, recipe):
 def select_epoch(config, recipe):
     """the SFT epoch that the reward model likes best"""
     select = dict(sft=f"{config.out}/sft", reward_model=f"{config.out}/rm", max_response=LIMIT)
-    select_sft.main(flags(config, "sft_selected", select | {"prompts": (file(config, "prompts_validation"),)}))
+    select |= dict(prompts=(file(config, "prompts_validation"),), out=f"{config.out}/sft_selected", seed=config.seed)
+    select_sft.main(to_flags(select))
 
 
 def make_ppo(config, recipe):

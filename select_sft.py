@@ -12,10 +12,11 @@ from pathlib import Path
 
 from minirlhf import data
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import load_model, read_checkpoint, save_model, start_run
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
 from minirlhf.evaluate import respond
-from minirlhf.files import load_model, read_checkpoint, save_model, start_run, write_json
+from minirlhf.files import write_json
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, scores
 

@@ -2,6 +2,7 @@
 
     python train_ppo.py --policy runs/rl_start --reward_model runs/rm --prompts prompts.jsonl \\
         --documents web.jsonl --out runs/ppo_ptx        (--ptx_coef 0 and no documents: plain PPO)
+    torchrun --nproc_per_node 8 train_ppo.py ...        (the same flags: batches are the whole's)
 
 A bandit: a prompt comes, the policy answers once, the reward model scores, the episode ends. The objective (eq. 2):
 
@@ -14,6 +15,7 @@ and which of the swept learning rates is the default.
 """
 
 import copy
+import itertools
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,11 +23,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minirlhf import data
+from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
-from minirlhf.files import Metrics, load_model, save_model, start_run
+from minirlhf.files import Metrics
 from minirlhf.losses import (
     ema_update,
     gae,
@@ -76,8 +79,9 @@ class Config:
     gae_lambda: float = 0.95  # GAE's lambda (ours)
     ema_decay: float = 0.992  # of the averaged weights, which are what is saved as model.pt (paper: 0.992)
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
-    max_tokens: int = 16384  # tokens in one forward of training and scoring; larger minibatches accumulate gradients
-    save_every: int = 50  # iterations between checkpoints
+    max_tokens: int = 16384  # tokens in one forward of a process; larger minibatches accumulate gradients
+    save_every: int = 50  # iterations between the states that --resume goes on from
+    resume: bool = False  # go on from the newest state in --out, if there is one
     seed: int = 0  # of prompts, sampling, minibatches and documents
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
 
@@ -123,50 +127,62 @@ class Episodes(NamedTuple):
 def main(argv):
     config = parse(Config, argv, __doc__)
     device = pick_device(config.device)
+    distributed.start(device)
+    distributed.require_divisible(batch_size=config.batch_size, minibatch_size=config.minibatch_size)
     tokenizer = tokenizers.of_checkpoint(config.policy)
     networks = load_networks(config, tokenizer)
     prompts, documents = load_data(config, tokenizer, networks)
-    if not start_run(config):
-        return
-    networks = Networks(*(network.to(device) for network in networks))
-    optimizers = make_optimizers(networks, config)
-    rng, metrics = np.random.default_rng(config.seed), Metrics(config.out, good=config.policy)
-    prompt_order = endless(len(prompts), np.random.default_rng((config.seed, 0, 1)))
-    document_order = endless(len(documents), np.random.default_rng((config.seed, 0, 2)))
+    if start_run(config):
+        train(config, Networks(*(network.to(device) for network in networks)), tokenizer, prompts, documents)
+    distributed.finish()
 
-    for iteration in progress(range(config.episodes // config.batch_size), config.out):
+
+def train(config, networks, tokenizer, prompts, documents):
+    optimizers, metrics = make_optimizers(networks, config), Metrics(config.out, good=config.policy)
+    parts = dict(policy=networks.policy, value=networks.value, ema=networks.ema)
+    parts |= dict(policy_optimizer=optimizers[0], value_optimizer=optimizers[1])
+    first = load_state(config.out, parts, metrics)
+    per_step = round(config.minibatch_size * config.documents_per_episode) if config.ptx_coef else 0  # documents
+    steps = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
+    prompt_order = endless(len(prompts), first * config.batch_size, (config.seed, 0, 1))
+    document_order = endless(len(documents), first * steps * per_step, (config.seed, 0, 2))
+    learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
+
+    for iteration, _ in progress(range(config.episodes // config.batch_size), config.out, first):
         start = time.perf_counter()
         optimizers[0].param_groups[0]["lr"] = config.lr * warmup_lr(iteration, config.warmup)
 
-        # 1. The policy answers a batch of prompts.
+        # 1. The policy answers a batch of prompts, each rank its share of them.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
-        rollout = generate(networks.policy, batch, noise, tokenizer.eos, tokenizer.pad)
+        mine = distributed.share(batch), distributed.share(noise)
+        rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad)
 
-        # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages.
+        # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Whatever is
+        #    averaged over the batch needs all of it, and all ranks get all episodes.
         episodes = judge_episodes(networks, rollout, config)
 
         # 3. One pass over the episodes in random minibatches; documents come along in PPO-ptx.
-        losses = []
+        losses, rng = [], np.random.default_rng((config.seed, iteration, 3))
         for _ in range(config.inner_epochs):
             for rows in torch.from_numpy(rng.permutation(config.batch_size)).split(config.minibatch_size):
-                count = round(config.minibatch_size * config.documents_per_episode) if config.ptx_coef else 0
-                extra = [documents[next(document_order)] for _ in range(count)]
-                losses.append(update(networks, optimizers, episodes, rows.to(device), extra, tokenizer.pad, config))
+                extra = [documents[next(document_order)] for _ in range(per_step)]
+                rows = rows.to(episodes.scores.device)
+                losses.append(update(learners, optimizers, episodes, rows, extra, tokenizer.pad, config))
                 metrics.check(iteration, **losses[-1])
 
         row = {name: float(np.mean([step[name] for step in losses])) for name in losses[0]}
         row |= statistics(episodes, config, tokenizer.eos) | {"episodes": (iteration + 1) * config.batch_size}
         metrics.write(step=iteration, **row, episodes_per_second=config.batch_size / (time.perf_counter() - start))
         if (iteration + 1) % config.save_every == 0:
-            metrics.good = f"{config.out}/checkpoint.pt"
-            save_model(metrics.good, networks.ema, tokenizer)
+            metrics.good = save_state(config.out, iteration + 1, parts)
 
+    curves = {"score": "RM score", "kl": "KL to the reference (nats)", "value_loss": "value loss"}
+    draw_curves(config.out, curves | ({"ptx_loss": "pretraining loss"} if config.ptx_coef else {}), config.out)
     save_model(f"{config.out}/policy.pt", networks.policy, tokenizer)
     save_model(f"{config.out}/value.pt", networks.value, tokenizer)
     save_model(f"{config.out}/model.pt", networks.ema, tokenizer)
-    curves = {"score": "RM score", "kl": "KL to the reference (nats)", "value_loss": "value loss"}
-    draw_curves(config.out, curves | ({"ptx_loss": "pretraining loss"} if config.ptx_coef else {}), config.out)
+    drop_states(config.out)
 
 
 def load_networks(config, tokenizer):
@@ -191,10 +207,11 @@ def load_data(config, tokenizer, networks):
     return prompts, data.pack(records, tokenizer, length)
 
 
-def endless(n, rng):
-    """0 .. n - 1 in random order, again and again; each once before any comes twice."""
-    while n:
-        yield from rng.permutation(n)
+def endless(n, start, seed):
+    """0 .. n - 1 in random order, again and again, each once before any comes twice; without the first `start`."""
+    for cycle in itertools.count(start // n):
+        yield from np.random.default_rng((*seed, cycle)).permutation(n)[start % n :]
+        start = 0
 
 
 def make_optimizers(networks, config):
@@ -204,10 +221,13 @@ def make_optimizers(networks, config):
 
 
 def judge_episodes(networks, rollout, config):
-    """Scores, KL-shaped rewards, advantages and returns of a batch of episodes."""
+    """Scores, KL-shaped rewards, advantages and returns of a batch of episodes: the whole batch's, on every rank, where
+    `rollout` is a rank's own."""
     scored = in_chunks(scores, networks.reward_model, rollout, config.max_tokens)
     ref_logp = in_chunks(response_logps, networks.reference, rollout, config.max_tokens)
     values = in_chunks(response_values, networks.value, rollout, config.max_tokens)
+    scored, ref_logp, values, *rollout = map(distributed.gather, (scored, ref_logp, values, *rollout))
+    rollout = Rollout(*rollout)
     rewards = shaped_rewards(scored, rollout.logp, ref_logp, rollout.mask, config.kl_coef)
     advantages, returns = gae(rewards, values, rollout.mask, config.gae_gamma, config.gae_lambda)
     return Episodes(rollout, scored, ref_logp, values, whiten(advantages, rollout.mask), returns)
@@ -216,12 +236,25 @@ def judge_episodes(networks, rollout, config):
 def update(networks, optimizers, episodes, rows, documents, pad, config):
     """One optimizer step on a minibatch: PPO's gradients and, added to the same buffers, the documents'.
 
-    rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO. Returns the losses.
+    rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO. Each rank takes its
+    share of both; policy and value network may be wrapped by DDP. Returns the losses.
     """
     losses = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
+    if documents:
+        losses["ptx_loss"] = 0.0
+        total = sum(len(s.tokens) - s.start for s in documents)  # tokens
+        mine = distributed.share(documents)
+        with distributed.hold(networks.policy):
+            for part in data.micro_batches([len(s.tokens) for s in mine], config.max_tokens):
+                logp, mask = target_logps(networks.policy, [mine[i] for i in part], pad)
+                loss = ptx_loss(logp, mask, config.ptx_coef, total)
+                loss.backward()
+                losses["ptx_loss"] += loss.item() / config.ptx_coef  # nats per token
     total = episodes.rollout.response_lengths[rows].sum()  # tokens
-    for part in data.micro_batches(episodes.rollout.lengths[rows].tolist(), config.max_tokens):
-        part = rows[part]
+    mine = distributed.share(rows)
+    parts = data.micro_batches(episodes.rollout.lengths[mine].tolist(), config.max_tokens)
+    for part in distributed.accumulate(parts, networks.policy, networks.value):
+        part = mine[part]
         rollout = episodes.rollout.select(part)
         mask, R = rollout.mask, rollout.logp.shape[1]
         old_values, advantages, returns = (
@@ -237,20 +270,12 @@ def update(networks, optimizers, episodes, rows, documents, pad, config):
         losses["value_loss"] += error.item()
         outside = ((logp - rollout.logp).exp() - 1).abs() > config.clip
         losses["clip_fraction"] += masked_mean(outside, mask, total).item()
-    if documents:
-        losses["ptx_loss"] = 0.0
-        total = sum(len(s.tokens) - s.start for s in documents)
-        for part in data.micro_batches([len(s.tokens) for s in documents], config.max_tokens):
-            logp, mask = target_logps(networks.policy, [documents[i] for i in part], pad)
-            loss = ptx_loss(logp, mask, config.ptx_coef, total)
-            loss.backward()
-            losses["ptx_loss"] += loss.item() / config.ptx_coef  # nats per token
     for network, optimizer in zip((networks.policy, networks.value), optimizers):
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
     ema_update(networks.ema, networks.policy, config.ema_decay)
-    return losses
+    return dict(zip(losses, distributed.total(*losses.values())))
 
 
 def statistics(episodes, config, eos):

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minirlhf import data
+from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
 from minirlhf.evaluate import ranking_accuracy, sequence_scores
-from minirlhf.files import Metrics, load_model, save_model, start_run
+from minirlhf.files import Metrics
 from minirlhf.losses import cosine_lr, ranked_above, ranking_loss
 from minirlhf.model import RewardModel
 from minirlhf.progress import draw_curves, progress
@@ -36,19 +37,23 @@ class Config:
     batch_size: int = 64  # prompts in a step, each with all its responses (paper: 64)
     lr: float = 9e-6  # peak learning rate, falling by a cosine to a tenth (paper: 9e-6)
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
-    max_tokens: int = 16384  # tokens in one forward; larger batches accumulate gradients
+    max_tokens: int = 16384  # tokens in one forward of a process; larger batches accumulate gradients
+    save_every: int = 500  # steps between the states that --resume goes on from
+    resume: bool = False  # go on from the newest state in --out, if there is one
     seed: int = 0  # of the head's weights and the order
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
 
     def __post_init__(self):
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
-        for name in ("epochs", "batch_size", "lr", "max_grad_norm", "max_tokens"):
+        for name in ("epochs", "batch_size", "lr", "max_grad_norm", "max_tokens", "save_every"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
 
 
 def main(argv):
     config = parse(Config, argv, __doc__)
     device = pick_device(config.device)
+    distributed.start(device)
+    distributed.require_divisible(batch_size=config.batch_size)
     tokenizer = tokenizers.of_checkpoint(config.init)
     torch.manual_seed(config.seed)
     model = load_model(config.init, RewardModel, tokenizer).to(device)
@@ -61,13 +66,19 @@ def main(argv):
             data.read(path, "demonstration"), tokenizer, model.config.n_ctx, path
         )
     ]
-    if not start_run(config):
-        return
+    if start_run(config):
+        train(config, model, tokenizer, rankings, validation, demonstrations)
+    distributed.finish()
+
+
+def train(config, model, tokenizer, rankings, validation, demonstrations):
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.95), fused=True)
-    metrics, rng = Metrics(config.out, good=config.init), np.random.default_rng(config.seed)
+    parts, metrics = {"model": model, "optimizer": optimizer}, Metrics(config.out, good=config.init)
+    first = load_state(config.out, parts, metrics)
+    learner, rng = distributed.wrap(model), np.random.default_rng(config.seed)
     lengths = [data.longest(r) for r in rankings]
     plan = [batch for _ in range(config.epochs) for batch in data.batches(lengths, config.batch_size, rng)]
-    for step, batch in enumerate(progress(plan, config.out)):
+    for step, batch in progress(plan, config.out, first):
         start = time.perf_counter()
         optimizer.param_groups[0]["lr"] = config.lr * cosine_lr(step, len(plan))
         loss, correct, pairs = 0.0, 0, 0
@@ -75,31 +86,37 @@ def main(argv):
         prompts = sum(len(set(r.ranks)) > 1 for r in batch)  # those with an untied pair
         if prompts == 0:
             continue
-        parts = data.micro_batches([data.longest(r) for r in batch], config.max_tokens, [len(r.ranks) for r in batch])
-        for part in parts:
-            scores, ranks = score_rankings(model, [batch[i] for i in part], tokenizer.pad)
+        mine = distributed.share(batch)
+        cut = data.micro_batches([data.longest(r) for r in mine], config.max_tokens, [len(r.ranks) for r in mine])
+        for part in distributed.accumulate(cut, learner):
+            scores, ranks = score_rankings(learner, [mine[i] for i in part], tokenizer.pad)
             part_loss = ranking_loss(scores, ranks, total=prompts)
             part_loss.backward()
             better = ranked_above(ranks)
             loss, pairs = loss + part_loss.item(), pairs + better.sum().item()
             correct += (better & (scores[:, :, None] > scores[:, None, :])).sum().item()
+        loss, correct, pairs = distributed.total(loss, correct, pairs)
         metrics.check(step, loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         seconds = time.perf_counter() - start
         metrics.write(step=step, loss=loss, accuracy=correct / pairs, rankings_per_second=len(batch) / seconds)
+        if (step + 1) % config.save_every == 0:
+            metrics.good = save_state(config.out, step + 1, parts)
 
     last = dict(step=len(plan))
     if validation:
-        correct, pairs = ranking_accuracy(model, validation, tokenizer.pad, config.max_tokens)
-        last["validation_accuracy"] = sum(correct) / sum(pairs) if any(pairs) else None
-        print(f"{config.out}: {sum(correct):.0f} of {sum(pairs)} validation pairs are ordered as the labelers did")
+        counts = ranking_accuracy(model, distributed.share(validation), tokenizer.pad, config.max_tokens)
+        correct, pairs = distributed.total(*map(sum, counts))
+        last["validation_accuracy"] = correct / pairs if pairs else None
+        distributed.say(f"{config.out}: {correct:.0f} of {pairs:.0f} validation pairs are ordered as the labelers did")
     if demonstrations:
         last["bias"] = set_bias(model, demonstrations, tokenizer.pad, config.max_tokens)
     metrics.write(**last)
-    save_model(f"{config.out}/model.pt", model, tokenizer)
     draw_curves(config.out, {"loss": "ranking loss", "accuracy": "accuracy on the batch"}, config.out)
+    save_model(f"{config.out}/model.pt", model, tokenizer)
+    drop_states(config.out)
 
 
 def load_rankings(paths, tokenizer, n_ctx):
@@ -110,10 +127,10 @@ def score_rankings(model, rankings, pad):
     """Scores and ranks (P, K) of P rankings, 0 where a prompt has fewer than K responses; one forward per response."""
     device = next(model.parameters()).device
     flat, lengths = data.collate([s.tokens for r in rankings for s in r.sequences], pad)
-    ranks = torch.zeros(len(rankings), max(len(r.ranks) for r in rankings), dtype=torch.long)
+    ranks = torch.zeros(len(rankings), max((len(r.ranks) for r in rankings), default=0), dtype=torch.long)
     for row, ranking in zip(ranks, rankings):
         row[: len(ranking.ranks)] = torch.tensor(ranking.ranks)
-    scored = model.score(flat.to(device), lengths.to(device))
+    scored = model(flat.to(device), at=(lengths - 1)[:, None].to(device)).squeeze(1)
     scores = torch.zeros(ranks.shape, dtype=scored.dtype, device=device)
     return scores.masked_scatter((ranks > 0).to(device), scored), ranks.to(device)
 
@@ -121,7 +138,8 @@ def score_rankings(model, rankings, pad):
 @torch.no_grad()
 def set_bias(model, demonstrations, pad, max_tokens=16384):
     """Shifts the head's bias so that demonstrations (token sequences) score 0 on average; returns the new bias."""
-    model.head.bias -= sequence_scores(model, demonstrations, pad, max_tokens).mean().to(model.head.bias)
+    scored = sequence_scores(model, distributed.share(demonstrations), pad, max_tokens)
+    model.head.bias -= distributed.total(scored.sum().item())[0] / len(demonstrations)
     return model.head.bias.item()
 
 

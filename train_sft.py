@@ -4,6 +4,7 @@
     SFT              python train_sft.py --data demonstrations.jsonl --init runs/gpt --out runs/sft
     start of RL      python train_sft.py --data demonstrations.jsonl --documents web.jsonl --epochs 2 --lr 5e-6 \\
                          --init runs/gpt --out runs/rl_start
+    on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...        (the same flags: batches are the whole's)
 
 Every token of a document is learned, and of a demonstration the response's. Defaults are InstructGPT's (Ouyang et
 al. 2022, App. C.1). Departures: gradients are clipped; the learning rate is the 1.3B model's whatever the size;
@@ -16,12 +17,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minirlhf import data
+from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import (
+    drop_states,
+    load_model,
+    load_state,
+    read_checkpoint,
+    save_model,
+    save_state,
+    start_run,
+)  # fmt: skip
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
 from minirlhf.evaluate import validation_loss
-from minirlhf.files import Metrics, load_model, read_checkpoint, save_model, start_run
+from minirlhf.files import Metrics
 from minirlhf.losses import cosine_lr, sft_loss
 from minirlhf.model import GPT, PRESETS, GPTConfig
 from minirlhf.progress import draw_curves, progress
@@ -51,12 +61,14 @@ class Config:
     optimizer: str = "adam"  # adam (paper), or muon: torch.optim.Muon for the blocks' matrices, Adam for the rest
     muon_lr: float = 0.02  # peak learning rate of muon's matrices, which need a larger one (ours)
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
-    max_tokens: int = 16384  # tokens in one forward; larger batches accumulate gradients
+    max_tokens: int = 16384  # tokens in one forward of a process; larger batches accumulate gradients
+    save_every: int = 500  # steps between the states that --resume goes on from
+    resume: bool = False  # go on from the newest state in --out, if there is one
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "lr", "muon_lr", "max_grad_norm", "max_tokens"):
+        for name in ("epochs", "batch_size", "lr", "muon_lr", "max_grad_norm", "max_tokens", "save_every"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
         require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be at least 0 and below 1")
         require(0 < self.document_share < 1, f"--document_share {self.document_share}: must lie between 0 and 1")
@@ -72,35 +84,45 @@ class Config:
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    model, tokenizer = start_model(config)
     device = pick_device(config.device)
+    distributed.start(device)
+    distributed.require_divisible(batch_size=config.batch_size)
+    model, tokenizer = start_model(config)
     model.to(device)
     sequences, documents = load_sequences(config, tokenizer, model.config.n_ctx)
     mixed = max(1, round(config.batch_size * config.document_share)) if documents else 0  # documents in a batch
     room = mixed < config.batch_size
     require(room, f"--batch_size {config.batch_size}: documents take {mixed} of it; none is left for demonstrations")
     validation = [s for path in config.validation for s in encode(path, tokenizer, model.config.n_ctx)]
-    if not start_run(config):
-        return
+    if start_run(config):
+        train(config, model, tokenizer, list(plan(sequences, documents, config, mixed)), validation)
+    distributed.finish()
+
+
+def train(config, model, tokenizer, schedule, validation):
+    """Takes the steps of `schedule`, (epoch, batch, whether it is the epoch's last) each."""
     optimizers = make_optimizers(model, config)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    for group in groups:
-        group["peak_lr"] = group["lr"]
+    parts = {"model": model} | {f"optimizer {i}": optimizer for i, optimizer in enumerate(optimizers)}
     metrics = Metrics(config.out)
-    schedule = list(plan(sequences, documents, config, mixed))
+    first = load_state(config.out, parts, metrics)
+    learner = distributed.wrap(model)
     label = f"{config.out} ({sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters)"
-    for step, (epoch, batch, last_of_epoch) in enumerate(progress(schedule, label)):
+    for step, (epoch, batch, last_of_epoch) in progress(schedule, label, first):
         start = time.perf_counter()
         decay = cosine_lr(step, len(schedule))
-        for group in groups:
-            group["lr"] = group["peak_lr"] * decay
+        for optimizer, peak in zip(optimizers, (config.lr, config.muon_lr)):
+            optimizer.param_groups[0]["lr"] = peak * decay
+        torch.manual_seed(distributed.seed_of(config.seed, step))  # dropout's
         loss = 0.0
         model.train()
-        for part in data.micro_batches([len(s.tokens) for s in batch], config.max_tokens):
-            logp, mask = target_logps(model, [batch[i] for i in part], tokenizer.pad)
+        mine = distributed.share(batch)
+        cut = data.micro_batches([len(s.tokens) for s in mine], config.max_tokens)
+        for part in distributed.accumulate(cut, learner):
+            logp, mask = target_logps(learner, [mine[i] for i in part], tokenizer.pad)
             part_loss = sft_loss(logp, mask, total=len(batch))
             part_loss.backward()
             loss += part_loss.item()
+        (loss,) = distributed.total(loss)
         metrics.check(step, loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         for optimizer in optimizers:
@@ -114,8 +136,11 @@ def main(argv):
             metrics.good = f"{config.out}/epoch-{epoch}.pt"
             save_model(metrics.good, model, tokenizer)
         metrics.write(**row)
-    save_model(f"{config.out}/model.pt", model, tokenizer)
+        if (step + 1) % config.save_every == 0:
+            metrics.good = save_state(config.out, step + 1, parts)
     draw_curves(config.out, {"loss": "training loss", "validation_loss": "validation loss"}, config.out)
+    save_model(f"{config.out}/model.pt", model, tokenizer)
+    drop_states(config.out)
 
 
 def start_model(config):

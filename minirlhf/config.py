@@ -6,6 +6,7 @@ A field's trailing comment is its --help text, so the code, the command line and
 import argparse
 import dataclasses
 import inspect
+import os
 import re
 import sys
 import types
@@ -26,10 +27,11 @@ def run(main):
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one speaks for all
+            print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped: the same command starts again where its last finished stage ended", file=sys.stderr)
+        print("stopped: the same command goes on from the newest state (a train_*.py with --resume)", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from .config import InputError, require
+from .distributed import say
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
@@ -226,7 +227,7 @@ def _drop_long(items, lengths, limit, where, what):
     kept = [item for item, length in zip(items, lengths) if length <= limit]
     if len(kept) < len(items):
         dropped = len(items) - len(kept)
-        print(f"{where}: dropped {dropped} of {len(items)} {what}, longer than {limit} tokens", flush=True)
+        say(f"{where}: dropped {dropped} of {len(items)} {what}, longer than {limit} tokens")
     require(kept, f"{where}: none of its {what} fits in {limit} tokens; use a longer context")
     return kept
 
@@ -240,8 +241,8 @@ def longest(ranking):
 
 def collate(sequences, pad):
     """Right-padded tokens (B, T) long and their lengths (B,) long."""
-    lengths = torch.tensor([len(s) for s in sequences])
-    tokens = torch.full((len(sequences), int(lengths.max())), pad)
+    lengths = torch.tensor([len(s) for s in sequences], dtype=torch.long)
+    tokens = torch.full((len(sequences), max(map(len, sequences), default=1)), pad)
     for row, sequence in zip(tokens, sequences):
         row[: len(sequence)] = torch.as_tensor(sequence)
     return tokens, lengths

@@ -6,14 +6,16 @@ import numpy as np
 import torch
 
 from . import data
+from .distributed import share, total
 from .rollout import generate, in_chunks, response_logps, target_logps, uniforms
 
 
 @torch.no_grad()
 def validation_loss(model, sequences, pad, max_tokens=16384):
-    """The SFT loss of Sequences in nats, without dropout: averaged over each one's targets, then over sequences."""
-    losses, counts = sequence_losses(model, sequences, pad, max_tokens)
-    return (losses / counts).mean()
+    """The SFT loss of Sequences in nats, without dropout: averaged over each one's targets, then over sequences. Each
+    rank measures its share of them."""
+    losses, counts = sequence_losses(model, share(sequences), pad, max_tokens)
+    return total((losses / counts).sum())[0] / len(sequences)
 
 
 @torch.no_grad()
@@ -91,11 +93,11 @@ def ranking_scores(model, rankings, pad, max_tokens=16384):
 
 @torch.no_grad()
 def sequence_scores(model, sequences, pad, max_tokens=16384):
-    """r(x, y) of each token sequence (prompt + response + end-of-text), (N,) float32 on the CPU."""
+    """r(x, y) of each token sequence (prompt + response + end-of-text), (N,) float64 on the CPU."""
     model.eval()
-    result = torch.zeros(len(sequences))
+    result = torch.zeros(len(sequences), dtype=torch.float64)
     device = next(model.parameters()).device
     for part in data.micro_batches([len(s) for s in sequences], max_tokens):
         tokens, lengths = data.collate([sequences[i] for i in part], pad)
-        result[part] = model.score(tokens.to(device), lengths.to(device)).float().cpu()
+        result[part] = model.score(tokens.to(device), lengths.to(device)).double().cpu()
     return result

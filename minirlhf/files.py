@@ -1,21 +1,16 @@
-"""What a run leaves on disk: its config, metrics and checkpoints. Whole or not at all, and never somebody else's.
+"""What a run leaves on disk: its config and its metrics. Whole or not at all, and never somebody else's.
 
-config.json  the flags     metrics.jsonl  a line per logged step     *.pt  checkpoints     curves.png  the metrics
+config.json  the flags     metrics.jsonl  a line per logged step     curves.png  the metrics, drawn
 """
 
 import json
 import os
-import pickle
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from .config import InputError, require
-from .model import GPT, GPTConfig, RewardModel, config_dict
-
-KINDS = {"gpt": GPT, "reward model": RewardModel}
+from .distributed import rank
 
 
 def write_atomically(path, content):
@@ -71,63 +66,6 @@ def claim(config, ignore=()):
     write_json(out / "config.json", settings)
 
 
-def start_run(config):
-    """Claims config.out. False where that very run is finished already; an unfinished one starts from its beginning."""
-    claim(config)
-    if (Path(config.out) / "model.pt").exists():
-        print(f"{config.out} is finished already; nothing to do", flush=True)
-        return False
-    (Path(config.out) / "metrics.jsonl").unlink(missing_ok=True)
-    return True
-
-
-def save_model(path, model, tokenizer):
-    """Writes weights, architecture, kind and tokenizer hash to `path`, and the tokenizer beside it."""
-    if not (Path(path).parent / "tokenizer.tiktoken").exists():
-        tokenizer.save(Path(path).parent)
-    kind = next(name for name, cls in KINDS.items() if isinstance(model, cls))
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    checkpoint = {"kind": kind, "config": config_dict(model.config), "tokenizer": tokenizer.hash, "model": state}
-    write_atomically(path, lambda file: torch.save(checkpoint, file))
-
-
-def checkpoint_path(source):
-    """A run's folder stands for the model.pt in it."""
-    return Path(source) / "model.pt" if Path(source).is_dir() else Path(source)
-
-
-def read_checkpoint(source, tokenizer=None):
-    """The dict that save_model wrote, read as data and never as code. `tokenizer`: the one its ids must come from."""
-    path = checkpoint_path(source)
-    require(path.exists(), f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError):
-        raise InputError(f"{path}: truncated, or not a checkpoint; train it again or take another") from None
-    whole = isinstance(checkpoint, dict) and {"kind", "config", "tokenizer", "model"} <= checkpoint.keys()
-    require(whole, f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
-    same = tokenizer is None or checkpoint["tokenizer"] == tokenizer.hash
-    require(same, f"{path}: its tokenizer is not the one in use here; models that work together must share one")
-    return checkpoint
-
-
-def load_model(source, kind, tokenizer=None, dropout=0.0):
-    """The GPT or RewardModel (`kind`: the class) of a checkpoint.
-
-    A GPT's checkpoint given for a RewardModel gives its trunk with a fresh head: how a reward model starts.
-    """
-    checkpoint = read_checkpoint(source, tokenizer)
-    model = kind(GPTConfig(**checkpoint["config"], dropout=dropout))
-    if kind is RewardModel and checkpoint["kind"] == "gpt":
-        model.load_state_dict(checkpoint["model"], strict=False)
-    else:
-        wanted = next(name for name, cls in KINDS.items() if cls is kind)
-        right = checkpoint["kind"] == wanted
-        require(right, f"{checkpoint_path(source)}: is a {checkpoint['kind']}'s checkpoint, a {wanted}'s is needed")
-        model.load_state_dict(checkpoint["model"])
-    return model
-
-
 class Metrics:
     """metrics.jsonl: a line per logged step. A number that is not finite stops the run, with the step named."""
 
@@ -141,8 +79,15 @@ class Metrics:
                 raise InputError(f"step {step}: {name} is {value}; last good checkpoint: {self.good}; {advice}")
 
     def write(self, **row):
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        if rank() == 0:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def rewind(self, step):
+        """Forgets the rows of `step` and later, and a last one that was cut short: they are about to come again."""
+        if rank() == 0 and self.path.exists():
+            lines = self.path.read_text().split("\n")[:-1]  # a whole line ends in a newline
+            write_atomically(self.path, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] < step).encode())
 
 
 def read_metrics(out):

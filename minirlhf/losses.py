@@ -13,8 +13,13 @@ import torch.nn.functional as F
 
 def token_logps(logits, tokens):
     """log p(token), in fp32 or better: logits (..., V), tokens (...) long in the vocabulary; returns (...)."""
-    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view(tokens.shape)
+    logits = at_least_fp32(logits).flatten(0, -2)
+    return -F.cross_entropy(logits, tokens.flatten(), reduction="none").view(tokens.shape)
+
+
+def at_least_fp32(x):
+    """Sums over a vocabulary need more than bf16's 8 bits."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def masked_mean(x, mask, total=None):

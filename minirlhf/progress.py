@@ -4,31 +4,38 @@ import sys
 import time
 from pathlib import Path
 
+from .distributed import rank
 from .files import read_metrics
 
 
-def progress(items, label):
-    """Yields from `items` (with a length), showing how far, how fast and how long still."""
-    items = items if hasattr(items, "__len__") else list(items)
+def progress(items, label, start=0):
+    """Yields (i, items[i]) from i = start on, showing how far, how fast and how long still."""
+    left = range(start, len(items))
+    if rank() != 0:
+        yield from ((i, items[i]) for i in left)
+        return
     try:
         from tqdm import tqdm
     except ImportError:
         tqdm = None
     if tqdm and sys.stderr.isatty():
-        yield from tqdm(items, desc=label, leave=False)
+        for i in tqdm(left, desc=label, leave=False, initial=start, total=len(items)):
+            yield i, items[i]
         return
-    start, shown = time.perf_counter(), 0
-    for done, item in enumerate(items, 1):
-        yield item
-        seconds = time.perf_counter() - start
+    began, shown = time.perf_counter(), 0
+    for i in left:
+        yield i, items[i]
+        seconds, done = time.perf_counter() - began, i + 1
         if seconds - shown > 10 or done == len(items):
-            shown, rate = seconds, done / seconds
-            left = f"{(len(items) - done) / rate:.0f} s left" if done < len(items) else f"took {seconds:.0f} s"
-            print(f"{label}: {done}/{len(items)}, {rate:.1f}/s, {left}", flush=True)
+            shown, rate = seconds, (done - start) / seconds
+            still = f"{(len(items) - done) / rate:.0f} s left" if done < len(items) else f"took {seconds:.0f} s"
+            print(f"{label}: {done}/{len(items)}, {rate:.1f}/s, {still}", flush=True)
 
 
 def draw_curves(out, names, title):
     """Draws the columns `names` of a run's metrics.jsonl to curves.png, one panel each. Needs matplotlib (an extra)."""
+    if rank() != 0:
+        return
     try:
         import matplotlib
 

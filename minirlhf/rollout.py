@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .data import collate
-from .losses import token_logps
+from .losses import at_least_fp32, token_logps
 from .model import Cache
 
 
@@ -83,13 +83,13 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0):
         left_padding = None
 
     responses = torch.full((B, limit), pad, device=device)
-    logp = torch.zeros(B, limit, device=device)
+    logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
     cache = Cache(model.config, B, P + limit, model.transformer.wte.weight)
     rows = torch.arange(B, device=device)  # the rows in the cache
     alive = torch.ones(B, dtype=torch.bool, device=device)  # those of them that have not ended
     last = torch.full((B, 1), P - 1, device=device)
     for t in range(limit):
-        logits = model(tokens, left_padding, cache, at=last)[:, 0].float() / temperature  # (rows, V)
+        logits = at_least_fp32(model(tokens, left_padding, cache, at=last)[:, 0]) / temperature  # (rows, V)
         token, token_logp = sample(logits, noise[rows, t])
         responses[rows[alive], t], logp[rows[alive], t] = token[alive], token_logp[alive]
         alive &= token != eos

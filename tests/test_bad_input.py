@@ -16,8 +16,8 @@ import train_ppo
 import train_rm
 import train_sft
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import save_model
 from minirlhf.config import InputError, to_flags
-from minirlhf.files import save_model
 from minirlhf.model import GPT, RewardModel
 
 ROOT = Path(__file__).parent.parent

@@ -129,7 +129,9 @@ def test_scores_come_back_in_order(reward_model, tokenizer):
     sequences = [tokenizer.encode(text) for text in ("the cat sat on the mat", "a", "what is two")]
     scores = sequence_scores(reward_model, sequences, tokenizer.pad, max_tokens=5)
     for score, tokens in zip(scores, sequences):
-        torch.testing.assert_close(score, reward_model(torch.tensor([tokens]))[0, -1].detach())
+        torch.testing.assert_close(
+            score, reward_model(torch.tensor([tokens]))[0, -1].detach().double(), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_each_ranking_gets_the_scores_of_its_responses():

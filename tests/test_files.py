@@ -1,16 +1,12 @@
-"""What is on disk is whole or absent, is read as data, and belongs to one run."""
+"""What is on disk is whole or absent, and belongs to one run."""
 
 import os
-import pickle
 from dataclasses import dataclass
 
 import pytest
-import torch
 
-import tiny
 from minirlhf import files
 from minirlhf.config import InputError
-from minirlhf.model import GPT, RewardModel
 
 
 @dataclass(frozen=True)
@@ -22,10 +18,6 @@ class Settings:
 
 def snapshot(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 # --- whole or not at all ------------------------------------------------------------------------------------
@@ -87,83 +79,6 @@ def test_json_that_is_missing_or_broken_is_named(tmp_path, content):
         files.read_json(tmp_path / "x.json")
 
 
-# --- checkpoints --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", [GPT, RewardModel])
-def test_a_model_comes_back_bit_for_bit_with_its_tokenizer_beside_it(kind, tokenizer, tmp_path):
-    model = tiny.make(kind, tokenizer.n_vocab)
-    files.save_model(tmp_path / "model.pt", model, tokenizer)
-    loaded = files.load_model(tmp_path, kind, tokenizer)
-    assert same_weights(loaded, model)
-    assert loaded.config == model.config
-    assert (tmp_path / "tokenizer.tiktoken").exists()
-
-
-def test_a_gpt_makes_a_reward_model_with_its_trunk_and_a_fresh_head(world, tokenizer):
-    gpt = files.load_model(world.gpt, GPT, tokenizer)
-    torch.manual_seed(0)
-    first = files.load_model(world.gpt, RewardModel, tokenizer)
-    second = files.load_model(world.gpt, RewardModel, tokenizer)
-    assert same_weights(first.transformer, gpt.transformer)
-    assert same_weights(second.transformer, gpt.transformer)
-    assert not torch.equal(first.head.weight, second.head.weight)
-
-
-def test_dropout_is_the_runs_own_and_not_the_checkpoints(tokenizer, tmp_path):
-    files.save_model(tmp_path / "model.pt", tiny.make(GPT, tokenizer.n_vocab, dropout=0.3), tokenizer)
-    assert files.load_model(tmp_path, GPT).config.dropout == 0
-    assert files.load_model(tmp_path, GPT, dropout=0.2).config.dropout == 0.2
-
-
-def test_a_checkpoint_of_another_kind_is_refused(world, tokenizer):
-    with pytest.raises(InputError, match="is a reward model's checkpoint, a gpt's is needed"):
-        files.load_model(world.rm, GPT, tokenizer)
-
-
-def test_a_checkpoint_of_another_tokenizer_is_refused(world):
-    with pytest.raises(InputError, match="its tokenizer is not the one in use"):
-        files.load_model(world.gpt, GPT, tiny.make_tokenizer(vocab_size=280))
-
-
-def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path}/model.pt: no checkpoint there"):
-        files.load_model(tmp_path, GPT)
-
-
-@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.999])
-def test_a_truncated_checkpoint_is_named(world, tmp_path, share):
-    whole = (world.folder / "gpt" / "model.pt").read_bytes()
-    (tmp_path / "model.pt").write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match="model.pt: truncated, or not a checkpoint"):
-        files.load_model(tmp_path, GPT)
-
-
-@pytest.mark.parametrize("value", [[1, 2], {"weights": torch.zeros(1)}])
-def test_somebody_elses_checkpoint_is_named(tmp_path, value):
-    torch.save(value, tmp_path / "model.pt")
-    with pytest.raises(InputError, match="not a checkpoint of these scripts"):
-        files.load_model(tmp_path, GPT)
-
-
-class Intruder:
-    """A pickle that makes a file when it is loaded as code."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
-def test_a_checkpoint_is_never_run_as_code(tmp_path, save):
-    save({"model": Intruder(tmp_path / "intruded")}, tmp_path / "model.pt")
-    with pytest.raises(InputError, match="not a checkpoint"):
-        files.load_model(tmp_path, GPT)
-    assert not (tmp_path / "intruded").exists()
-
-
 # --- a folder is one run's ----------------------------------------------------------------------------------
 
 
@@ -199,17 +114,6 @@ def test_a_folder_or_file_that_is_no_runs_is_refused(tmp_path, make):
     assert snapshot(tmp_path) == before
 
 
-def test_a_finished_run_is_left_alone_and_an_unfinished_one_starts_again(tmp_path, capsys):
-    settings = Settings(str(tmp_path / "run"))
-    assert files.start_run(settings)
-    files.Metrics(settings.out).write(step=0)
-    assert files.start_run(settings)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    (tmp_path / "run" / "model.pt").write_bytes(b"done")
-    assert not files.start_run(settings)
-    assert "finished already" in capsys.readouterr().out
-
-
 # --- metrics ------------------------------------------------------------------------------------------------
 
 
@@ -224,3 +128,15 @@ def test_metrics_come_back_row_by_row(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_last_good_checkpoint(tmp_path, value):
     with pytest.raises(InputError, match=r"step 7: loss is .*; last good checkpoint: epoch-2.pt"):
         files.Metrics(tmp_path, good="epoch-2.pt").check(7, other=1.0, loss=value)
+
+
+def test_a_run_that_goes_back_forgets_the_rows_that_will_come_again(tmp_path):
+    metrics = files.Metrics(tmp_path)
+    for step in range(4):
+        metrics.write(step=step)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')  # killed while it wrote
+    metrics.rewind(2)
+    assert files.read_metrics(tmp_path) == [{"step": 0}, {"step": 1}]
+    metrics.rewind(0)
+    assert files.read_metrics(tmp_path) == []

@@ -7,7 +7,12 @@ from minirlhf.progress import draw_curves, progress
 
 
 def test_progress_yields_every_item_and_says_when_it_is_done(capsys):
-    assert list(progress(range(3), "work")) == [0, 1, 2]
+    assert list(progress("abc", "work")) == [(0, "a"), (1, "b"), (2, "c")]
+    assert capsys.readouterr().out.startswith("work: 3/3")
+
+
+def test_progress_goes_on_where_a_run_was_stopped(capsys):
+    assert list(progress("abc", "work", start=2)) == [(2, "c")]
     assert capsys.readouterr().out.startswith("work: 3/3")
 
 

@@ -7,9 +7,10 @@ import torch
 import select_sft
 import tiny
 from minirlhf import data
+from minirlhf.checkpoint import load_model, save_model
 from minirlhf.config import to_flags
 from minirlhf.evaluate import validation_loss
-from minirlhf.files import load_model, read_json, save_model
+from minirlhf.files import read_json
 from minirlhf.model import GPT, GPTConfig, RewardModel
 
 LIMIT = 4

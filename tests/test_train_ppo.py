@@ -13,8 +13,9 @@ import tiny
 import train_ppo
 from minirlhf import data
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import load_model
 from minirlhf.config import InputError, parse, to_flags
-from minirlhf.files import load_model, read_metrics
+from minirlhf.files import read_metrics
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.rollout import Rollout, generate, response_logps, target_logps, uniforms
 
@@ -481,10 +482,11 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoin
         return loss(*args) * (float("nan") if len(calls) == 4 else 1)
 
     monkeypatch.setattr(train_ppo, name, broken)
-    with pytest.raises(InputError, match=rf"step 1: {name} is nan; last good checkpoint: .*checkpoint.pt"):
+    with pytest.raises(InputError, match=rf"step 1: {name} is nan; last good checkpoint: .*state-00000001.pt"):
         train(settings, save_every=1)
     assert not (settings["out"] / "model.pt").exists()
-    assert all(p.isfinite().all() for p in weights(settings["out"] / "checkpoint.pt").values())
+    state = torch.load(settings["out"] / "state-00000001.pt")
+    assert all(p.isfinite().all() for network in ("policy", "value", "ema") for p in state[network].values())
 
 
 # --- where it converges -------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import torch
 import tiny
 import train_rm
 from minirlhf import data
+from minirlhf.checkpoint import load_model
 from minirlhf.config import InputError, to_flags
 from minirlhf.evaluate import ranking_scores
-from minirlhf.files import load_model, read_metrics
+from minirlhf.files import read_metrics
 from minirlhf.losses import ranking_loss
 from minirlhf.model import RewardModel
 
@@ -67,9 +68,9 @@ def test_a_step_takes_one_forward_per_response_and_keeps_a_prompts_pairs_togethe
         whole.extend(sorted(r.ranks) for r in part)
         return scores, ranks
 
-    forwards, forward = [], RewardModel.score
+    forwards, forward = [], RewardModel.forward
     monkeypatch.setattr(train_rm, "score_rankings", spy)
-    monkeypatch.setattr(RewardModel, "score", lambda self, t, n: forwards.append(len(t)) or forward(self, t, n))
+    monkeypatch.setattr(RewardModel, "forward", lambda self, t, at: forwards.append(len(t)) or forward(self, t, at))
     train(settings)
     assert sum(forwards) == sum(rows) == 4 + 4 + 2 + 3
     assert sorted(whole) == sorted(sorted(r.ranks) for r in rankings)

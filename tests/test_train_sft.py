@@ -9,9 +9,10 @@ import torch
 import tiny
 import train_sft
 from minirlhf import data
+from minirlhf.checkpoint import load_model
 from minirlhf.config import InputError, to_flags
 from minirlhf.data import Sequence
-from minirlhf.files import load_model, read_metrics
+from minirlhf.files import read_metrics
 from minirlhf.losses import sft_loss
 from minirlhf.model import GPT
 from minirlhf.rollout import target_logps

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from minirlhf.files import save_model
+from minirlhf.checkpoint import save_model
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.tokenizer import Tokenizer, train_bpe
 

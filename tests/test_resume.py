@@ -1,0 +1,158 @@
+"""A run that was killed, however often and wherever, ends bit by bit as the run that was left alone."""
+
+import json
+import os
+import random
+import signal
+import time
+from multiprocessing import get_context
+
+import pytest
+import torch
+
+from minirlhf import files
+from minirlhf.config import to_flags
+from test_distributed import CLOCK, RANKS, torchrun
+
+SCRIPTS = ("train_sft", "train_rm", "train_ppo")
+processes = get_context("forkserver")  # starts them in milliseconds, torch loaded
+processes.set_forkserver_preload([*SCRIPTS, "test_resume"])
+
+
+def jobs(world, folder):
+    """Runs of dozens of steps with a state after every third, by script."""
+    common = dict(save_every=3, lr=1e-3, seed=2, max_tokens=80)
+    sft = dict(init=world.gpt, data=[world.demonstrations], documents=[world.documents], epochs=14, batch_size=3)
+    rm = dict(init=world.gpt, data=[world.rankings], demonstrations=[world.demonstrations], epochs=40, batch_size=2)
+    ppo = dict(policy=world.gpt, reward_model=world.rm, prompts=[world.prompts], documents=[world.documents],
+               max_response=8, episodes=160, batch_size=4, minibatch_size=2, documents_per_episode=0.5)  # fmt: skip
+    own = dict(train_sft=sft | dict(dropout=0.2), train_rm=rm, train_ppo=ppo)
+    return {script: to_flags(own[script] | common | dict(out=str(folder / script))) for script in SCRIPTS}
+
+
+def work(script, flags, die_in_write=0):
+    """Runs a script; with die_in_write, is killed in the n-th write of a state, written whole and not yet renamed."""
+    torch.set_num_threads(1)
+    script = __import__(script)
+    script.draw_curves = lambda *args: None
+    replace, writes = os.replace, []
+
+    def killed(source, target):
+        writes.extend(["state"] * ("state-" in str(target)))
+        if writes and len(writes) == die_in_write:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+
+    os.replace = killed
+    script.main(flags)
+
+
+def start(*args):
+    process = processes.Process(target=work, args=args)
+    process.start()
+    return process
+
+
+def finish(*args):
+    process = start(*args)
+    process.join(60)
+    assert process.exitcode == 0
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory):
+    """The folder of each script's run that was left alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    for script, flags in jobs(world, folder).items():
+        finish(script, flags)
+    return folder
+
+
+def metrics(folder):
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in files.read_metrics(folder)]
+
+
+def assert_same(folder, other):
+    """Every checkpoint, bit by bit, the metrics but for the clock's, and nothing left lying about."""
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in other.iterdir())
+    for path in folder.glob("*.pt"):
+        mine, theirs = torch.load(path)["model"], torch.load(other / path.name)["model"]
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine), path.name
+    assert metrics(folder) == metrics(other)
+
+
+def lines(folder):
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def kill_at(script, flags, folder, line, delay=0.0):
+    """Starts or goes on with a run, and kills it once it has written `line` lines of metrics."""
+    process = start(script, [*flags, "--resume"])
+    while lines(folder) < line and process.is_alive():
+        time.sleep(0.001)
+    time.sleep(delay)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it was over before it was killed"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(script, alone, world, tmp_path):
+    flags = jobs(world, tmp_path)[script]
+    kill_at(script, flags, tmp_path / script, 10)
+    finish(script, [*flags, "--resume"])
+    assert_same(tmp_path / script, alone / script)
+
+
+def test_a_run_killed_ten_times_at_random_moments(alone, world, tmp_path):
+    rng, script = random.Random(os.environ.get("KILLS_SEED", 0)), os.environ.get("KILLS_SCRIPT", "train_ppo")
+    flags, folder = jobs(world, tmp_path)[script], tmp_path / script
+    for _ in range(10):
+        kill_at(script, flags, folder, lines(folder) // 3 * 3 + rng.randint(0, 4), rng.uniform(0, 0.02))
+    finish(script, [*flags, "--resume"])
+    assert_same(folder, alone / script)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_killed_between_the_write_of_a_state_and_its_renaming(script, alone, world, tmp_path):
+    flags, folder = jobs(world, tmp_path)[script], tmp_path / script
+    process = start(script, flags, 3)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert list(folder.glob(".state-00000009.pt.*")) and not (folder / "state-00000009.pt").exists()
+    finish(script, [*flags, "--resume"])
+    assert_same(folder, alone / script)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_run_whose_newest_state_is_truncated(script, alone, world, tmp_path):
+    flags, folder = jobs(world, tmp_path)[script], tmp_path / script
+    kill_at(script, flags, folder, 13)
+    newest = max(folder.glob("state-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    finish(script, [*flags, "--resume"])
+    assert_same(folder, alone / script)
+
+
+def test_torchrun_starts_a_job_again_that_lost_a_rank(world, tmp_path):
+    """Three ranks, so that the order in which gradients are summed matters."""
+    for name in ("left_alone", "restarted"):
+        flags = jobs(world, tmp_path / name)
+        changes = dict(train_sft=["--batch_size", "6"], train_ppo=["--batch_size", "6", "--minibatch_size", "3"])
+        steps = dict(train_sft=["--epochs", "8"], train_ppo=["--episodes", "60", "--documents_per_episode", "1"])
+        work = [(s, [*flags[s], *changes[s], *steps[s], "--resume", "--save_every", "2"]) for s in changes]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "jobs.json").write_text(json.dumps(work))
+        job = (RANKS, str(tmp_path / name / "jobs.json"))
+        result = torchrun(3, "--max-restarts", "2", *job, *(["die"] if name == "restarted" else []))
+        assert result.returncode == 0, result.stderr
+    assert "going on after step 2" in result.stdout
+    for script in changes:
+        (tmp_path / "left_alone" / script / "config.json").write_text("")
+        (tmp_path / "restarted" / script / "config.json").write_text("")
+        for rank in range(3):
+            (tmp_path / "left_alone" / script / f"seen-{rank}.pt").unlink()
+            (tmp_path / "restarted" / script / f"seen-{rank}.pt").unlink()
+        assert_same(tmp_path / "restarted" / script, tmp_path / "left_alone" / script)
