@@ -19,15 +19,7 @@ import torch
 
 from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import (
-    drop_states,
-    load_model,
-    load_state,
-    read_checkpoint,
-    save_model,
-    save_state,
-    start_run,
-)  # fmt: skip
+from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
 from minirlhf.device import pick_device
 from minirlhf.evaluate import validation_loss
@@ -149,12 +141,12 @@ def start_model(config):
     flags = {name: value for name, value in flags.items() if value is not None}
     if config.init:
         tokenizer = tokenizers.of_checkpoint(config.init)
-        own = read_checkpoint(config.init, tokenizer)["config"]
+        model = load_model(config.init, GPT, tokenizer, config.dropout)
         for name, value in flags.items():
-            message = f"--{name} {value} contradicts --init {config.init}, which has {own[name]}; leave the flag out"
-            require(own[name] == value, message)
-        torch.manual_seed(config.seed)
-        return load_model(config.init, GPT, tokenizer, config.dropout), tokenizer
+            own = getattr(model.config, name)
+            message = f"--{name} {value} contradicts --init {config.init}, which has {own}; leave the flag out"
+            require(own == value, message)
+        return model, tokenizer
     tokenizer = tokenizers.load(config.tokenizer or "gpt2")
     shape = PRESETS[config.size or "gpt2"] | flags
     for name, value in shape.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from . import huggingface
 from .config import InputError, require
 from .distributed import barrier, rank, say, world
 from .files import claim, write_atomically
@@ -42,10 +43,14 @@ def checkpoint_path(source):
 
 
 def read_checkpoint(source, tokenizer=None):
-    """The dict that save_model wrote, read as data and never as code. `tokenizer`: the one its ids must come from."""
+    """The dict that save_model wrote, or Hugging Face's folder as one; read as data and never as code. `tokenizer`: the
+    one its ids must come from."""
     path = checkpoint_path(source)
-    require(path.exists(), f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
-    checkpoint = _read(path)
+    if huggingface.holds(source):
+        checkpoint = huggingface.read(source)
+    else:
+        require(path.exists(), f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
+        checkpoint = _read(path)
     whole = isinstance(checkpoint, dict) and {"kind", "config", "tokenizer", "model"} <= checkpoint.keys()
     require(whole, f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
     same = tokenizer is None or checkpoint["tokenizer"] == tokenizer.hash

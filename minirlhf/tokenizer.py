@@ -158,8 +158,12 @@ def load(source):
 
 
 def of_checkpoint(source):
-    """The tokenizer that lies beside a checkpoint (a .pt file, or a run's folder)."""
+    """The tokenizer that lies beside a checkpoint (a .pt file, a run's folder, or Hugging Face's)."""
+    from . import huggingface  # which is built on this file
+
     require(Path(source).exists(), f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
+    if huggingface.holds(source):
+        return huggingface.read_tokenizer(source)
     return load(source if Path(source).is_dir() else Path(source).parent)
 
 

@@ -1,0 +1,217 @@
+"""GPT-2 as Hugging Face stores it, in and out.
+
+    python train_sft.py --init gpt2_folder ...                                    in: wherever a checkpoint is asked for
+    python -m minirlhf.huggingface --checkpoint runs/ppo_ptx --out exported       out: transformers opens the folder
+
+A folder holds config.json, model.safetensors, and a tokenizer: tokenizer.json, or vocab.json with merges.txt. Names are
+GPT-2's own on both sides; its matrices are stored the other way round there (x W, here x W^T).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .config import InputError, parse, require, run
+from .files import write_atomically, write_json
+from .model import GPT, GPTConfig
+from .tokenizer import EOS, GPT2_PATTERN, Tokenizer
+
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+# What makes a GPT-2 one that this GPT can be: key of config.json -> the values it may have, the default first.
+ARCHITECTURE = {
+    "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "tie_word_embeddings": (True,),
+    "add_cross_attention": (False,),
+}  # fmt: skip
+
+
+# --- in --------------------------------------------------------------------------------------------------------------
+
+
+def holds(folder):
+    """Whether a folder is Hugging Face's, rather than a run's."""
+    return any(Path(folder).glob("*.safetensors"))
+
+
+def read(folder):
+    """The folder as a checkpoint's dict: kind, config, tokenizer (hash), model (state_dict)."""
+    description, tokenizer = _json(Path(folder) / "config.json"), read_tokenizer(folder)
+    for key, known in ARCHITECTURE.items():
+        value = description.get(key, known[0])
+        require(value in known, f"{folder}/config.json: {key} is {value}; only {known[0]} can be read")
+    try:
+        n_vocab, n_embd = description["vocab_size"], description["n_embd"]
+        config = GPTConfig(n_vocab, description["n_positions"], description["n_layer"], description["n_head"], n_embd)
+    except KeyError as missing:
+        raise InputError(f"{folder}/config.json: no {missing}; copy it from where the weights came from") from None
+    inner = description.get("n_inner") or 4 * n_embd
+    require(inner == 4 * n_embd, f"{folder}/config.json: n_inner is {inner}; only 4 x n_embd can be read")
+    message = f"{folder}: its model knows {n_vocab} tokens, its tokenizer {tokenizer.n_vocab}; they must agree"
+    require(n_vocab == tokenizer.n_vocab, message)
+    sizes = {name: getattr(config, name) for name in ("n_vocab", "n_ctx", "n_layer", "n_head", "n_embd")}
+    return {"kind": "gpt", "config": sizes, "tokenizer": tokenizer.hash, "model": _read_weights(folder, config)}
+
+
+def _read_weights(folder, config):
+    safetensors = _library()
+    stored = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            stored |= safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError):
+            raise InputError(f"{path}: truncated, or not a safetensors file; fetch it again") from None
+    stored = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
+    with torch.device("meta"):
+        expected = GPT(config).state_dict()
+    weights = {}
+    for name, like in expected.items():
+        tensor = stored.get(name.removeprefix("transformer."))
+        require(tensor is not None, f"{folder}: no tensor {name} in its safetensors; fetch them again")
+        shape = tuple(like.shape[::-1] if name.endswith(TRANSPOSED) else like.shape)
+        own = tuple(tensor.shape)
+        require(own == shape, f"{folder}: tensor {name} has shape {own}, and config.json asks for {shape}")
+        weights[name] = tensor.float().T.contiguous() if name.endswith(TRANSPOSED) else tensor.float()
+    return weights
+
+
+def read_tokenizer(folder):
+    """A Tokenizer of the same ids. Byte-level BPE whose ids rise in the order of its merges, as GPT-2's do."""
+    folder = Path(folder)
+    pattern, path = GPT2_PATTERN, folder / "tokenizer.json"
+    if path.exists():
+        description = _json(path)
+        try:
+            vocabulary, merges = description["model"]["vocab"], description["model"]["merges"]
+            merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
+            pattern = _pattern(description["pre_tokenizer"])
+        except (KeyError, TypeError):
+            raise InputError(f"{path}: not a byte-level BPE as GPT-2's is; no other kind can be read") from None
+    else:
+        path, merges_path = folder / "vocab.json", folder / "merges.txt"
+        both = path.exists() and merges_path.exists()
+        require(both, f"{folder}: no tokenizer.json there, nor vocab.json and merges.txt; add them")
+        vocabulary = _json(path)
+        lines = merges_path.read_text(encoding="utf-8").split("\n")
+        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    known = {character: byte for byte, character in enumerate(_alphabet())}
+    try:
+        ranks = {bytes(known[c] for c in token): i for token, i in vocabulary.items() if token != EOS}
+        ids = [vocabulary[first + second] for first, second in merges]
+    except (KeyError, ValueError):
+        raise InputError(f"{path}: its tokens are not made of GPT-2's alphabet of bytes, or of its merges") from None
+    rising = ids == sorted(set(ids)) and len(ids) + 256 == len(ranks)
+    whole = sorted(ranks.values()) == list(range(len(ranks)))
+    require(rising and whole, f"{path}: ids do not rise with the merges, as GPT-2's do; no other kind can be read")
+    return Tokenizer(ranks, pattern)
+
+
+def _pattern(splitter):
+    """What splits a text into words: GPT-2's own pattern, or one spelled out before the bytes, as write() does it."""
+    if splitter["type"] == "ByteLevel" and splitter.get("use_regex", True) and not splitter["add_prefix_space"]:
+        return GPT2_PATTERN
+    first, second = splitter["pretokenizers"]
+    if (first["type"], first["behavior"], second["type"]) != ("Split", "Isolated", "ByteLevel"):
+        raise KeyError
+    return first["pattern"]["Regex"]
+
+
+# --- out -------------------------------------------------------------------------------------------------------------
+
+
+def write(folder, model, tokenizer):
+    """Writes a GPT and its tokenizer as a folder that transformers opens: AutoModelForCausalLM, AutoTokenizer."""
+    config, folder, end = model.config, Path(folder), tokenizer.eos
+    weights = {
+        name: (tensor.T if name.endswith(TRANSPOSED) else tensor).detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    architecture = {key: known[0] for key, known in ARCHITECTURE.items()}
+    sizes = dict(vocab_size=config.n_vocab, n_positions=config.n_ctx, n_layer=config.n_layer, n_head=config.n_head)
+    no_dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    ends = dict(bos_token_id=end, eos_token_id=end)
+    named = {"architectures": ["GPT2LMHeadModel"], "n_embd": config.n_embd, "torch_dtype": "float32"}
+    write_json(folder / "config.json", architecture | named | sizes | no_dropout | ends)
+    write_json(folder / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS, "unk_token": EOS,
+        "model_max_length": config.n_ctx, "clean_up_tokenization_spaces": False,
+    })  # fmt: skip
+    write_json(folder / "tokenizer.json", _describe(tokenizer))
+    write_atomically(folder / "model.safetensors", _library().torch.save(weights, {"format": "pt"}))
+
+
+def _describe(tokenizer):
+    alphabet = _alphabet()
+
+    def spell(token):
+        return "".join(alphabet[byte] for byte in token)
+
+    by_rank = sorted(tokenizer.ranks, key=tokenizer.ranks.get)
+    vocabulary = {spell(token): tokenizer.ranks[token] for token in by_rank} | {EOS: tokenizer.eos}
+    merges = [[spell(part) for part in halves(token, tokenizer.ranks)] for token in by_rank if len(token) > 1]
+    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    words = {"type": "Split", "pattern": {"Regex": tokenizer.pattern}, "behavior": "Isolated", "invert": False}
+    end = dict(id=tokenizer.eos, content=EOS, single_word=False, lstrip=False, rstrip=False, normalized=False)
+    bpe = dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix="", end_of_word_suffix="",
+               fuse_unk=False, byte_fallback=False, ignore_merges=False, vocab=vocabulary, merges=merges)  # fmt: skip
+    return dict(version="1.0", truncation=None, padding=None, added_tokens=[end | {"special": True}], normalizer=None,
+                pre_tokenizer={"type": "Sequence", "pretokenizers": [words, to_bytes]}, post_processor=None,
+                decoder=to_bytes, model=bpe)  # fmt: skip
+
+
+def halves(token, ranks):
+    """The two tokens whose merge makes `token`: what is left of its bytes when all earlier merges are done."""
+    parts = [bytes([byte]) for byte in token]
+    while len(parts) > 2:
+        made = [ranks.get(a + b, len(ranks)) for a, b in zip(parts, parts[1:])]
+        i = made.index(min(made))
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return parts
+
+
+def _alphabet():
+    """GPT-2's letter for each byte: itself where that can be seen, else the next letter from U+0100 on."""
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    unseen = (chr(256 + i) for i in range(256))
+    return [chr(byte) if byte in visible else next(unseen) for byte in range(256)]
+
+
+def _json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{path}: missing or not JSON; copy it from where the weights came from") from None
+
+
+def _library():
+    try:
+        import safetensors.torch
+    except ImportError:
+        raise InputError('Hugging Face folders need safetensors: pip install "minirlhf[huggingface]"') from None
+    return safetensors
+
+
+@dataclass(frozen=True)
+class Config:
+    checkpoint: str  # a language model's: a run's folder, or one of its .pt files
+    out: str  # folder to write
+
+    def __post_init__(self):
+        empty = not Path(self.out).exists() or not any(Path(self.out).iterdir())
+        require(empty, f"--out {self.out} is not empty; choose another --out")
+
+
+def main(argv):
+    from .checkpoint import load_model
+    from .tokenizer import of_checkpoint
+
+    config = parse(Config, argv, __doc__)
+    tokenizer = of_checkpoint(config.checkpoint)
+    model = load_model(config.checkpoint, GPT, tokenizer)
+    write(config.out, model, tokenizer)
+    print(f"{config.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.n_vocab:,} tokens")
+
+
+if __name__ == "__main__":
+    run(main)
