@@ -14,7 +14,7 @@ from minirlhf import data
 from minirlhf import tokenizer as tokenizers
 from minirlhf.checkpoint import load_model, read_checkpoint, save_model, start_run
 from minirlhf.config import parse, require, run
-from minirlhf.device import pick_device
+from minirlhf.device import DTYPES, place
 from minirlhf.evaluate import respond
 from minirlhf.files import write_json
 from minirlhf.model import GPT, RewardModel
@@ -30,17 +30,18 @@ class Config:
     max_response: int = 512  # tokens of a response at the most
     seed: int = 0  # of the samples
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
 
     def __post_init__(self):
+        require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         require(self.max_response > 0, f"--max_response {self.max_response}: must be above 0")
 
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    device = pick_device(config.device)
     tokenizer = tokenizers.of_checkpoint(config.sft)
-    reward_model = load_model(config.reward_model, RewardModel, tokenizer).to(device).eval()
+    reward_model = place(load_model(config.reward_model, RewardModel, tokenizer), config).eval()
     epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
     require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
     n_ctx = min(reward_model.config.n_ctx, read_checkpoint(epochs[0], tokenizer)["config"]["n_ctx"])
@@ -57,7 +58,7 @@ def main(argv):
 
 def mean_score(path, reward_model, prompts, tokenizer, config):
     """Mean RM score of one sampled response to each prompt."""
-    model = load_model(path, GPT, tokenizer).to(next(reward_model.parameters()).device)
+    model = place(load_model(path, GPT, tokenizer), config)
     rollouts = respond(model, tokenizer, prompts, config.max_response, (config.seed,))
     return sum(in_chunks(scores, reward_model, rollout).sum().item() for _, rollout in rollouts) / len(prompts)
 

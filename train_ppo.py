@@ -27,7 +27,7 @@ from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
 from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
-from minirlhf.device import pick_device
+from minirlhf.device import DTYPES, pick_device, place
 from minirlhf.files import Metrics
 from minirlhf.losses import (
     ema_update,
@@ -84,8 +84,12 @@ class Config:
     resume: bool = False  # go on from the newest state in --out, if there is one
     seed: int = 0  # of prompts, sampling, minibatches and documents
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
+    compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
+    recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
 
     def __post_init__(self):
+        require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         positive = "episodes batch_size minibatch_size inner_epochs max_response lr value_lr warmup clip value_clip"
         for name in f"{positive} max_grad_norm max_tokens save_every".split():
@@ -126,14 +130,13 @@ class Episodes(NamedTuple):
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    device = pick_device(config.device)
-    distributed.start(device)
+    distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size, minibatch_size=config.minibatch_size)
     tokenizer = tokenizers.of_checkpoint(config.policy)
     networks = load_networks(config, tokenizer)
     prompts, documents = load_data(config, tokenizer, networks)
     if start_run(config):
-        train(config, Networks(*(network.to(device) for network in networks)), tokenizer, prompts, documents)
+        train(config, Networks(*(place(network, config) for network in networks)), tokenizer, prompts, documents)
     distributed.finish()
 
 

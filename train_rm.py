@@ -18,7 +18,7 @@ from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
 from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
-from minirlhf.device import pick_device
+from minirlhf.device import DTYPES, pick_device, place
 from minirlhf.evaluate import ranking_accuracy, sequence_scores
 from minirlhf.files import Metrics
 from minirlhf.losses import cosine_lr, ranked_above, ranking_loss
@@ -42,8 +42,12 @@ class Config:
     resume: bool = False  # go on from the newest state in --out, if there is one
     seed: int = 0  # of the head's weights and the order
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
+    compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
+    recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
 
     def __post_init__(self):
+        require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         for name in ("epochs", "batch_size", "lr", "max_grad_norm", "max_tokens", "save_every"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
@@ -51,12 +55,11 @@ class Config:
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    device = pick_device(config.device)
-    distributed.start(device)
+    distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size)
     tokenizer = tokenizers.of_checkpoint(config.init)
     torch.manual_seed(config.seed)
-    model = load_model(config.init, RewardModel, tokenizer).to(device)
+    model = place(load_model(config.init, RewardModel, tokenizer), config)
     rankings = load_rankings(config.data, tokenizer, model.config.n_ctx)
     validation = load_rankings(config.validation, tokenizer, model.config.n_ctx)
     demonstrations = [

@@ -21,7 +21,7 @@ from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
 from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
-from minirlhf.device import pick_device
+from minirlhf.device import DTYPES, pick_device, place
 from minirlhf.evaluate import validation_loss
 from minirlhf.files import Metrics
 from minirlhf.losses import cosine_lr, sft_loss
@@ -58,8 +58,12 @@ class Config:
     resume: bool = False  # go on from the newest state in --out, if there is one
     seed: int = 0  # of weights, order and dropout
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
+    compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
+    recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
 
     def __post_init__(self):
+        require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
         for name in ("epochs", "batch_size", "lr", "muon_lr", "max_grad_norm", "max_tokens", "save_every"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
         require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be at least 0 and below 1")
@@ -76,11 +80,10 @@ class Config:
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    device = pick_device(config.device)
-    distributed.start(device)
+    distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size)
     model, tokenizer = start_model(config)
-    model.to(device)
+    place(model, config)
     sequences, documents = load_sequences(config, tokenizer, model.config.n_ctx)
     mixed = max(1, round(config.batch_size * config.document_share)) if documents else 0  # documents in a batch
     room = mixed < config.batch_size

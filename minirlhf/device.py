@@ -1,8 +1,10 @@
-"""Where tensors live."""
+"""Where tensors live, and in what precision a forward is computed."""
 
 import torch
 
 from .config import require
+
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 def pick_device(name):
@@ -12,3 +14,18 @@ def pick_device(name):
     require(name != "cuda" or torch.cuda.is_available(), "--device cuda: torch sees no CUDA device here; use cpu")
     require(name != "mps" or torch.backends.mps.is_available(), "--device mps: torch sees no MPS device here; use cpu")
     return name
+
+
+def place(model, config):
+    """Moves a model to config.device, to compute in config.dtype, compiled and recomputing as config says; returns it.
+
+    bfloat16 is autocast: weights, sums, losses and optimizers stay in float32, matrix products do not.
+    """
+    device = pick_device(config.device)
+    model.to(device)
+    if config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda"):
+        model.forward = torch.autocast(device, torch.bfloat16)(model.forward)
+    model.transformer.recompute = getattr(config, "recompute", False)
+    if getattr(config, "compile", False):
+        model.compile(dynamic=True)
+    return model

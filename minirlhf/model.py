@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,24 @@ PRESETS = {
 class Cache:
     """Keys and values of the tokens seen so far, so that the next token costs one position and not a whole forward."""
 
-    def __init__(self, config, batch, length, like):
-        shape = (config.n_layer, batch, config.n_head, length, config.n_embd // config.n_head)
-        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
-        self.length = 0
+    def __init__(self, room):
+        self.keys, self.values = [], []  # of each block, (B, H, room, D / H)
+        self.room, self.length = room, 0  # tokens there is room for, and those there are
 
     def append(self, layer, k, v):
+        """Adds the new tokens' keys and values; returns those of all tokens so far."""
+        if layer == len(self.keys):
+            B, H, _, size = k.shape
+            self.keys.append(k.new_empty(B, H, self.room, size))
+            self.values.append(v.new_empty(B, H, self.room, size))
         end = self.length + k.shape[2]
-        self.k[layer, :, :, self.length : end] = k
-        self.v[layer, :, :, self.length : end] = v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        self.keys[layer][:, :, self.length : end] = k
+        self.values[layer][:, :, self.length : end] = v
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def keep(self, rows):
         """Keeps the sequences `rows` (long tensor) and forgets the others."""
-        self.k, self.v = self.k[:, rows], self.v[:, rows]
+        self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
 
 
 class Attention(nn.Module):
@@ -103,6 +108,7 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
+        self.recompute = False  # what the blocks computed, in backward, instead of keeping it
         for name, parameter in self.named_parameters():  # GPT-2's initialisation
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -138,7 +144,10 @@ class Transformer(nn.Module):
         # Padding is an id outside the vocabulary. It takes any row of wte: nothing reads a padded position.
         x = self.dropout(self.wte(tokens.clamp(max=self.wte.num_embeddings - 1)) + self.wpe(position))
         for layer, block in enumerate(self.h):
-            x = block(x, mask, cache, layer)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, mask, cache, layer, use_reentrant=False)
+            else:
+                x = block(x, mask, cache, layer)
         if cache is not None:
             cache.length += tokens.shape[1]
         return self.ln_f(x)
@@ -181,7 +190,9 @@ class RewardModel(nn.Module):
 
     def forward(self, tokens, at=None):
         """Scalars (B, T), one per position of tokens (B, T) long; with `at` (B, R) long, only there: (B, R)."""
-        return self.head(_read(self.transformer(tokens), at)).squeeze(-1)
+        hidden = _read(self.transformer(tokens), at)
+        with torch.autocast(hidden.device.type, enabled=False):  # one column is cheap, and scores need their digits
+            return self.head(hidden).squeeze(-1)
 
     def score(self, tokens, lengths):
         """r(x, y) (B,) of right-padded tokens (B, T) of `lengths` (B,): the scalar at each row's last real token."""

@@ -64,6 +64,7 @@ def uniforms(seed, rows, limit):
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # shapes change at every token
 def generate(model, prompts, noise, eos, pad, temperature=1.0):
     """Samples a response to each prompt, with a KV cache; rows that have ended leave the batch.
 
@@ -84,7 +85,7 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0):
 
     responses = torch.full((B, limit), pad, device=device)
     logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
-    cache = Cache(model.config, B, P + limit, model.transformer.wte.weight)
+    cache = Cache(P + limit)
     rows = torch.arange(B, device=device)  # the rows in the cache
     alive = torch.ones(B, dtype=torch.bool, device=device)  # those of them that have not ended
     last = torch.full((B, 1), P - 1, device=device)

@@ -1,10 +1,19 @@
-"""A device that is not there is named before anything starts."""
+"""A device that is not there is named before anything starts; precision, compilation and recomputation change no result
+that matters."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import tiny
+import train_ppo
+import train_rm
+import train_sft
 from minirlhf.config import InputError
-from minirlhf.device import pick_device
+from minirlhf.device import pick_device, place
+from minirlhf.model import GPT, RewardModel
+from minirlhf.rollout import generate, response_logps, uniforms
 
 
 def test_auto_is_a_device_that_works():
@@ -26,3 +35,84 @@ def test_a_device_that_is_not_there_is_refused(name, monkeypatch):
 def test_a_device_nobody_knows_is_refused():
     with pytest.raises(InputError, match="--device gpu: choose cpu, cuda, mps or auto"):
         pick_device("gpu")
+
+
+# --- precision and speed --------------------------------------------------------------------------------------
+
+
+def placed(kind, n_vocab, **flags):
+    settings = SimpleNamespace(**(dict(device="cpu", dtype="auto", compile=False, recompute=False) | flags))
+    return place(tiny.make(kind, n_vocab, n_layer=3), settings)
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(290, (4, 20), generator=torch.Generator().manual_seed(0))
+
+
+def test_a_cpu_computes_in_float32_unless_it_is_told_otherwise(tokens):
+    assert placed(GPT, 290)(tokens).dtype == torch.float32
+
+
+def test_bfloat16_is_close_and_keeps_weights_and_scores_in_float32(tokens):
+    exact, near = placed(GPT, 290)(tokens), placed(GPT, 290, dtype="bfloat16")(tokens)
+    assert near.dtype == torch.bfloat16
+    assert 0 < (near.float() - exact).std() < 0.03 * exact.std()
+    rm = placed(RewardModel, 290, dtype="bfloat16")
+    assert rm.score(tokens, torch.full((4,), 20)).dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in rm.parameters())
+
+
+def test_what_is_sampled_in_bfloat16_has_log_probs_in_float32():
+    model = placed(GPT, 290, dtype="bfloat16")
+    rollout = generate(model, [[1, 2, 3], [4]], uniforms((0,), range(2), 6), eos=289, pad=290)
+    assert rollout.logp.dtype == torch.float32
+    torch.testing.assert_close(response_logps(model, rollout) * rollout.mask, rollout.logp, atol=0.1, rtol=0)
+
+
+def gradients(model, tokens):
+    model(tokens).float().square().mean().backward()
+    return [p.grad for p in model.parameters()]
+
+
+def test_recomputing_gives_the_same_gradients_and_keeps_less(tokens):
+    kept = []
+
+    def hooked(model):
+        count = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: count.append(x.numel()) or x, lambda x: x):
+            loss = model(tokens).square().mean()
+        kept.append(sum(count))
+        loss.backward()
+        return [p.grad for p in model.parameters()]
+
+    plain, again = hooked(placed(GPT, 290)), hooked(placed(GPT, 290, recompute=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, again))
+    assert kept[1] < kept[0] / 2
+
+
+def test_a_compiled_model_gives_the_same_gradients_and_still_samples(tokens, monkeypatch):
+    """Traced as for torch.compile, but run without its code generator, which takes a minute."""
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compile_(self, backend="aot_eager", **how))
+    model = placed(GPT, 290, compile=True)
+    for a, b in zip(gradients(model, tokens), gradients(placed(GPT, 290), tokens)):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert len(generate(model, [[1, 2], [3]], uniforms((0,), range(2), 4), eos=289, pad=290).tokens) == 2
+
+
+@pytest.mark.parametrize("flags", ["--dtype bfloat16", "--recompute"])
+def test_scripts_run_with_it(world, tmp_path, no_pictures, flags):
+    ptx = f"--documents {world.documents} --documents_per_episode 0.5"
+    train_sft.main(f"--init {world.gpt} --data {world.demonstrations} --epochs 1 --out {tmp_path}/s {flags}".split())
+    train_rm.main(f"--init {tmp_path}/s --data {world.rankings} --out {tmp_path}/r {flags}".split())
+    train_ppo.main(
+        f"--policy {tmp_path}/s --reward_model {tmp_path}/r --prompts {world.prompts} {ptx} --episodes 8 --batch_size 4"
+        f" --minibatch_size 2 --max_response 8 --out {tmp_path}/p {flags}".split()
+    )
+    assert (tmp_path / "p" / "model.pt").exists()
+
+
+def test_a_precision_nobody_knows_is_refused(world, tmp_path):
+    with pytest.raises(InputError, match="--dtype float16: choose auto, float32, bfloat16"):
+        train_sft.main(f"--init {world.gpt} --data x --out {tmp_path}/s --dtype float16".split())

@@ -158,13 +158,13 @@ def test_padding_gets_no_gradient(reward):
 
 
 def test_decoding_with_a_cache_gives_the_logits_of_the_full_forward(model):
-    cache = Cache(model.config, 3, 12, model.transformer.wte.weight)
+    cache = Cache(12)
     parts = [model(TOKENS[:, :5], cache=cache)] + [model(TOKENS[:, t : t + 1], cache=cache) for t in range(5, 12)]
     torch.testing.assert_close(torch.cat(parts, 1), model(TOKENS))
 
 
 def test_several_tokens_at_once_may_follow_cached_ones(model):
-    cache = Cache(model.config, 3, 12, model.transformer.wte.weight)
+    cache = Cache(12)
     parts = [model(TOKENS[:, a:b], cache=cache) for a, b in ((0, 5), (5, 9), (9, 12))]
     torch.testing.assert_close(torch.cat(parts, 1), model(TOKENS))
 
@@ -172,7 +172,7 @@ def test_several_tokens_at_once_may_follow_cached_ones(model):
 def test_a_cache_works_with_left_padding_and_when_rows_leave(model):
     padding = torch.tensor([0, 2, 1])
     whole = model(TOKENS, left_padding=padding)
-    cache = Cache(model.config, 3, 12, model.transformer.wte.weight)
+    cache = Cache(12)
     model(TOKENS[:, :6], padding, cache)
     stay = torch.tensor([0, 2])
     cache.keep(stay)
