@@ -1,17 +1,28 @@
-"""Times this project's work on random models of named shapes, and prints one JSON line.
+"""Times this project's work on random models of named shapes, against what the machine can do and against the peers.
 
-    python bench/bench.py ppo toy          episodes per second of a whole PPO iteration
+    python bench/bench.py ppo toy              a PPO iteration, episodes per second
+    python bench/bench.py generate gpt2        sampling responses, tokens per second
+    python bench/bench.py sft gpt2             a training step of the language model, tokens per second
+    python bench/bench.py rm toy               a training step of the reward model on pairs, tokens per second
+    python bench/bench.py ppo toy --peer       ... and the peer's, in turn with ours, and the ratio
 
-One PPO iteration: a rollout of B episodes in which no row stops early, scores, log-probs and values by four networks
-of one size, one inner epoch of minibatches with policy and value network both trained. fp32, no pretraining mix.
+Prints one JSON line. The machine's rates are measured in the same run: a product of two 2048 x 2048 matrices in the
+work's precision, and a copy of 256 MB. `share` is the time that the work's arithmetic would take at that rate, 2N per
+token and forward, 6N per token trained, and attention, divided by the time it took. Peers: TRL 1.12's PPOTrainer (the
+last TRL that has one), transformers' generate and GPT-2; --peer needs them installed. A PPO iteration is a rollout of B
+episodes in which no row stops early, scores by four networks of one size, and one inner epoch in which policy and
+value network learn; no pretraining mix.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,55 +30,258 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train_ppo
+import train_rm
+import train_sft
+from minirlhf.data import Ranking, Sequence
+from minirlhf.device import place
+from minirlhf.losses import ranking_loss, sft_loss
 from minirlhf.model import GPT, GPTConfig, RewardModel
-from minirlhf.rollout import generate, uniforms
+from minirlhf.rollout import generate, target_logps, uniforms
 
 #           vocab ctx layers heads width  B  prompt response minibatch
 SHAPES = {
     "toy": (1024, 128, 4, 4, 128, 64, 24, 32, 8),
     "gpt2": (50257, 256, 12, 12, 768, 8, 64, 64, 8),
+    "gpt2-wide": (50257, 512, 12, 12, 768, 64, 128, 128, 8),
 }
 
 
-def time_ppo(shape, iterations):
-    vocab, n_ctx, n_layer, n_head, n_embd, batch, prompt_length, response, minibatch = shape
-    model_config = GPTConfig(vocab, n_ctx, n_layer, n_head, n_embd)
-    networks = train_ppo.Networks(*(cls(model_config).eval() for cls in (GPT, GPT, RewardModel, RewardModel, GPT)))
+class Shape:
+    def __init__(self, name):
+        self.vocab, *sizes, self.batch, self.prompt, self.response, self.minibatch = SHAPES[name]
+        self.config = GPTConfig(self.vocab, *sizes)
+        self.length = self.prompt + self.response
+
+    def flops(self, tokens, length, read=None):
+        """Of a forward over `tokens` tokens in sequences of `length`; the vocabulary's logits at `read` of them."""
+        D, L = self.config.n_embd, self.config.n_layer
+        read = tokens if read is None else read
+        return 2 * tokens * 12 * L * D * D + 2 * read * self.vocab * D + 2 * tokens * L * D * length
+
+
+# --- ours: each returns a function that does the work once, what it handles in units, and its arithmetic -------------
+
+
+def sft(shape, options):
+    model = place(GPT(shape.config), options).train()
+    optimizers = train_sft.make_optimizers(model, SimpleNamespace(lr=1e-5, optimizer="adam"))
+    rng = np.random.default_rng(0)
+    rows = [Sequence(rng.integers(0, shape.vocab, shape.length + 1), 1) for _ in range(shape.batch)]
+
+    def step():
+        loss = sft_loss(*target_logps(model, rows, shape.vocab))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    tokens = shape.batch * shape.length
+    return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length)
+
+
+def rm(shape, options):
+    model = place(RewardModel(shape.config), options).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
+    rng = np.random.default_rng(0)
+    rows = [Sequence(rng.integers(0, shape.vocab, shape.length), 1) for _ in range(shape.batch)]
+    pairs = [Ranking(list(pair), [1, 2]) for pair in zip(rows[::2], rows[1::2])]
+
+    def step():
+        loss = ranking_loss(*train_rm.score_rankings(model, pairs, shape.vocab))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    tokens = shape.batch * shape.length
+    return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length, read=0)
+
+
+def sample(shape, model, turn):
+    prompts = np.random.default_rng(turn).integers(0, shape.vocab, (shape.batch, shape.prompt)).tolist()
+    noise = uniforms((0, turn), range(shape.batch), shape.response)
+    return generate(model, prompts, noise, eos=-1, pad=shape.vocab)
+
+
+def generation(shape, options):
+    model = place(GPT(shape.config), options).eval()
+    tokens = shape.batch * shape.response
+    flops = shape.flops(shape.batch * shape.length, shape.length, read=tokens)
+    return lambda: sample(shape, model, 0).tokens.cpu(), {"tokens": tokens}, flops
+
+
+def ppo(shape, options):
+    kinds = (GPT, GPT, RewardModel, RewardModel, GPT)
+    networks = train_ppo.Networks(*(place(kind(shape.config), options).eval() for kind in kinds))
     config = train_ppo.Config(
-        policy="", reward_model="", prompts=(), out="", ptx_coef=0.0, batch_size=batch, minibatch_size=minibatch,
-        episodes=batch, max_response=response, lr=1e-5, value_lr=1e-5,
+        policy="", reward_model="", prompts=(), out="", ptx_coef=0.0, batch_size=shape.batch, episodes=shape.batch,
+        minibatch_size=shape.minibatch, max_response=shape.response, lr=1e-5, value_lr=1e-5,
     )  # fmt: skip
     optimizers = train_ppo.make_optimizers(networks, config)
-    rng, seconds = np.random.default_rng(0), []
-    for iteration in range(iterations + 2):
-        prompts = rng.integers(0, vocab, (batch, prompt_length)).tolist()
-        start = time.perf_counter()
-        noise = uniforms((0, iteration), range(batch), response)
-        rollout = generate(networks.policy, prompts, noise, eos=-1, pad=vocab)
-        rolled = time.perf_counter()
-        episodes = train_ppo.judge_episodes(networks, rollout, config)
-        judged = time.perf_counter()
-        for rows in torch.from_numpy(rng.permutation(batch)).split(minibatch):
-            train_ppo.update(networks, optimizers, episodes, rows, [], vocab, config)
-        train_ppo.statistics(episodes, config, eos=-1)
-        end = time.perf_counter()
-        seconds.append((end - start, rolled - start, judged - rolled, end - judged))
-    whole, *parts = (statistics.median(column) for column in zip(*seconds[2:]))
-    shares = dict(zip(("rollout", "scoring", "updates"), (round(part / whole, 3) for part in parts)))
-    return {"seconds_per_iteration": whole, "episodes_per_second": batch / whole, "shares": shares}
+    turn = iter(range(10**9))
+
+    def step():
+        i = next(turn)
+        episodes = train_ppo.judge_episodes(networks, sample(shape, networks.policy, i), config)
+        for rows in torch.from_numpy(np.random.default_rng(i).permutation(shape.batch)).split(shape.minibatch):
+            rows = rows.to(episodes.scores.device)
+            train_ppo.update(networks, optimizers, episodes, rows, [], shape.vocab, config)
+        return train_ppo.statistics(episodes, config, eos=-1)
+
+    tokens, read = shape.batch * shape.length, shape.batch * shape.response
+    with_logits, without = shape.flops(tokens, shape.length, read), shape.flops(tokens, shape.length, read=0)
+    # rollout, reference, policy's forward and backward; reward model and value, value's forward and backward
+    return step, {"episodes": shape.batch}, (1 + 1 + 3) * with_logits + (1 + 1 + 3) * without
+
+
+# --- theirs ----------------------------------------------------------------------------------------------------------
+
+
+def their_config(shape):
+    from transformers import GPT2Config
+
+    ours = shape.config
+    return GPT2Config(
+        vocab_size=ours.n_vocab, n_positions=ours.n_ctx, n_layer=ours.n_layer, n_head=ours.n_head, n_embd=ours.n_embd,
+        num_labels=1, bos_token_id=0, eos_token_id=0, pad_token_id=1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+
+
+def their_training(shape, options):
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(their_config(shape)).to(options.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    tokens = torch.randint(shape.vocab, (shape.batch, shape.length), device=options.device)
+
+    def step():
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+            loss = model(tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def their_generation(shape, options):
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(their_config(shape)).eval().to(options.device)
+    model = model.bfloat16() if options.dtype == "bfloat16" else model
+    tokens = torch.randint(3, shape.vocab, (shape.batch, shape.prompt), device=options.device)
+    length = dict(max_new_tokens=shape.response, min_new_tokens=shape.response)
+    all_real = torch.ones_like(tokens)
+    return lambda: model.generate(
+        tokens, attention_mask=all_real, do_sample=True, top_k=0, pad_token_id=1, **length
+    ).cpu()
+
+
+def their_ppo(shape, options):
+    """TRL's trainer runs all its iterations in one call. Here it does so in a thread that waits before each."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+
+    config, iterations = their_config(shape), 1000
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(shape.vocab)}, unk_token="t2"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t0", pad_token="t1", padding_side="left")
+    prompts = torch.randint(3, shape.vocab, (shape.batch * 2, shape.prompt)).tolist()
+    parts = shape.batch // shape.minibatch
+    arguments = PPOConfig(
+        output_dir="bench-trl", per_device_train_batch_size=shape.minibatch, gradient_accumulation_steps=parts,
+        num_mini_batches=parts, num_ppo_epochs=1, total_episodes=shape.batch * iterations, stop_token=None,
+        response_length=shape.response, local_rollout_forward_batch_size=shape.batch, num_sample_generations=0,
+        report_to=[], save_strategy="no", use_cpu=options.device == "cpu", bf16=options.dtype == "bfloat16", fp16=False,
+        gradient_checkpointing=False, learning_rate=1e-5, disable_tqdm=True,
+    )  # fmt: skip
+    networks = [GPT2LMHeadModel(config) for _ in range(2)] + [GPT2ForSequenceClassification(config) for _ in range(2)]
+    trainer = PPOTrainer(
+        arguments, tokenizer, networks[0], networks[1], networks[2], Dataset.from_dict({"input_ids": prompts}),
+        networks[3], eval_dataset=Dataset.from_dict({"input_ids": prompts[: shape.batch]}),
+    )  # fmt: skip
+    go, done, begin = threading.Semaphore(0), threading.Semaphore(0), ppo_trainer.batch_generation
+
+    def waiting(*args, **settings):  # an iteration starts with its rollout
+        done.release()
+        go.acquire()
+        return begin(*args, **settings)
+
+    def train():
+        torch.set_num_threads(options.threads)
+        trainer.train()
+
+    ppo_trainer.batch_generation = waiting
+    trainer.log = lambda *args, **settings: None
+    threading.Thread(target=train, daemon=True).start()
+    done.acquire()
+
+    def step():
+        go.release()
+        done.acquire()
+
+    return step
+
+
+WORK = {"sft": (sft, their_training), "rm": (rm, None), "generate": (generation, their_generation),
+        "ppo": (ppo, their_ppo)}  # fmt: skip
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------
+
+
+def seconds_of(step, device):
+    start = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def machine(options):
+    """Operations per second of a matrix product, and bytes per second of a copy, read and written."""
+    dtype = getattr(torch, options.dtype)
+    a, b = (torch.randn(2048, 2048, device=options.device, dtype=dtype) for _ in range(2))
+    memory = torch.empty(2**26, device=options.device)
+    product = min(seconds_of(lambda: a @ b, options.device) for _ in range(10))
+    copy = min(seconds_of(lambda: memory.clone(), options.device) for _ in range(10))
+    return 2 * 2048**3 / product, 2 * memory.nbytes / copy
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", choices=["ppo"])
+    parser.add_argument("work", choices=list(WORK))
     parser.add_argument("shape", choices=list(SHAPES))
-    parser.add_argument("--iterations", type=int, default=6)
+    parser.add_argument("--peer", action="store_true", help="time the peer too, in turn")
+    parser.add_argument("--iterations", type=int, default=6, help="how many are timed, after two that are not")
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--compile", action="store_true", help="by torch.compile, ours only")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    figures = time_ppo(SHAPES[args.shape], args.iterations)
-    print(json.dumps({"work": args.work, "shape": args.shape, "threads": args.threads, **figures}))
+    make, make_theirs = WORK[options.work]
+    if options.peer and not make_theirs:
+        parser.error(f"{options.work} has no peer")
+    step, units, flops = make(Shape(options.shape), options)
+    steps = [step] + ([make_theirs(Shape(options.shape), options)] if options.peer else [])
+    times = [[seconds_of(each, options.device) for each in steps] for _ in range(options.iterations + 2)][2:]
+    rate, bandwidth = machine(options)
+    ours, *theirs = (statistics.median(column) for column in zip(*times))
+    figures = {"seconds": ours} | {f"{name}_per_second": n / ours for name, n in units.items()}
+    figures |= {"share": flops / rate / ours, "gflops": rate / 1e9, "gigabytes_per_second": bandwidth / 1e9}
+    for median in theirs:
+        ratios = [them / us for us, them in times]
+        figures |= {"peer_seconds": median, "ratio": statistics.median(ratios), "ratios": [min(ratios), max(ratios)]}
+    print(json.dumps({k: v for k, v in vars(options).items() if k != "peer"} | figures))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,43 @@
-"""The benchmark runs, and its shares are shares."""
+"""The benchmark runs, and counts its arithmetic as torch does."""
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+spec = importlib.util.spec_from_file_location("bench", Path(__file__).parent.parent / "bench" / "bench.py")
+bench = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bench)
 
 
-def test_an_iteration_of_ppo_is_timed():
-    path = Path(__file__).parent.parent / "bench" / "bench.py"
-    spec = importlib.util.spec_from_file_location("bench", path)
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    figures = bench.time_ppo((50, 16, 1, 1, 8, 4, 3, 4, 2), iterations=1)
-    assert figures["seconds_per_iteration"] > 0
-    assert figures["episodes_per_second"] == pytest.approx(4 / figures["seconds_per_iteration"])
-    assert sum(figures["shares"].values()) == pytest.approx(1, abs=0.01)
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setitem(bench.SHAPES, "toy", (50, 32, 2, 2, 32, 4, 3, 8, 2))
+
+
+OPTIONS = SimpleNamespace(device="cpu", dtype="float32", compile=False, threads=1)
+
+
+@pytest.mark.parametrize("work", ["sft", "rm", "generate", "ppo"])
+def test_one_json_line_with_the_rate_and_its_share_of_the_machines(work, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.py", work, "toy", "--iterations", "1", "--threads", "1"])
+    bench.main()
+    figures = json.loads(capsys.readouterr().out)
+    name, units = {"ppo": ("episodes", 4), "generate": ("tokens", 32)}.get(work, ("tokens", 44))
+    assert figures[f"{name}_per_second"] == pytest.approx(units / figures["seconds"])
+    assert 0 < figures["share"] < 1
+    assert figures["gflops"] > 0
+
+
+@pytest.mark.parametrize("work", [bench.sft, bench.rm, bench.ppo])
+def test_the_arithmetic_is_what_torch_counts(work):
+    """But for decoding token by token, where attention looks at fewer keys than the formula says."""
+    step, _, flops = work(bench.Shape("toy"), OPTIONS)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    assert flops == pytest.approx(counter.get_total_flops(), rel=0.1)
