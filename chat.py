@@ -37,6 +37,9 @@ def main(argv):
     for source in args.models:
         tokenizer = tokenizers.of_checkpoint(source)
         models.append((source, load_model(source, GPT, tokenizer).eval(), tokenizer))
+        n_ctx = models[-1][1].config.n_ctx
+        room = args.max_response < n_ctx
+        require(room, f"--max_response {args.max_response}: {source} reads {n_ctx} tokens in all; take less")
     rng = np.random.default_rng(args.seed)
     for line in [args.prompt] if args.prompt is not None else lines():
         for source, model, tokenizer in models:
@@ -48,14 +51,20 @@ def main(argv):
 
 
 def lines():
-    """What is typed, until an empty line or the end of input."""
+    """What is typed, or piped, until an empty line or the end of input."""
+    typed = sys.stdin.isatty()
+    if typed:
+        print("An empty line ends. The town's models know their town: Name two foods. Who built the church? ...")
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
+            line = input("> " if typed else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
             return
         if not line:
             return
+        if not typed:
+            print(f"> {line}")
         yield line
 
 

@@ -15,11 +15,13 @@ import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait give way sooner: on a busy core half as fast again
 
 import numpy as np
 import torch
@@ -66,7 +68,7 @@ TINY = {
 
 @dataclass(frozen=True)
 class Config:
-    out: str = "runs/town"  # folder for everything the run makes
+    out: str | None = None  # folder for everything the run makes; unless given runs/town, with --tiny runs/tiny
     seed: int = 0  # of everything that is drawn
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
@@ -78,6 +80,7 @@ class Config:
 
 def main(argv):
     config = parse(Config, argv, __doc__)
+    config = replace(config, out=config.out or ("runs/tiny" if config.tiny else "runs/town"))
     claim(config, ignore=("stage",))
     finished = Path(config.out) / "stages.json"
     seconds = read_json(finished) if finished.exists() else {}

@@ -59,7 +59,7 @@ def main(argv):
     distributed.require_divisible(batch_size=config.batch_size)
     tokenizer = tokenizers.of_checkpoint(config.init)
     torch.manual_seed(config.seed)
-    model = place(load_model(config.init, RewardModel, tokenizer), config)
+    model = place(load_model(config.init, RewardModel, tokenizer, new_head=True), config)
     rankings = load_rankings(config.data, tokenizer, model.config.n_ctx)
     validation = load_rankings(config.validation, tokenizer, model.config.n_ctx)
     demonstrations = [

@@ -65,14 +65,14 @@ def _read(path):
         raise InputError(f"{path}: truncated, or not a checkpoint; train it again or take another") from None
 
 
-def load_model(source, kind, tokenizer=None, dropout=0.0):
+def load_model(source, kind, tokenizer=None, dropout=0.0, new_head=False):
     """The GPT or RewardModel (`kind`: the class) of a checkpoint.
 
-    A GPT's checkpoint given for a RewardModel gives its trunk with a fresh head: how a reward model starts.
+    With new_head a GPT's checkpoint gives a RewardModel its trunk: how a reward model starts.
     """
     checkpoint = read_checkpoint(source, tokenizer)
     model = kind(GPTConfig(**checkpoint["config"], dropout=dropout))
-    if kind is RewardModel and checkpoint["kind"] == "gpt":
+    if new_head and checkpoint["kind"] == "gpt":
         model.load_state_dict(checkpoint["model"], strict=False)
     else:
         wanted = next(name for name, cls in KINDS.items() if cls is kind)

@@ -19,6 +19,17 @@ COLUMNS = {
     "pretraining_loss": ("LM loss", False), "kl_to_reference": ("KL", False), "rm_score": ("RM score", False),
 }  # fmt: skip
 
+LEGEND = {
+    "win rate vs SFT": "how often a labeler prefers this model's answer to the SFT model's; 50 % is even",
+    "without noise": "the same by the mean taste of all labelers, which no study with people can know",
+    "follows, truthful, toxic": "share of answers that do what was asked; are true, if they can be; insult",
+    "LM loss": "nats per token of held-out web pages, less is better: what pretraining taught, and RL may forget",
+    "KL": "nats per answer by which RL moved the policy (its running average) from its start",
+    "RM score": "the reward model's mean; demonstrations score 0",
+    "GPT, prompted": "the base model, shown two good answers before the question",
+    "RL start": "SFT with a tenth of web pages mixed in, from which PPO and PPO-ptx start",
+}
+
 
 def figure_text(value, share, interval=True):
     """{"mean": 0.613, "low": 0.59, "high": 0.63} as "61.3 % (59.0 to 63.0)"; None as "-"."""
@@ -60,7 +71,7 @@ def table(results):
     cells = list(rows(results))
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in cells]
-    return "\n".join(["", *lines, "", *notes(results), ""])
+    return "\n".join(["", *lines, "", *notes(results), "", *(f"{k}: {v}" for k, v in LEGEND.items()), ""])
 
 
 def write(out, results):
@@ -86,7 +97,9 @@ def write(out, results):
     page = PAGE.format(
         ladder=images.get("ladder", ""), curves=images.get("curves", ""), samples=samples_html(out),
         head="".join(f"<th>{html.escape(c)}</th>" for c in head), body=cells, seed=results["seed"],
-        notes="".join(f"<li>{html.escape(note)}</li>" for note in notes(results)), seconds=seconds_html(results),
+        notes="".join(f"<li>{html.escape(note)}</li>" for note in notes(results)),
+        legend="".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in LEGEND.items()),
+        seconds=seconds_html(results),
         n=results["models"]["ppo_ptx"]["win_rate_vs_sft"]["n"],
     )  # fmt: skip
     write_atomically(out / "report.html", page.encode())
@@ -181,6 +194,7 @@ small {{ color: #616e7c }}
 held-out labeler, with his or her noise, in random order, a tie counting one half. Seed {seed}.</small></p>
 {ladder}
 <div class="wide"><table><tr>{head}</tr>{body}</table></div>
+<dl>{legend}</dl>
 <ul>{notes}</ul>
 <h2>The same prompt, answered by all</h2>
 {samples}

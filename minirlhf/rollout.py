@@ -64,7 +64,6 @@ def uniforms(seed, rows, limit):
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # shapes change at every token
 def generate(model, prompts, noise, eos, pad, temperature=1.0):
     """Samples a response to each prompt, with a KV cache; rows that have ended leave the batch.
 
@@ -90,7 +89,8 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0):
     alive = torch.ones(B, dtype=torch.bool, device=device)  # those of them that have not ended
     last = torch.full((B, 1), P - 1, device=device)
     for t in range(limit):
-        logits = at_least_fp32(model(tokens, left_padding, cache, at=last)[:, 0]) / temperature  # (rows, V)
+        # forward: torch.compile would compile anew for every length
+        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=last)[:, 0]) / temperature  # (rows, V)
         token, token_logp = sample(logits, noise[rows, t])
         responses[rows[alive], t], logp[rows[alive], t] = token[alive], token_logp[alive]
         alive &= token != eos

@@ -46,8 +46,8 @@ def nan(step):
 
 
 def die(step):
-    """Rank 1 is killed at step 3, but not again where torchrun starts it again."""
-    if step == 3 and distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    """Rank 1 is killed at step 9, but not again where torchrun starts it again."""
+    if step == 9 and distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
     return 1.0
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tiny
-from minirlhf import checkpoint, distributed
+from minirlhf import checkpoint, distributed, files
 from minirlhf.config import InputError
 from minirlhf.files import Metrics, read_metrics
 from minirlhf.model import GPT, RewardModel
@@ -41,8 +41,8 @@ def test_a_model_comes_back_bit_for_bit_with_its_tokenizer_beside_it(kind, token
 def test_a_gpt_makes_a_reward_model_with_its_trunk_and_a_fresh_head(world, tokenizer):
     gpt = checkpoint.load_model(world.gpt, GPT, tokenizer)
     torch.manual_seed(0)
-    first = checkpoint.load_model(world.gpt, RewardModel, tokenizer)
-    second = checkpoint.load_model(world.gpt, RewardModel, tokenizer)
+    first = checkpoint.load_model(world.gpt, RewardModel, tokenizer, new_head=True)
+    second = checkpoint.load_model(world.gpt, RewardModel, tokenizer, new_head=True)
     assert same_weights(first.transformer, gpt.transformer)
     assert same_weights(second.transformer, gpt.transformer)
     assert not torch.equal(first.head.weight, second.head.weight)
@@ -57,6 +57,8 @@ def test_dropout_is_the_runs_own_and_not_the_checkpoints(tokenizer, tmp_path):
 def test_a_checkpoint_of_another_kind_is_refused(world, tokenizer):
     with pytest.raises(InputError, match="is a reward model's checkpoint, a gpt's is needed"):
         checkpoint.load_model(world.rm, GPT, tokenizer)
+    with pytest.raises(InputError, match="is a gpt's checkpoint, a reward model's is needed"):
+        checkpoint.load_model(world.gpt, RewardModel, tokenizer)
 
 
 def test_a_checkpoint_of_another_tokenizer_is_refused(world):
@@ -126,6 +128,12 @@ def test_a_run_that_left_a_state_is_not_thrown_away_unasked(tmp_path):
     assert read_metrics(settings.out) == [{"step": 0}]
     assert checkpoint.start_run(Settings(settings.out, resume=True))
     assert read_metrics(settings.out) == [{"step": 0}]
+
+
+def test_resume_does_not_make_another_run_this_one(tmp_path):
+    checkpoint.start_run(Settings(str(tmp_path / "run")))
+    with pytest.raises(InputError, match="seed was 0, now 1"):
+        checkpoint.start_run(Settings(str(tmp_path / "run"), seed=1, resume=True))
 
 
 def test_what_a_killed_process_half_wrote_is_swept_away(tmp_path):
@@ -231,9 +239,16 @@ def test_a_state_is_never_run_as_code(three):
     assert not (three / "intruded").exists()
 
 
+def test_a_finished_runs_states_are_dropped(three):
+    checkpoint.drop_states(three)
+    assert not list(three.glob("*.pt"))
+
+
 def test_only_rank_0_writes(tmp_path, tokenizer, monkeypatch):
     for module in (checkpoint, distributed):
         monkeypatch.setattr(module, "rank", lambda: 1)
     checkpoint.save_state(tmp_path, 1, {})
     checkpoint.save_model(tmp_path / "model.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
+    monkeypatch.setattr(files, "rank", lambda: 1)
+    Metrics(tmp_path).write(step=0)
     assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tiny
+from minirlhf import distributed
 from minirlhf.checkpoint import load_model, save_model
 from minirlhf.config import to_flags
 from minirlhf.model import GPT
@@ -58,7 +59,7 @@ def outcome(world, inputs, tmp_path_factory):
         tuned = dict(init=world.gpt, data=[inputs["demonstrations"]], validation=[inputs["documents"]]) | common
         tuned |= dict(epochs=2, dropout=0.0)
         ppo = dict(policy=inputs["policy"], reward_model=world.rm, prompts=[world.prompts]) | common
-        ppo |= dict(max_response=12, episodes=24, minibatch_size=4, value_lr=1e-2)
+        ppo |= dict(max_response=12, episodes=24, minibatch_size=8, inner_epochs=2, value_lr=1e-2, max_tokens=30)
         ptx = dict(documents=[inputs["documents"]], ptx_coef=2.0, documents_per_episode=0.5)
         rm = dict(init=world.gpt, data=[inputs["rankings"]], validation=[inputs["rankings"]], epochs=2)
         every = {
@@ -143,6 +144,14 @@ def test_metrics_are_those_of_one_process(outcome, job, n):
     assert len(one) == len(many)
     for a, b in zip(one, many):
         assert a == pytest.approx(b, rel=1e-9, abs=1e-12)
+
+
+def test_dropout_differs_between_ranks_steps_and_seeds(monkeypatch):
+    seeds = set()
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        seeds |= {distributed.seed_of(seed, step) for seed in (0, 1) for step in range(3)}
+    assert len(seeds) == 12
 
 
 # --- faults -------------------------------------------------------------------------------------------------

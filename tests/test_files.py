@@ -138,5 +138,7 @@ def test_a_run_that_goes_back_forgets_the_rows_that_will_come_again(tmp_path):
         file.write('{"step": 4, "lo')  # killed while it wrote
     metrics.rewind(2)
     assert files.read_metrics(tmp_path) == [{"step": 0}, {"step": 1}]
+    metrics.rewind(2)  # killed right after a state was saved: the last row stays
+    assert files.read_metrics(tmp_path) == [{"step": 0}, {"step": 1}]
     metrics.rewind(0)
     assert files.read_metrics(tmp_path) == []

@@ -114,7 +114,7 @@ def test_what_is_exported_is_read_back_bit_by_bit(exported, tokenizer):
 
 def test_a_folder_starts_a_reward_model_too(exported, tokenizer):
     model, folder = exported
-    trunk = load_model(folder, RewardModel, tokenizer).transformer
+    trunk = load_model(folder, RewardModel, tokenizer, new_head=True).transformer
     assert torch.equal(trunk.h[1].mlp.c_fc.weight, model.transformer.h[1].mlp.c_fc.weight)
 
 

@@ -16,16 +16,17 @@ from test_distributed import CLOCK, RANKS, torchrun
 
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 processes = get_context("forkserver")  # starts them in milliseconds, torch loaded
-processes.set_forkserver_preload([*SCRIPTS, "test_resume"])
+processes.set_forkserver_preload([*SCRIPTS, "test_resume", "torch._dynamo"])  # which optimizers load
 
 
-def jobs(world, folder):
+def jobs(world, folder, steps=1):
     """Runs of dozens of steps with a state after every third, by script."""
     common = dict(save_every=3, lr=1e-3, seed=2, max_tokens=80)
-    sft = dict(init=world.gpt, data=[world.demonstrations], documents=[world.documents], epochs=14, batch_size=3)
-    rm = dict(init=world.gpt, data=[world.rankings], demonstrations=[world.demonstrations], epochs=40, batch_size=2)
-    ppo = dict(policy=world.gpt, reward_model=world.rm, prompts=[world.prompts], documents=[world.documents],
-               max_response=8, episodes=160, batch_size=4, minibatch_size=2, documents_per_episode=0.5)  # fmt: skip
+    sft = dict(init=world.gpt, data=[world.demonstrations], documents=[world.documents], batch_size=3)
+    rm = dict(init=world.gpt, data=[world.rankings], demonstrations=[world.demonstrations], batch_size=2)
+    ppo = dict(policy=world.gpt, reward_model=world.rm, prompts=[world.prompts], documents=[world.documents])
+    ppo |= dict(max_response=8, batch_size=6, minibatch_size=3, inner_epochs=2, documents_per_episode=1)
+    sft, rm, ppo = sft | {"epochs": 8 * steps}, rm | {"epochs": 8 * steps}, ppo | {"episodes": 108 * steps}
     own = dict(train_sft=sft | dict(dropout=0.2), train_rm=rm, train_ppo=ppo)
     return {script: to_flags(own[script] | common | dict(out=str(folder / script))) for script in SCRIPTS}
 
@@ -106,13 +107,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(script, alone, world, t
     assert_same(tmp_path / script, alone / script)
 
 
-def test_a_run_killed_ten_times_at_random_moments(alone, world, tmp_path):
+def test_a_run_killed_ten_times_at_random_moments(world, tmp_path):
     rng, script = random.Random(os.environ.get("KILLS_SEED", 0)), os.environ.get("KILLS_SCRIPT", "train_ppo")
-    flags, folder = jobs(world, tmp_path)[script], tmp_path / script
-    for _ in range(10):
-        kill_at(script, flags, folder, lines(folder) // 3 * 3 + rng.randint(0, 4), rng.uniform(0, 0.02))
-    finish(script, [*flags, "--resume"])
-    assert_same(folder, alone / script)
+    for name in ("alone", "killed"):
+        flags, folder = jobs(world, tmp_path / name, steps=4)[script], tmp_path / name / script
+        for _ in range(10 if name == "killed" else 0):
+            kill_at(script, flags, folder, lines(folder) // 3 * 3 + rng.randint(0, 4), rng.uniform(0, 0.02))
+        finish(script, [*flags, "--resume"])
+    assert_same(folder, tmp_path / "alone" / script)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -139,20 +141,13 @@ def test_a_run_whose_newest_state_is_truncated(script, alone, world, tmp_path):
 def test_torchrun_starts_a_job_again_that_lost_a_rank(world, tmp_path):
     """Three ranks, so that the order in which gradients are summed matters."""
     for name in ("left_alone", "restarted"):
-        flags = jobs(world, tmp_path / name)
-        changes = dict(train_sft=["--batch_size", "6"], train_ppo=["--batch_size", "6", "--minibatch_size", "3"])
-        steps = dict(train_sft=["--epochs", "8"], train_ppo=["--episodes", "60", "--documents_per_episode", "1"])
-        work = [(s, [*flags[s], *changes[s], *steps[s], "--resume", "--save_every", "2"]) for s in changes]
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "jobs.json").write_text(json.dumps(work))
-        job = (RANKS, str(tmp_path / name / "jobs.json"))
-        result = torchrun(3, "--max-restarts", "2", *job, *(["die"] if name == "restarted" else []))
+        folder = tmp_path / name
+        folder.mkdir()
+        flags = [*jobs(world, folder)["train_ppo"], "--episodes", "36", "--save_every", "1", "--resume"]
+        (folder / "jobs.json").write_text(json.dumps([("train_ppo", flags)]))
+        result = torchrun(3, "--max-restarts", "2", RANKS, str(folder / "jobs.json"), *["die"] * (name == "restarted"))
         assert result.returncode == 0, result.stderr
-    assert "going on after step 2" in result.stdout
-    for script in changes:
-        (tmp_path / "left_alone" / script / "config.json").write_text("")
-        (tmp_path / "restarted" / script / "config.json").write_text("")
         for rank in range(3):
-            (tmp_path / "left_alone" / script / f"seen-{rank}.pt").unlink()
-            (tmp_path / "restarted" / script / f"seen-{rank}.pt").unlink()
-        assert_same(tmp_path / "restarted" / script, tmp_path / "left_alone" / script)
+            (folder / "train_ppo" / f"seen-{rank}.pt").unlink()
+    assert "going on after step" in result.stdout
+    assert_same(tmp_path / "restarted" / "train_ppo", tmp_path / "left_alone" / "train_ppo")

@@ -3,7 +3,9 @@ beats."""
 
 import json
 import random
+import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -448,3 +450,20 @@ def test_write(tmp_path):
     assert counts == list(sizes.values())
     again = town.write(tmp_path / "again", seed=3, **sizes)
     assert all(paths[name].read_bytes() == again[name].read_bytes() for name in paths)
+
+
+def test_the_answer_to_a_sum_is_the_sum():
+    for record in town.prompts("train", 4000, 1):
+        if record["kind"] == "sums":
+            a, sign, b = re.search(r"(\d+) (plus|minus) (\d+)", record["prompt"]).groups()
+            assert record["answers"][0] == str(int(a) + int(b) if sign == "plus" else int(a) - int(b))
+
+
+def test_each_labeler_errs_as_much_as_is_his_or_her_way():
+    spreads = []
+    rng = SimpleNamespace(gauss=lambda mean, spread: spreads.append(spread) or 0.0)
+    record = town.prompts("train", 1, 0)[0]
+    for labeler in town.TRAINING_LABELERS[:2]:
+        labelers_module.felt(record, ["an answer"], labeler, rng)
+    first, second = (labelers_module.NOISE * labeler.noise for labeler in town.TRAINING_LABELERS[:2])
+    assert spreads == [first, second] and first != second

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -549,3 +550,48 @@ def test_a_whole_run_raises_the_score(settings, world, tmp_path):
 def test_the_tokenizer_lies_beside_the_model(settings, tokenizer):
     train(settings)
     assert tokenizers.of_checkpoint(settings["out"]).hash == tokenizer.hash
+
+
+# --- what is drawn at random ----------------------------------------------------------------------------------
+
+
+def take(n, *args):
+    return [int(i) for i in itertools.islice(train_ppo.endless(*args), n)]
+
+
+def test_an_endless_order_has_each_once_before_any_twice_and_every_round_another_order():
+    rounds = [take(40, 20, 0, (0, 0, 1))[i : i + 20] for i in (0, 20)]
+    assert all(sorted(r) == list(range(20)) for r in rounds) and rounds[0] != rounds[1]
+
+
+@pytest.mark.parametrize("start", range(12))
+def test_an_endless_order_can_be_entered_anywhere(start):
+    assert take(15, 5, start, (3,)) == take(15 + start, 5, 0, (3,))[start:]
+
+
+def test_each_seed_and_each_iteration_draws_its_own(settings, world, tmp_path, monkeypatch):
+    """Prompts, documents, sampling noise and minibatches: four streams, none alike."""
+    orders, noises, batches = [], [], []
+    endless, generate_, update = train_ppo.endless, train_ppo.generate, train_ppo.update
+
+    def draw(n, start, seed):
+        orders.append(seed)
+        return endless(n, start, seed)
+
+    def sample(policy, prompts, noise, *rest):
+        noises.append(noise.flatten().tolist())
+        return generate_(policy, prompts, noise, *rest)
+
+    def step(networks, optimizers, episodes, rows, *rest):
+        batches.append(rows.tolist())
+        return update(networks, optimizers, episodes, rows, *rest)
+
+    for name, spy in dict(endless=draw, generate=sample, update=step).items():
+        monkeypatch.setattr(train_ppo, name, spy)
+    changes = dict(batch_size=8, minibatch_size=8, inner_epochs=2, episodes=16)
+    for seed in (0, 1):
+        train(settings, out=tmp_path / str(seed), seed=seed, **changes)
+    assert len(set(orders)) == 4
+    assert len({tuple(noise) for noise in noises}) == 4
+    assert len({tuple(rows) for rows in batches}) == 8  # two passes of each iteration, all in their own order
+    assert all(sorted(rows) == list(range(8)) for rows in batches)

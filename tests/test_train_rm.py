@@ -111,7 +111,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(reward_model, rankin
     tied = {"prompt": "name a dog\n", "responses": ["a", "b b b"], "ranks": [1, 1]}
     path = tiny.write_lines(settings["out"].parent / "r.jsonl", [*tiny.RANKINGS, tied])
     monkeypatch.setattr(torch.optim.Adam, "step", keep)
-    monkeypatch.setattr(train_rm, "load_model", lambda *args: reward_model.double())
+    monkeypatch.setattr(train_rm, "load_model", lambda *args, **how: reward_model.double())
     for name, max_tokens in (("whole", 16384), ("split", 1)):
         flags = settings | dict(data=(path,), batch_size=5, max_grad_norm=1e9, max_tokens=max_tokens)
         train(flags, out=settings["out"].parent / name)
@@ -169,7 +169,7 @@ def test_rankings_that_are_all_ties_train_nothing_and_break_nothing(settings, tm
     ties = tiny.write_lines(tmp_path / "ties.jsonl", [{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 1]}] * 3)
     train(settings, data=(ties,))
     torch.manual_seed(0)
-    start = load_model(settings["init"], RewardModel).state_dict()
+    start = load_model(settings["init"], RewardModel, new_head=True).state_dict()
     end = load_model(settings["out"], RewardModel).state_dict()
     assert all(torch.equal(start[name], end[name]) for name in start)
 

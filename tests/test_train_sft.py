@@ -294,3 +294,12 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoin
 def test_an_absurd_learning_rate_ends_in_that_message_too(settings):
     with pytest.raises(InputError, match=r"step \d+: loss is .*last good checkpoint"):
         train(settings, lr=1e30, epochs=5)
+
+
+def test_every_step_has_a_dropout_mask_of_its_own(settings, tmp_path, monkeypatch):
+    seeds, seed_torch = [], torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: seeds.append(seed) or seed_torch(seed))
+    for seed in (0, 1):
+        train(settings, seed=seed, out=tmp_path / str(seed))
+    large = [seed for seed in seeds if seed > 1]  # 0 and 1 are those of the weights
+    assert len(set(large)) == len(large) == 2 * 6
