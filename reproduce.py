@@ -21,8 +21,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait give way sooner: on a busy core half as fast again
-
 import numpy as np
 import torch
 
