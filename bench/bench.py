@@ -16,6 +16,7 @@ value network learn; no pretraining mix.
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -245,6 +246,34 @@ def seconds_of(step, device):
     return time.perf_counter() - start
 
 
+def serve(connection, make, options):
+    """A peer in a process of its own: threads of two libraries in one process wait for each other's."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    step = make(Shape(options.shape), options)
+    try:
+        while True:
+            connection.send(None)
+            connection.recv()
+            connection.send(seconds_of(step, options.device))
+    except OSError:  # ours has all it wants
+        pass
+
+
+def peer(make, options):
+    """A function that has the peer do its work once, and returns the seconds it took."""
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, make, options), daemon=True)
+    process.start()
+
+    def seconds():
+        ours.recv()
+        ours.send(None)
+        return ours.recv()
+
+    return seconds
+
+
 def machine(options):
     """Operations per second of a matrix product, and bytes per second of a copy, read and written."""
     dtype = getattr(torch, options.dtype)
@@ -272,8 +301,8 @@ def main():
     if options.peer and not make_theirs:
         parser.error(f"{options.work} has no peer")
     step, units, flops = make(Shape(options.shape), options)
-    steps = [step] + ([make_theirs(Shape(options.shape), options)] if options.peer else [])
-    times = [[seconds_of(each, options.device) for each in steps] for _ in range(options.iterations + 2)][2:]
+    timers = [lambda: seconds_of(step, options.device)] + ([peer(make_theirs, options)] if options.peer else [])
+    times = [[timer() for timer in timers] for _ in range(options.iterations + 2)][2:]
     rate, bandwidth = machine(options)
     ours, *theirs = (statistics.median(column) for column in zip(*times))
     figures = {"seconds": ours} | {f"{name}_per_second": n / ours for name, n in units.items()}
