@@ -36,10 +36,11 @@ def main(argv):
     models = []
     for source in args.models:
         tokenizer = tokenizers.of_checkpoint(source)
-        models.append((source, load_model(source, GPT, tokenizer).eval(), tokenizer))
-        n_ctx = models[-1][1].config.n_ctx
-        room = args.max_response < n_ctx
-        require(room, f"--max_response {args.max_response}: {source} reads {n_ctx} tokens in all; take less")
+        model = load_model(source, GPT, tokenizer).eval()
+        n_ctx = model.config.n_ctx
+        message = f"--max_response {args.max_response}: {source} reads {n_ctx} tokens in all; take less"
+        require(args.max_response < n_ctx, message)
+        models.append((source, model, tokenizer))
     rng = np.random.default_rng(args.seed)
     for line in [args.prompt] if args.prompt is not None else lines():
         for source, model, tokenizer in models:

@@ -133,7 +133,7 @@ def score_rankings(model, rankings, pad):
     ranks = torch.zeros(len(rankings), max((len(r.ranks) for r in rankings), default=0), dtype=torch.long)
     for row, ranking in zip(ranks, rankings):
         row[: len(ranking.ranks)] = torch.tensor(ranking.ranks)
-    scored = model(flat.to(device), at=(lengths - 1)[:, None].to(device)).squeeze(1)
+    scored = RewardModel.score(model, flat.to(device), lengths.to(device))  # model may be DDP's, which has no score()
     scores = torch.zeros(ranks.shape, dtype=scored.dtype, device=device)
     return scores.masked_scatter((ranks > 0).to(device), scored), ranks.to(device)
 

@@ -35,8 +35,8 @@ def start(device):
 
 def finish():
     """Leaves together: nobody ends while another still needs it."""
+    barrier()
     if dist.is_initialized():
-        dist.barrier()
         dist.destroy_process_group()
 
 
@@ -113,10 +113,6 @@ def wrap(model):
     wrapped(torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)).sum().backward()
     wrapped.zero_grad()
     return wrapped
-
-
-def unwrap(model):
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def _sum(_, bucket):

@@ -15,7 +15,7 @@ import torch
 
 from .config import InputError, parse, require, run
 from .files import write_atomically, write_json
-from .model import GPT, GPTConfig
+from .model import GPT, GPTConfig, config_dict
 from .tokenizer import EOS, GPT2_PATTERN, Tokenizer
 
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
@@ -50,8 +50,8 @@ def read(folder):
     require(inner == 4 * n_embd, f"{folder}/config.json: n_inner is {inner}; only 4 x n_embd can be read")
     message = f"{folder}: its model knows {n_vocab} tokens, its tokenizer {tokenizer.n_vocab}; they must agree"
     require(n_vocab == tokenizer.n_vocab, message)
-    sizes = {name: getattr(config, name) for name in ("n_vocab", "n_ctx", "n_layer", "n_head", "n_embd")}
-    return {"kind": "gpt", "config": sizes, "tokenizer": tokenizer.hash, "model": _read_weights(folder, config)}
+    weights = _read_weights(folder, config)
+    return {"kind": "gpt", "config": config_dict(config), "tokenizer": tokenizer.hash, "model": weights}
 
 
 def _read_weights(folder, config):
