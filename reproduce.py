@@ -9,6 +9,7 @@ finished stages are kept, and training resumes from its newest state. RECIPE is 
 defaults; README.md declares it.
 """
 
+import functools
 import os
 import random
 import signal
@@ -52,7 +53,6 @@ RECIPE = {
     "ppo": dict(episodes=40 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
                 lr=5e-4, value_lr=5e-4, kl_coef=0.1, max_response=LIMIT, save_every=10),
     "ptx_coef": 0.2,
-    "max_tokens": 2048,
 }  # fmt: skip
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
@@ -104,16 +104,22 @@ def flags(config, name, settings):
     return to_flags(settings | {"out": f"{config.out}/{name}", "seed": config.seed, "resume": True})
 
 
+@functools.cache
+def workers():
+    """Processes for at_once, kept for the next call of it: a new one takes seconds to import torch."""
+    silent = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends them without a word; the parent has one
+    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal, silent)
+
+
 def at_once(function, *calls):
     """[function(*call) for call in calls], side by side in processes that share the cores: small matrices keep few
     threads busy."""
     cores = os.cpu_count() or 1
-    processes = min(len(calls), cores)
-    silent = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends them without a word; the parent has one
+    threads = cores // min(len(calls), cores)
     try:
-        with ProcessPoolExecutor(processes, get_context("spawn"), signal.signal, silent) as pool:
-            return list(pool.map(worker, range(len(calls)), repeat(cores // processes), repeat(function), calls))
+        return list(workers().map(worker, range(len(calls)), repeat(threads), repeat(function), calls))
     except BrokenProcessPool:
+        workers.cache_clear()
         raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
 
 
@@ -140,13 +146,12 @@ def make_town(config, recipe):
 def make_gpt(config, recipe):
     """pretraining on the web"""
     data_flags = dict(data=(file(config, "web"),), validation=(file(config, "web_held_out"),))
-    own = dict(tokenizer=f"{config.out}/tokenizer", max_tokens=recipe["max_tokens"])
-    train_sft.main(flags(config, "gpt", data_flags | own | recipe["gpt"]))
+    train_sft.main(flags(config, "gpt", data_flags | dict(tokenizer=f"{config.out}/tokenizer") | recipe["gpt"]))
 
 
 def make_sft(config, recipe):
     """step 1, supervised fine-tuning; and where RL starts, with a tenth of pretraining documents mixed in"""
-    both = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),), max_tokens=recipe["max_tokens"])
+    both = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),))
     sft = both | {"validation": (file(config, "demonstrations_validation"),)} | recipe["sft"]
     rl_start = both | {"documents": (file(config, "web"),)} | recipe["rl_start"]
     at_once(train_sft.main, (flags(config, "sft", sft),), (flags(config, "rl_start", rl_start),))
@@ -180,7 +185,7 @@ def make_rankings(config, recipe):
 
 def make_rm(config, recipe):
     """step 2, the reward model"""
-    rm = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),), max_tokens=recipe["max_tokens"])
+    rm = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),))
     rm |= dict(validation=(file(config, "rankings_held_out"),), demonstrations=(file(config, "demonstrations"),))
     train_rm.main(flags(config, "rm", rm | recipe["rm"]))
 
@@ -231,6 +236,8 @@ class Measured(NamedTuple):
     """What is measured of one model without the others."""
 
     texts: list  # a sampled response to each test prompt
+    judgements: list  # of texts
+    utilities: list  # of texts, to the labelers' whole pool, without noise
     losses: tuple  # of held-out documents, up to the context's length: (nats, tokens) of each
     rm_scores: np.ndarray  # of texts
     kl: dict | None  # of PPO's policies to where they started, in nats per response, on the same samples
@@ -241,6 +248,8 @@ def measure(config, name):
     records = data.read(file(config, "prompts_test"), "prompt")
     model, tokenizer, rollouts = answer(config, folder, records, f"evaluate {name}", prefix)
     texts = first_lines(rollouts, tokenizer)
+    judgements = [town.judge(*both) for both in zip(records, texts)]
+    utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
 
     documents = [record["text"] for record in data.read(file(config, "web_held_out"), "document")]
     rows = [[tokenizer.eos, *tokenizer.encode(text), tokenizer.eos][: model.config.n_ctx + 1] for text in documents]
@@ -254,7 +263,7 @@ def measure(config, name):
     if name in ("ppo", "ppo_ptx"):
         reference = load_model(f"{config.out}/rl_start", GPT, tokenizer).to(pick_device("auto")).eval()
         drift = interval(np.concatenate([kl(model, reference, rollout).cpu().numpy() for _, rollout in rollouts]))
-    return Measured(texts, losses, rm_scores, drift)
+    return Measured(texts, judgements, utilities, losses, rm_scores, drift)
 
 
 def evaluate(config, recipe):
@@ -264,11 +273,10 @@ def evaluate(config, recipe):
     texts = {name: measured[name].texts for name in MODELS}
     rng = random.Random(f"evaluate {config.seed}")
     labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
-    judged = {name: [town.judge(*both) for both in zip(records, texts[name])] for name in MODELS}
-    utilities = {name: [town.mean_utility(*both) for both in zip(judged[name], texts[name])] for name in MODELS}
+    utilities = {name: measured[name].utilities for name in MODELS}
     models = {}
     for name in MODELS:
-        judgements = judged[name]
+        judgements = measured[name].judgements
         truths = [j.truthful for j in judgements if j.truthful is not None]
         models[name] = {
             "win_rate_vs_sft": win_rate(records, texts[name], texts["sft"], labelers, rng) if name != "sft" else None,

@@ -37,7 +37,7 @@ def sft_loss(logp, mask, total=None):
     batch (paper, App. C.3 mixes them, without saying how they are weighted). With rows of equal length, as in
     pretraining, it is the mean over tokens.
 
-    logp (B, T) float: log-probs of the targets; mask (B, T) bool: True on targets. `total` counts sequences.
+    logp (B, R) float: log-probs of the targets; mask (B, R) bool: True on targets. `total` counts sequences.
     """
     per_sequence = (logp * mask).sum(1) / mask.sum(1)
     return -per_sequence.sum() / (len(logp) if total is None else total)
@@ -150,7 +150,7 @@ def ptx_loss(logp, mask, coef, total=None):
     The paper's coefficient is 27.8; it does not say whether its losses are sums or means. Here this one and PPO's are
     both means per token, and 27.8 means what it means because of that.
 
-    logp (B, T) float, mask (B, T) bool; `total` counts tokens.
+    logp (B, R) float, mask (B, R) bool; `total` counts tokens.
     """
     return -coef * masked_mean(logp, mask, total)
 

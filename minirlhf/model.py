@@ -57,6 +57,11 @@ class Cache:
         self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
 
 
+def read(x, at):
+    """x (B, T, D) at positions `at` (B, R): (B, R, D); all of x where `at` is None."""
+    return x if at is None else x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
+
+
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -64,14 +69,14 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, mask, cache, layer):
+    def forward(self, x, mask, cache, layer, at):
         B, T, D = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D/H)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         causal = mask is None and T > 1
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, H, T, D/H)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, D))
+        return self.c_proj(read(y.transpose(1, 2).reshape(B, T, D), at))
 
 
 class MLP(nn.Module):
@@ -93,13 +98,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, mask, cache, layer):
-        x = x + self.dropout(self.attn(self.ln_1(x), mask, cache, layer))
+    def forward(self, x, mask, cache, layer, at):
+        x = read(x, at) + self.dropout(self.attn(self.ln_1(x), mask, cache, layer, at))
         return x + self.dropout(self.mlp(self.ln_2(x)))
 
 
 class Transformer(nn.Module):
-    """Tokens (B, T) to hidden states (B, T, D)."""
+    """Tokens (B, T) to hidden states (B, T, D), or (B, R, D) at positions `at` (B, R)."""
 
     def __init__(self, config):
         super().__init__()
@@ -130,7 +135,7 @@ class Transformer(nn.Module):
         self.wpe.weight.copy_(torch.stack((angle.sin(), angle.cos()), 2).flatten(1)[:, :width] * std * math.sqrt(2))
         nn.init.normal_(self.wte.weight, std=std)
 
-    def forward(self, tokens, left_padding=None, cache=None):
+    def forward(self, tokens, left_padding=None, cache=None, at=None):
         start = cache.length if cache is not None else 0
         position = torch.arange(start, start + tokens.shape[1], device=tokens.device)  # (T,)
         key, mask = torch.arange(start + tokens.shape[1], device=tokens.device), None
@@ -144,18 +149,15 @@ class Transformer(nn.Module):
         # Padding is an id outside the vocabulary. It takes any row of wte: nothing reads a padded position.
         x = self.dropout(self.wte(tokens.clamp(max=self.wte.num_embeddings - 1)) + self.wpe(position))
         for layer, block in enumerate(self.h):
+            # After the last block's attention a position is its own affair: only those that are read go on.
+            inputs = (x, mask, cache, layer, at if block is self.h[-1] else None)
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, cache, layer, use_reentrant=False)
+                x = checkpoint(block, *inputs, use_reentrant=False)
             else:
-                x = block(x, mask, cache, layer)
+                x = block(*inputs)
         if cache is not None:
             cache.length += tokens.shape[1]
         return self.ln_f(x)
-
-
-def _read(hidden, at):
-    """Hidden states at positions `at` (B, R), or at all of them."""
-    return hidden if at is None else hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 class GPT(nn.Module):
@@ -172,8 +174,7 @@ class GPT(nn.Module):
         tokens (B, T) long. Right padding needs nothing, since attention is causal. left_padding (B,) long: how many
         tokens at the left of each row are padding. cache: a Cache; then `tokens` are those after the cached ones.
         """
-        hidden = _read(self.transformer(tokens, left_padding, cache), at)
-        return F.linear(hidden, self.transformer.wte.weight)
+        return F.linear(self.transformer(tokens, left_padding, cache, at), self.transformer.wte.weight)
 
 
 class RewardModel(nn.Module):
@@ -190,7 +191,7 @@ class RewardModel(nn.Module):
 
     def forward(self, tokens, at=None):
         """Scalars (B, T), one per position of tokens (B, T) long; with `at` (B, R) long, only there: (B, R)."""
-        hidden = _read(self.transformer(tokens), at)
+        hidden = self.transformer(tokens, at=at)
         with torch.autocast(hidden.device.type, enabled=False):  # one column is cheap, and scores need their digits
             return self.head(hidden).squeeze(-1)
 

@@ -34,12 +34,12 @@ class Rollout(NamedTuple):
     def positions(self):
         """(B, R) long: where response token t's own prediction and value are read, one position before it."""
         steps = torch.arange(self.logp.shape[1], device=self.logp.device)
-        return (self.prompt_lengths[:, None] - 1 + steps).clamp(max=self.tokens.shape[1] - 1)
+        return (self.prompt_lengths[:, None] - 1 + steps).clamp(max=self.tokens.shape[1] - 2)
 
     @property
     def responses(self):
         """(B, R) long: response tokens; 0 past the end."""
-        return (self.tokens.gather(1, (self.positions + 1).clamp(max=self.tokens.shape[1] - 1))) * self.mask
+        return self.tokens.gather(1, self.positions + 1) * self.mask
 
     def select(self, rows):
         """The rollout of some rows (long tensor), cut to the longest of them."""
@@ -123,7 +123,7 @@ def sample(logits, noise):
 
 def response_logits(model, rollout):
     """The policy's logits (B, R, V) at each response token."""
-    return model(rollout.tokens, at=rollout.positions)
+    return model(rollout.tokens[:, :-1], at=rollout.positions)  # nothing comes after the last token
 
 
 def response_logps(model, rollout):
@@ -133,7 +133,7 @@ def response_logps(model, rollout):
 
 def response_values(value_model, rollout):
     """V_t (B, R), read before token t is emitted; meaningless past a response's end."""
-    return value_model(rollout.tokens, at=rollout.positions)
+    return value_model(rollout.tokens[:, :-1], at=rollout.positions)
 
 
 def in_chunks(function, model, rollout, max_tokens=16384):
@@ -155,11 +155,10 @@ def scores(reward_model, rollout):
 
 
 def target_logps(model, sequences, pad):
-    """Log-probs (B, T) of the next tokens of right-padded sequences, and the mask (B, T) of those that are targets."""
-    device = next(model.parameters()).device
+    """Log-probs (B, R) of the targets of Sequences, and the mask (B, R): a demonstration is a response too."""
     tokens, lengths = collate([s.tokens for s in sequences], pad)
-    position = torch.arange(1, tokens.shape[1])
-    mask = (position >= torch.tensor([s.start for s in sequences])[:, None]) & (position < lengths[:, None])
-    tokens, mask = tokens.to(device), mask.to(device)
-    targets = tokens[:, 1:].masked_fill(~mask, 0)
-    return token_logps(model(tokens[:, :-1]), targets), mask
+    starts = torch.tensor([s.start for s in sequences])
+    logp = torch.zeros(len(sequences), int((lengths - starts).max()))  # yet to be known
+    device = next(model.parameters()).device
+    targets = Rollout(*(x.to(device) for x in (tokens, starts, lengths - starts, logp)))
+    return response_logps(model, targets), targets.mask

@@ -209,6 +209,6 @@ def test_initial_scores_have_a_std_of_about_1_whatever_the_width(width):
     torch.manual_seed(0)
     scores = []
     for _ in range(300):
-        model = RewardModel(GPTConfig(5, n_ctx=4, n_layer=0, n_head=1, n_embd=width))
+        model = RewardModel(GPTConfig(5, n_ctx=4, n_layer=1, n_head=1, n_embd=width))
         scores.append(model.score(torch.tensor([[1, 2]]), torch.tensor([2])).item())
     assert torch.tensor(scores).std().item() == pytest.approx(1, abs=0.15)

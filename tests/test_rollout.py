@@ -233,9 +233,9 @@ def test_texts_are_the_responses_without_end_of_text(tokenizer):
 def test_targets_are_the_tokens_from_start_on_each_predicted_from_those_before(model):
     sequences = [Sequence(np.array([4, 5, 6, 7, EOS]), 2), Sequence(np.array([1, 2, 3]), 1)]
     logp, mask = target_logps(model, sequences, PAD)
-    assert mask.tolist() == [[False, True, True, True], [True, True, False, False]]
+    assert mask.tolist() == [[True, True, True], [True, True, False]]
     for row, sequence in enumerate(sequences):
         tokens = torch.tensor(sequence.tokens)
         for t in range(sequence.start, len(tokens)):
             alone = model(tokens[None, :t])[0, -1].log_softmax(0)[tokens[t]]
-            torch.testing.assert_close(logp[row, t - 1], alone, atol=1e-5, rtol=0)
+            torch.testing.assert_close(logp[row, t - sequence.start], alone, atol=1e-5, rtol=0)

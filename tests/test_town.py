@@ -195,6 +195,15 @@ def test_demonstrations_are_human(records):
     assert 0.4 < sum(judgement.helpful > 0.95 for judgement in judged) / len(judged) < 0.7
 
 
+def test_the_mean_utility_is_the_mean_of_all_labelers_utilities(of_kind):
+    rng = random.Random(0)
+    for record in (some[0] for some in of_kind.values()):
+        response = respond(record, "sloppy", rng)
+        judgement = town.judge(record, response)
+        each = [labeler.utility(judgement, response) for labeler in town.LABELERS]
+        assert town.mean_utility(judgement, response) == pytest.approx(sum(each) / 40, abs=1e-12)
+
+
 def test_careful_answers_are_perfect_and_styles_are_ordered(of_kind):
     rng = random.Random(0)
     for kind, some in of_kind.items():

@@ -4,7 +4,8 @@ The pool's mean utility without noise is the true preference, which no real proj
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from .judge import judge
 
@@ -45,9 +46,18 @@ TRAINING_LABELERS = tuple(labeler for labeler in LABELERS if not labeler.held_ou
 HELD_OUT_LABELERS = tuple(labeler for labeler in LABELERS if labeler.held_out)
 
 
+def _mean(labelers):
+    weights = ("helpful", "honest", "harmless", "brevity")
+    means = {name: fmean(getattr(labeler, name) for labeler in labelers) for name in weights}
+    return replace(labelers[0], name="mean", **means)
+
+
+MEAN_LABELER = _mean(LABELERS)
+
+
 def mean_utility(judgement, response):
-    """The whole pool's utility without noise."""
-    return sum(labeler.utility(judgement, response) for labeler in LABELERS) / len(LABELERS)
+    """The whole pool's utility without noise: that of its mean labeler, since utilities are linear in the weights."""
+    return MEAN_LABELER.utility(judgement, response)
 
 
 def felt(record, responses, labeler, rng):
