@@ -59,7 +59,7 @@ TINY = {
                  prompt_validation=20, prompt_test=40),
     "rankings": dict(prompts=24, held_out=12),
     "gpt": dict(n_layer=1, n_ctx=128),
-    "rm": dict(save_every=1),
+    "sft": dict(save_every=1),
     "ppo": dict(episodes=64, batch_size=32, minibatch_size=16),
 }  # fmt: skip
 
@@ -111,22 +111,23 @@ def workers():
     return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal, silent)
 
 
-def at_once(function, *calls):
-    """[function(*call) for call in calls], side by side in processes that share the cores: small matrices keep few
-    threads busy."""
+def at_once(*calls):
+    """[function(*arguments) for function, *arguments in calls], side by side in processes that share the cores: small
+    matrices keep few threads busy."""
     cores = os.cpu_count() or 1
     threads = cores // min(len(calls), cores)
     try:
-        return list(workers().map(worker, range(len(calls)), repeat(threads), repeat(function), calls))
+        return list(workers().map(worker, range(len(calls)), repeat(threads), calls))
     except BrokenProcessPool:
         workers.cache_clear()
         raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
 
 
-def worker(position, threads, function, call):
+def worker(position, threads, call):
+    function, *arguments = call
     os.environ["TQDM_POSITION"] = str(position)  # a line of the terminal for each bar
     torch.set_num_threads(threads)
-    return function(*call)
+    return function(*arguments)
 
 
 def file(config, name):
@@ -150,11 +151,10 @@ def make_gpt(config, recipe):
 
 
 def make_sft(config, recipe):
-    """step 1, supervised fine-tuning; and where RL starts, with a tenth of pretraining documents mixed in"""
-    both = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),))
-    sft = both | {"validation": (file(config, "demonstrations_validation"),)} | recipe["sft"]
-    rl_start = both | {"documents": (file(config, "web"),)} | recipe["rl_start"]
-    at_once(train_sft.main, (flags(config, "sft", sft),), (flags(config, "rl_start", rl_start),))
+    """step 1, supervised fine-tuning"""
+    own = dict(init=f"{config.out}/gpt", data=(file(config, "demonstrations"),))
+    own |= dict(validation=(file(config, "demonstrations_validation"),))
+    train_sft.main(flags(config, "sft", own | recipe["sft"]))
 
 
 def make_rankings(config, recipe):
@@ -163,10 +163,10 @@ def make_rankings(config, recipe):
     records = train + data.read(file(config, "prompts_test"), "prompt")[: recipe["rankings"]["held_out"]]
     rng = random.Random(f"rankings {config.seed}")
     counts = rng.choices(range(4, 10), (8, 4, 2, 1, 1, 1), k=len(records))  # K
-    calls = [(config, "gpt", records, "rankings gpt")]
+    calls = [(sample, config, "gpt", records, "rankings gpt")]
     for j in range(1, max(counts)):
-        calls.append((config, "sft", [r for r, k in zip(records, counts) if k > j], f"rankings sft {j}"))
-    by_gpt, *by_sft = (iter(texts) for texts in at_once(sample, *calls))
+        calls.append((sample, config, "sft", [r for r, k in zip(records, counts) if k > j], f"rankings sft {j}"))
+    by_gpt, *by_sft = (iter(texts) for texts in at_once(*calls))
     lines = {"rankings": [], "rankings_held_out": []}
     for i, (record, k) in enumerate(zip(records, counts)):
         both = [(next(texts), "sft") for texts in by_sft[: k - 1]] + [(next(by_gpt), "gpt")]
@@ -184,10 +184,13 @@ def make_rankings(config, recipe):
 
 
 def make_rm(config, recipe):
-    """step 2, the reward model"""
-    rm = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),))
-    rm |= dict(validation=(file(config, "rankings_held_out"),), demonstrations=(file(config, "demonstrations"),))
-    train_rm.main(flags(config, "rm", rm | recipe["rm"]))
+    """step 2, the reward model; beside it where RL starts: SFT again, with a tenth of pretraining documents mixed in"""
+    demonstrations = (file(config, "demonstrations"),)
+    rm = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),), demonstrations=demonstrations)
+    rm |= dict(validation=(file(config, "rankings_held_out"),)) | recipe["rm"]
+    rl_start = dict(init=f"{config.out}/gpt", data=demonstrations, documents=(file(config, "web"),))
+    rl_start = flags(config, "rl_start", rl_start | recipe["rl_start"])
+    at_once((train_rm.main, flags(config, "rm", rm)), (train_sft.main, rl_start))
 
 
 def select_epoch(config, recipe):
@@ -201,8 +204,11 @@ def make_ppo(config, recipe):
     """step 3, PPO and PPO-ptx: the same but for the coefficient"""
     both = dict(policy=f"{config.out}/rl_start", reward_model=f"{config.out}/rm")
     both |= dict(prompts=(file(config, "prompts_train"),), documents=(file(config, "web"),)) | recipe["ppo"]
-    coefficients = {"ppo": 0.0, "ppo_ptx": recipe["ptx_coef"]}
-    at_once(train_ppo.main, *((flags(config, name, both | {"ptx_coef": c}),) for name, c in coefficients.items()))
+    ppo, ppo_ptx = (
+        flags(config, name, both | dict(ptx_coef=coefficient))
+        for name, coefficient in (("ppo", 0.0), ("ppo_ptx", recipe["ptx_coef"]))
+    )
+    at_once((train_ppo.main, ppo), (train_ppo.main, ppo_ptx))
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -269,7 +275,7 @@ def measure(config, name):
 def evaluate(config, recipe):
     """every model on test prompts: judged by held-out labelers, and measured"""
     records = data.read(file(config, "prompts_test"), "prompt")
-    measured = dict(zip(MODELS, at_once(measure, *((config, name) for name in MODELS))))
+    measured = dict(zip(MODELS, at_once(*((measure, config, name) for name in MODELS))))
     texts = {name: measured[name].texts for name in MODELS}
     rng = random.Random(f"evaluate {config.seed}")
     labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]

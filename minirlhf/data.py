@@ -262,17 +262,18 @@ def batches(lengths, size, rng, pool=16):
 
 
 def micro_batches(lengths, max_tokens, widths=None):
-    """Splits a batch for gradient accumulation: lists of indices whose padded size is at most max_tokens.
+    """Splits a batch for gradient accumulation: lists of indices whose padded size is at most max_tokens, and of which
+    padding is at most half, so that a few long documents do not stretch many short demonstrations.
 
     lengths: tokens of each item's longest row. widths: rows of each item, 1 unless given. An item larger than
     max_tokens comes alone.
     """
-    parts, current, rows = [], [], 0
+    parts, current, rows, tokens = [], [], 0, 0
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         width = widths[i] if widths is not None else 1
-        if current and (rows + width) * lengths[i] > max_tokens:
+        rows, tokens = rows + width, tokens + width * lengths[i]
+        if current and rows * lengths[i] > min(max_tokens, 2 * tokens):
             parts.append(current)
-            current, rows = [], 0
+            current, rows, tokens = [], width, width * lengths[i]
         current.append(i)
-        rows += width
     return [*parts, current]

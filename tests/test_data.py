@@ -230,6 +230,12 @@ def test_a_batch_within_the_budget_is_one_micro_batch():
     assert len(data.micro_batches([5, 6, 7, 10], 40)) == 1
 
 
+def test_at_most_half_of_a_micro_batch_is_padding():
+    assert data.micro_batches([50, 4, 4, 4, 4, 40], 1000) == [[1, 2, 3, 4], [5, 0]]
+    assert len(data.micro_batches([5, 5, 10, 10, 19], 1000)) == 1
+    assert data.micro_batches([5, 30], 1000, widths=[10, 1]) == [[0], [1]]
+
+
 def test_the_longest_response_is_a_rankings_length():
     ranking = Ranking([Sequence(np.arange(4), 1), Sequence(np.arange(9), 1)], [1, 2])
     assert data.longest(ranking) == 9

@@ -142,29 +142,29 @@ def test_an_unfinished_stage_is_done_again_and_no_other(out, capsys):
 
 
 def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch):
-    stages, model = read_json(out / "stages.json"), (out / "rm" / "model.pt").read_bytes()
-    (out / "stages.json").write_text(json.dumps({name: s for name, s in stages.items() if name != "rm"}))
-    (out / "rm" / "model.pt").unlink()
+    stages, model = read_json(out / "stages.json"), (out / "sft" / "model.pt").read_bytes()
+    (out / "stages.json").write_text(json.dumps({name: s for name, s in stages.items() if name != "sft"}))
+    (out / "sft" / "model.pt").unlink()
 
     def stop(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(reproduce.train_rm, "set_bias", stop)
+        patch.setattr(reproduce.train_sft, "draw_curves", stop)
         with pytest.raises(KeyboardInterrupt):
-            reproduce.main(["--tiny", "--stage", "rm", "--out", str(out)])
-    reproduce.main(["--tiny", "--stage", "rm", "--out", str(out)])
-    assert f"{out}/rm: going on after step" in capsys.readouterr().out
-    assert (out / "rm" / "model.pt").read_bytes() == model
+            reproduce.main(["--tiny", "--stage", "sft", "--out", str(out)])
+    reproduce.main(["--tiny", "--stage", "sft", "--out", str(out)])
+    assert f"{out}/sft: going on after step" in capsys.readouterr().out
+    assert (out / "sft" / "model.pt").read_bytes() == model
 
 
 def test_calls_at_once_come_back_in_order():
-    assert reproduce.at_once(pow, (2, 3), (3, 2), (2, 5)) == [8, 9, 32]
+    assert reproduce.at_once((pow, 2, 3), (pow, 3, 2), (max, 2, 5)) == [8, 9, 5]
 
 
 def test_a_killed_process_ends_the_run_with_a_line():
     with pytest.raises(InputError, match="a process was killed"):
-        reproduce.at_once(os._exit, (1,), (1,))
+        reproduce.at_once((os._exit, 1), (os._exit, 1))
 
 
 # --- win rates ----------------------------------------------------------------------------------------------
