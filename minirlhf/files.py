@@ -25,8 +25,11 @@ def write_atomically(path, content):
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); what was there is untouched") from None
+    except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise InputError(f"{path}: cannot be written ({cause.strerror}); what was there is untouched") from None
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
@@ -80,8 +83,12 @@ class Metrics:
 
     def write(self, **row):
         if rank() == 0:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            try:
+                with open(self.path, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                advice = "make room, then go on from the newest state with --resume"
+                raise InputError(f"{self.path}: cannot be written ({error.strerror}); {advice}") from None
 
     def rewind(self, step):
         """Forgets the rows of `step` and later, and a last one that was cut short: they are about to come again."""

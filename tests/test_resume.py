@@ -3,15 +3,18 @@
 import json
 import os
 import random
+import resource
 import signal
+import sys
 import time
+from contextlib import redirect_stderr
 from multiprocessing import get_context
 
 import pytest
 import torch
 
 from minirlhf import files
-from minirlhf.config import to_flags
+from minirlhf.config import run, to_flags
 from test_distributed import CLOCK, RANKS, torchrun
 
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
@@ -31,21 +34,26 @@ def jobs(world, folder, steps=1):
     return {script: to_flags(own[script] | common | dict(out=str(folder / script))) for script in SCRIPTS}
 
 
-def work(script, flags, die_in_write=0):
-    """Runs a script; with die_in_write, is killed in the n-th write of a state, written whole and not yet renamed."""
+def work(script, flags, die_in_write=0, room=None, stderr=None):
+    """Runs a script; with die_in_write, is killed in the n-th write of a state, written whole and not yet renamed.
+    With `room`, the second state is the last thing for which there is any: then files end at so many bytes."""
     torch.set_num_threads(1)
     script = __import__(script)
     script.draw_curves = lambda *args: None
     replace, writes = os.replace, []
 
-    def killed(source, target):
+    def watched(source, target):
         writes.extend(["state"] * ("state-" in str(target)))
         if writes and len(writes) == die_in_write:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
+        if len(writes) == 2 and room is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
 
-    os.replace = killed
-    script.main(flags)
+    os.replace = watched
+    sys.argv[1:] = flags
+    with redirect_stderr(open(stderr, "w") if stderr else sys.stderr):
+        run(script.main)
 
 
 def start(*args):
@@ -134,6 +142,19 @@ def test_a_run_whose_newest_state_is_truncated(script, alone, world, tmp_path):
     kill_at(script, flags, folder, 13)
     newest = max(folder.glob("state-*.pt"))
     newest.write_bytes(newest.read_bytes()[:-100])
+    finish(script, [*flags, "--resume"])
+    assert_same(folder, alone / script)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(("room", "named"), [(16_000, ".pt"), (600, "metrics.jsonl")])
+def test_a_full_disk_is_a_line_and_the_run_goes_on_where_there_is_room(script, room, named, alone, world, tmp_path):
+    flags, folder = jobs(world, tmp_path)[script], tmp_path / script
+    process = start(script, flags, 0, room, tmp_path / "stderr")
+    process.join(60)
+    assert process.exitcode == 2
+    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    assert line.startswith(f"error: {folder}/") and f"{named}: cannot be written (File too large); " in line
     finish(script, [*flags, "--resume"])
     assert_same(folder, alone / script)
 
