@@ -79,6 +79,7 @@ class Config:
     gae_lambda: float = 0.95  # GAE's lambda (ours)
     ema_decay: float = 0.992  # of the averaged weights, which are what is saved as model.pt (paper: 0.992)
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
+    rollout_batch_size: int = 128  # episodes that a process samples at once; keys and values of more need more memory
     max_tokens: int = 16384  # tokens in one forward of a process; larger minibatches accumulate gradients
     save_every: int = 50  # iterations between the states that --resume goes on from
     resume: bool = False  # go on from the newest state in --out, if there is one
@@ -92,7 +93,7 @@ class Config:
         require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         positive = "episodes batch_size minibatch_size inner_epochs max_response lr value_lr warmup clip value_clip"
-        for name in f"{positive} max_grad_norm max_tokens save_every".split():
+        for name in f"{positive} max_grad_norm rollout_batch_size max_tokens save_every".split():
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
         for name in ("ptx_coef", "kl_coef", "documents_per_episode"):
             require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
@@ -159,7 +160,7 @@ def train(config, networks, tokenizer, prompts, documents):
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
         mine = distributed.share(batch), distributed.share(noise)
-        rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad)
+        rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, rows=config.rollout_batch_size)
 
         # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Whatever is
         #    averaged over the batch needs all of it, and all ranks get all episodes.

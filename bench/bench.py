@@ -5,19 +5,24 @@
     python bench/bench.py sft gpt2             a training step of the language model, tokens per second
     python bench/bench.py rm toy               a training step of the reward model on pairs, tokens per second
     python bench/bench.py ppo toy --peer       ... and the peer's, in turn with ours, and the ratio
+    python bench/bench.py sft gpt2 --ranks 2   ... and that of two processes that share the threads, in turn
 
 Prints one JSON line. The machine's rates are measured in the same run: a product of two 2048 x 2048 matrices in the
 work's precision, and a copy of 256 MB. `share` is the time that the work's arithmetic would take at that rate, 2N per
 token and forward, 6N per token trained, and attention, divided by the time it took. Peers: TRL 1.12's PPOTrainer (the
 last TRL that has one), transformers' generate and GPT-2; --peer needs them installed. A PPO iteration is a rollout of B
 episodes in which no row stops early, scores by four networks of one size, and one inner epoch in which policy and
-value network learn; no pretraining mix.
+value network learn; no pretraining mix. `ratio` is how many times as fast ours is as the peer, and with --ranks the
+processes together as one. `peak_gigabytes` is the most memory that a PPO iteration took, `formula_gigabytes` what
+README's formula says.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import resource
+import socket
 import statistics
 import sys
 import threading
@@ -33,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import train_ppo
 import train_rm
 import train_sft
+from minirlhf import distributed
 from minirlhf.data import Ranking, Sequence
 from minirlhf.device import place
 from minirlhf.losses import ranking_loss, sft_loss
@@ -53,11 +59,20 @@ class Shape:
         self.config = GPTConfig(self.vocab, *sizes)
         self.length = self.prompt + self.response
 
-    def flops(self, tokens, length, read=None):
-        """Of a forward over `tokens` tokens in sequences of `length`; the vocabulary's logits at `read` of them."""
+    def flops(self, tokens, length, read, vocab=0):
+        """Of a forward over `tokens` tokens in sequences of `length`, of which `read` go on after the last attention,
+        to logits over a `vocab` or to a scalar."""
         D, L = self.config.n_embd, self.config.n_layer
-        read = tokens if read is None else read
-        return 2 * tokens * 12 * L * D * D + 2 * read * self.vocab * D + 2 * tokens * L * D * length
+        matrices = 12 * L * tokens - 9 * (tokens - read)
+        return 2 * matrices * D * D + 2 * read * vocab * D + 2 * tokens * L * D * length
+
+    def ppo_bytes(self):
+        """What a PPO iteration in float32 holds at the most: README's formula."""
+        D, L, rows = self.config.n_embd, self.config.n_layer, max(1, 16384 // self.length)
+        held = 44 * sum(p.numel() for p in GPT(self.config).parameters())
+        logits = 12 * self.vocab * self.response
+        learning = self.minibatch * (68 * D * L * self.length + logits)
+        return held + max(learning, min(rows, self.batch) * logits)
 
 
 # --- ours: each returns a function that does the work once, what it handles in units, and its arithmetic -------------
@@ -67,19 +82,23 @@ def sft(shape, options):
     model = place(GPT(shape.config), options).train()
     optimizers = train_sft.make_optimizers(model, SimpleNamespace(lr=1e-5, optimizer="adam"))
     rng = np.random.default_rng(0)
-    rows = [Sequence(rng.integers(0, shape.vocab, shape.length + 1), 1) for _ in range(shape.batch)]
+    batch = shape.batch * options.accumulate
+    rows = [Sequence(rng.integers(0, shape.vocab, shape.length + 1), 1) for _ in range(batch)]
+    learner, mine = distributed.wrap(model), distributed.share(rows)
+    parts = [mine[i :: options.accumulate] for i in range(options.accumulate)]
 
     def step():
-        loss = sft_loss(*target_logps(model, rows, shape.vocab))
-        loss.backward()
+        for part in distributed.accumulate(parts, learner):
+            loss = sft_loss(*target_logps(learner, part, shape.vocab), total=batch)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         return loss.item()
 
-    tokens = shape.batch * shape.length
-    return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length)
+    tokens = batch * shape.length
+    return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length, tokens, shape.vocab)
 
 
 def rm(shape, options):
@@ -98,19 +117,19 @@ def rm(shape, options):
         return loss.item()
 
     tokens = shape.batch * shape.length
-    return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length, read=0)
+    return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length, shape.batch)
 
 
 def sample(shape, model, turn):
     prompts = np.random.default_rng(turn).integers(0, shape.vocab, (shape.batch, shape.prompt)).tolist()
     noise = uniforms((0, turn), range(shape.batch), shape.response)
-    return generate(model, prompts, noise, eos=-1, pad=shape.vocab)
+    return generate(model, distributed.share(prompts), distributed.share(noise), eos=-1, pad=shape.vocab)
 
 
 def generation(shape, options):
     model = place(GPT(shape.config), options).eval()
     tokens = shape.batch * shape.response
-    flops = shape.flops(shape.batch * shape.length, shape.length, read=tokens)
+    flops = shape.flops(shape.batch * shape.length, shape.length, tokens, shape.vocab)
     return lambda: sample(shape, model, 0).tokens.cpu(), {"tokens": tokens}, flops
 
 
@@ -122,6 +141,7 @@ def ppo(shape, options):
         minibatch_size=shape.minibatch, max_response=shape.response, lr=1e-5, value_lr=1e-5,
     )  # fmt: skip
     optimizers = train_ppo.make_optimizers(networks, config)
+    learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
     turn = iter(range(10**9))
 
     def step():
@@ -129,13 +149,14 @@ def ppo(shape, options):
         episodes = train_ppo.judge_episodes(networks, sample(shape, networks.policy, i), config)
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(shape.batch)).split(shape.minibatch):
             rows = rows.to(episodes.scores.device)
-            train_ppo.update(networks, optimizers, episodes, rows, [], shape.vocab, config)
+            train_ppo.update(learners, optimizers, episodes, rows, [], shape.vocab, config)
         return train_ppo.statistics(episodes, config, eos=-1)
 
     tokens, read = shape.batch * shape.length, shape.batch * shape.response
-    with_logits, without = shape.flops(tokens, shape.length, read), shape.flops(tokens, shape.length, read=0)
-    # rollout, reference, policy's forward and backward; reward model and value, value's forward and backward
-    return step, {"episodes": shape.batch}, (1 + 1 + 3) * with_logits + (1 + 1 + 3) * without
+    policy, value = shape.flops(tokens, shape.length, read, shape.vocab), shape.flops(tokens, shape.length, read)
+    score = shape.flops(tokens, shape.length, shape.batch)
+    # rollout, reference, policy's forward and backward; value's forward, and with backward; the reward model's
+    return step, {"episodes": shape.batch}, (1 + 1 + 3) * policy + (1 + 3) * value + score
 
 
 # --- theirs ----------------------------------------------------------------------------------------------------------
@@ -246,11 +267,14 @@ def seconds_of(step, device):
     return time.perf_counter() - start
 
 
-def serve(connection, make, options):
-    """A peer in a process of its own: threads of two libraries in one process wait for each other's."""
-    torch.set_num_threads(options.threads)
+def serve(connection, make, options, environment):
+    """Somebody else's work in a process of its own: threads of two libraries in one process wait for each other's."""
+    os.environ.update(environment)
+    distributed.start(options.device)
+    torch.set_num_threads(options.threads // distributed.world())
     torch.manual_seed(0)
     step = make(Shape(options.shape), options)
+    step = step[0] if isinstance(step, tuple) else step
     try:
         while True:
             connection.send(None)
@@ -260,18 +284,38 @@ def serve(connection, make, options):
         pass
 
 
-def peer(make, options):
-    """A function that has the peer do its work once, and returns the seconds it took."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, make, options), daemon=True)
-    process.start()
+def others(make, options, environments):
+    """Starts a process for each environment; returns a function that has all do their work once, and the seconds that
+    the last of them took."""
+    context, connections = multiprocessing.get_context("spawn"), []
+    for environment in environments:
+        ours, theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, make, options, environment), daemon=True).start()
+        connections.append(ours)
 
     def seconds():
-        ours.recv()
-        ours.send(None)
-        return ours.recv()
+        for connection in connections:
+            connection.recv()
+        for connection in connections:
+            connection.send(None)
+        return max([connection.recv() for connection in connections])
 
     return seconds
+
+
+def ranks(number):
+    """What torchrun would put into the environments of so many processes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(number), LOCAL_WORLD_SIZE=str(number))
+    return [shared | dict(RANK=str(i), LOCAL_RANK=str(i)) for i in range(number)]
+
+
+def peak_bytes(device):
+    """The most memory this process has held: of the GPU's if it works there."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def machine(options):
@@ -289,6 +333,8 @@ def main():
     parser.add_argument("work", choices=list(WORK))
     parser.add_argument("shape", choices=list(SHAPES))
     parser.add_argument("--peer", action="store_true", help="time the peer too, in turn")
+    parser.add_argument("--ranks", type=int, default=1, help="time so many processes too, in turn; --threads shared")
+    parser.add_argument("--accumulate", type=int, default=1, help="sft: so many times the batch in as many parts")
     parser.add_argument("--iterations", type=int, default=6, help="how many are timed, after two that are not")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -300,16 +346,27 @@ def main():
     make, make_theirs = WORK[options.work]
     if options.peer and not make_theirs:
         parser.error(f"{options.work} has no peer")
+    if options.peer and options.ranks > 1:
+        parser.error("--peer and --ranks: one at a time")
+    before = peak_bytes(options.device)
     step, units, flops = make(Shape(options.shape), options)
-    timers = [lambda: seconds_of(step, options.device)] + ([peer(make_theirs, options)] if options.peer else [])
+    timers = [lambda: seconds_of(step, options.device)]
+    if options.peer:
+        timers.append(others(make_theirs, options, [{}]))
+    if options.ranks > 1:
+        timers.append(others(make, options, ranks(options.ranks)))
     times = [[timer() for timer in timers] for _ in range(options.iterations + 2)][2:]
+    peak = peak_bytes(options.device) - before
     rate, bandwidth = machine(options)
     ours, *theirs = (statistics.median(column) for column in zip(*times))
     figures = {"seconds": ours} | {f"{name}_per_second": n / ours for name, n in units.items()}
     figures |= {"share": flops / rate / ours, "gflops": rate / 1e9, "gigabytes_per_second": bandwidth / 1e9}
+    if options.work == "ppo":
+        figures |= {"peak_gigabytes": peak / 1e9, "formula_gigabytes": Shape(options.shape).ppo_bytes() / 1e9}
     for median in theirs:
-        ratios = [them / us for us, them in times]
-        figures |= {"peer_seconds": median, "ratio": statistics.median(ratios), "ratios": [min(ratios), max(ratios)]}
+        ratios = [them / us if options.peer else us / them for us, them in times]
+        name = "peer" if options.peer else "ranks"
+        figures |= {f"{name}_seconds": median, "ratio": statistics.median(ratios), "ratios": [min(ratios), max(ratios)]}
     print(json.dumps({k: v for k, v in vars(options).items() if k != "peer"} | figures))
 
 

@@ -106,7 +106,7 @@ def wrap(model):
     """The model to train, by DDP: a forward through what this returns, and backward sums gradients over the ranks."""
     if not dist.is_initialized():
         return model
-    wrapped = DistributedDataParallel(model)
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)  # gradients once in memory, not twice
     wrapped.register_comm_hook(None, _sum)
     # DDP lays gradients out anew after its first backward. One that changes nothing, now, and the order of summation is
     # the same from the first step on, wherever a resumed run starts.

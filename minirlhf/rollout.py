@@ -64,15 +64,31 @@ def uniforms(seed, rows, limit):
 
 
 @torch.no_grad()
-def generate(model, prompts, noise, eos, pad, temperature=1.0):
-    """Samples a response to each prompt, with a KV cache; rows that have ended leave the batch.
+def generate(model, prompts, noise, eos, pad, temperature=1.0, rows=512):
+    """Samples a response to each prompt, at most `rows` at once, whose keys and values memory must hold.
 
     prompts: B lists of token ids; noise (B, limit) float in [0, 1): the noise of each step; returns a Rollout whose
     responses are at most `limit` tokens. Prompt and limit must fit in the model's context.
     """
     device = model.transformer.wte.weight.device
+    parts = zip(_split(prompts, rows), noise.to(device).split(rows))
+    answers = [_answer(model, *part, eos, pad, temperature) for part in parts]
+    responses, logp = map(torch.cat, zip(*answers))
+    response_lengths = (responses != pad).sum(1)
+    rows = zip(prompts, responses.tolist(), response_lengths.tolist())
+    tokens, lengths = (x.to(device) for x in collate([prompt + row[:n] for prompt, row, n in rows], pad))
+    return Rollout(tokens, lengths - response_lengths, response_lengths, logp[:, : int(response_lengths.max())])
+
+
+def _split(items, size):
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _answer(model, prompts, noise, eos, pad, temperature):
+    """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there. With a KV cache; rows
+    that have ended leave the batch."""
+    device = noise.device
     B, limit = noise.shape
-    noise = noise.to(device)
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     P = int(lengths.max())
     left_padding = P - lengths
@@ -102,11 +118,7 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0):
             left_padding = None if left_padding is None else left_padding[going]
             cache.keep(going)
         tokens, last = token[:, None], torch.zeros_like(token)[:, None]
-
-    response_lengths = (responses != pad).sum(1)
-    R = int(response_lengths.max())
-    whole, _ = collate([p + r[:n] for p, r, n in zip(prompts, responses.tolist(), response_lengths.tolist())], pad)
-    return Rollout(whole.to(device), lengths, response_lengths, logp[:, :R])
+    return responses, logp
 
 
 def sample(logits, noise):
@@ -157,8 +169,9 @@ def scores(reward_model, rollout):
 def target_logps(model, sequences, pad):
     """Log-probs (B, R) of the targets of Sequences, and the mask (B, R): a demonstration is a response too."""
     tokens, lengths = collate([s.tokens for s in sequences], pad)
-    starts = torch.tensor([s.start for s in sequences])
-    logp = torch.zeros(len(sequences), int((lengths - starts).max()))  # yet to be known
+    starts = torch.tensor([s.start for s in sequences], dtype=torch.long)
+    longest = max((len(s.tokens) - s.start for s in sequences), default=0)
+    logp = torch.zeros(len(sequences), longest)  # yet to be known
     device = next(model.parameters()).device
     targets = Rollout(*(x.to(device) for x in (tokens, starts, lengths - starts, logp)))
     return response_logps(model, targets), targets.mask

@@ -162,6 +162,9 @@ def test_episodes_are_the_same_however_rows_are_spread_over_batches(model, rollo
     for rows in ([0], [1, 2, 3, 4, 5], list(range(6, 32))):
         apart += rows_of(generate(model, [prompts[i] for i in rows], noise[rows], EOS, PAD))
     assert apart == rows_of(rollout)
+    at_most_five = generate(model, prompts, noise, EOS, PAD, rows=5)
+    assert rows_of(at_most_five) == rows_of(rollout)
+    torch.testing.assert_close(at_most_five.logp, rollout.logp, atol=1e-5, rtol=0)
 
 
 # --- what was sampled is what is scored ---------------------------------------------------------------------

@@ -299,9 +299,9 @@ def test_nothing_is_in_training_mode_neither_in_rollout_nor_in_the_update(settin
     def look(networks, *rest):
         modes.extend(module.training for network in networks for module in network.modules())
 
-    def spy(model, *args):
+    def spy(model, *args, **kwargs):
         modes.extend(module.training for module in model.modules())
-        return sampler(model, *args)
+        return sampler(model, *args, **kwargs)
 
     watch(look)
     monkeypatch.setattr(train_ppo, "generate", spy)
@@ -319,7 +319,7 @@ def test_sampling_is_at_temperature_1(settings, monkeypatch):
 
     monkeypatch.setattr(train_ppo, "generate", spy)
     train(settings)
-    assert calls == [(5, {})] * 2  # model, prompts, noise, eos, pad: temperature is left at its default
+    assert calls == [(5, {"rows": 128})] * 2  # model, prompts, noise, eos, pad; temperature is left at its default
     assert inspect.signature(sampler).parameters["temperature"].default == 1
 
 
@@ -578,9 +578,9 @@ def test_each_seed_and_each_iteration_draws_its_own(settings, world, tmp_path, m
         orders.append(seed)
         return endless(n, start, seed)
 
-    def sample(policy, prompts, noise, *rest):
+    def sample(policy, prompts, noise, *rest, **kwargs):
         noises.append(noise.flatten().tolist())
-        return generate_(policy, prompts, noise, *rest)
+        return generate_(policy, prompts, noise, *rest, **kwargs)
 
     def step(networks, optimizers, episodes, rows, *rest):
         batches.append(rows.tolist())
