@@ -13,12 +13,13 @@ import functools
 import os
 import random
 import signal
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import repeat
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,8 +108,18 @@ def flags(config, name, settings):
 @functools.cache
 def workers():
     """Processes for at_once, kept for the next call of it: a new one takes seconds to import torch."""
-    silent = (signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends them without a word; the parent has one
-    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), signal.signal, silent)
+    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), begin)
+
+
+def begin():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process without a word; the parent has one
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def follow():
+    """Ends this process when its parent has: two runs must not write to one folder."""
+    parent_process().join()
+    os._exit(1)
 
 
 def at_once(*calls):

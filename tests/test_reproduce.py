@@ -3,6 +3,10 @@
 import json
 import os
 import random
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -11,17 +15,7 @@ from data import town
 from minirlhf.config import InputError
 from minirlhf.files import read_json
 
-STAGES = [
-    "town",
-    "gpt",
-    "sft",
-    "rankings",
-    "rm",
-    "select",
-    "ppo",
-    "evaluate",
-    "report",
-]
+STAGES = ["town", "gpt", "sft", "rankings", "rm", "select", "ppo", "evaluate", "report"]
 MODELS = ["gpt", "gpt_prompted", "sft", "rl_start", "ppo", "ppo_ptx"]
 
 
@@ -165,6 +159,21 @@ def test_calls_at_once_come_back_in_order():
 def test_a_killed_process_ends_the_run_with_a_line():
     with pytest.raises(InputError, match="a process was killed"):
         reproduce.at_once((os._exit, 1), (os._exit, 1))
+
+
+def test_processes_end_with_the_run_that_started_them(tmp_path):
+    """However it ended: a restarted run must have its folder to itself."""
+    beat = f"import time\nwhile True: open({str(tmp_path / 'beat')!r}, 'a').write('x'); time.sleep(0.01)"
+    code = f"import reproduce; reproduce.at_once((exec, {beat!r}), (exec, {beat!r}))"
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=Path(reproduce.__file__).parent)
+    while not (tmp_path / "beat").exists():
+        time.sleep(0.1)
+    run.kill()
+    run.wait()
+    time.sleep(1)
+    size = (tmp_path / "beat").stat().st_size
+    time.sleep(1)
+    assert (tmp_path / "beat").stat().st_size == size
 
 
 # --- win rates ----------------------------------------------------------------------------------------------
