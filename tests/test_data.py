@@ -232,8 +232,10 @@ def test_a_batch_within_the_budget_is_one_micro_batch():
 
 def test_at_most_half_of_a_micro_batch_is_padding():
     assert data.micro_batches([50, 4, 4, 4, 4, 40], 1000) == [[1, 2, 3, 4], [5, 0]]
+    assert data.micro_batches([4, 4, 4, 4, 40, 50, 200], 1000) == [[0, 1, 2, 3], [4, 5], [6]]
     assert len(data.micro_batches([5, 5, 10, 10, 19], 1000)) == 1
     assert data.micro_batches([5, 30], 1000, widths=[10, 1]) == [[0], [1]]
+    assert len(data.micro_batches([10, 12], 1000, widths=[10, 1])) == 1
 
 
 def test_the_longest_response_is_a_rankings_length():
