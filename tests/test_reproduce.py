@@ -102,6 +102,23 @@ def test_held_out_prompts_and_labelers_take_no_part_in_training(out):
     assert not people[0] & people[1]
 
 
+def test_each_model_is_judged_by_its_own_answers(out):
+    records, samples = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (out / "town" / "prompts_test.jsonl", out / "samples.jsonl")
+    )
+    models, utility = read_json(out / "evaluation.json")["models"], {}
+    for name in MODELS:
+        texts = [sample[name] for sample in samples]
+        judgements = [town.judge(*both) for both in zip(records, texts)]
+        follows = sum(j.follows for j in judgements) / len(texts)
+        assert models[name]["follows_instruction"]["mean"] == pytest.approx(follows)
+        utility[name] = [town.mean_utility(*both) for both in zip(judgements, texts)]
+    for name in set(MODELS) - {"sft"}:
+        wins = [0.5 if a == b else float(a > b) for a, b in zip(utility[name], utility["sft"])]
+        assert models[name]["true_win_rate_vs_sft"]["mean"] == pytest.approx(sum(wins) / len(wins))
+
+
 def test_rankings_have_4_to_9_responses(out):
     for line in (out / "town" / "rankings.jsonl").read_text().splitlines():
         record = json.loads(line)

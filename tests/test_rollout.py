@@ -204,7 +204,8 @@ def test_the_score_is_read_at_the_last_token_end_of_text_where_there_is_one(roll
 
 
 def test_a_selection_is_the_rows_chosen_cut_to_the_longest(model, rollout):
-    rows = torch.tensor([5, 0, 2])
+    rows = rollout.lengths.argsort()[[2, 0, 1]]  # short ones
+    assert rollout.response_lengths[rows].max() < rollout.logp.shape[1]
     chosen = rollout.select(rows)
     assert rows_of(chosen) == [rows_of(rollout)[i] for i in rows]
     assert chosen.tokens.shape[1] == rollout.lengths[rows].max()

@@ -562,6 +562,7 @@ def take(n, *args):
 def test_an_endless_order_has_each_once_before_any_twice_and_every_round_another_order():
     rounds = [take(40, 20, 0, (0, 0, 1))[i : i + 20] for i in (0, 20)]
     assert all(sorted(r) == list(range(20)) for r in rounds) and rounds[0] != rounds[1]
+    assert take(20, 20, 0, (1, 0, 1)) != rounds[0]
 
 
 @pytest.mark.parametrize("start", range(12))
