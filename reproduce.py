@@ -215,10 +215,8 @@ def make_ppo(config, recipe):
     """step 3, PPO and PPO-ptx: the same but for the coefficient"""
     both = dict(policy=f"{config.out}/rl_start", reward_model=f"{config.out}/rm")
     both |= dict(prompts=(file(config, "prompts_train"),), documents=(file(config, "web"),)) | recipe["ppo"]
-    ppo, ppo_ptx = (
-        flags(config, name, both | dict(ptx_coef=coefficient))
-        for name, coefficient in (("ppo", 0.0), ("ppo_ptx", recipe["ptx_coef"]))
-    )
+    ppo = flags(config, "ppo", both | dict(ptx_coef=0.0))
+    ppo_ptx = flags(config, "ppo_ptx", both | dict(ptx_coef=recipe["ptx_coef"]))
     at_once((train_ppo.main, ppo), (train_ppo.main, ppo_ptx))
 
 
@@ -290,14 +288,13 @@ def evaluate(config, recipe):
     texts = {name: measured[name].texts for name in MODELS}
     rng = random.Random(f"evaluate {config.seed}")
     labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
-    utilities = {name: measured[name].utilities for name in MODELS}
-    models = {}
+    models, sft = {}, measured["sft"].utilities
     for name in MODELS:
         judgements = measured[name].judgements
         truths = [j.truthful for j in judgements if j.truthful is not None]
         models[name] = {
             "win_rate_vs_sft": win_rate(records, texts[name], texts["sft"], labelers, rng) if name != "sft" else None,
-            "true_win_rate_vs_sft": true_win_rate(utilities[name], utilities["sft"]) if name != "sft" else None,
+            "true_win_rate_vs_sft": true_win_rate(measured[name].utilities, sft) if name != "sft" else None,
             "follows_instruction": interval([j.follows for j in judgements]),
             "truthful": interval(truths) if truths else None,
             "toxic": interval([j.toxic for j in judgements]),

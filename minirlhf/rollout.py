@@ -71,17 +71,14 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0, rows=512):
     responses are at most `limit` tokens. Prompt and limit must fit in the model's context.
     """
     device = model.transformer.wte.weight.device
-    parts = zip(_split(prompts, rows), noise.to(device).split(rows))
-    answers = [_answer(model, *part, eos, pad, temperature) for part in parts]
+    noise = noise.to(device)
+    starts = range(0, len(prompts), rows)
+    answers = [_answer(model, prompts[i : i + rows], noise[i : i + rows], eos, pad, temperature) for i in starts]
     responses, logp = map(torch.cat, zip(*answers))
     response_lengths = (responses != pad).sum(1)
-    rows = zip(prompts, responses.tolist(), response_lengths.tolist())
-    tokens, lengths = (x.to(device) for x in collate([prompt + row[:n] for prompt, row, n in rows], pad))
+    sequences = [p + r[:n] for p, r, n in zip(prompts, responses.tolist(), response_lengths.tolist())]
+    tokens, lengths = (x.to(device) for x in collate(sequences, pad))
     return Rollout(tokens, lengths - response_lengths, response_lengths, logp[:, : int(response_lengths.max())])
-
-
-def _split(items, size):
-    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def _answer(model, prompts, noise, eos, pad, temperature):
