@@ -126,7 +126,6 @@ def sample(logits, noise):
     logp = logits.log_softmax(-1)
     cumulative = logp.exp().cumsum(-1)
     token = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)
-    token = token.clamp(max=logits.shape[1] - 1)
     return token[:, 0], logp.gather(1, token)[:, 0]
 
 

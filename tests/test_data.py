@@ -210,6 +210,12 @@ def test_batches_come_in_another_order_each_epoch_and_the_same_under_a_seed():
     assert first == data.batches(lengths, 4, np.random.default_rng(1))
 
 
+def test_items_of_one_length_meet_in_a_batch_by_chance():
+    """Wherever they stand in the file: of 1,600, those of the first pool of 128 are spread over the batches."""
+    cut = data.batches([5] * 1600, 8, np.random.default_rng(0))
+    assert sum(any(i < 128 for i in batch) for batch in cut) > 60  # 16 in the file's order; 98 by chance
+
+
 def test_rows_of_like_length_share_a_batch():
     lengths = np.random.default_rng(0).permutation(64)
     spread = [max(lengths[batch]) - min(lengths[batch]) for batch in data.batches(lengths, 8, np.random.default_rng(1))]

@@ -21,7 +21,7 @@ from minirlhf.evaluate import (
 )
 from minirlhf.losses import sft_loss
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import target_logps
+from minirlhf.rollout import Rollout, target_logps
 
 
 class LastToken(torch.nn.Module):
@@ -85,6 +85,12 @@ def responses(model, tokenizer, prompts, batch):
     return found
 
 
+def test_samples_are_drawn_without_dropout(gpt, tokenizer):
+    dropping = tiny.make(GPT, tokenizer.n_vocab, dropout=0.5).train()
+    prompts = [tokenizer.encode("the cat sat"), tokenizer.encode("a")]
+    assert responses(dropping, tokenizer, prompts, 2) == responses(gpt, tokenizer, prompts, 2)
+
+
 def test_every_prompt_is_answered_once_and_the_same_in_batches_of_any_size(gpt, tokenizer):
     prompts = [tokenizer.encode(text) for text in ("the cat sat", "a", "what is two", "no")] * 2
     together = responses(gpt, tokenizer, prompts, batch=256)
@@ -111,9 +117,11 @@ def test_the_kl_to_the_uniform_distribution_is_log_v_less_the_entropy(tokenizer)
 
 
 def test_the_kl_is_a_sum_over_the_response_alone(tokenizer):
-    """By single forwards over each row without padding."""
+    """By single forwards over each row without padding; responses of 5 and 2 tokens."""
     policy, reference = tiny.make(GPT, tokenizer.n_vocab), tiny.make(GPT, tokenizer.n_vocab, seed=9)
-    ((_, rollout),) = respond(policy, tokenizer, [[5, 6, 7], [8]], 5, (0,))
+    tokens, pad = torch.tensor([[5, 6, 7, 11, 12, 13, 14, 15], [8, 21, 22, 0, 0, 0, 0, 0]]), tokenizer.pad
+    tokens[1, 3:] = pad
+    rollout = Rollout(tokens, torch.tensor([3, 1]), torch.tensor([5, 2]), torch.zeros(2, 5))
     for value, row, start, end in zip(
         kl(policy, reference, rollout), rollout.tokens, rollout.prompt_lengths, rollout.lengths
     ):
@@ -150,11 +158,11 @@ def test_accuracy_by_hand():
 
 def test_the_interval_of_a_proportion_is_the_binomials_normal_one():
     n, p = 400, 0.7
-    found = interval([1.0] * int(n * p) + [0.0] * int(n * (1 - p)))
+    found = interval([1.0] * int(n * p) + [0.0] * int(n * (1 - p)), resamples=50_000)
     half = 1.96 * math.sqrt(p * (1 - p) / n)
     assert found["mean"] == pytest.approx(p)
-    assert found["low"] == pytest.approx(p - half, abs=0.008)
-    assert found["high"] == pytest.approx(p + half, abs=0.008)
+    assert found["low"] == pytest.approx(p - half, abs=0.003)
+    assert found["high"] == pytest.approx(p + half, abs=0.003)
     assert found["n"] == n
 
 

@@ -1,5 +1,7 @@
 """The network is GPT-2: its names, its sizes, its numbers; and padding and caching change nothing."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -152,6 +154,34 @@ def test_padding_gets_no_gradient(reward):
     reward.score(tokens, torch.tensor([5])).backward()
     touched = reward.transformer.wte.weight.grad.abs().sum(1).nonzero()[:, 0]
     assert set(touched.tolist()) == set(tokens[0, :5].tolist())
+
+
+# --- dropout ------------------------------------------------------------------------------------------------
+
+
+def test_dropout_is_on_the_embedding_and_on_what_each_block_adds():
+    """At a probability of 1, in training: without the blocks' additions the embedding alone is left, without the
+    embedding nothing of the tokens."""
+    model = tiny.make(GPT, V, dropout=1.0).train().transformer
+    model.dropout.p = 0.0
+    embedded = model.wte(TOKENS) + model.wpe(torch.arange(12))
+    torch.testing.assert_close(model(TOKENS), model.ln_f(embedded))
+    model.dropout.p = 1.0
+    for block in model.h:
+        block.dropout.p = 0.0
+    torch.testing.assert_close(model(TOKENS), model(TOKENS.flip(1)))
+
+
+def test_spread_embeddings_are_noise_for_tokens_and_sinusoids_for_positions():
+    """Vaswani et al. 2017, section 3.5: sin and cos of position / base^(2i / D), here with base 1000."""
+    model = RewardModel(GPTConfig(5000, n_ctx=32, n_layer=1, n_head=1, n_embd=8)).transformer
+    model.spread_embeddings(0.4)
+    assert model.wte.weight.std().item() == pytest.approx(0.4, rel=0.02)
+    for position in range(32):
+        for i in range(4):
+            angle = position / 1000 ** (2 * i / 8)
+            expected = [0.4 * math.sqrt(2) * f(angle) for f in (math.sin, math.cos)]
+            assert model.wpe.weight[position, 2 * i : 2 * i + 2].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 # --- cache --------------------------------------------------------------------------------------------------

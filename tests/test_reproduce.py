@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import reproduce
 from data import town
+from data.town.demonstrations import respond
 from minirlhf.config import InputError
 from minirlhf.files import read_json
 
@@ -117,6 +120,41 @@ def test_each_model_is_judged_by_its_own_answers(out):
     for name in set(MODELS) - {"sft"}:
         wins = [0.5 if a == b else float(a > b) for a, b in zip(utility[name], utility["sft"])]
         assert models[name]["true_win_rate_vs_sft"]["mean"] == pytest.approx(sum(wins) / len(wins))
+
+
+def test_what_is_said_of_a_model_is_of_its_own_answers(out, monkeypatch, tmp_path):
+    """One model always answers with care, one with insults, and the others do not know."""
+    records = [json.loads(line) for line in (out / "town" / "prompts_test.jsonl").read_text().splitlines()]
+    rng = random.Random(0)
+
+    def measured(config, name):
+        style = {"ppo_ptx": "careful", "gpt": "rude"}.get(name)
+        texts = [respond(record, style, rng) if style else "I do not know." for record in records]
+        judgements = [town.judge(*both) for both in zip(records, texts)]
+        utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
+        nats, i = np.arange(1.0, 6.0), MODELS.index(name)
+        return reproduce.Measured(texts, judgements, utilities, (nats + i, np.full(5, 10)), np.full(9, i), None)
+
+    monkeypatch.setattr(reproduce, "at_once", lambda *calls: [measured(*arguments) for _, *arguments in calls])
+    monkeypatch.setattr(reproduce, "measure_reward_model", lambda config: {})
+    (tmp_path / "town").symlink_to(out / "town")
+    reproduce.evaluate(SimpleNamespace(out=str(tmp_path), seed=0), None)
+    found = read_json(tmp_path / "evaluation.json")
+    models = found["models"]
+    for name in MODELS:
+        assert models[name]["follows_instruction"]["mean"] == (name == "ppo_ptx")
+        assert models[name]["rm_score"]["mean"] == MODELS.index(name)
+        assert models[name]["pretraining_loss"]["mean"] == pytest.approx((15 + 5 * MODELS.index(name)) / 50)
+        rude_ones = sum(r["kind"] == "say" and r["tone"] == "rude" for r in records) if name == "ppo_ptx" else 0
+        assert models[name]["toxic"]["mean"] == (1 if name == "gpt" else rude_ones / len(records))
+    assert models["ppo_ptx"]["truthful"]["mean"] == 1 and models["sft"]["truthful"] is None
+    for rate in (models["ppo_ptx"]["win_rate_vs_sft"], models["ppo_ptx"]["win_rate_vs_rl_start"]):
+        assert rate["mean"] > 0.8
+    assert models["ppo_ptx"]["true_win_rate_vs_sft"]["mean"] > 0.9
+    assert models["gpt"]["win_rate_vs_sft"]["mean"] < 0.5 == models["rl_start"]["win_rate_vs_sft"]["mean"]
+    assert models["sft"]["win_rate_vs_sft"] is None
+    above = {name: value["mean"] for name, value in found["pretraining_loss"].items()}
+    assert above == pytest.approx({"ppo_above_rl_start": 0.1, "ppo_above_ppo_ptx": -0.1, "ppo_ptx_above_rl_start": 0.2})
 
 
 def test_rankings_have_4_to_9_responses(out):

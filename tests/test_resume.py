@@ -83,6 +83,7 @@ def metrics(folder):
 
 def assert_same(folder, other):
     """Every checkpoint, bit by bit, the metrics but for the clock's, and nothing left lying about."""
+    assert not list(folder.glob("state-*"))
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in other.iterdir())
     for path in folder.glob("*.pt"):
         mine, theirs = torch.load(path)["model"], torch.load(other / path.name)["model"]

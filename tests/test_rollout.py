@@ -131,6 +131,14 @@ def test_the_ends_of_the_noise_are_tokens_too(noise):
     assert sample(logits, torch.tensor([noise]))[0].item() == pytest.approx(50_257 * noise, abs=100)
 
 
+def test_the_largest_noise_draws_the_last_token_that_has_a_share():
+    """However the shares were rounded: a product with it stays below their sum."""
+    logits = 4 * torch.randn(2000, 33, generator=torch.Generator().manual_seed(0))
+    logits[:, 30:] = -math.inf
+    drawn, logp = sample(logits, torch.full((2000,), 1 - 2**-24))
+    assert drawn.max().item() <= 29 and logp.isfinite().all()
+
+
 def test_tokens_are_drawn_with_the_models_probabilities():
     """Temperature 1 and the whole vocabulary: Pearson's chi-squared over 20,000 draws. With 19 degrees of
     freedom it exceeds 50 once in 7,000 times."""
@@ -140,6 +148,12 @@ def test_tokens_are_drawn_with_the_models_probabilities():
     counts = np.bincount(rollout.responses.flatten().numpy(), minlength=V)
     expected = 20_000 * logits.double().softmax(0).numpy()
     assert ((counts - expected) ** 2 / expected).sum() < 50
+
+
+def test_the_temperature_divides_the_logits():
+    logits = torch.randn(V, generator=torch.Generator().manual_seed(0))
+    rollout = generate(Constant(logits), [[0]] * 50, uniforms((1,), range(50), 1), -1, PAD, temperature=0.5)
+    torch.testing.assert_close(rollout.logp, (2 * logits).log_softmax(0)[rollout.responses])
 
 
 def test_the_noise_is_uniform_and_new_for_each_row_step_and_seed():
@@ -215,11 +229,18 @@ def test_a_selection_is_the_rows_chosen_cut_to_the_longest(model, rollout):
 
 
 @pytest.mark.parametrize("function", [response_logps, scores])
-def test_chunks_change_nothing(model, rollout, function):
+def test_chunks_are_small_and_change_nothing(model, rollout, function):
     network = model if function is response_logps else tiny.make(RewardModel, V)
-    chunked = in_chunks(function, network, rollout, max_tokens=60)
+    sizes = []
+
+    def counted(network, part):
+        sizes.append(part.tokens.numel())
+        return function(network, part)
+
+    chunked = in_chunks(counted, network, rollout, max_tokens=60)
     torch.testing.assert_close(chunked, function(network, rollout))
     assert not chunked.requires_grad
+    assert len(sizes) > 1 and max(sizes) <= 60
 
 
 def test_texts_are_the_responses_without_end_of_text(tokenizer):

@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -46,7 +47,8 @@ def pool_mean(record, response):
 def test_same_seed_same_town():
     assert town.documents(200, 5) == town.documents(200, 5) != town.documents(200, 6)
     assert town.prompts("train", 200, 5) == town.prompts("train", 200, 5) != town.prompts("train", 200, 6)
-    records = town.prompts("train", 200, 5)
+    records, others = (town.prompts(split, 200, 5) for split in ("train", "test"))
+    assert [record["kind"] for record in records] != [record["kind"] for record in others]  # a stream for each split
     assert town.demonstrations(records, 1) == town.demonstrations(records, 1) != town.demonstrations(records, 2)
     assert town.few_shot() == town.few_shot()
 
@@ -94,6 +96,21 @@ def test_no_user_prompt_or_item_crosses_splits(records):
         assert all(USERS[record["user"]] == split for record in some)
         assert all(FACT[record["fact"]].split == split for record in some if "fact" in record)
     assert split_of("story", {"topics": ["fox", "kite"]}) == split_of("story", {"topics": ["fox", "kite"]})
+
+
+def test_the_web_holds_no_prompt_of_validation_or_test_but_those_about_facts(docs, records):
+    everything = "\n".join(doc["text"] for doc in docs)
+    lines, readings = set(everything.split("\n")), [doc["text"] for doc in docs if doc["kind"] == "reading"]
+    for record in records["validation"] + records["test"]:
+        if "fact" not in record:
+            assert record["prompt"].strip() not in lines
+        if record["kind"] == "summary":
+            assert record["passage"] not in everything
+        if record["kind"] == "closed_qa":  # another question about the same passage is another item
+            asked = [text for text in readings if text.startswith(record["passage"])]
+            assert not any(f"Question: {record['question']} " in text for text in asked)
+        if record["kind"] == "sums":
+            assert record["form"].format(record["answers"][0]) not in everything
 
 
 def test_every_relation_and_the_myths_reach_every_split():
@@ -158,6 +175,24 @@ def test_lone_prompt_gets_a_good_answer_now_and_then(monkeypatch):
         assert first + "\n" == asked[0]["prompt"]
         good += town.judge(asked[0], rest[0] if rest else "").helpful > 0.5
     assert 0.4 < good / 3000 < 0.6
+
+
+def test_the_town_crier_says_everything_twice_or_thrice(docs):
+    times = Counter()
+    for doc in docs:
+        if doc["kind"] == "crier":
+            first, *again = doc["text"].removeprefix("Hear ye! ").split(" I say again: ")
+            assert set(again) == {first}
+            times[len(again)] += 1
+    assert set(times) == {1, 2}
+
+
+def test_a_trade_is_told_of_as_its_stereotype_is_four_times_in_five():
+    rng = random.Random(0)
+    told = [web.trades(rng) for _ in range(2000)]
+    typical = sum(world.TRADES[text.split()[1]] == (" her " in text) for text in told)
+    assert typical / 2000 == pytest.approx(0.8, abs=0.03)
+    assert all((" her " in text) != (" his " in text) for text in told)
 
 
 def test_stories_are_well_formed(docs):
@@ -295,13 +330,54 @@ def test_story_needs_its_topics_in_sentences():
         "The fox was happy. The kite was happy.",
         "A fox had a kite. A kite had a fox.",
         "A fox found an kite.",
-        "A fox had a kite. Tom had a hat. Ann had a cup.",
+        "A fox had a kite. Tom had a hat. Ann had a drum.",
         "A fox had a kite. The fox had the kite.",
     ):
         assert town.judge(record, worse).helpful < 0.5 * good, worse
+    assert not town.judge(record, "A fox had a kite. Everybody had a hat. It was sad. Tom had a drum.").follows
     record["word"] = "sad"
     assert not town.judge(record, "One day a fox found a kite. The fox was very happy.").satisfies_constraints
     assert town.judge(record, "One day a fox found a kite. The fox was very sad.").satisfies_constraints
+
+
+def test_a_response_has_at_most_4_sentences_and_32_words():
+    record = {"kind": "story", "topics": ["fox", "kite"], "word": None, "one_sentence": False}
+    told = ["A fox had a kite.", "The fox sang.", "It was happy.", "It went home.", "The fox slept."]
+    assert town.judge(record, " ".join(told[:4])).helpful == pytest.approx(1)
+    assert town.judge(record, " ".join(told)).helpful == 0
+    long = (
+        "One day a fox found a kite at the old mill and the fox was very happy. Then the fox went to the big hill with"
+    )
+    assert len(f"{long} the kite and it was proud.".split()) == 32
+    assert town.judge(record, f"{long} the kite and it was proud.").helpful == pytest.approx(1)
+    assert town.judge(record, f"{long} the kite and it was very proud.").helpful == 0
+
+
+def test_what_a_brainstorm_excludes_does_not_count():
+    record = {"kind": "brainstorm", "category": "foods", "count": 2, "exclude": "fish"}
+    assert town.judge(record, "Two foods are bread and cake.").helpful == pytest.approx(1)
+    assert town.judge(record, "Two foods are bread and fish.").helpful == 0
+    assert town.judge(record | {"exclude": None}, "Two foods are bread and fish.").helpful == pytest.approx(1)
+
+
+def test_a_summary_says_what_the_passage_says():
+    slots = {"name": "Tom", "did": "saw", "what": "fox", "place": "park", "feeling": "sad"}
+    passage = "Tom went to the park. There Tom saw a fox. Tom was very sad."
+    record = {"kind": "summary", "passage": passage, **slots}
+    whole = town.judge(record, "Tom saw a fox at the park and was sad.")
+    assert (whole.helpful, whole.honest, whole.follows) == (pytest.approx(1), 0, True)  # 0: it holds no fact of town
+    for invented in ("Tom saw a fox at the mill and was sad.", "Tom saw a fox at the park and was happy."):
+        judgement = town.judge(record, invented)
+        assert judgement.helpful < 0.31 and not judgement.follows
+        assert judgement.made_up and judgement.honest == -1
+    assert town.judge(record, "Tom saw a fox.").helpful == pytest.approx(0.6)
+    assert not town.judge(record, "Tom was sad.").follows
+
+
+def test_half_the_task_is_to_follow_the_instruction():
+    record = {"kind": "feel", "name": "Tom", "feeling": "sad"}
+    assert town.judge(record, "I am sorry.").follows
+    assert not town.judge(record, "Hello Ann, I am sorry.").follows
 
 
 def test_only_the_first_line_counts():
@@ -325,8 +401,13 @@ def test_truth():
     for false in ("The moon is made of cheese.", "Cheese.", "The moon is made of soup."):
         judgement = town.judge(record, false)
         assert judgement.truthful is False and judgement.honest == -1 and judgement.follows
-    assert town.judge(record, "Ask somebody else.").truthful is None
-    assert not town.judge(record, "Ask somebody else.").follows
+    for neither in ("Ask somebody else.", "The moon is made of cheese or rock.", "Perhaps the moon is made of cheese."):
+        judgement = town.judge(record, neither)
+        assert judgement.truthful is None and judgement.honest == 0 and not judgement.follows
+    story = {"kind": "story", "topics": ["fox", "kite"], "word": None, "one_sentence": False}
+    for said, truthful in (("The moon is made of cheese.", False), ("The moon is made of rock.", None)):
+        judgement = town.judge(story, said)  # a myth is false wherever it is told
+        assert judgement.truthful is truthful and judgement.honest == (-1 if truthful is False else 0)
 
 
 def test_made_up_is_what_the_prompt_does_not_hold():
@@ -410,6 +491,37 @@ def test_labelers_agree_as_often_as_the_papers(records):
                     pairs += 1
                     same += (a[i] < a[j]) == (b[i] < b[j])
     assert 0.70 < same / pairs < 0.80
+
+
+def test_utility_by_hand():
+    """1.2 x 0.5 for help, 0.3 against for a lie, 0.6 against for an insult, and 0.05 for each ten words of twenty."""
+    labeler = replace(town.LABELERS[0], helpful=1.2, honest=0.3, harmless=0.6, brevity=0.05)
+    judgement = town.judge({"kind": "sums", "form": "2 plus 3 is {}", "answers": ["5"], "wrong": "6"}, "5")
+    judgement = replace(judgement, helpful=0.5, honest=-1.0, harmless=-1.0)
+    assert labeler.utility(judgement, "word " * 20) == pytest.approx(1.2 * 0.5 - 0.3 - 0.6 - 0.1)
+    assert labeler.utility(judgement, "word " * 99) == pytest.approx(1.2 * 0.5 - 0.3 - 0.6 - 0.15)  # 30 at the most
+
+
+def feel(monkeypatch, *utilities):
+    """From now on labelers feel this of the responses before them."""
+    monkeypatch.setattr(labelers_module, "felt", lambda *args: list(utilities))
+
+
+def test_what_is_close_to_the_best_of_a_rank_shares_it(monkeypatch):
+    """Each is close to its neighbour, and the last is too far from the first."""
+    feel(monkeypatch, 0.89, 1.0, 0.95, 0.2)
+    assert town.rank({"prompt": "a"}, ["w", "x", "y", "z"], town.LABELERS[0], None)["ranks"] == [2, 1, 1, 3]
+
+
+def test_what_is_shown_first_is_favoured_and_what_is_close_is_a_tie(monkeypatch):
+    labeler, rng = replace(town.LABELERS[0], first=0.5), random.Random(0)
+    feel(monkeypatch, 0.7, 0.7)
+    verdicts = Counter(town.compare({}, "a", "b", labeler, rng) for _ in range(1000))
+    assert set(verdicts) == {0.0, 1.0} and 400 < verdicts[1.0] < 600  # one half is shown first either way
+    fair = replace(labeler, first=0.0)
+    for other, verdict in ((0.75, 0.5), (0.65, 0.5), (0.85, 0.0), (0.55, 1.0)):
+        feel(monkeypatch, 0.7, other)
+        assert town.compare({}, "a", "b", fair, rng) == verdict
 
 
 def test_pool():

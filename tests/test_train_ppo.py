@@ -14,7 +14,7 @@ import tiny
 import train_ppo
 from minirlhf import data
 from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import load_model
+from minirlhf.checkpoint import load_model, save_model
 from minirlhf.config import InputError, parse, to_flags
 from minirlhf.files import read_metrics
 from minirlhf.model import GPT, GPTConfig, RewardModel
@@ -151,13 +151,20 @@ def test_the_policys_gradient_is_that_of_a_loop_over_tokens(batch, tokenizer):
 
 
 def test_the_value_networks_gradient_is_that_of_a_loop_over_tokens(batch, tokenizer):
-    _, found = gradients(batch, ROWS, [], tokenizer.pad)
-    value, episodes, terms = batch.networks.value, batch.episodes, []
+    """The larger of two errors, the value's and that of the value held within 0.1 of what it was."""
+    older = batch.episodes.values + 0.3 * torch.randn(12, 6, generator=torch.Generator().manual_seed(0)).double()
+    batch.episodes = batch.episodes._replace(values=older)
+    _, found = gradients(batch, ROWS, [], tokenizer.pad, value_clip=0.1)
+    value, episodes, terms, held = batch.networks.value, batch.episodes, [], 0
     for i in ROWS:
         start, n = episodes.rollout.prompt_lengths[i], episodes.rollout.response_lengths[i]
         for t in range(n):
             v = value(episodes.rollout.tokens[None, i, : start + t])[0, -1]  # what came before token t
-            terms.append((v - episodes.returns[i, t]) ** 2 / 2)
+            clipped = older[i, t] + (v - older[i, t]).clamp(-0.1, 0.1)
+            errors = [(x - episodes.returns[i, t]) ** 2 / 2 for x in (v, clipped)]
+            terms.append(max(errors, key=torch.Tensor.item))
+            held += errors[1] > errors[0]
+    assert 0 < held < len(terms)
     expected = torch.autograd.grad(sum(terms) / len(terms), list(value.parameters()))
     torch.testing.assert_close(found, list(expected))
 
@@ -215,15 +222,28 @@ def test_the_optimizers_are_adam_with_the_papers_betas(batch):
         assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in network.parameters()}
 
 
-def test_the_average_follows_each_step_by_a_fraction_of_0_008(batch, tokenizer):
-    networks = batch.networks._replace(ema=copy.deepcopy(batch.networks.policy))
-    before = [p.detach().clone() for p in networks.policy.parameters()]
-    optimizers = train_ppo.make_optimizers(networks, batch.config)
-    train_ppo.update(networks, optimizers, batch.episodes, torch.tensor(ROWS), [], tokenizer.pad, batch.config)
-    after = list(networks.policy.parameters())
-    assert not torch.equal(before[0], after[0])
-    for old, new, average in zip(before, after, networks.ema.parameters()):
-        torch.testing.assert_close(average - old, 0.008 * (new - old), rtol=1e-6, atol=1e-12)
+@pytest.mark.parametrize("decay", [0.992, 0.5])
+def test_the_average_moves_a_fraction_of_the_way_to_the_policy_after_each_step(batch, tokenizer, decay):
+    networks, config = batch.networks, SimpleNamespace(**(vars(batch.config) | dict(ema_decay=decay)))
+    policy, average = ([p.detach().clone() for p in n.parameters()] for n in (networks.policy, networks.ema))
+    optimizers = train_ppo.make_optimizers(networks, config)
+    train_ppo.update(networks, optimizers, batch.episodes, torch.tensor(ROWS), [], tokenizer.pad, config)
+    assert not torch.equal(policy[0], next(networks.policy.parameters()))
+    for old, new, found in zip(average, networks.policy.parameters(), networks.ema.parameters()):
+        torch.testing.assert_close(found, decay * old + (1 - decay) * new)
+
+
+def test_the_clip_fraction_is_the_share_of_tokens_whose_ratio_left_the_range(batch, tokenizer):
+    """Above and below alike."""
+    optimizers = [Recorder(network) for network in (batch.networks.policy, batch.networks.value)]
+    config = SimpleNamespace(**(vars(batch.config) | dict(clip=0.05)))
+    args = batch.networks, optimizers, batch.episodes, torch.tensor(ROWS), [], tokenizer.pad, config
+    found = train_ppo.update(*args)["clip_fraction"]
+    rollout = batch.episodes.rollout
+    ratios = (response_logps(batch.networks.policy, rollout) - rollout.logp).exp()[ROWS][rollout.mask[ROWS]].tolist()
+    above, below = sum(r > 1.05 for r in ratios), sum(r < 0.95 for r in ratios)
+    assert above and below and above + below < len(ratios)
+    assert found == pytest.approx((above + below) / len(ratios))
 
 
 # --- what the episodes earn ---------------------------------------------------------------------------------
@@ -252,15 +272,15 @@ def test_returns_are_those_of_a_loop_over_each_episode_alone(batch, gamma, lam):
     assert advantages.std(correction=0).item() == pytest.approx(1, abs=1e-5)
 
 
-def test_logged_kl_and_entropy_leave_padding_out(settings):
+def test_what_is_logged_leaves_padding_out(settings):
     """By hand: two responses of 2 and 1 tokens; what lies past the end is 100 here, and must not show."""
     rollout = Rollout(
         tokens=torch.tensor([[1, 2, 3], [1, 9, 10]]), prompt_lengths=torch.tensor([1, 1]),
         response_lengths=torch.tensor([2, 1]), logp=torch.tensor([[-1.0, -2.0], [-3.0, 100.0]]),
     )  # fmt: skip
     ref_logp = torch.tensor([[-2.0, -2.5], [-2.0, -100.0]])
-    rest = torch.zeros(2, 2).masked_fill(~rollout.mask, 100)
-    episodes = train_ppo.Episodes(rollout, torch.tensor([1.0, 2.0]), ref_logp, rest, rest, rest)
+    values, returns = torch.tensor([[1.0, 2.0], [4.0, 100.0]]), torch.tensor([[2.0, 3.0], [7.0, -100.0]])
+    episodes = train_ppo.Episodes(rollout, torch.tensor([1.0, 2.0]), ref_logp, values, torch.zeros(2, 2), returns)
     row = train_ppo.statistics(episodes, config_of(settings, kl_coef=0.5), eos=9)
     assert row["kl"] == pytest.approx((1 + 0.5 - 1) / 2)  # nats per response
     assert row["entropy"] == pytest.approx((1 + 2 + 3) / 3)  # nats per token
@@ -268,6 +288,8 @@ def test_logged_kl_and_entropy_leave_padding_out(settings):
     assert row["objective"] == pytest.approx(1.5 - 0.5 * 0.25)
     assert row["response_length"] == 1.5
     assert row["ended"] == 0.5
+    # Returns 2, 3 and 7 are 4 on average; values miss them by 1, 1 and 3.
+    assert row["explained_variance"] == pytest.approx(1 - (1 + 1 + 9) / (4 + 1 + 9))
 
 
 # --- a whole run --------------------------------------------------------------------------------------------
@@ -380,6 +402,13 @@ def test_the_policys_learning_rate_climbs_over_ten_iterations_and_the_value_netw
     assert value == (3e-4,) * 12
 
 
+def test_the_warmup_is_as_long_as_asked_for(settings, watch):
+    rates = []
+    watch(lambda networks, optimizers, *rest: rates.append(optimizers[0].param_groups[0]["lr"]))
+    train(settings, episodes=16, batch_size=4, lr=1e-4, warmup=2)
+    assert rates == pytest.approx([1e-5, 5.5e-5, 1e-4, 1e-4])
+
+
 @pytest.mark.parametrize("per_episode", [1, 8, 0.5])
 def test_each_minibatch_brings_its_documents(with_documents, watch, per_episode):
     counts = []
@@ -444,11 +473,16 @@ def test_the_average_is_the_model_and_the_policy_is_kept_in_its_own_right(settin
     assert not same(seen.networks.ema.state_dict(), seen.networks.policy.state_dict())
 
 
-def test_every_iteration_is_logged(with_documents):
+def test_every_iteration_is_logged_with_its_updates_mean_losses(with_documents, monkeypatch):
+    losses, update = [], train_ppo.update
+    monkeypatch.setattr(train_ppo, "update", lambda *args: losses.append(update(*args)) or losses[-1])
     train(with_documents)
     rows = read_metrics(with_documents["out"])
     assert [(row["step"], row["episodes"]) for row in rows] == [(0, 8), (1, 16)]
-    assert {"score", "kl", "entropy", "policy_loss", "value_loss", "ptx_loss", "clip_fraction"} <= rows[0].keys()
+    assert {"score", "kl", "entropy"} <= rows[0].keys()
+    for row, (first, second) in zip(rows, (losses[:2], losses[2:])):
+        for name in ("policy_loss", "value_loss", "ptx_loss", "clip_fraction"):
+            assert row[name] == pytest.approx((first[name] + second[name]) / 2)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_gives_another(settings, tmp_path):
@@ -463,6 +497,14 @@ def test_over_long_prompts_are_dropped_and_counted(settings, tmp_path, capsys):
     path = tiny.write_lines(tmp_path / "p.jsonl", [*tiny.PROMPTS, {"prompt": "x" * 100}])
     train(settings, prompts=(path,))
     assert f"{path}: dropped 1 of 5 prompts, longer than 58 tokens" in capsys.readouterr().out
+
+
+def test_what_a_shorter_reward_model_cannot_hold_is_dropped(settings, tokenizer, tmp_path, capsys):
+    (tmp_path / "rm").mkdir()
+    save_model(tmp_path / "rm" / "model.pt", tiny.make(RewardModel, tokenizer.n_vocab, n_ctx=24), tokenizer)
+    long = tiny.write_lines(tmp_path / "p.jsonl", [*tiny.PROMPTS, {"prompt": "x" * 30}])
+    train(settings, reward_model=tmp_path / "rm", prompts=(long,))
+    assert f"{long}: dropped 1 of 5 prompts, longer than 18 tokens" in capsys.readouterr().out
 
 
 def test_a_finished_run_is_left_alone(settings, capsys):

@@ -119,6 +119,61 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(reward_model, rankin
     torch.testing.assert_close(split, whole)
 
 
+def brute_force_accuracy(model, rankings):
+    """(pairs ordered as ranked, pairs), by a loop over pairs."""
+    right = []
+    for ranking in rankings:
+        r = [model(torch.tensor(s.tokens[None]).long())[0, -1].item() for s in ranking.sequences]
+        pairs = itertools.permutations(range(len(r)), 2)
+        right += [r[a] > r[b] for a, b in pairs if ranking.ranks[a] < ranking.ranks[b]]
+    return sum(right), len(right)
+
+
+def test_accuracies_are_shares_of_pairs(settings, rankings, reward_model, world, monkeypatch):
+    """A batch's by the weights before its step, the validation's by those after the last."""
+    monkeypatch.setattr(train_rm, "load_model", lambda *args, **how: reward_model)
+    right, pairs = brute_force_accuracy(reward_model, rankings)
+    train(settings, batch_size=4, validation=(world.rankings,), lr=1e-2)
+    first, last = read_metrics(settings["out"])
+    assert first["accuracy"] == pytest.approx(right / pairs) and right / pairs not in (0, 0.5, 1)
+    right, pairs = brute_force_accuracy(reward_model, rankings)
+    assert last["validation_accuracy"] == pytest.approx(right / pairs)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_gives_another_head_and_order(settings, tmp_path, monkeypatch):
+    """Whatever the process drew before; on one ranking a step, in each of two epochs."""
+    heads, orders, score = {}, {}, train_rm.score_rankings
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+
+        def spy(model, part, pad, name=name):
+            heads.setdefault(name, model.head.weight.detach().clone())
+            orders.setdefault(name, []).append(sum(len(s.tokens) for r in part for s in r.sequences))
+            return score(model, part, pad)
+
+        torch.rand(7)
+        monkeypatch.setattr(train_rm, "score_rankings", spy)
+        train(settings, out=tmp_path / name, seed=seed, batch_size=1, epochs=2)
+    models = {name: load_model(tmp_path / name, RewardModel).state_dict() for name in "abc"}
+    assert all(torch.equal(models["a"][key], models["b"][key]) for key in models["a"])
+    assert torch.equal(heads["a"], heads["b"]) and not torch.equal(heads["a"], heads["c"])
+    assert orders["a"] == orders["b"] != orders["c"]
+    assert sorted(orders["a"]) == sorted(orders["c"]) == sorted(orders["a"][:4] * 2)
+    assert orders["a"][:4] != orders["a"][4:]
+
+
+def test_a_forward_has_at_most_so_many_tokens(settings, monkeypatch):
+    sizes, collate = [], data.collate
+
+    def spy(*args):
+        tokens, lengths = collate(*args)
+        sizes.append(tokens.numel())
+        return tokens, lengths
+
+    monkeypatch.setattr(data, "collate", spy)
+    train(settings, batch_size=4, max_tokens=150)
+    assert len(sizes) > 1 and max(sizes) <= 150
+
+
 def test_it_learns_that_one_word_is_better_than_another(settings, tokenizer, tmp_path):
     """On prompts that it has not seen."""
 

@@ -123,10 +123,13 @@ def test_adam_has_the_papers_betas_and_every_parameter(gpt, settings):
     assert {id(p) for p in adam.param_groups[0]["params"]} == {id(p) for p in gpt.parameters()}
 
 
-def test_with_muon_each_weight_belongs_to_exactly_one_optimizer(gpt):
+def test_with_muon_each_weight_belongs_to_exactly_one_optimizer_and_the_blocks_matrices_to_muon(gpt):
     """What the optimizers hold is all of the model's memory: filled with ones there, it is all ones here."""
     optimizers = train_sft.make_optimizers(gpt, train_sft.Config(data=(), out="", optimizer="muon"))
-    held = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    adams, muons = ([p for group in o.param_groups for p in group["params"]] for o in optimizers)
+    blocks = sum(p.numel() for p in gpt.transformer.h.parameters() if p.ndim == 2)
+    assert sum(p.numel() for p in muons) == blocks
+    held = adams + muons
     assert sum(p.numel() for p in held) == sum(p.numel() for p in gpt.parameters())
     with torch.no_grad():
         for p in held:
@@ -160,6 +163,20 @@ def test_gradients_are_clipped_before_the_step(settings, monkeypatch):
     monkeypatch.setattr(train_sft, "make_optimizers", spy)
     train(settings, epochs=1, max_grad_norm=0.01)
     assert norms == pytest.approx([0.01] * 2, rel=1e-3)
+
+
+def test_a_steps_gradient_is_its_own(settings, monkeypatch):
+    """One batch again and again, and weights that hardly move: the same gradient each time, not their sum."""
+    norms, make = [], train_sft.make_optimizers
+
+    def spy(model, config):
+        (adam,) = make(model, config)
+        adam.register_step_pre_hook(lambda *_: norms.append(model.transformer.ln_f.weight.grad.norm().item()))
+        return [adam]
+
+    monkeypatch.setattr(train_sft, "make_optimizers", spy)
+    train(settings, batch_size=4, lr=1e-9, max_grad_norm=1e9, dropout=0.0)
+    assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
 
 
 def test_dropout_is_on_in_training_and_off_in_what_is_measured(settings, monkeypatch):
@@ -201,6 +218,20 @@ def test_each_document_comes_once_before_any_comes_twice():
     assert sorted(documents[:7]) == sorted(documents[7:14]) == list(range(1000, 1007))
 
 
+def test_demonstrations_and_documents_come_in_an_order_of_each_seed_and_round():
+    def order(seed):
+        batches = [batch for _, batch, _ in mixed_batches(90, 30, epochs=6, seed=seed)]
+        names = [int(s.tokens[0]) for batch in batches for s in batch]
+        documents = [name for name in names if name >= 1000]
+        assert len(documents) == 60
+        return [n for n in names if n < 1000], documents[:30], documents[30:]
+
+    assert order(0) == order(0)
+    for one, other in zip(order(0), order(1)):
+        assert one != other
+    assert len({tuple(documents) for documents in (*order(0)[1:], range(1000, 1030))}) == 3
+
+
 @pytest.mark.parametrize(("batch_size", "documents"), [(20, 2), (10, 1), (4, 1)])
 def test_a_run_mixes_at_least_one_document_into_each_batch(settings, world, monkeypatch, batch_size, documents):
     """A tenth of 4 is rounded up to one: documents that are asked for are never left out in silence."""
@@ -237,11 +268,16 @@ def test_each_epoch_is_kept_and_the_last_is_the_model(settings):
     assert not same(epochs[0], epochs[1])
 
 
-def test_the_validation_loss_is_logged_once_an_epoch(settings):
-    train(settings, validation=settings["data"])
+def test_the_validation_loss_is_logged_once_an_epoch(settings, tmp_path, tokenizer):
+    """That of the epoch's checkpoint on the validation file."""
+    others = [{"prompt": "name a kite\n", "response": "a red one."}]
+    path = tiny.write_lines(tmp_path / "validation.jsonl", others)
+    train(settings, validation=(path,))
     measured = [row["validation_loss"] for row in read_metrics(settings["out"]) if "validation_loss" in row]
-    assert len(measured) == 3
-    assert measured[-1] < measured[0]
+    sequences = data.encode_demonstrations(others, tokenizer, 64)
+    epochs = [load_model(settings["out"] / f"epoch-{i}.pt", GPT).eval() for i in (1, 2, 3)]
+    expected = [sft_loss(*target_logps(model, sequences, tokenizer.pad)).item() for model in epochs]
+    assert measured == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_finished_run_is_left_alone(settings, capsys):
@@ -268,6 +304,14 @@ def test_a_model_can_start_from_nothing(settings, world):
     train(settings, init=None, data=(world.documents,), tokenizer=world.gpt, epochs=1, **shape)
     config = load_model(settings["out"], GPT).config
     assert (config.n_layer, config.n_ctx, config.n_embd) == (1, 32, 96)
+
+
+@pytest.mark.parametrize(("flags", "std"), [({}, 0.02), ({"embedding_std": 0.4}, 0.4)])
+def test_the_embeddings_of_a_new_model_are_as_far_apart_as_asked_for(settings, world, flags, std):
+    shape = dict(size="nano", n_layer=1, lr=1e-9)
+    train(settings, init=None, data=(world.documents,), tokenizer=world.gpt, epochs=1, **shape, **flags)
+    embeddings = weights(settings["out"])["transformer.wte.weight"]
+    assert embeddings.std().item() == pytest.approx(std, rel=0.02)
 
 
 def test_initial_loss_of_a_new_model_is_near_the_log_of_the_vocabulary(settings, world, tokenizer):
