@@ -29,7 +29,8 @@ def write_atomically(path, content):
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise InputError(f"{path}: cannot be written ({cause.strerror}); what was there is untouched") from None
+        advice = "what was there is untouched; make room, or write elsewhere"
+        raise InputError(f"{path}: cannot be written ({cause.strerror}); {advice}") from None
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)

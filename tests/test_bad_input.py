@@ -381,6 +381,13 @@ def test_a_folder_that_cannot_be_made_is_named(flags, tmp_path):
         train_sft.main(to_flags(flags["sft"] | dict(out=tmp_path / "file" / "out")))
 
 
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no file system here in which nobody makes a folder")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_place_where_nothing_can_be_written_is_refused_before_training(script, flags):
+    with pytest.raises(InputError, match="/sys/kernel/run/config.json: cannot be written .*; make room, or write else"):
+        SCRIPTS[script].main(to_flags(flags[script] | dict(out="/sys/kernel/run")))
+
+
 # --- as a person sees it ------------------------------------------------------------------------------------
 
 
