@@ -396,8 +396,9 @@ def test_truth():
         "myth": fact.myth,
         "use_case": "open_qa",
     }
-    assert town.judge(record, "In fact, the moon is made of rock.").truthful is True
-    assert town.judge(record, "Rock.").truthful is True
+    for true in ("In fact, the moon is made of rock.", "Rock."):
+        judgement = town.judge(record, true)
+        assert judgement.truthful is True and judgement.honest == 1 and judgement.follows
     for false in ("The moon is made of cheese.", "Cheese.", "The moon is made of soup."):
         judgement = town.judge(record, false)
         assert judgement.truthful is False and judgement.honest == -1 and judgement.follows
