@@ -1,5 +1,6 @@
 """The network is GPT-2: its names, its sizes, its numbers; and padding and caching change nothing."""
 
+import functools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny
-from minirlhf.model import GPT, PRESETS, Cache, GPTConfig, RewardModel
+from minirlhf.model import GPT, PRESETS, Cache, GPTConfig, RewardModel, linear
 
 V = 50
 TOKENS = torch.randint(0, V, (3, 12), generator=torch.Generator().manual_seed(0))
@@ -154,6 +155,21 @@ def test_padding_gets_no_gradient(reward):
     reward.score(tokens, torch.tensor([5])).backward()
     touched = reward.transformer.wte.weight.grad.abs().sum(1).nonzero()[:, 0]
     assert set(touched.tolist()) == set(tokens[0, :5].tolist())
+
+
+# --- arithmetic ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7,), (8,), (4, 3), (1, 32), (33,)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_few_rows_are_multiplied_like_many(shape, with_bias):
+    """By numpy, and the gradients by finite differences."""
+    rng = torch.Generator().manual_seed(0)
+    draw = functools.partial(torch.randn, generator=rng, dtype=torch.float64, requires_grad=True)
+    x, weight, bias = draw(*shape, 5), draw(6, 5), draw(6) if with_bias else None
+    expected = x.detach().numpy() @ weight.detach().numpy().T + (bias.detach().numpy() if with_bias else 0)
+    torch.testing.assert_close(linear(x, weight, bias).detach(), torch.from_numpy(expected))
+    assert torch.autograd.gradcheck(linear, (x, weight, bias))
 
 
 # --- dropout ------------------------------------------------------------------------------------------------
