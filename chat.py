@@ -8,7 +8,6 @@ the model is your line and --ending, a newline unless given, as the town's promp
 --beginning $'\\n\\nHuman: ' --ending $'\\n\\nAssistant:'. An empty line, or end of input, ends the chat.
 """
 
-import argparse
 import sys
 
 import numpy as np
@@ -16,13 +15,13 @@ import torch
 
 from minirlhf import tokenizer as tokenizers
 from minirlhf.checkpoint import load_model
-from minirlhf.config import InputError, require, run
+from minirlhf.config import InputError, Parser, require, run
 from minirlhf.model import GPT
 from minirlhf.rollout import generate
 
 
 def main(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("models", nargs="+", help="runs' folders, or .pt files")
     parser.add_argument("--prompt", help="answer this and stop")
     parser.add_argument("--beginning", default="", help="put before each line")

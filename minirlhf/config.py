@@ -35,7 +35,13 @@ def run(main):
         raise SystemExit(130) from None
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Whose complaints are InputErrors, and whose flags are not abbreviated."""
+
+    def __init__(self, description):
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, allow_abbrev=False, formatter_class=form)
+
     def error(self, message):
         message = message.replace("unrecognized arguments:", "unknown flag or argument:")
         raise InputError(f"{message} (--help lists and explains every flag)")
@@ -48,7 +54,7 @@ def parse(config, argv, description):
     Raises InputError on an unknown flag or an unreadable value; the dataclass checks impossible ones itself.
     """
     hints, comments = typing.get_type_hints(config), _field_comments(config)
-    parser = _Parser(description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description)
     for field in dataclasses.fields(config):
         kind, required = hints[field.name], field.default is dataclasses.MISSING
         options = {"required": required, "help": comments[field.name].replace("%", "%%")}

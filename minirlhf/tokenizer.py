@@ -18,7 +18,7 @@ from pathlib import Path
 import tiktoken
 
 from .config import InputError, parse, require, run
-from .files import write_atomically
+from .files import claim, write_atomically
 
 EOS = "<|endoftext|>"
 # Letters, digits and the rest, each with the space before it. Both Python's re and tiktoken's engine read it alike.
@@ -33,7 +33,6 @@ def train_bpe(texts, vocab_size, pattern=PATTERN):
     Returns {token bytes: rank}: 256 bytes and up to vocab_size - 257 merges, one id being left for end-of-text.
     Ties go to the smaller pair, so that the same texts give the same ranks on any machine.
     """
-    require(vocab_size >= 257, f"--vocab_size {vocab_size}: 256 bytes and the end-of-text token need 257 at least")
     counts = Counter(word for text in texts for word in re.findall(pattern, text))
     words = [[bytes([b]) for b in word.encode("utf-8", "replace")] for word in counts]
     counts = list(counts.values())
@@ -178,12 +177,18 @@ class Config:
     out: str  # folder for tokenizer.tiktoken and tokenizer.json
     vocab_size: int = 1024  # ids in all: 256 bytes, the merges, end-of-text (GPT-2 has 50257)
 
+    def __post_init__(self):
+        room = self.vocab_size >= 257
+        require(room, f"--vocab_size {self.vocab_size}: 256 bytes and the end-of-text token need 257 at least")
+
 
 def main(argv):
     from . import data
 
     config = parse(Config, argv, __doc__)
-    tokenizer = Tokenizer(train_bpe((t for path in config.data for t in data.texts(path)), config.vocab_size))
+    texts = [text for path in config.data for text in data.texts(path)]
+    claim(config)
+    tokenizer = Tokenizer(train_bpe(texts, config.vocab_size))
     tokenizer.save(config.out)
     print(f"{config.out}: {tokenizer.n_vocab} tokens, the longest {max(tokenizer.ranks, key=len)}")
 

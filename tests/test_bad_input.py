@@ -355,6 +355,16 @@ def test_a_vocabulary_without_room_for_the_bytes_is_refused(world, tmp_path):
     assert not (tmp_path / "t").exists()
 
 
+def test_another_tokenizers_folder_is_refused_and_left_alone(world, tmp_path):
+    flags = ["--data", world.documents, "--out", str(tmp_path / "t"), "--vocab_size"]
+    tokenizers.main([*flags, "270"])
+    before = snapshot(tmp_path)
+    tokenizers.main([*flags, "270"])  # the same again is no other
+    with pytest.raises(InputError, match="holds another run .--vocab_size was 270, now 280.; choose another --out"):
+        tokenizers.main([*flags, "280"])
+    assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize(("flag", "value"), [("seed", "-1"), ("stage", "dinner")])
 def test_reproduces_flags_are_checked(flag, value, tmp_path):
     with pytest.raises(InputError, match=f"--{flag} {value}"):
@@ -407,6 +417,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
             "select_sft.py --sft {gpt} --reward_model {rm} --prompts {prompts} --out {out}",
             "no epoch-*.pt in it",
         ),
+        ("chat.py --prompt hello", "required: models"),
         ("reproduce.py --out {out} --sed 1", "unknown flag or argument: --sed 1"),
     ],
 )
