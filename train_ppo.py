@@ -88,8 +88,11 @@ class Config:
     dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
     compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
     recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
+    graph: bool = False  # replay each sampling step as one CUDA graph, so that the GPU does not wait for launches
 
     def __post_init__(self):
+        cuda = not self.graph or pick_device(self.device) == "cuda"
+        require(cuda, "--graph replays CUDA graphs, and this is no CUDA device; leave the flag out")
         require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         positive = "episodes batch_size minibatch_size inner_epochs max_response lr value_lr warmup clip value_clip"
@@ -159,8 +162,8 @@ def train(config, networks, tokenizer, prompts, documents):
         # 1. The policy answers a batch of prompts, each rank its share of them.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
-        mine = distributed.share(batch), distributed.share(noise)
-        rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, rows=config.rollout_batch_size)
+        mine, how = (distributed.share(batch), distributed.share(noise)), dict(rows=config.rollout_batch_size)
+        rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, graph=config.graph, **how)
 
         # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Whatever is
         #    averaged over the batch needs all of it, and all ranks get all episodes.

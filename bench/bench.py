@@ -120,17 +120,18 @@ def rm(shape, options):
     return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length, shape.batch)
 
 
-def sample(shape, model, turn):
+def sample(shape, model, turn, graph):
     prompts = np.random.default_rng(turn).integers(0, shape.vocab, (shape.batch, shape.prompt)).tolist()
     noise = uniforms((0, turn), range(shape.batch), shape.response)
-    return generate(model, distributed.share(prompts), distributed.share(noise), eos=-1, pad=shape.vocab)
+    mine = distributed.share(prompts), distributed.share(noise)
+    return generate(model, *mine, eos=-1, pad=shape.vocab, graph=graph)
 
 
 def generation(shape, options):
     model = place(GPT(shape.config), options).eval()
     tokens = shape.batch * shape.response
     flops = shape.flops(shape.batch * shape.length, shape.length, tokens, shape.vocab)
-    return lambda: sample(shape, model, 0).tokens.cpu(), {"tokens": tokens}, flops
+    return lambda: sample(shape, model, 0, options.graph).tokens.cpu(), {"tokens": tokens}, flops
 
 
 def ppo(shape, options):
@@ -146,7 +147,7 @@ def ppo(shape, options):
 
     def step():
         i = next(turn)
-        episodes = train_ppo.judge_episodes(networks, sample(shape, networks.policy, i), config)
+        episodes = train_ppo.judge_episodes(networks, sample(shape, networks.policy, i, options.graph), config)
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(shape.batch)).split(shape.minibatch):
             rows = rows.to(episodes.scores.device)
             train_ppo.update(learners, optimizers, episodes, rows, [], shape.vocab, config)
@@ -340,12 +341,15 @@ def main():
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true", help="by torch.compile, ours only")
+    parser.add_argument("--graph", action="store_true", help="sampling by CUDA graphs, ours only")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     make, make_theirs = WORK[options.work]
     if options.peer and not make_theirs:
         parser.error(f"{options.work} has no peer")
+    if options.graph and options.device != "cuda":
+        parser.error("--graph needs --device cuda")
     if options.peer and options.ranks > 1:
         parser.error("--peer and --ranks: one at a time")
     before = peak_bytes(options.device)

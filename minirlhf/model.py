@@ -40,6 +40,20 @@ class Cache:
     def __init__(self, room):
         self.keys, self.values = [], []  # of each block, (B, H, room, D / H)
         self.room, self.length = room, 0  # tokens there is room for, and those there are
+        self.next = None  # once fixed: where the next token goes, (1,) long
+
+    def fix(self, device):
+        """From here on tokens come one at a time, all room is attended to, and a mask leaves out what is yet to come:
+        no shape and no address changes any more, which a CUDA graph asks for. Needs left_padding."""
+        for x in (*self.keys, *self.values):
+            x[:, :, self.length :] = 0  # masked or not, what is no number would spread
+        self.next = torch.tensor([self.length], device=device)
+
+    def positions(self, T, device):
+        """Those of T new tokens, and those of all keys that these look at."""
+        if self.next is not None:
+            return self.next, torch.arange(self.room, device=device)
+        return tuple(torch.arange(start, self.length + T, device=device) for start in (self.length, 0))
 
     def append(self, layer, k, v):
         """Adds the new tokens' keys and values; returns those of all tokens so far."""
@@ -47,6 +61,10 @@ class Cache:
             B, H, _, size = k.shape
             self.keys.append(k.new_empty(B, H, self.room, size))
             self.values.append(v.new_empty(B, H, self.room, size))
+        if self.next is not None:
+            self.keys[layer].index_copy_(2, self.next, k)
+            self.values[layer].index_copy_(2, self.next, v)
+            return self.keys[layer], self.values[layer]
         end = self.length + k.shape[2]
         self.keys[layer][:, :, self.length : end] = k
         self.values[layer][:, :, self.length : end] = v
@@ -152,15 +170,14 @@ class Transformer(nn.Module):
         nn.init.normal_(self.wte.weight, std=std)
 
     def forward(self, tokens, left_padding=None, cache=None, at=None):
-        start = cache.length if cache is not None else 0
-        position = torch.arange(start, start + tokens.shape[1], device=tokens.device)  # (T,)
-        key, mask = torch.arange(start + tokens.shape[1], device=tokens.device), None
+        T, mask = tokens.shape[1], None
+        position, key = (cache or Cache(T)).positions(T, tokens.device)  # (T,), (keys,)
         if left_padding is not None:
             real = key >= left_padding[:, None, None]  # (B, 1, keys)
             own = key == position[:, None]  # a padded query sees itself: a softmax over nothing would be NaN
             mask = ((key <= position[:, None]) & real | own)[:, None]  # (B, 1, T, keys)
             position = (position - left_padding[:, None]).clamp(min=0)  # (B, T)
-        elif start and len(position) > 1:
+        elif len(key) > T > 1:
             mask = key <= position[:, None]  # (T, keys); is_causal would align the first query with the first key
         # Padding is an id outside the vocabulary. It takes any row of wte: nothing reads a padded position.
         x = self.dropout(self.wte(tokens.clamp(max=self.wte.num_embeddings - 1)) + self.wpe(position))
@@ -172,7 +189,7 @@ class Transformer(nn.Module):
             else:
                 x = block(*inputs)
         if cache is not None:
-            cache.length += tokens.shape[1]
+            cache.length += T
         return self.ln_f(x)
 
 

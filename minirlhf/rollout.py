@@ -64,16 +64,17 @@ def uniforms(seed, rows, limit):
 
 
 @torch.no_grad()
-def generate(model, prompts, noise, eos, pad, temperature=1.0, rows=512):
+def generate(model, prompts, noise, eos, pad, temperature=1.0, rows=512, graph=False):
     """Samples a response to each prompt, at most `rows` at once, whose keys and values memory must hold.
 
-    prompts: B lists of token ids; noise (B, limit) float in [0, 1): the noise of each step; returns a Rollout whose
-    responses are at most `limit` tokens. Prompt and limit must fit in the model's context.
+    prompts: B lists of token ids; noise (B, limit) float in [0, 1): the noise of each step; graph: replay steps as one
+    CUDA graph. Returns a Rollout whose responses are at most `limit` tokens. Prompt and limit must fit in the model's
+    context.
     """
     device = model.transformer.wte.weight.device
-    noise = noise.to(device)
+    noise, answer = noise.to(device), _answer_by_graph if graph else _answer
     starts = range(0, len(prompts), rows)
-    answers = [_answer(model, prompts[i : i + rows], noise[i : i + rows], eos, pad, temperature) for i in starts]
+    answers = [answer(model, prompts[i : i + rows], noise[i : i + rows], eos, pad, temperature) for i in starts]
     responses, logp = map(torch.cat, zip(*answers))
     response_lengths = (responses != pad).sum(1)
     sequences = [p + r[:n] for p, r, n in zip(prompts, responses.tolist(), response_lengths.tolist())]
@@ -85,16 +86,10 @@ def _answer(model, prompts, noise, eos, pad, temperature):
     """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there. With a KV cache; rows
     that have ended leave the batch."""
     device = noise.device
-    B, limit = noise.shape
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    P = int(lengths.max())
-    left_padding = P - lengths
-    tokens = torch.full((B, P), pad, device=device)
-    for row, prompt in zip(tokens, prompts):
-        row[P - len(prompt) :] = torch.tensor(prompt)
+    tokens, left_padding = _left_pad(prompts, pad, device)
+    (B, P), limit = tokens.shape, noise.shape[1]
     if not left_padding.any():
         left_padding = None
-
     responses = torch.full((B, limit), pad, device=device)
     logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
     cache = Cache(P + limit)
@@ -116,6 +111,58 @@ def _answer(model, prompts, noise, eos, pad, temperature):
             cache.keep(going)
         tokens, last = token[:, None], torch.zeros_like(token)[:, None]
     return responses, logp
+
+
+def _left_pad(prompts, pad, device):
+    """Tokens (B, P), and how many of each row are padding (B,)."""
+    lengths = [len(prompt) for prompt in prompts]
+    padded = [[pad] * (max(lengths) - len(prompt)) + prompt for prompt in prompts]
+    return torch.tensor(padded, device=device), max(lengths) - torch.tensor(lengths, device=device)
+
+
+def _answer_by_graph(model, prompts, noise, eos, pad, temperature):
+    """What _answer returns, by steps that are all alike: launching a small model's kernels one by one takes the CPU
+    longer than the GPU needs for them, so a step is recorded and launched as one. Rows that have ended go along."""
+    device = noise.device
+    tokens, left_padding = _left_pad(prompts, pad, device)
+    (B, P), limit = tokens.shape, noise.shape[1]
+    responses = torch.full((B, limit), pad, device=device)
+    logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
+    cache, t = Cache(P + limit), torch.zeros(1, dtype=torch.long, device=device)
+    token, alive = torch.empty(B, 1, dtype=torch.long, device=device), torch.ones(B, dtype=torch.bool, device=device)
+
+    def step(tokens, last):
+        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=last)[:, 0]) / temperature
+        drawn, drawn_logp = sample(logits, noise.index_select(1, t)[:, 0])
+        token.copy_(torch.where(alive, drawn, pad)[:, None])
+        responses.index_copy_(1, t, token)
+        logp.index_copy_(1, t, (drawn_logp * alive)[:, None])
+        alive.logical_and_(drawn != eos)
+        t.add_(1)
+
+    step(tokens, torch.full((B, 1), P - 1, device=device))
+    cache.fix(device)
+    first = torch.zeros(B, 1, dtype=torch.long, device=device)
+
+    def next_step():
+        step(token, first)
+        cache.next.add_(1)
+
+    for i in range(1, limit):
+        if i == 3:  # two steps as they are have made the libraries ready
+            next_step = record(next_step)
+        next_step()
+        if i % 16 == 0 and not alive.any():
+            break
+    return responses, logp
+
+
+def record(function):
+    """A function without arguments as a CUDA graph: what is returned runs the same kernels on the same memory."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
 
 
 def sample(logits, noise):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import reproduce
 import select_sft
@@ -312,6 +313,11 @@ def test_a_missing_flag_is_named(script, flag, refused):
 )  # fmt: skip
 def test_an_impossible_value_is_named(script, flag, value, refused):
     refused(script, f"--{flag}", str(value), **{flag: value})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here they would do")
+def test_cuda_graphs_without_cuda_are_refused(refused):
+    refused("ppo", "--graph", "no CUDA device; leave the flag out", graph=True)
 
 
 def test_batches_that_do_not_divide_are_named_with_the_nearest_that_do(refused):

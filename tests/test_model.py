@@ -227,6 +227,22 @@ def test_a_cache_works_with_left_padding_and_when_rows_leave(model):
         torch.testing.assert_close(logits[:, 0], whole[stay, t])
 
 
+def test_a_fixed_cache_gives_the_logits_of_the_full_forward(model):
+    """Whatever lay in the memory that is not yet written."""
+    padding = torch.tensor([0, 2, 1])
+    cache = Cache(12)
+    model(TOKENS[:, :5], padding, cache)
+    for x in (*cache.keys, *cache.values):
+        x[:, :, 5:] = math.nan
+    cache.fix("cpu")
+    memory = [x.data_ptr() for x in cache.keys]
+    for t in range(5, 12):
+        logits = model(TOKENS[:, t : t + 1], padding, cache)
+        torch.testing.assert_close(logits[:, 0], model(TOKENS, left_padding=padding)[:, t])
+        cache.next.add_(1)
+    assert [x.data_ptr() for x in cache.keys] == memory
+
+
 # --- the reward model ---------------------------------------------------------------------------------------
 
 

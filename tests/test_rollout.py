@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import tiny
+from minirlhf import rollout as rollout_module
 from minirlhf.data import Sequence
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import (
@@ -179,6 +180,21 @@ def test_episodes_are_the_same_however_rows_are_spread_over_batches(model, rollo
     at_most_five = generate(model, prompts, noise, EOS, PAD, rows=5)
     assert rows_of(at_most_five) == rows_of(rollout)
     torch.testing.assert_close(at_most_five.logp, rollout.logp, atol=1e-5, rtol=0)
+
+
+def test_steps_that_are_all_alike_draw_the_same_episodes(model, rollout, monkeypatch):
+    """As a CUDA graph would replay them; here nothing is recorded."""
+    replayed = []
+    monkeypatch.setattr(rollout_module, "record", lambda step: lambda: replayed.append(1) or step())
+    prompts = PROMPTS * 8
+    noise = uniforms((0,), range(len(prompts)), 12)
+    found = generate(model, prompts, noise, EOS, PAD, graph=True)
+    assert len(replayed) == 9  # 12 steps less the prompt's own and two that are not
+    assert rows_of(found) == rows_of(rollout)
+    torch.testing.assert_close(found.logp, rollout.logp, atol=1e-5, rtol=0)
+    short = generate(PreviousTokenPlusOne(), [[17], [3, 15]], torch.rand(2, 90), EOS, PAD, graph=True)
+    assert rows_of(short) == [([17], [18, 19]), ([3, 15], [16, 17, 18, 19])]
+    assert len(replayed) == 9 + 14  # whether all have ended is looked up after each 16th step
 
 
 # --- what was sampled is what is scored ---------------------------------------------------------------------

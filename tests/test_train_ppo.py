@@ -341,7 +341,8 @@ def test_sampling_is_at_temperature_1(settings, monkeypatch):
 
     monkeypatch.setattr(train_ppo, "generate", spy)
     train(settings)
-    assert calls == [(5, {"rows": 128})] * 2  # model, prompts, noise, eos, pad; temperature is left at its default
+    # Model, prompts, noise, eos and pad; temperature is left at its default.
+    assert calls == [(5, {"graph": False, "rows": 128})] * 2
     assert inspect.signature(sampler).parameters["temperature"].default == 1
 
 
