@@ -134,7 +134,7 @@ def _answer_by_graph(model, prompts, noise, eos, pad, temperature):
     def step(tokens, last):
         logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=last)[:, 0]) / temperature
         drawn, drawn_logp = sample(logits, noise.index_select(1, t)[:, 0])
-        token.copy_(torch.where(alive, drawn, pad)[:, None])
+        token.copy_(drawn.masked_fill(~alive, pad)[:, None])
         responses.index_copy_(1, t, token)
         logp.index_copy_(1, t, (drawn_logp * alive)[:, None])
         alive.logical_and_(drawn != eos)
