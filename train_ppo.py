@@ -162,8 +162,9 @@ def train(config, networks, tokenizer, prompts, documents):
         # 1. The policy answers a batch of prompts, each rank its share of them.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
-        mine, how = (distributed.share(batch), distributed.share(noise)), dict(rows=config.rollout_batch_size)
-        rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, graph=config.graph, **how)
+        mine = distributed.share(batch), distributed.share(noise)
+        how = dict(rows=config.rollout_batch_size, graph=config.graph)
+        rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, **how)
 
         # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Whatever is
         #    averaged over the batch needs all of it, and all ranks get all episodes.
