@@ -12,13 +12,15 @@ from pathlib import Path
 from .config import InputError, require
 from .distributed import rank
 
+HALF = ".half"  # ends the name of a file that is being written
+
 
 def write_atomically(path, content):
     """Writes bytes to a temporary file beside `path` and renames it: a reader finds the old file or the whole new."""
     path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
         with os.fdopen(handle, "wb") as file:
             file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
@@ -66,7 +68,8 @@ def claim(config, ignore=()):
         flags = ", ".join(f"--{k} was {other.get(k)}, now {settings.get(k)}" for k in differing)
         require(not differing, f"--out {out} holds another run ({flags}); choose another --out")
     elif out.exists():
-        require(not any(out.iterdir()), f"--out {out} is not empty and no run's; choose another --out")
+        others = [path for path in out.iterdir() if path.suffix != HALF]
+        require(not others, f"--out {out} is not empty and no run's; choose another --out")
     write_json(out / "config.json", settings)
 
 

@@ -137,11 +137,14 @@ def test_resume_does_not_make_another_run_this_one(tmp_path):
 
 
 def test_what_a_killed_process_half_wrote_is_swept_away(tmp_path):
-    settings = Settings(str(tmp_path / "run"))
-    checkpoint.start_run(settings)
-    (tmp_path / "run" / ".state-00000001.pt.x_y1z2").write_bytes(b"ha")
-    checkpoint.start_run(settings)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    """Killed in its very first write, and again while it wrote others."""
+    run, settings = tmp_path / "run", Settings(str(tmp_path / "run"))
+    run.mkdir()
+    for names in ([".config.json.x_y1z2.half"], [".state-00000001.pt.a_b.half", ".tokenizer.tiktoken.c_d.half"]):
+        for name in names:
+            (run / name).write_bytes(b"ha")
+        checkpoint.start_run(settings)
+        assert [path.name for path in run.iterdir()] == ["config.json"]
 
 
 # --- states -------------------------------------------------------------------------------------------------
