@@ -16,7 +16,7 @@ import torch
 from . import huggingface
 from .config import InputError, require
 from .distributed import barrier, rank, say, world
-from .files import HALF, claim, write_atomically
+from .files import claim, write_atomically
 from .model import GPT, GPTConfig, RewardModel, config_dict
 
 KINDS = {"gpt": GPT, "reward model": RewardModel}
@@ -93,8 +93,6 @@ def start_run(config):
     out = Path(config.out)
     if rank() == 0:
         claim(config, ignore=("resume",))
-        for half in out.glob(f".*{HALF}"):  # a process was killed while it wrote
-            half.unlink()
     barrier()
     if (out / "model.pt").exists():
         say(f"{out} is finished already; nothing to do")

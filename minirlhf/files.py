@@ -70,6 +70,8 @@ def claim(config, ignore=()):
     elif out.exists():
         others = [path for path in out.iterdir() if path.suffix != HALF]
         require(not others, f"--out {out} is not empty and no run's; choose another --out")
+    for half in out.glob(f".*{HALF}"):  # a process was killed while it wrote
+        half.unlink()
     write_json(out / "config.json", settings)
 
 
