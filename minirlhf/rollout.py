@@ -85,18 +85,12 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0, rows=512, graph=F
 def _answer(model, prompts, noise, eos, pad, temperature):
     """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there. With a KV cache; rows
     that have ended leave the batch."""
-    device = noise.device
-    tokens, left_padding = _left_pad(prompts, pad, device)
-    (B, P), limit = tokens.shape, noise.shape[1]
+    tokens, left_padding, last, responses, logp, cache = _begin(model, prompts, noise, pad)
     if not left_padding.any():
         left_padding = None
-    responses = torch.full((B, limit), pad, device=device)
-    logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
-    cache = Cache(P + limit)
-    rows = torch.arange(B, device=device)  # the rows in the cache
-    alive = torch.ones(B, dtype=torch.bool, device=device)  # those of them that have not ended
-    last = torch.full((B, 1), P - 1, device=device)
-    for t in range(limit):
+    rows = torch.arange(len(prompts), device=noise.device)  # the rows in the cache
+    alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
+    for t in range(noise.shape[1]):
         # forward: torch.compile would compile anew for every length
         logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=last)[:, 0]) / temperature  # (rows, V)
         token, token_logp = sample(logits, noise[rows, t])
@@ -113,26 +107,29 @@ def _answer(model, prompts, noise, eos, pad, temperature):
     return responses, logp
 
 
-def _left_pad(prompts, pad, device):
-    """Tokens (B, P), and how many of each row are padding (B,)."""
+def _begin(model, prompts, noise, pad):
+    """What sampling starts with: tokens (B, P), how many of each row are padding (B,), where its last one is (B, 1);
+    and what it fills: responses and log-probs (B, limit), and a cache with room for all."""
+    (B, limit), device = noise.shape, noise.device
     lengths = [len(prompt) for prompt in prompts]
-    padded = [[pad] * (max(lengths) - len(prompt)) + prompt for prompt in prompts]
-    return torch.tensor(padded, device=device), max(lengths) - torch.tensor(lengths, device=device)
+    P = max(lengths)
+    tokens = torch.tensor([[pad] * (P - len(prompt)) + prompt for prompt in prompts], device=device)
+    left_padding = P - torch.tensor(lengths, device=device)
+    last = torch.full((B, 1), P - 1, device=device)
+    responses = torch.full((B, limit), pad, device=device)
+    logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
+    return tokens, left_padding, last, responses, logp, Cache(P + limit)
 
 
 def _answer_by_graph(model, prompts, noise, eos, pad, temperature):
     """What _answer returns, by steps that are all alike: launching a small model's kernels one by one takes the CPU
     longer than the GPU needs for them, so a step is recorded and launched as one. Rows that have ended go along."""
-    device = noise.device
-    tokens, left_padding = _left_pad(prompts, pad, device)
-    (B, P), limit = tokens.shape, noise.shape[1]
-    responses = torch.full((B, limit), pad, device=device)
-    logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
-    cache, t = Cache(P + limit), torch.zeros(1, dtype=torch.long, device=device)
-    token, alive = torch.empty(B, 1, dtype=torch.long, device=device), torch.ones(B, dtype=torch.bool, device=device)
+    tokens, left_padding, last, responses, logp, cache = _begin(model, prompts, noise, pad)
+    token, first, t = torch.empty_like(last), torch.zeros_like(last), torch.zeros_like(last[0])
+    alive = torch.ones_like(left_padding, dtype=torch.bool)
 
-    def step(tokens, last):
-        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=last)[:, 0]) / temperature
+    def step(tokens, at):
+        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=at)[:, 0]) / temperature
         drawn, drawn_logp = sample(logits, noise.index_select(1, t)[:, 0])
         token.copy_(drawn.masked_fill(~alive, pad)[:, None])
         responses.index_copy_(1, t, token)
@@ -140,15 +137,14 @@ def _answer_by_graph(model, prompts, noise, eos, pad, temperature):
         alive.logical_and_(drawn != eos)
         t.add_(1)
 
-    step(tokens, torch.full((B, 1), P - 1, device=device))
-    cache.fix(device)
-    first = torch.zeros(B, 1, dtype=torch.long, device=device)
+    step(tokens, last)
+    cache.fix(noise.device)
 
     def next_step():
         step(token, first)
         cache.next.add_(1)
 
-    for i in range(1, limit):
+    for i in range(1, noise.shape[1]):
         if i == 3:  # two steps as they are have made the libraries ready
             next_step = record(next_step)
         next_step()
