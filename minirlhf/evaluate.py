@@ -25,7 +25,7 @@ def sequence_losses(model, sequences, pad, max_tokens=16384):
     losses, counts = np.zeros(len(sequences)), np.array([len(s.tokens) - s.start for s in sequences])
     for part in data.micro_batches([len(s.tokens) for s in sequences], max_tokens):
         logp, mask = target_logps(model, [sequences[i] for i in part], pad)
-        losses[part] = -(logp * mask).sum(1).double().cpu().numpy()
+        losses[part] = -(logp * mask).sum(1).cpu().double().numpy()
     return losses, counts
 
 
@@ -99,5 +99,5 @@ def sequence_scores(model, sequences, pad, max_tokens=16384):
     device = next(model.parameters()).device
     for part in data.micro_batches([len(s) for s in sequences], max_tokens):
         tokens, lengths = data.collate([sequences[i] for i in part], pad)
-        result[part] = model.score(tokens.to(device), lengths.to(device)).double().cpu()
+        result[part] = model.score(tokens.to(device), lengths.to(device)).cpu().double()  # MPS knows no float64
     return result
