@@ -116,9 +116,10 @@ class Tokenizer:
         return self.encoding.decode_bytes(ids)
 
     def save(self, folder):
-        write_atomically(Path(folder) / "tokenizer.tiktoken", _dump(self.ranks))
+        """Writes both files, the ranks last: where they are, the whole tokenizer is."""
         description = {"pattern": self.pattern, "eos": EOS}
         write_atomically(Path(folder) / "tokenizer.json", json.dumps(description, indent=1).encode())
+        write_atomically(Path(folder) / "tokenizer.tiktoken", _dump(self.ranks))
 
 
 def load(source):
@@ -131,9 +132,8 @@ def load(source):
             return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks, GPT2_PATTERN)
         except Exception as error:  # tiktoken downloads the ranks at first use, by whatever client it has
             reason = f"tiktoken could not fetch GPT-2's ranks ({type(error).__name__})"
-            raise InputError(
-                f"--tokenizer gpt2: {reason}; give a local ranks file: --tokenizer FILE.tiktoken"
-            ) from None
+            advice = "give a local ranks file: --tokenizer FILE.tiktoken, or train one: python -m minirlhf.tokenizer"
+            raise InputError(f"--tokenizer gpt2: {reason}; {advice}") from None
     path = Path(source) / "tokenizer.tiktoken" if Path(source).is_dir() else Path(source)
     require(
         path.exists(), f"{source}: no tokenizer there; give a folder with tokenizer.tiktoken, a ranks file, or gpt2"

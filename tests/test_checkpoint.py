@@ -9,6 +9,7 @@ import torch
 
 import tiny
 from minirlhf import checkpoint, distributed, files
+from minirlhf import tokenizer as tokenizers
 from minirlhf.config import InputError
 from minirlhf.files import Metrics, read_metrics
 from minirlhf.model import GPT, RewardModel
@@ -36,6 +37,23 @@ def test_a_model_comes_back_bit_for_bit_with_its_tokenizer_beside_it(kind, token
     assert same_weights(loaded, model)
     assert loaded.config == model.config
     assert (tmp_path / "tokenizer.tiktoken").exists()
+
+
+def test_a_kill_between_the_tokenizers_two_files_does_not_leave_another_tokenizer(tokenizer, tmp_path, monkeypatch):
+    model, write, written = tiny.make(GPT, tokenizer.n_vocab), tokenizers.write_atomically, []
+
+    def killed(path, content):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(tokenizers, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_model(tmp_path / "model.pt", model, tokenizer)
+    monkeypatch.setattr(tokenizers, "write_atomically", write)
+    checkpoint.save_model(tmp_path / "model.pt", model, tokenizer)
+    assert tokenizers.load(tmp_path).hash == tokenizer.hash
 
 
 def test_a_gpt_makes_a_reward_model_with_its_trunk_and_a_fresh_head(world, tokenizer):
