@@ -1,5 +1,7 @@
 """Where tensors live, and in what precision a forward is computed."""
 
+from functools import partial
+
 import torch
 
 from .config import require
@@ -24,7 +26,9 @@ def place(model, config):
     device = pick_device(config.device)
     model.to(device)
     if config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda"):
-        model.forward = torch.autocast(device, torch.bfloat16)(model.forward)
+        model.transformer.centre_embeddings()
+        model.autocast = partial(torch.autocast, device, torch.bfloat16)
+        model.forward = model.autocast()(model.forward)
     model.transformer.recompute = getattr(config, "recompute", False)
     if getattr(config, "compile", False):
         model.compile(dynamic=True)

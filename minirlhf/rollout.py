@@ -74,7 +74,8 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0, rows=512, graph=F
     device = model.transformer.wte.weight.device
     noise, answer = noise.to(device), _answer_by_graph if graph else _answer
     starts = range(0, len(prompts), rows)
-    answers = [answer(model, prompts[i : i + rows], noise[i : i + rows], eos, pad, temperature) for i in starts]
+    with model.autocast():  # once for all tokens: the weights' copies in bfloat16 last until it ends
+        answers = [answer(model, prompts[i : i + rows], noise[i : i + rows], eos, pad, temperature) for i in starts]
     responses, logp = map(torch.cat, zip(*answers))
     response_lengths = (responses != pad).sum(1)
     sequences = [p + r[:n] for p, r, n in zip(prompts, responses.tolist(), response_lengths.tolist())]

@@ -215,6 +215,16 @@ def test_several_tokens_at_once_may_follow_cached_ones(model):
     torch.testing.assert_close(torch.cat(parts, 1), model(TOKENS))
 
 
+def test_centred_embeddings_change_no_probability_and_bring_the_mean_logit_to_0(model):
+    tokens = torch.randint(model.config.n_vocab, (2, 9), generator=torch.Generator().manual_seed(0))
+    before = model(tokens)
+    model.transformer.centre_embeddings()
+    after = model(tokens)
+    assert before.mean(-1).abs().max() > 0.1
+    torch.testing.assert_close(after.mean(-1), torch.zeros(2, 9).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(after.log_softmax(-1), before.log_softmax(-1))
+
+
 def test_a_cache_works_with_left_padding_and_when_rows_leave(model):
     padding = torch.tensor([0, 2, 1])
     whole = model(TOKENS, left_padding=padding)
