@@ -1,12 +1,13 @@
 """Your own comparisons, start to finish: is the reward model better than chance, and than two simple rules?
 
-    python folds.py --pairs pairs.jsonl.gz --documents corpus.txt --out runs/mine
+    python folds.py --pairs pairs.jsonl.gz --documents corpus.txt --out runs/folds
 
 --pairs holds rankings of any format that data/README.md lists. Prompts are put into folds by their first human turn,
 so that no conversation is on both sides. For each fold: a GPT is pretrained on the documents and the other folds'
 preferred texts, fine-tuned on their preferred responses, made a reward model on their rankings, and measured on the
 fold left out. Base and SFT models see training folds only, or they would know the answers. Then PPO runs against the
-first fold's reward model, and held-out prompts are answered before and after.
+first fold's reward model, and held-out prompts are answered before and after. Stopped, it goes on with the same
+command.
 """
 
 import random
@@ -128,7 +129,7 @@ def train_fold(config, folder, train, documents):
     if tokenizer == "bpe":
         tokenizer = f"{folder}/tokenizer"
         tokenizers.main(to_flags(dict(data=(files["web"],), out=tokenizer, vocab_size=config.vocab_size)))
-    own = dict(seed=config.seed, max_tokens=4096)
+    own = dict(seed=config.seed, max_tokens=4096, resume=True)
     shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
     flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr, optimizer="muon")
     train_sft.main(to_flags(own | shape | flags | {"out": f"{folder}/gpt"}))
@@ -180,7 +181,7 @@ def reinforce(config, folder, held_out):
     flags |= dict(documents=(f"{folder}/web.jsonl",), ptx_coef=1.0, documents_per_episode=0.25, document_tokens=128)
     flags |= dict(episodes=config.episodes, batch_size=64, minibatch_size=16, max_response=config.max_response)
     flags |= dict(lr=2e-4, value_lr=3e-4, warmup=2, ema_decay=0.9, max_tokens=4096)  # for a run of 16 iterations
-    flags |= dict(seed=config.seed, out=f"{folder}/ppo")
+    flags |= dict(seed=config.seed, out=f"{folder}/ppo", resume=True)
     train_ppo.main(to_flags(flags))
     tokenizer = tokenizers.of_checkpoint(f"{folder}/rm")
     reward_model = load_model(f"{folder}/rm", RewardModel, tokenizer).eval()

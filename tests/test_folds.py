@@ -1,0 +1,52 @@
+"""Folds share no conversation, no stage sees the fold left out, and a fold that was stopped goes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import folds
+import train_sft
+
+RECORDS = [
+    {
+        "prompt": f"\n\nHuman: the {i % 10}{turn}\n\nAssistant:",
+        "responses": [f" good {i}", f" bad {i}"],
+        "ranks": [1, 2],
+    }
+    for i in range(20)
+    for turn in ("", "\n\nAssistant: so?\n\nHuman: yes")
+]
+
+
+def config(out):
+    shape = dict(size="nano", n_layer=1, n_ctx=64, vocab_size=270)
+    return folds.Config(pairs="", documents=(), out=str(out), **shape)
+
+
+def test_records_with_the_same_first_turn_are_in_one_fold():
+    parts = folds.split(RECORDS, 3, seed=0)
+    turns = [{folds.first_turn(record["prompt"]) for record in part} for part in parts]
+    assert not turns[0] & turns[1] and not turns[0] & turns[2] and not turns[1] & turns[2]
+    assert sorted(map(json.dumps, sum(parts, []))) == sorted(map(json.dumps, RECORDS))
+    assert {len(part) for part in parts} == {12, 16}
+
+
+def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_path, no_pictures, monkeypatch):
+    parse, stops = train_sft.parse, []
+
+    def stopped_once(*args):
+        if not stops:
+            stops.append(args)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_sft, "parse", lambda *args: replace(parse(*args), save_every=1))
+    monkeypatch.setattr(train_sft, "draw_curves", stopped_once)
+    with pytest.raises(KeyboardInterrupt):
+        folds.train_fold(config(tmp_path), f"{tmp_path}/fold-0", RECORDS[:20], [{"text": "a page"}])
+    assert list((tmp_path / "fold-0" / "gpt").glob("state-*.pt"))
+    folds.train_fold(config(tmp_path), f"{tmp_path}/fold-0", RECORDS[:20], [{"text": "a page"}])
+    assert (tmp_path / "fold-0" / "rm" / "model.pt").exists()
+    seen = "".join(path.read_text() for path in (tmp_path / "fold-0").glob("*.jsonl"))
+    assert all(record["responses"][0] in seen for record in RECORDS[:20])
+    assert not any(f'{record["responses"][0]}"' in seen for record in RECORDS[20:])
