@@ -17,7 +17,7 @@ processes together as one. `peak_gigabytes` is the most memory that a PPO iterat
 README's formula says.
 """
 
-import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -39,6 +39,7 @@ import train_ppo
 import train_rm
 import train_sft
 from minirlhf import distributed
+from minirlhf.config import Parser, run
 from minirlhf.data import Ranking, Sequence
 from minirlhf.device import place
 from minirlhf.losses import ranking_loss, sft_loss
@@ -255,6 +256,7 @@ def their_ppo(shape, options):
 
 WORK = {"sft": (sft, their_training), "rm": (rm, None), "generate": (generation, their_generation),
         "ppo": (ppo, their_ppo)}  # fmt: skip
+PEERS = {"sft": ["transformers"], "rm": [], "generate": ["transformers"], "ppo": ["trl", "datasets"]}
 
 
 # --- the clock -------------------------------------------------------------------------------------------------------
@@ -329,20 +331,20 @@ def machine(options):
     return 2 * 2048**3 / product, 2 * memory.nbytes / copy
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", choices=list(WORK))
-    parser.add_argument("shape", choices=list(SHAPES))
+def main(argv):
+    parser = Parser(__doc__)
+    parser.add_argument("work", choices=list(WORK), help="what is timed")
+    parser.add_argument("shape", choices=list(SHAPES), help="how large it is")
     parser.add_argument("--peer", action="store_true", help="time the peer too, in turn")
     parser.add_argument("--ranks", type=int, default=1, help="time so many processes too, in turn; --threads shared")
     parser.add_argument("--accumulate", type=int, default=1, help="sft: so many times the batch in as many parts")
     parser.add_argument("--iterations", type=int, default=6, help="how many are timed, after two that are not")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU [2]")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true", help="by torch.compile, ours only")
     parser.add_argument("--graph", action="store_true", help="sampling by CUDA graphs, ours only")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     make, make_theirs = WORK[options.work]
@@ -352,6 +354,11 @@ def main():
         parser.error("--graph needs --device cuda")
     if options.peer and options.ranks > 1:
         parser.error("--peer and --ranks: one at a time")
+    if options.accumulate > 1 and (options.peer or options.work != "sft"):
+        parser.error("--accumulate is for sft, without --peer")
+    missing = [name for name in PEERS[options.work] if options.peer and not importlib.util.find_spec(name)]
+    if missing:
+        parser.error(f"--peer needs {', '.join(missing)}: pip install {' '.join(missing)}")
     before = peak_bytes(options.device)
     step, units, flops = make(Shape(options.shape), options)
     timers = [lambda: seconds_of(step, options.device)]
@@ -375,4 +382,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -424,6 +424,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
             "no epoch-*.pt in it",
         ),
         ("chat.py --prompt hello", "required: models"),
+        ("bench/bench.py ppo toy --accumulate 2", "--accumulate is for sft"),
         ("reproduce.py --out {out} --sed 1", "unknown flag or argument: --sed 1"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +22,8 @@ OPTIONS = SimpleNamespace(device="cpu", dtype="float32", compile=False, threads=
 
 
 @pytest.mark.parametrize("work", ["sft", "rm", "generate", "ppo"])
-def test_one_json_line_with_the_rate_and_its_share_of_the_machines(work, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench.py", work, "toy", "--iterations", "1", "--threads", "1"])
-    bench.main()
+def test_one_json_line_with_the_rate_and_its_share_of_the_machines(work, capsys):
+    bench.main([work, "toy", "--iterations", "1", "--threads", "1"])
     figures = json.loads(capsys.readouterr().out)
     name, units = {"ppo": ("episodes", 4), "generate": ("tokens", 32)}.get(work, ("tokens", 44))
     assert figures[f"{name}_per_second"] == pytest.approx(units / figures["seconds"])
