@@ -151,6 +151,9 @@ def train(config, networks, tokenizer, prompts, documents):
     first = load_state(config.out, parts, metrics)
     per_step = round(config.minibatch_size * config.documents_per_episode) if config.ptx_coef else 0  # documents
     steps = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
+    still = config.ema_decay ** (config.episodes // config.batch_size * steps)
+    if still > 0.5:
+        distributed.say(f"{config.out}: a short run, {still:.0%} of its average will be the start; lower --ema_decay")
     prompt_order = endless(len(prompts), first * config.batch_size, (config.seed, 0, 1))
     document_order = endless(len(documents), first * steps * per_step, (config.seed, 0, 2))
     learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
