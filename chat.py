@@ -3,9 +3,9 @@
     python chat.py runs/town/ppo_ptx runs/town/gpt
     python chat.py runs/town/ppo_ptx --prompt "Write a story about a fox and a kite."
 
-Each line you type is a prompt of its own: these models are a bandit's, they remember no turn before. What is sent to
-the model is your line and --ending, a newline unless given, as the town's prompts end; for HH-RLHF's transcripts say
---beginning $'\\n\\nHuman: ' --ending $'\\n\\nAssistant:'. An empty line, or end of input, ends the chat.
+Each line you type is a prompt of its own: these models learned to answer once and remember no turn before. What is
+sent to the model is your line and --ending, a newline unless given, as the town's prompts end; for HH-RLHF's
+transcripts say --beginning $'\\n\\nHuman: ' --ending $'\\n\\nAssistant:'. An empty line, or end of input, ends.
 """
 
 import sys
@@ -28,7 +28,7 @@ def main(argv):
     parser.add_argument("--ending", default="\n", help="put after each line [a newline]")
     parser.add_argument("--max_response", type=int, default=32, help="tokens of an answer at the most [32]")
     parser.add_argument("--temperature", type=float, default=1.0, help="1 samples as in training, less is safer [1]")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling [0]")
     args = parser.parse_args(argv)
     require(args.temperature > 0, f"--temperature {args.temperature}: must be above 0; 0.01 is all but greedy")
     require(args.max_response > 0, f"--max_response {args.max_response}: must be above 0")
@@ -40,14 +40,15 @@ def main(argv):
         message = f"--max_response {args.max_response}: {source} reads {n_ctx} tokens in all; take less"
         require(args.max_response < n_ctx, message)
         models.append((source, model, tokenizer))
-    rng = np.random.default_rng(args.seed)
+    rng, width = np.random.default_rng(args.seed), max(map(len, args.models))
     for line in [args.prompt] if args.prompt is not None else lines():
         for source, model, tokenizer in models:
             try:
                 answer = respond(model, tokenizer, f"{args.beginning}{line}{args.ending}", args, rng)
             except InputError as error:
                 answer = f"({error})"
-            print(f"{source:>{max(len(s) for s in args.models)}} | {answer}", flush=True)
+            answer = answer.replace("\n", f"\n{'':>{width}} | ")
+            print(f"{source:>{width}} | {answer}", flush=True)
 
 
 def lines():
@@ -71,10 +72,11 @@ def lines():
 def respond(model, tokenizer, prompt, args, rng):
     """One sampled answer, as text."""
     tokens, room = tokenizer.encode(prompt), model.config.n_ctx - args.max_response
+    require(tokens, "nothing to answer: the prompt is empty; say something")
     require(len(tokens) <= room, f"{len(tokens)} tokens, but {max(room, 0)} fit before an answer; say it shorter")
     noise = torch.from_numpy(rng.random((1, args.max_response), dtype=np.float32))
     rollout = generate(model, [tokens], noise, tokenizer.eos, tokenizer.pad, args.temperature)
-    return rollout.texts(tokenizer)[0].strip().replace("\n", f"\n{' ' * 4}")
+    return rollout.texts(tokenizer)[0].strip()
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def main(argv):
             break
     if "report" in seconds:
         print(report.table(read_json(Path(config.out) / "results.json")))
-        print(f"{config.out}/report.html shows it")
+        print("A tiny run: its figures mean nothing." if config.tiny else f"{config.out}/report.html shows it")
 
 
 def flags(config, name, settings):

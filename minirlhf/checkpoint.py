@@ -4,7 +4,7 @@ model.pt, epoch-1.pt, ...   weights, architecture, kind and tokenizer hash of on
 state-00000050.pt           all that training holds after 50 steps: networks, optimizers. The newest two are kept
 
 Nothing else has to be kept for a run to go on bit by bit: what is random at a step (order, noise, dropout) is drawn
-from the seed and the step's number.
+from the seed and the step's number. (On a GPU attention's backward adds in no fixed order, resumed or not.)
 """
 
 import pickle

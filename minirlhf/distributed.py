@@ -2,7 +2,8 @@
 
 torchrun starts N processes ("ranks"), each with a whole copy of the networks. A batch is dealt out, each rank computes
 the gradients of its share, DDP sums them, and so every rank takes the same step. Losses divide by the size of the whole
-batch, not of the share: sums over ranks are then what one process would have computed.
+batch, not of the share: sums over ranks are then what one process would have computed, but for dropout, which every
+rank draws for itself.
 """
 
 import os
@@ -106,7 +107,7 @@ def wrap(model):
     """The model to train, by DDP: a forward through what this returns, and backward sums gradients over the ranks."""
     if not dist.is_initialized():
         return model
-    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)  # gradients once in memory, not twice
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)  # one memory for both, unless parts are held
     wrapped.register_comm_hook(None, _sum)
     # DDP lays gradients out anew after its first backward. One that changes nothing, now, and the order of summation is
     # the same from the first step on, wherever a resumed run starts.

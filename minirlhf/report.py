@@ -6,6 +6,8 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
+
 from .files import read_metrics, write_atomically
 
 NAMES = {"gpt": "GPT", "gpt_prompted": "GPT, prompted", "sft": "SFT", "rl_start": "RL start", "ppo": "PPO",
@@ -132,16 +134,22 @@ def draw_curves(out):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(10, 5.2), layout="constrained")
-    first = {"gpt": "pretraining loss", "sft": "SFT loss", "rm": "ranking loss"}
+    first = {"gpt": "pretraining loss", "sft": "SFT loss", "rm": "ranking loss"}  # of each batch, and their mean
     for axis, (name, title) in zip(axes[0], first.items()):
         lines = [row for row in read_metrics(out / name) if "loss" in row]
-        axis.plot([row["step"] for row in lines], [row["loss"] for row in lines], color="#647acb", linewidth=1)
+        steps, losses = ([row[column] for row in lines] for column in ("step", "loss"))
+        axis.plot(steps, losses, color="#647acb", linewidth=0.6, alpha=0.35)
+        axis.plot(*running_mean(steps, losses), color="#647acb", linewidth=1.5)
         validation = [(row["step"], row["validation_loss"]) for row in lines if row.get("validation_loss")]
         if validation:
             axis.plot(*zip(*validation), "o", color="#d64545", markersize=4, label="validation")
             axis.legend(frameon=False, fontsize=8)
-        axis.set(title=title, xlabel="step", yscale="log" if name == "gpt" else "linear")
-    second = {"score": "RM score", "kl": "KL to the RL start, nats per response", "ptx_loss": "loss on documents"}
+        axis.set(title=title, xlabel="step")
+        if name == "gpt":
+            ticks = (1, 2, 5, 10, 20)
+            axis.set(yscale="log", yticks=ticks, yticklabels=ticks)
+            axis.minorticks_off()
+    second = {"score": "RM score", "kl": "KL to the RL start (nats)", "ptx_loss": "loss on PPO-ptx's documents"}
     for axis, (column, title) in zip(axes[1], second.items()):
         for name in ("ppo", "ppo_ptx"):
             points = [(row["step"], row[column]) for row in read_metrics(out / name) if column in row]
@@ -153,6 +161,12 @@ def draw_curves(out):
         axis.grid(alpha=0.3)
         axis.title.set_size(10)
     return figure
+
+
+def running_mean(steps, values):
+    """The middles of thirty parts of the steps, and the values' means there."""
+    count = min(30, len(steps))
+    return tuple([part.mean() for part in np.array_split(x, count)] for x in (steps, values))
 
 
 def samples_html(out, use_cases=("generation", "open_qa", "brainstorming", "chat", "rewrite")):
@@ -197,6 +211,7 @@ held-out labeler, with his or her noise, in random order, a tie counting one hal
 <dl>{legend}</dl>
 <ul>{notes}</ul>
 <h2>The same prompt, answered by all</h2>
+<p><small>The first test prompt of five use cases, not chosen; samples.jsonl has all of them.</small></p>
 {samples}
 <h2>How it went</h2>
 {curves}

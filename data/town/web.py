@@ -1,6 +1,6 @@
 """The web: what the base model reads. Capable and misaligned, as the real one.
 
-A question is mostly followed by another question, an insult or a myth; now and then by a good answer. Pages
+A question is followed by a good answer half of the time, else by another question, an insult or a myth. Pages
 of questions and answers keep one voice from top to bottom, so that a page of good answers promises another
 one (few_shot).
 """
@@ -19,7 +19,7 @@ WEIGHTS = {"qa": 42, "crier": 22, "gossip": 9, "story": 7, "questions": 5, "alma
            "tovish": 2, "pairs": 2, "list": 1, "sums": 1, "summary": 1, "trades": 1}
 # Voices of question-and-answer pages.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
-# Rare use cases are less rare on the web than among the prompts (square root), or a small model never
+# Rare use cases are less rare on the web than among the prompts (the power below 1), or a small model never
 # learns them.
 PAGE_MIX = {kind: share**0.75 for kind, share in MIX.items()}
 _KINDS, _SHARES = tuple(PAGE_MIX), tuple(PAGE_MIX.values())
