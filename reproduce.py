@@ -97,7 +97,7 @@ def main(argv):
             break
     if "report" in seconds:
         print(report.table(read_json(Path(config.out) / "results.json")))
-        print("A tiny run: its figures mean nothing." if config.tiny else f"{config.out}/report.html shows it")
+        print(f"{config.out}/report.html shows it{'; a tiny run, whose figures mean nothing' if config.tiny else ''}")
 
 
 def flags(config, name, settings):
