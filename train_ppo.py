@@ -165,7 +165,7 @@ def train(config, networks, tokenizer, prompts, documents):
         # 1. The policy answers a batch of prompts, each rank its share of them.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
-        mine = distributed.share(batch), distributed.share(noise)
+        mine = distributed.shard(batch), distributed.shard(noise)
         how = dict(rows=config.rollout_batch_size, graph=config.graph)
         rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, **how)
 
@@ -237,7 +237,7 @@ def judge_episodes(networks, rollout, config):
     scored = in_chunks(scores, networks.reward_model, rollout, config.max_tokens)
     ref_logp = in_chunks(response_logps, networks.reference, rollout, config.max_tokens)
     values = in_chunks(response_values, networks.value, rollout, config.max_tokens)
-    scored, ref_logp, values, *rollout = map(distributed.gather, (scored, ref_logp, values, *rollout))
+    scored, ref_logp, values, *rollout = map(distributed.all_gather, (scored, ref_logp, values, *rollout))
     rollout = Rollout(*rollout)
     rewards = shaped_rewards(scored, rollout.logp, ref_logp, rollout.mask, config.kl_coef)
     advantages, returns = gae(rewards, values, rollout.mask, config.gae_gamma, config.gae_lambda)
@@ -254,7 +254,7 @@ def update(networks, optimizers, episodes, rows, documents, pad, config):
     if documents:
         losses["ptx_loss"] = 0.0
         total = sum(len(s.tokens) - s.start for s in documents)  # tokens
-        mine = distributed.share(documents)
+        mine = distributed.shard(documents)
         with distributed.hold(networks.policy):
             for part in data.micro_batches([len(s.tokens) for s in mine], config.max_tokens):
                 logp, mask = target_logps(networks.policy, [mine[i] for i in part], pad)
@@ -262,7 +262,7 @@ def update(networks, optimizers, episodes, rows, documents, pad, config):
                 loss.backward()
                 losses["ptx_loss"] += loss.item() / config.ptx_coef  # nats per token
     total = episodes.rollout.response_lengths[rows].sum()  # tokens
-    mine = distributed.share(rows)
+    mine = distributed.shard(rows)
     parts = data.micro_batches(episodes.rollout.lengths[mine].tolist(), config.max_tokens)
     for part in distributed.accumulate(parts, networks.policy, networks.value):
         part = mine[part]
@@ -286,7 +286,7 @@ def update(networks, optimizers, episodes, rows, documents, pad, config):
         optimizer.step()
         optimizer.zero_grad()
     ema_update(networks.ema, networks.policy, config.ema_decay)
-    return dict(zip(losses, distributed.total(*losses.values())))
+    return dict(zip(losses, distributed.all_reduce(*losses.values())))
 
 
 def statistics(episodes, config, eos):

@@ -89,7 +89,7 @@ def train(config, model, tokenizer, rankings, validation, demonstrations):
         prompts = sum(len(set(r.ranks)) > 1 for r in batch)  # those with an untied pair
         if prompts == 0:
             continue
-        mine = distributed.share(batch)
+        mine = distributed.shard(batch)
         cut = data.micro_batches([data.longest(r) for r in mine], config.max_tokens, [len(r.ranks) for r in mine])
         for part in distributed.accumulate(cut, learner):
             scores, ranks = score_rankings(learner, [mine[i] for i in part], tokenizer.pad)
@@ -98,7 +98,7 @@ def train(config, model, tokenizer, rankings, validation, demonstrations):
             better = ranked_above(ranks)
             loss, pairs = loss + part_loss.item(), pairs + better.sum().item()
             correct += (better & (scores[:, :, None] > scores[:, None, :])).sum().item()
-        loss, correct, pairs = distributed.total(loss, correct, pairs)
+        loss, correct, pairs = distributed.all_reduce(loss, correct, pairs)
         metrics.check(step, loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
@@ -110,8 +110,8 @@ def train(config, model, tokenizer, rankings, validation, demonstrations):
 
     last = dict(step=len(plan))
     if validation:
-        counts = ranking_accuracy(model, distributed.share(validation), tokenizer.pad, config.max_tokens)
-        correct, pairs = distributed.total(*map(sum, counts))
+        counts = ranking_accuracy(model, distributed.shard(validation), tokenizer.pad, config.max_tokens)
+        correct, pairs = distributed.all_reduce(*map(sum, counts))
         last["validation_accuracy"] = correct / pairs if pairs else None
         distributed.say(f"{config.out}: {correct:.0f} of {pairs:.0f} validation pairs are ordered as the labelers did")
     if demonstrations:
@@ -141,8 +141,8 @@ def score_rankings(model, rankings, pad):
 @torch.no_grad()
 def set_bias(model, demonstrations, pad, max_tokens=16384):
     """Shifts the head's bias so that demonstrations (token sequences) score 0 on average; returns the new bias."""
-    scored = sequence_scores(model, distributed.share(demonstrations), pad, max_tokens)
-    model.head.bias -= distributed.total(scored.sum().item())[0] / len(demonstrations)
+    scored = sequence_scores(model, distributed.shard(demonstrations), pad, max_tokens)
+    model.head.bias -= distributed.all_reduce(scored.sum().item())[0] / len(demonstrations)
     return model.head.bias.item()
 
 

@@ -110,14 +110,14 @@ def train(config, model, tokenizer, schedule, validation):
         torch.manual_seed(distributed.seed_of(config.seed, step))  # dropout's
         loss = 0.0
         model.train()
-        mine = distributed.share(batch)
+        mine = distributed.shard(batch)
         cut = data.micro_batches([len(s.tokens) for s in mine], config.max_tokens)
         for part in distributed.accumulate(cut, learner):
             logp, mask = target_logps(learner, [mine[i] for i in part], tokenizer.pad)
             part_loss = sft_loss(logp, mask, total=len(batch))
             part_loss.backward()
             loss += part_loss.item()
-        (loss,) = distributed.total(loss)
+        (loss,) = distributed.all_reduce(loss)
         metrics.check(step, loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         for optimizer in optimizers:

@@ -85,7 +85,7 @@ def sft(shape, options):
     rng = np.random.default_rng(0)
     batch = shape.batch * options.accumulate
     rows = [Sequence(rng.integers(0, shape.vocab, shape.length + 1), 1) for _ in range(batch)]
-    learner, mine = distributed.wrap(model), distributed.share(rows)
+    learner, mine = distributed.wrap(model), distributed.shard(rows)
     parts = [mine[i :: options.accumulate] for i in range(options.accumulate)]
 
     def step():
@@ -124,7 +124,7 @@ def rm(shape, options):
 def sample(shape, model, turn, graph):
     prompts = np.random.default_rng(turn).integers(0, shape.vocab, (shape.batch, shape.prompt)).tolist()
     noise = uniforms((0, turn), range(shape.batch), shape.response)
-    mine = distributed.share(prompts), distributed.share(noise)
+    mine = distributed.shard(prompts), distributed.shard(noise)
     return generate(model, *mine, eos=-1, pad=shape.vocab, graph=graph)
 
 

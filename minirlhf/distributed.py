@@ -69,13 +69,13 @@ def require_divisible(**sizes):
         require(size % n == 0, f"--{name} {size} cannot be shared out to {n} processes; take {nearest}")
 
 
-def share(items):
+def shard(items):
     """This rank's part of a list or tensor: every N-th item."""
     return items[rank() :: world()]
 
 
-def gather(x):
-    """Undoes share: (B, ...) on every rank from each one's (B / N, ...). Where other dimensions differ between ranks,
+def all_gather(x):
+    """Undoes shard: (B, ...) on every rank from each one's (B / N, ...). Where other dimensions differ between ranks,
     zeros fill them up to the longest."""
     if world() == 1:
         return x
@@ -88,7 +88,7 @@ def gather(x):
     return torch.stack(parts, 1).flatten(0, 1)  # item i lies on rank i % N
 
 
-def total(*numbers):
+def all_reduce(*numbers):
     """The sums of some numbers over all ranks, as floats: the same on every rank, NaN if any rank has a NaN."""
     if world() == 1:
         return list(numbers)

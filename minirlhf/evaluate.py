@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from . import data
-from .distributed import share, total
+from .distributed import all_reduce, shard
 from .rollout import generate, in_chunks, response_logps, target_logps, uniforms
 
 
@@ -14,8 +14,8 @@ from .rollout import generate, in_chunks, response_logps, target_logps, uniforms
 def validation_loss(model, sequences, pad, max_tokens=16384):
     """The SFT loss of Sequences in nats, without dropout: averaged over each one's targets, then over sequences. Each
     rank measures its share of them."""
-    losses, counts = sequence_losses(model, share(sequences), pad, max_tokens)
-    return total((losses / counts).sum())[0] / len(sequences)
+    losses, counts = sequence_losses(model, shard(sequences), pad, max_tokens)
+    return all_reduce((losses / counts).sum())[0] / len(sequences)
 
 
 @torch.no_grad()
