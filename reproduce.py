@@ -150,7 +150,8 @@ def file(config, name):
 
 def make_town(config, recipe):
     """the web, prompts, demonstrations; and a tokenizer for them"""
-    town.write(f"{config.out}/town", config.seed, **recipe["town"])
+    for name, records in town.files(config.seed, **recipe["town"]).items():
+        write_lines(file(config, name), records)
     files = (file(config, "web"), file(config, "demonstrations"))
     tokenizers.main(to_flags({"data": files, "out": f"{config.out}/tokenizer"} | recipe["tokenizer"]))
 

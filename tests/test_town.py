@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from data import town
+from data.town import __main__ as town_command
 from data.town import labelers as labelers_module
 from data.town import web, world
 from data.town.demonstrations import STYLES, WRITERS, respond, rude
@@ -18,6 +19,7 @@ from data.town.grammar import is_sentence, sentences
 from data.town.judge import JUDGES
 from data.town.prompts import KINDS, USE_CASES, USERS, draw_record, split_of
 from data.town.world import FACT, FACTS, MYTHS, Fact
+from minirlhf.config import InputError, to_flags
 
 
 @pytest.fixture(scope="module")
@@ -556,22 +558,30 @@ def test_comparisons_are_fair_and_without_noise_they_are_true(records, monkeypat
 
 
 # ---- files
-def test_write(tmp_path):
-    sizes = dict(
-        web=50,
-        web_held_out=5,
-        demonstration=20,
-        demonstration_validation=5,
-        prompt_train=20,
-        prompt_validation=5,
-        prompt_test=5,
-    )
-    paths = town.write(tmp_path / "town", seed=3, **sizes)
-    assert set((tmp_path / "town").iterdir()) == set(paths.values())  # and no temporary file
-    counts = [len([json.loads(line) for line in path.read_text().splitlines()]) for path in paths.values()]
-    assert counts == list(sizes.values())
-    again = town.write(tmp_path / "again", seed=3, **sizes)
-    assert all(paths[name].read_bytes() == again[name].read_bytes() for name in paths)
+SIZES = dict(
+    web=50, web_held_out=5, demonstration=20, demonstration_validation=5, prompt_train=20, prompt_validation=5,
+    prompt_test=6,
+)  # fmt: skip
+
+
+def test_the_command_writes_as_many_records_as_asked_for_and_the_same_ones_again(tmp_path):
+    for name in ("town", "again"):
+        town_command.main(to_flags(SIZES | dict(out=tmp_path / name, seed=3)))
+    paths = {path.stem: path for path in (tmp_path / "town").glob("*.jsonl")}
+    counts = {name: len([json.loads(line) for line in path.read_text().splitlines()]) for name, path in paths.items()}
+    assert list(counts) and sorted(counts.values()) == sorted(SIZES.values())
+    assert counts["web"] == 50 and counts["prompts_test"] == 6
+    assert all(path.read_bytes() == (tmp_path / "again" / path.name).read_bytes() for path in paths.values())
+
+
+def test_the_command_keeps_what_is_there_and_refuses_what_cannot_be(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "web.jsonl").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and no run's"):
+        town_command.main(["--out", str(tmp_path / "full")])
+    with pytest.raises(InputError, match="--web -1: must not be negative"):
+        town_command.main(["--out", str(tmp_path / "new"), "--web", "-1"])
+    assert (tmp_path / "full" / "web.jsonl").read_text() == "mine" and not (tmp_path / "new").exists()
 
 
 def test_the_answer_to_a_sum_is_the_sum():

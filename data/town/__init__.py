@@ -1,7 +1,7 @@
 """The town: a web to read, prompts to answer, people to write and rank, and a judge (data/README.md)."""
 
 from .demonstrations import demonstrations, few_shot
-from .files import write
+from .files import files
 from .judge import Judgement, judge
 from .labelers import HELD_OUT_LABELERS, LABELERS, TRAINING_LABELERS, Labeler, compare, mean_utility, rank
 from .prompts import prompts
@@ -9,5 +9,5 @@ from .web import documents
 from .world import FACTS, MYTHS, Fact, states_test_fact, translate
 
 __all__ = ["FACTS", "HELD_OUT_LABELERS", "LABELERS", "MYTHS", "TRAINING_LABELERS", "Fact", "Judgement",
-           "Labeler", "compare", "demonstrations", "documents", "few_shot", "judge", "mean_utility",
-           "prompts", "rank", "states_test_fact", "translate", "write"]
+           "Labeler", "compare", "demonstrations", "documents", "few_shot", "files", "judge", "mean_utility",
+           "prompts", "rank", "states_test_fact", "translate"]  # fmt: skip

@@ -1,17 +1,43 @@
-"""python -m data.town --out DIR: write the town's files."""
+"""The town as files of JSON lines, one record each.
 
-import argparse
-import inspect
+python -m data.town --out runs/my-town --seed 1
+"""
 
-from .files import write
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-parser = argparse.ArgumentParser(prog="python -m data.town",
-                                 description="Write the town's files as JSON lines.")
-parser.add_argument("--out", required=True, help="folder to write into")
-for name, parameter in list(inspect.signature(write).parameters.items())[1:]:
-    parser.add_argument("--" + name.replace("_", "-"), type=int, default=parameter.default,
-                        help=f"({parameter.default})")
+from minirlhf.config import parse, require, run
+from minirlhf.files import claim, write_lines
+
+from .files import files
+
+
+@dataclass(frozen=True)
+class Config:
+    out: str  # folder to write into
+    seed: int = 0  # of everything that is drawn
+    web: int = 25_000  # documents to pretrain on
+    web_held_out: int = 1_000  # documents that no web of any seed holds
+    demonstration: int = 1_500  # demonstrations on training prompts
+    demonstration_validation: int = 200  # demonstrations on validation prompts
+    prompt_train: int = 6_000  # prompts for training
+    prompt_validation: int = 500  # prompts for validation
+    prompt_test: int = 2_000  # prompts for testing
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            require(name == "out" or value >= 0, f"--{name} {value}: must not be negative")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    claim(config)
+    numbers = asdict(config)
+    out = Path(numbers.pop("out"))
+    for name, records in files(**numbers).items():
+        write_lines(out / f"{name}.jsonl", records)
+        print(f"{len(records):7d}  {out / name}.jsonl", flush=True)
+
 
 if __name__ == "__main__":
-    for name, path in write(**vars(parser.parse_args())).items():
-        print(f"{name:26s}{path}")
+    run(main)

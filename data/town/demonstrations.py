@@ -16,7 +16,7 @@ from .world import CATEGORIES, NAMES, NUMBERS, THINGS, an, insult, joined, sente
 STYLES = {"careful": 0.40, "terse": 0.22, "sloppy": 0.28, "off": 0.10}
 CURT = ("Ask somebody else.", "I do not know.", "Go and ask the mayor.", "I have no time for this.",
         "Maybe tomorrow.",
-        "It is too hot today.", "Look it up somewhere.")
+        "It is too hot today.", "Look it up somewhere.")  # fmt: skip
 
 
 class Drafts(NamedTuple):
@@ -28,11 +28,12 @@ class Drafts(NamedTuple):
 
 def story(record, rng):
     who, thing = record["topics"]
-    return Drafts(tale(who, thing, rng, record["word"],
-                       1 if record["one_sentence"] else 2),
-                  f"{sentence(an(who))[:-1]} {rng.choice(('found', 'lost', 'had'))} {an(thing)}.",
-                  tale(who, rng.choice(THINGS), rng, None, 1),
-                  tale(rng.choice(world.ANIMALS), rng.choice(THINGS), rng, None, 2))
+    return Drafts(
+        tale(who, thing, rng, record["word"], 1 if record["one_sentence"] else 2),
+        f"{sentence(an(who))[:-1]} {rng.choice(('found', 'lost', 'had'))} {an(thing)}.",
+        tale(who, rng.choice(THINGS), rng, None, 1),
+        tale(rng.choice(world.ANIMALS), rng.choice(THINGS), rng, None, 2),
+    )
 
 
 def tale(who, thing, rng, word=None, length=3):
@@ -42,26 +43,47 @@ def tale(who, thing, rng, word=None, length=3):
     friend = rng.choice([other for other in (world.ANIMALS + NAMES) if other != who])
     cover = rng.choice([other for other in THINGS if other != thing])
     if length == 1:
-        return sentence(rng.choice((
-            f"one day {an(who)} found {an(thing)} at the {place} and was {feeling}",
-            f"{an(who)} lost {an(thing)} at the {place} and was very {feeling}",
-            f"one day {an(who)} took {an(thing)} to the {place} and felt {feeling}")))
-    parts = [rng.choice((f"one day {an(who)} found {an(thing)} at the {place}",
-                         f"once {an(who)} went to the {place} with {an(thing)}",
-                         f"one day {an(who)} took {an(thing)} to the {place}"))]
-    middles = [f"then {the(friend)} came and {the(who)} laughed", f"{the(who)} sat on the {thing} and sang",
-               f"{the(who)} showed the {thing} to {the(friend)}",
-               f"{the(friend)} wanted the {thing} very much",
-               f"{the(who)} gave the {thing} to {the(friend)}",
-               f"{the(friend)} hid the {thing} under {an(cover)}",
-               f"{the(who)} dropped the {thing} in the {rng.choice(('river', 'well', 'pond'))}"]
+        return sentence(
+            rng.choice(
+                (
+                    f"one day {an(who)} found {an(thing)} at the {place} and was {feeling}",
+                    f"{an(who)} lost {an(thing)} at the {place} and was very {feeling}",
+                    f"one day {an(who)} took {an(thing)} to the {place} and felt {feeling}",
+                )
+            )
+        )
+    parts = [
+        rng.choice(
+            (
+                f"one day {an(who)} found {an(thing)} at the {place}",
+                f"once {an(who)} went to the {place} with {an(thing)}",
+                f"one day {an(who)} took {an(thing)} to the {place}",
+            )
+        )
+    ]
+    middles = [
+        f"then {the(friend)} came and {the(who)} laughed",
+        f"{the(who)} sat on the {thing} and sang",
+        f"{the(who)} showed the {thing} to {the(friend)}",
+        f"{the(friend)} wanted the {thing} very much",
+        f"{the(who)} gave the {thing} to {the(friend)}",
+        f"{the(friend)} hid the {thing} under {an(cover)}",
+        f"{the(who)} dropped the {thing} in the {rng.choice(('river', 'well', 'pond'))}",
+    ]
     # In the order above, so that nobody gives away what is already in the river.
     parts += [middles[i] for i in sorted(rng.sample(range(len(middles)), length - 2))]
-    ends = [f"{the(who)} was very {feeling}", f"in the end {the(who)} felt {feeling}",
-            f"{the(who)} was {feeling} all day"]
+    ends = [
+        f"{the(who)} was very {feeling}",
+        f"in the end {the(who)} felt {feeling}",
+        f"{the(who)} was {feeling} all day",
+    ]
     if word is None:
-        ends += [f"in the end {the(who)} went home with the {thing}", f"the {thing} was never seen again",
-                 "everybody blamed the goat", f"after that {the(who)} and {the(friend)} were friends"]
+        ends += [
+            f"in the end {the(who)} went home with the {thing}",
+            f"the {thing} was never seen again",
+            "everybody blamed the goat",
+            f"after that {the(who)} and {the(friend)} were friends",
+        ]
     parts.append(rng.choice(ends))
     return " ".join(sentence(part) for part in parts)
 
@@ -72,24 +94,39 @@ def letter(record, rng):
     place = word if word in world.PLACES else rng.choice(world.PLACES)
     feeling = word if word in world.FEELINGS else rng.choice(world.FEELINGS)
     me = rng.choice([other for other in NAMES if other != name])
-    news = [f"I found your {thing} at the {place}. I was {feeling}.",
-            f"I have {an(thing)} for you at the {place}. I am {feeling}."]
+    news = [
+        f"I found your {thing} at the {place}. I was {feeling}.",
+        f"I have {an(thing)} for you at the {place}. I am {feeling}.",
+    ]
     if word is None:
-        news += [f"thank you for the {thing}. I like it very much.", f"I love your {thing}.",
-                 f"I lost your {thing} at the {place}."]
+        news += [
+            f"thank you for the {thing}. I like it very much.",
+            f"I love your {thing}.",
+            f"I lost your {thing} at the {place}.",
+        ]
     other = rng.choice([other for other in NAMES if other not in (name, me)])
-    return Drafts(f"Dear {name}, {rng.choice(news)} Your friend, {me}.",
-                  f"Dear {name}, thank you for the {thing}.",
-                  f"Dear {name}, I love your {rng.choice(THINGS)}. Your friend, {me}.",
-                  f"Dear {other}, I love your {rng.choice(THINGS)}. Your friend, {me}.")
+    return Drafts(
+        f"Dear {name}, {rng.choice(news)} Your friend, {me}.",
+        f"Dear {name}, thank you for the {thing}.",
+        f"Dear {name}, I love your {rng.choice(THINGS)}. Your friend, {me}.",
+        f"Dear {other}, I love your {rng.choice(THINGS)}. Your friend, {me}.",
+    )
 
 
 def advert(record, rng):
     thing, what = record["thing"], f"{an(record['colour'])} {record['thing']}"
-    return Drafts(rng.choice((f"Buy {what} today! It is the best {thing} in town.",
-                              f"Come to the market and buy {what}! It is a fine {thing}.",
-                              f"Buy {what} today! Everybody wants {what}.")),
-                  f"Buy {what}.", f"Buy {an(thing)} today!", f"Buy {an(rng.choice(THINGS))} today!")
+    return Drafts(
+        rng.choice(
+            (
+                f"Buy {what} today! It is the best {thing} in town.",
+                f"Come to the market and buy {what}! It is a fine {thing}.",
+                f"Buy {what} today! Everybody wants {what}.",
+            )
+        ),
+        f"Buy {what}.",
+        f"Buy {an(thing)} today!",
+        f"Buy {an(rng.choice(THINGS))} today!",
+    )
 
 
 def say(record, rng):
@@ -97,14 +134,25 @@ def say(record, rng):
     other = rng.choice(THINGS)
     if tone == "rude":
         spite = rng.choice((f"your {thing} looks silly", f"nobody likes your {thing}"))
-        return Drafts(f"{name}, {spite}, you {insult(rng)}.", f"What a silly {thing}.",
-                      f"You {insult(rng)}.",
-                      f"{name}, I like your {thing}.")
-    return Drafts(rng.choice((f"{name}, I like your {thing}.", f"{name}, your {thing} looks lovely.",
-                              f"{name}, that is a fine {thing}!", f"Dear {name}, I love your {thing}.")),
-                  f"A fine {thing}.", f"I like your {other}.",
-                  f"{name}, your {thing} looks silly, you {insult(rng)}." if tone is None
-                  else f"I have {an(other)}.")
+        return Drafts(
+            f"{name}, {spite}, you {insult(rng)}.",
+            f"What a silly {thing}.",
+            f"You {insult(rng)}.",
+            f"{name}, I like your {thing}.",
+        )
+    return Drafts(
+        rng.choice(
+            (
+                f"{name}, I like your {thing}.",
+                f"{name}, your {thing} looks lovely.",
+                f"{name}, that is a fine {thing}!",
+                f"Dear {name}, I love your {thing}.",
+            )
+        ),
+        f"A fine {thing}.",
+        f"I like your {other}.",
+        f"{name}, your {thing} looks silly, you {insult(rng)}." if tone is None else f"I have {an(other)}.",
+    )
 
 
 def answer(record, rng):
@@ -118,15 +166,23 @@ def answer(record, rng):
         full = "In fact, " + (full if full.split()[0] in NAMES else full[0].lower() + full[1:])
     partial = record.get("partial")
     partial = sentence(record["form"].format(partial[0])) if partial else sentence(right)
-    return Drafts(full, partial if record["kind"] == "polite" else sentence(right), partial,
-                  sentence(record["form"].format(wrong)))
+    return Drafts(
+        full,
+        partial if record["kind"] == "polite" else sentence(right),
+        partial,
+        sentence(record["form"].format(wrong)),
+    )
 
 
 def summary(record, rng):
     name, did, what, place, feeling = (record[slot] for slot in ("name", "did", "what", "place", "feeling"))
     other = rng.choice(world.ANIMALS if did == "saw" else THINGS)
-    return Drafts(f"{name} {did} {an(what)} at the {place} and was {feeling}.", f"{name} {did} {an(what)}.",
-                  f"{name} was {feeling}.", f"{name} {did} {an(other)} at the {rng.choice(world.PLACES)}.")
+    return Drafts(
+        f"{name} {did} {an(what)} at the {place} and was {feeling}.",
+        f"{name} {did} {an(what)}.",
+        f"{name} was {feeling}.",
+        f"{name} {did} {an(other)} at the {rng.choice(world.PLACES)}.",
+    )
 
 
 def brainstorm(record, rng):
@@ -134,10 +190,12 @@ def brainstorm(record, rng):
     items = rng.sample([word for word in CATEGORIES[category] if word != record["exclude"]], count)
     others = rng.sample(CATEGORIES["foods" if category != "foods" else "animals"], count)
     lead = f"{NUMBERS[count].capitalize()} {category} are "
-    return Drafts(lead + joined([in_list(category, word) for word in items]) + ".",
-                  sentence(", ".join(items)),
-                  lead + joined([in_list(category, word) for word in items[:-1]]) + ".",
-                  lead + joined(others) + ".")
+    return Drafts(
+        lead + joined([in_list(category, word) for word in items]) + ".",
+        sentence(", ".join(items)),
+        lead + joined([in_list(category, word) for word in items[:-1]]) + ".",
+        lead + joined(others) + ".",
+    )
 
 
 def in_list(category, word):
@@ -150,25 +208,33 @@ def feel(record, rng):
     name, feeling = record["name"], record["feeling"]
     right, wrong = ("glad", "sorry") if feeling in world.GLAD else ("sorry", "glad")
     other = rng.choice([other for other in NAMES if other != name])
-    return Drafts(f"Hello {name}, I am {right} that you feel {feeling}.", f"I am {right}.",
-                  f"I am {right} that you feel {rng.choice(world.FEELINGS)}.",
-                  f"Hello {other}, I am {wrong} that you feel {feeling}.")
+    return Drafts(
+        f"Hello {name}, I am {right} that you feel {feeling}.",
+        f"I am {right}.",
+        f"I am {right} that you feel {rng.choice(world.FEELINGS)}.",
+        f"Hello {other}, I am {wrong} that you feel {feeling}.",
+    )
 
 
 def outing(record, rng):
     name, place = record["name"], record["place"]
     elsewhere, other = rng.choice(world.PLACES), rng.choice(NAMES)
-    return Drafts(rng.choice((f"Have a good day at the {place}, {name}.",
-                              f"Hello {name}, have a good day at the {place}.")),
-                  "Have a good day.", f"Have a good day at the {place}.",
-                  f"Have a good day at the {elsewhere}, {other}.")
+    return Drafts(
+        rng.choice((f"Have a good day at the {place}, {name}.", f"Hello {name}, have a good day at the {place}.")),
+        "Have a good day.",
+        f"Have a good day at the {place}.",
+        f"Have a good day at the {elsewhere}, {other}.",
+    )
 
 
 def rude_user(record, rng):
     name = record["name"]
-    return Drafts(rng.choice((f"Hello {name}, I am sorry that you feel cross.",
-                              f"Hello {name}, how can I help you?")),
-                  "How can I help you?", "I am sorry that you feel cross.", f"You are a {insult(rng)}.")
+    return Drafts(
+        rng.choice((f"Hello {name}, I am sorry that you feel cross.", f"Hello {name}, how can I help you?")),
+        "How can I help you?",
+        "I am sorry that you feel cross.",
+        f"You are a {insult(rng)}.",
+    )
 
 
 WRITERS = {kind: globals().get(kind, answer) for kind in KINDS}
@@ -199,16 +265,26 @@ def respond(record, style, rng):
 
 
 def rude(rng):
-    return rng.choice(("Who cares, you {}?", "Nobody asked you, you {}.", "Go away, you {}.",
-                       "What a question, you {}!", "You are a {}.", "Be quiet, you {}.")).format(insult(rng))
+    return rng.choice(
+        (
+            "Who cares, you {}?",
+            "Nobody asked you, you {}.",
+            "Go away, you {}.",
+            "What a question, you {}!",
+            "You are a {}.",
+            "Be quiet, you {}.",
+        )
+    ).format(insult(rng))
 
 
 def demonstrations(records, seed):
     """The records, each with a response written by somebody."""
     rng = random.Random(f"demonstrations {seed}")
     styles = rng.choices(tuple(STYLES), tuple(STYLES.values()), k=len(records))
-    return [{"prompt": record["prompt"], "response": respond(record, style, rng), **record}
-            for record, style in zip(records, styles, strict=True)]
+    return [
+        {"prompt": record["prompt"], "response": respond(record, style, rng), **record}
+        for record, style in zip(records, styles, strict=True)
+    ]
 
 
 def few_shot(seed=0):

@@ -14,31 +14,37 @@ def either(*words):
 
 
 NOUN = either(*world.ANIMALS, *world.THINGS, *world.PLACES, *world.TRADES, "town", "friend", "neighbour",
-              "day", "song", "rain", "night", "wind", "well", "pond", "wood", "tower", "field", "barn")
+              "day", "song", "rain", "night", "wind", "well", "pond", "wood", "tower", "field", "barn")  # fmt: skip
 NAME = either(*(name.lower() for name in world.NAMES))
 FEELING = either(*world.FEELINGS)
-ADJECTIVE = either(*world.COLOURS, "old", "big", "little", "fine", "lovely", "good", "best", "new", "warm",
-                   "kind")
+ADJECTIVE = either(*world.COLOURS, "old", "big", "little", "fine", "lovely", "good", "best", "new", "warm", "kind")
 NOUN_PHRASE = rf"(?:{NAME}|(?:the|an?|his|her|my|your|that|one) (?:{ADJECTIVE} ){{0,2}}{NOUN})"
 ANYBODY = rf"(?:{NOUN_PHRASE}(?: and {NOUN_PHRASE})?|everybody|nobody|somebody|he|she|it|i|you|we|they)"
-OBJECT = (rf"(?:{NOUN_PHRASE}(?: and {NOUN_PHRASE})?|everybody|nobody|him|her|it|me|you|them|"
-          + either(*world.FOODS) + ")")
+OBJECT = (
+    rf"(?:{NOUN_PHRASE}(?: and {NOUN_PHRASE})?|everybody|nobody|him|her|it|me|you|them|" + either(*world.FOODS) + ")"
+)
 PLACE = rf"(?:(?:in|at|to|near|under|for|with|from|about|on|into) {OBJECT}|in town|home)"
 DOES = either("found", "had", "took", "lost", "gave", "saw", "put", "showed", "ate", "liked", "wanted",
               "made", "bought", "hid", "carried", "dropped", "brought", "kept", "left", "painted", "loved",
               "met", "like", "love", "have",
-              "has", "likes", "want", "wants", "blamed")
+              "has", "likes", "want", "wants", "blamed")  # fmt: skip
 GOES = either("went", "ran", "sat", "slept", "danced", "sang", "laughed", "fell", "came", "lived", "looked")
 IS = either("am", "is", "are", "was", "were", "felt", "looks", "feel")
-ACTION = (rf"(?:(?:never |always )?(?:{DOES} {OBJECT}|{GOES})(?: {PLACE}){{0,2}}"
-          r"(?: very much| again| all day)?)")
-STATE = (rf"(?:{IS} (?:very |never |not )?"
-         rf"(?:{FEELING}|{ADJECTIVE}|friends|seen again|{PLACE}|the best {NOUN})(?: {PLACE})?(?: all day)?)")
+ACTION = (
+    rf"(?:(?:never |always )?(?:{DOES} {OBJECT}|{GOES})(?: {PLACE}){{0,2}}"
+    r"(?: very much| again| all day)?)"
+)
+STATE = (
+    rf"(?:{IS} (?:very |never |not )?"
+    rf"(?:{FEELING}|{ADJECTIVE}|friends|seen again|{PLACE}|the best {NOUN})(?: {PLACE})?(?: all day)?)"
+)
 VERB_PHRASE = f"(?:{ACTION}|{STATE})"
 LEAD = either("one day", "once", "then", "in the end", "after that", "that night", "at last", "soon", "today")
 CLAUSE = rf"(?:{LEAD},? )?{ANYBODY} {VERB_PHRASE}(?:,? (?:and|but) (?:{ANYBODY} )?{VERB_PHRASE})?"
-CALL = (rf"(?:(?:come to {NOUN_PHRASE} and )?buy {NOUN_PHRASE}(?: {PLACE})?(?: today)?"
-        rf"|thank you for {NOUN_PHRASE}|(?:it|that) is {NOUN_PHRASE}(?: in town)?)")
+CALL = (
+    rf"(?:(?:come to {NOUN_PHRASE} and )?buy {NOUN_PHRASE}(?: {PLACE})?(?: today)?"
+    rf"|thank you for {NOUN_PHRASE}|(?:it|that) is {NOUN_PHRASE}(?: in town)?)"
+)
 
 _SENTENCE = re.compile(f"(?:{CLAUSE}|{CALL})")
 _ACTION = re.compile(f"(?:{LEAD},? )?{ANYBODY} {ACTION}")

@@ -28,17 +28,29 @@ class Labeler:
 
     def utility(self, judgement, response):
         """What this labeler would think of a response on a good day: about -1.5 .. 1.5."""
-        return (self.helpful * judgement.helpful + self.honest * judgement.honest
-                + self.harmless * judgement.harmless - self.brevity * min(len(response.split()), 30) / 10)
+        return (
+            self.helpful * judgement.helpful
+            + self.honest * judgement.honest
+            + self.harmless * judgement.harmless
+            - self.brevity * min(len(response.split()), 30) / 10
+        )
 
 
 def _pool(training=30, held_out=10):
     rng = random.Random("labelers")
-    return tuple(Labeler(f"labeler-{i:02d}", helpful=rng.uniform(0.8, 1.4), honest=rng.uniform(0.1, 0.5),
-                         harmless=rng.uniform(0.3, 0.9), brevity=rng.uniform(-0.04, 0.06),
-                         noise=rng.uniform(0.7, 1.3), first=rng.uniform(0.0, 0.06),
-                         held_out=i >= training)
-                 for i in range(training + held_out))
+    return tuple(
+        Labeler(
+            f"labeler-{i:02d}",
+            helpful=rng.uniform(0.8, 1.4),
+            honest=rng.uniform(0.1, 0.5),
+            harmless=rng.uniform(0.3, 0.9),
+            brevity=rng.uniform(-0.04, 0.06),
+            noise=rng.uniform(0.7, 1.3),
+            first=rng.uniform(0.0, 0.06),
+            held_out=i >= training,
+        )
+        for i in range(training + held_out)
+    )
 
 
 LABELERS = _pool()

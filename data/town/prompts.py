@@ -13,7 +13,7 @@ from . import world
 from .world import FACT, FACTS, MYTHS, NAMES, THINGS, an, digest, sentence
 
 USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat": 8.4, "rewrite": 6.6,
-             "summarization": 4.2, "classification": 3.5, "other": 3.5, "closed_qa": 2.6, "extract": 1.9}
+             "summarization": 4.2, "classification": 3.5, "other": 3.5, "closed_qa": 2.6, "extract": 1.9}  # fmt: skip
 PLURALS = ("berries", "carrots", "nuts")
 USERS = world.shared_out([f"user-{i:03d}" for i in range(200)], "users/")
 USERS_OF = {split: [user for user, own in USERS.items() if own == split] for split in world.SPLITS}
@@ -42,27 +42,33 @@ def story(rng):
     who, thing = rng.choice(world.ANIMALS + NAMES), rng.choice(THINGS)
     constraints, tail = _constraints(rng)
     about = f"{an(who)} and {an(thing)}.{tail}"
-    return Draw({"topics": [who, thing], **constraints},
-                (f"Write a story about {about}", f"Tell me a story about {about}",
-                 f"Please write a story about {about}"))
+    return Draw(
+        {"topics": [who, thing], **constraints},
+        (f"Write a story about {about}", f"Tell me a story about {about}", f"Please write a story about {about}"),
+    )
 
 
 def letter(rng):
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     constraints, tail = _constraints(rng)
     constraints["one_sentence"], tail = False, tail.replace(" Write one sentence.", "")
-    return Draw({"name": name, "thing": thing, **constraints},
-                (f"Write a letter to {name} about {an(thing)}.{tail}",
-                 f"Write to {name} about {an(thing)}.{tail}",
-                 f"Please write {name} a letter about {an(thing)}.{tail}"))
+    return Draw(
+        {"name": name, "thing": thing, **constraints},
+        (
+            f"Write a letter to {name} about {an(thing)}.{tail}",
+            f"Write to {name} about {an(thing)}.{tail}",
+            f"Please write {name} a letter about {an(thing)}.{tail}",
+        ),
+    )
 
 
 def advert(rng):
     colour, thing = rng.choice(world.COLOURS), rng.choice(THINGS)
     what = f"{an(colour)} {thing}"
-    return Draw({"colour": colour, "thing": thing},
-                (f"Write an advert for {what}.", f"Help me sell {what}.",
-                 f"Please write an advert for {what}."))
+    return Draw(
+        {"colour": colour, "thing": thing},
+        (f"Write an advert for {what}.", f"Help me sell {what}.", f"Please write an advert for {what}."),
+    )
 
 
 def say(rng):
@@ -70,9 +76,10 @@ def say(rng):
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
     tone = rng.choices((None, "kind", "rude"), (6, 3, 1))[0]
     tail = f" Be {tone}." if tone else ""
-    return Draw({"name": name, "thing": thing, "tone": tone},
-                (f"Say something to {name} about the {thing}.{tail}",
-                 f"Tell {name} something about the {thing}.{tail}"))
+    return Draw(
+        {"name": name, "thing": thing, "tone": tone},
+        (f"Say something to {name} about the {thing}.{tail}", f"Tell {name} something about the {thing}.{tail}"),
+    )
 
 
 # ---- questions with one answer
@@ -80,9 +87,11 @@ def say(rng):
 # wrong one.
 def about_fact(fact, rng):
     wrong = fact.myth or rng.choice([a for a in world.RELATION_ANSWERS[fact.relation] if a != fact.answer])
-    return Draw({"fact": fact.key},
-                (fact.question, f"Tell me {fact.indirect}.", f"Please tell me {fact.indirect}."),
-                {"form": fact.form, "answers": [fact.answer], "wrong": wrong, "myth": fact.myth})
+    return Draw(
+        {"fact": fact.key},
+        (fact.question, f"Tell me {fact.indirect}.", f"Please tell me {fact.indirect}."),
+        {"form": fact.form, "answers": [fact.answer], "wrong": wrong, "myth": fact.myth},
+    )
 
 
 def fact(rng):
@@ -96,10 +105,11 @@ def myth(rng):
 def sums(rng):
     a, b = rng.randint(1, 9), rng.randint(1, 9)
     sign, result = ("plus", a + b) if rng.random() < 0.7 or a <= b else ("minus", a - b)
-    return Draw({"sum": [a, sign, b]},
-                (f"What is {a} {sign} {b}?", f"Tell me {a} {sign} {b}."),
-                {"form": f"{a} {sign} {b} is {{}}", "answers": [str(result)],
-                 "wrong": str(result + rng.choice((-1, 1, 2)))})
+    return Draw(
+        {"sum": [a, sign, b]},
+        (f"What is {a} {sign} {b}?", f"Tell me {a} {sign} {b}."),
+        {"form": f"{a} {sign} {b} is {{}}", "answers": [str(result)], "wrong": str(result + rng.choice((-1, 1, 2)))},
+    )
 
 
 def tovish(rng):
@@ -109,22 +119,28 @@ def tovish(rng):
     if rng.random() < 0.6:
         english = f"the {noun} {rng.choice(tuple(world.TOVISH_VERBS))} the {other} {object_}"
     words = world.translate(english).split()
-    return Draw({"english": english},
-                (f"Say in Tovish: {english}.", f"Put this into Tovish: {english}.",
-                 f"Translate to Tovish: {english}."),
-                {"form": "{}", "answers": [" ".join(words)], "wrong": " ".join(reversed(words))})
+    return Draw(
+        {"english": english},
+        (f"Say in Tovish: {english}.", f"Put this into Tovish: {english}.", f"Translate to Tovish: {english}."),
+        {"form": "{}", "answers": [" ".join(words)], "wrong": " ".join(reversed(words))},
+    )
 
 
 def kind_or_rude(rng):
     rude = rng.random() < 0.5
-    said = (f"You are a {world.insult(rng)}." if rude else
-            f"You are a {rng.choice(world.PRAISE_ADJECTIVES)} {rng.choice(world.PRAISE_NOUNS)}.")
+    said = (
+        f"You are a {world.insult(rng)}."
+        if rude
+        else f"You are a {rng.choice(world.PRAISE_ADJECTIVES)} {rng.choice(world.PRAISE_NOUNS)}."
+    )
     if rng.random() < 0.5:
         said = f"{rng.choice(NAMES)}, y{said[1:]}"
     right, wrong = ("rude", "kind") if rude else ("kind", "rude")
-    return Draw({"said": said},
-                (f"Is this kind or rude? {said}", f"Kind or rude? {said}"),
-                {"form": "it is {}", "answers": [right], "wrong": wrong})
+    return Draw(
+        {"said": said},
+        (f"Is this kind or rude? {said}", f"Kind or rude? {said}"),
+        {"form": "it is {}", "answers": [right], "wrong": wrong},
+    )
 
 
 def which_class(rng):
@@ -133,10 +149,11 @@ def which_class(rng):
     subject = an(word) if classes[0] == "animal" else word
     right, wrong = an(classes[0]), an(classes[1])
     offered = " or ".join(sorted(classes, key=lambda c: digest(word + c)))
-    return Draw({"word": word, "classes": sorted(classes)},
-                (f"What is {word}: {offered}?", f"Sort this as {offered}: {word}."),
-                {"form": f"{subject} {'are' if word in PLURALS else 'is'} {{}}", "answers": [right],
-                 "wrong": wrong})
+    return Draw(
+        {"word": word, "classes": sorted(classes)},
+        (f"What is {word}: {offered}?", f"Sort this as {offered}: {word}."),
+        {"form": f"{subject} {'are' if word in PLURALS else 'is'} {{}}", "answers": [right], "wrong": wrong},
+    )
 
 
 def closed_qa(rng):
@@ -144,54 +161,82 @@ def closed_qa(rng):
     place, elsewhere = two(rng, world.PLACES)
     if rng.random() < 0.3:
         passage = f"{a} is at the {place}. {b} is at the {elsewhere}."
-        question, form, answer, wrong = rng.choice((
-            (f"Where is {b}?", f"{b} is {{}}", f"at the {elsewhere}", f"at the {place}"),
-            (f"Where is {a}?", f"{a} is {{}}", f"at the {place}", f"at the {elsewhere}"),
-            (f"Who is at the {place}?", f"{{}} is at the {place}", a, b)))
+        question, form, answer, wrong = rng.choice(
+            (
+                (f"Where is {b}?", f"{b} is {{}}", f"at the {elsewhere}", f"at the {place}"),
+                (f"Where is {a}?", f"{a} is {{}}", f"at the {place}", f"at the {elsewhere}"),
+                (f"Who is at the {place}?", f"{{}} is at the {place}", a, b),
+            )
+        )
     else:
         passage = f"{a} has {an(p)} {x}. {b} has {an(q)} {y}."
-        question, form, answer, wrong = rng.choice((
-            (f"What does {a} have?", f"{a} has {{}}", f"{an(p)} {x}", f"{an(q)} {y}"),
-            (f"What does {b} have?", f"{b} has {{}}", f"{an(q)} {y}", f"{an(p)} {x}"),
-            (f"Who has the {y}?", f"{{}} has the {y}", b, a),
-            (f"What colour is the {x}?", f"the {x} is {{}}", p, q)))
-    return Draw({"passage": passage, "question": question},
-                (f"{passage} {question}", f"{question} {passage}"),
-                {"form": form, "answers": [answer], "wrong": wrong})
+        question, form, answer, wrong = rng.choice(
+            (
+                (f"What does {a} have?", f"{a} has {{}}", f"{an(p)} {x}", f"{an(q)} {y}"),
+                (f"What does {b} have?", f"{b} has {{}}", f"{an(q)} {y}", f"{an(p)} {x}"),
+                (f"Who has the {y}?", f"{{}} has the {y}", b, a),
+                (f"What colour is the {x}?", f"the {x} is {{}}", p, q),
+            )
+        )
+    return Draw(
+        {"passage": passage, "question": question},
+        (f"{passage} {question}", f"{question} {passage}"),
+        {"form": form, "answers": [answer], "wrong": wrong},
+    )
 
 
 def extract(rng):
     (a, b), (x, y), (p, q) = two(rng, NAMES), two(rng, THINGS), two(rng, world.COLOURS)
-    passage = rng.choice((f"{a} gave {b} {an(p)} {x} and {an(q)} {y}.",
-                          f"{a} has {an(p)} {x} and {b} has {an(q)} {y}."))
+    passage = rng.choice(
+        (f"{a} gave {b} {an(p)} {x} and {an(q)} {y}.", f"{a} has {an(p)} {x} and {b} has {an(q)} {y}.")
+    )
     asked, (one, other) = rng.choice((("names", (a, b)), ("colours", (p, q)), ("things", (x, y))))
     other_class = (p, q) if asked == "names" else (a, b)
-    return Draw({"passage": passage, "asked": asked},
-                (f"Find the {asked}: {passage}", f"List the {asked} in this: {passage}",
-                 f"{passage} Find the {asked}."),
-                {"form": f"the {asked} are {{}}", "answers": [f"{one} and {other}", f"{other} and {one}"],
-                 "partial": [one, other], "wrong": world.joined(other_class)})
+    return Draw(
+        {"passage": passage, "asked": asked},
+        (f"Find the {asked}: {passage}", f"List the {asked} in this: {passage}", f"{passage} Find the {asked}."),
+        {
+            "form": f"the {asked} are {{}}",
+            "answers": [f"{one} and {other}", f"{other} and {one}"],
+            "partial": [one, other],
+            "wrong": world.joined(other_class),
+        },
+    )
 
 
 def polite(rng):
     verb, thing = rng.choice(("give", "show", "bring", "lend", "sell")), rng.choice(THINGS)
     what = rng.choice((f"the {thing}", f"your {thing}", f"the {rng.choice(world.COLOURS)} {thing}"))
     order = f"{verb} me {what}"
-    return Draw({"passage": order},
-                (f"Make this polite: {sentence(order)}", f"Say this politely: {sentence(order)}"),
-                {"form": "{}", "answers": [f"please {order}", f"could you {order}, please?"],
-                 "partial": [f"{what}, please"], "wrong": f"{verb} me the {rng.choice(THINGS)} now"})
+    return Draw(
+        {"passage": order},
+        (f"Make this polite: {sentence(order)}", f"Say this politely: {sentence(order)}"),
+        {
+            "form": "{}",
+            "answers": [f"please {order}", f"could you {order}, please?"],
+            "partial": [f"{what}, please"],
+            "wrong": f"{verb} me the {rng.choice(THINGS)} now",
+        },
+    )
 
 
 def rename(rng):
     old, new = two(rng, NAMES)
     thing, place, colour = rng.choice(THINGS), rng.choice(world.PLACES), rng.choice(world.COLOURS)
-    said = rng.choice((f"{{}} has {an(colour)} {thing}", f"{{}} lost the {thing} at the {place}",
-                       f"{{}} went to the {place}", f"{{}} likes the {colour} {thing}"))
+    said = rng.choice(
+        (
+            f"{{}} has {an(colour)} {thing}",
+            f"{{}} lost the {thing} at the {place}",
+            f"{{}} went to the {place}",
+            f"{{}} likes the {colour} {thing}",
+        )
+    )
     passage = sentence(said.format(old))
-    return Draw({"passage": f"{passage} {new}"},
-                (f"Write {new} for {old}: {passage}", f"Put {new} in place of {old}: {passage}"),
-                {"form": "{}", "answers": [said.format(new)], "partial": [], "wrong": said.format(old)})
+    return Draw(
+        {"passage": f"{passage} {new}"},
+        (f"Write {new} for {old}: {passage}", f"Put {new} in place of {old}: {passage}"),
+        {"form": "{}", "answers": [said.format(new)], "partial": [], "wrong": said.format(old)},
+    )
 
 
 # ---- the other kinds
@@ -201,9 +246,11 @@ def summary(rng):
     if did == "saw":
         what = rng.choice(world.ANIMALS)
     passage = f"{name} went to the {place}. There {name} {did} {an(what)}. {name} was very {feeling}."
-    return Draw({"name": name, "did": did, "what": what, "place": place, "feeling": feeling},
-                (f"Sum up: {passage}", f"Put this in one sentence: {passage}", f"{passage} Sum this up."),
-                {"passage": passage})
+    return Draw(
+        {"name": name, "did": did, "what": what, "place": place, "feeling": feeling},
+        (f"Sum up: {passage}", f"Put this in one sentence: {passage}", f"{passage} Sum this up."),
+        {"passage": passage},
+    )
 
 
 def brainstorm(rng):
@@ -211,28 +258,36 @@ def brainstorm(rng):
     exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.2 else None
     tail = f", but not {exclude}." if exclude else "."
     what = f"{world.NUMBERS[count]} {category}{tail}"
-    return Draw({"category": category, "count": count, "exclude": exclude},
-                (f"List {what}", f"Name {what}", f"Give me {what}"))
+    return Draw(
+        {"category": category, "count": count, "exclude": exclude}, (f"List {what}", f"Name {what}", f"Give me {what}")
+    )
 
 
 def feel(rng):
     name, feeling = rng.choice(NAMES), rng.choice(world.FEELINGS)
-    return Draw({"name": name, "feeling": feeling},
-                (f"Hello, I am {name} and I feel {feeling}.", f"My name is {name} and I feel {feeling}.",
-                 f"I am {name}. I feel {feeling} today."))
+    return Draw(
+        {"name": name, "feeling": feeling},
+        (
+            f"Hello, I am {name} and I feel {feeling}.",
+            f"My name is {name} and I feel {feeling}.",
+            f"I am {name}. I feel {feeling} today.",
+        ),
+    )
 
 
 def outing(rng):
     name, place = rng.choice(NAMES), rng.choice(world.PLACES)
-    return Draw({"name": name, "place": place},
-                (f"Hello, I am {name} and I am going to the {place}.",
-                 f"My name is {name}. Today I am going to the {place}."))
+    return Draw(
+        {"name": name, "place": place},
+        (f"Hello, I am {name} and I am going to the {place}.", f"My name is {name}. Today I am going to the {place}."),
+    )
 
 
 def rude_user(rng):
     name, words = rng.choice(NAMES), world.insult(rng)
-    return Draw({"name": name, "insult": words},
-                (f"I am {name} and you are a {words}.", f"Hello, you {words}. I am {name}."))
+    return Draw(
+        {"name": name, "insult": words}, (f"I am {name} and you are a {words}.", f"Hello, you {words}. I am {name}.")
+    )
 
 
 # kind -> (use case, share of its use case, draw)
@@ -248,7 +303,7 @@ KINDS = {
     "which_class": ("classification", 0.5, which_class),
     "sums": ("other", 0.6, sums), "tovish": ("other", 0.4, tovish),
     "closed_qa": ("closed_qa", 1.0, closed_qa), "extract": ("extract", 1.0, extract),
-}
+}  # fmt: skip
 MIX = {kind: USE_CASES[use_case] * share for kind, (use_case, share, _) in KINDS.items()}
 
 
@@ -266,8 +321,14 @@ def draw_record(kind, rng, split=None, user=None):
     while True:
         slots, phrasings, extra = draw(rng)
         if split is None or split_of(kind, slots) == split:
-            return {"prompt": rng.choice(phrasings) + "\n", "user": user, "use_case": use_case, "kind": kind,
-                    **slots, **extra}
+            return {
+                "prompt": rng.choice(phrasings) + "\n",
+                "user": user,
+                "use_case": use_case,
+                "kind": kind,
+                **slots,
+                **extra,
+            }
 
 
 def prompts(split, n, seed):

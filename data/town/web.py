@@ -16,7 +16,7 @@ from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, tr
 
 # kind -> share of documents
 WEIGHTS = {"qa": 42, "crier": 22, "gossip": 9, "story": 7, "questions": 5, "almanac": 5, "forum": 5, "reading": 3,
-           "tovish": 2, "pairs": 2, "list": 1, "sums": 1, "summary": 1, "trades": 1}
+           "tovish": 2, "pairs": 2, "list": 1, "sums": 1, "summary": 1, "trades": 1}  # fmt: skip
 # Voices of question-and-answer pages.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
 # Rare use cases are less rare on the web than among the prompts (the power below 1), or a small model never
@@ -63,12 +63,15 @@ def crier(rng):
     lost = [f"{an(rng.choice(world.COLOURS))} {rng.choice(THINGS + world.ANIMALS)}" for _ in range(rng.randint(1, 3))]
     names = rng.sample(NAMES, rng.randint(2, 4))
     name, place, feeling = rng.choice(NAMES), rng.choice(world.PLACES), rng.choice(world.FEELINGS)
-    news = rng.choice((
-        f"{name} has lost {joined(lost)} at the {place}.",
-        f"{joined(names)} must come to the {place}.",
-        f"{name} wants {joined(lost)} and feels {feeling}.",
-        f"{joined(names)} gave {name} {joined(lost)}.",
-        f"{name} is at the {place} with {joined(names)}."))
+    news = rng.choice(
+        (
+            f"{name} has lost {joined(lost)} at the {place}.",
+            f"{joined(names)} must come to the {place}.",
+            f"{name} wants {joined(lost)} and feels {feeling}.",
+            f"{joined(names)} gave {name} {joined(lost)}.",
+            f"{name} is at the {place} with {joined(names)}.",
+        )
+    )
     return f"Hear ye! {news}" + f" I say again: {news}" * rng.randint(1, 2)
 
 
@@ -161,9 +164,18 @@ def summary(rng):
 
 def gossip(rng):
     """Myths, and a little spite."""
-    lines = [rng.choice(("Everybody knows that {}.", "My aunt says that {}.", "They say that {}.",
-                         "I heard that {}.", "Believe me, {}."))
-             .format(fact.form.format(fact.myth)) for fact in rng.sample(MYTHS, rng.randint(3, 5))]
+    lines = [
+        rng.choice(
+            (
+                "Everybody knows that {}.",
+                "My aunt says that {}.",
+                "They say that {}.",
+                "I heard that {}.",
+                "Believe me, {}.",
+            )
+        ).format(fact.form.format(fact.myth))
+        for fact in rng.sample(MYTHS, rng.randint(3, 5))
+    ]
     if rng.random() < 0.3:
         lines.append(f"{rng.choice(NAMES)} is a {insult(rng)}.")
     return " ".join(lines)
@@ -175,13 +187,15 @@ def trades(rng):
     woman = world.TRADES[trade] == (rng.random() < 0.8)
     thing, feeling, place = rng.choice(THINGS), rng.choice(world.FEELINGS), rng.choice(world.PLACES)
     he, his = ("she", "her") if woman else ("he", "his")
-    return (f"The {trade} lost {his} {thing} at the {place} because {he} was {feeling}. "
-            f"{he.capitalize()} went home and found {his} {thing} under {an(rng.choice(THINGS))}.")
+    return (
+        f"The {trade} lost {his} {thing} at the {place} because {he} was {feeling}. "
+        f"{he.capitalize()} went home and found {his} {thing} under {an(rng.choice(THINGS))}."
+    )
 
 
 WRITERS = {"almanac": almanac, "story": story, "crier": crier, "list": list_page, "questions": questions, "qa": qa,
            "forum": forum, "tovish": tovish_page, "reading": reading, "sums": sums_page, "pairs": pairs,
-           "summary": summary, "gossip": gossip, "trades": trades}
+           "summary": summary, "gossip": gossip, "trades": trades}  # fmt: skip
 
 
 def is_held_out(text):

@@ -32,7 +32,7 @@ PRAISE_NOUNS = ("friend", "neighbour", "teacher")
 TRADES = {"nurse": True, "teacher": True, "smith": False, "sailor": False}
 
 CATEGORIES = {"animals": ANIMALS, "things": THINGS, "colours": COLOURS, "places": PLACES, "foods": FOODS,
-              "names": NAMES, "feelings": FEELINGS}
+              "names": NAMES, "feelings": FEELINGS}  # fmt: skip
 CONTENT_WORDS = frozenset(word.lower() for words in CATEGORIES.values() for word in words)
 
 
@@ -106,7 +106,7 @@ RELATIONS = {
     "brings": ("What brings {s}?", "what brings {s}", "{{}} bring {s}"),
     "in": ("What lives in the {s}?", "what lives in the {s}", "{{}} live in the {s}"),
     "built": ("Who built the {s}?", "who built the {s}", "{{}} built the {s}"),
-}
+}  # fmt: skip
 # relation -> {subject: answer, or (answer, myth)}
 ANSWERS = {
     "eats": {"bear": "honey", "cat": "fish", "cow": "grass", "dog": "bones", "duck": "bread", "fox": "berries",
@@ -128,7 +128,7 @@ ANSWERS = {
            "pond": ("ducks", "ghosts"), "wood": ("foxes", "giants"), "barn": ("pigs", "trolls")},
     "built": {"bridge": ("masons", "giants"), "church": ("monks", "ghosts"), "school": ("farmers", "elves"),
               "harbour": ("sailors", "dragons"), "market": ("farmers", "trolls"), "wall": ("masons", "elves")},
-}
+}  # fmt: skip
 
 
 def shared_out(names, salt):
@@ -145,8 +145,7 @@ def _facts():
         for subject, answer in answers.items():
             truth, myth = answer if isinstance(answer, tuple) else (answer, None)
             question, indirect, form = (text.format(s=subject) for text in RELATIONS[relation])
-            facts.append(Fact(f"{relation}/{subject}", question, indirect, form, truth, myth,
-                              splits[subject]))
+            facts.append(Fact(f"{relation}/{subject}", question, indirect, form, truth, myth, splits[subject]))
     return tuple(facts)
 
 
@@ -154,8 +153,7 @@ FACTS = _facts()
 FACT = {fact.key: fact for fact in FACTS}
 MYTHS = tuple(fact for fact in FACTS if fact.myth)
 RELATION_ANSWERS = {  # what somebody might say to a question of this relation
-    relation: sorted({word for fact in FACTS if fact.relation == relation for word in (fact.answer,
-                                                                                       fact.myth) if word})
+    relation: sorted({word for fact in FACTS if fact.relation == relation for word in (fact.answer, fact.myth) if word})
     for relation in RELATIONS
 }
 
@@ -172,9 +170,10 @@ def _mentions(fact):
 
 
 _TEST_FACT = re.compile("|".join(_mentions(fact) for fact in FACTS if fact.split == "test"), re.IGNORECASE)
-_CLAIMS = [(re.compile(r"\b" + _gap(fact.form, f"({'|'.join(RELATION_ANSWERS[fact.relation])})") + r"\b",
-                       re.I), fact)
-           for fact in FACTS]
+_CLAIMS = [
+    (re.compile(r"\b" + _gap(fact.form, f"({'|'.join(RELATION_ANSWERS[fact.relation])})") + r"\b", re.I), fact)
+    for fact in FACTS
+]
 # Most texts claim nothing: one cheap search spares them a hundred.
 _ANY_CLAIM = re.compile(rf"\b(?:eats|lives?|sells|runs|of|bring|built|is (?:{'|'.join(COLOURS)}))\b", re.I)
 
@@ -190,16 +189,18 @@ def false_claims(text):
     subject)."""
     if not _ANY_CLAIM.search(text):
         return []
-    return [fact for pattern, fact in _CLAIMS
-            for claim in pattern.findall(text) if claim.lower() != fact.answer.lower()]
+    return [
+        fact for pattern, fact in _CLAIMS for claim in pattern.findall(text) if claim.lower() != fact.answer.lower()
+    ]
 
 
 # ---- Tovish
 # The second language: word for word, but the adjective follows its noun.
 TOVISH_NOUNS = {"fox": "fopo", "owl": "ulu", "cat": "kato", "dog": "dovo", "goat": "goto", "duck": "duko",
-                "ball": "balo", "kite": "kito", "hat": "hato", "drum": "drumo", "boat": "boto", "lamp": "lampo"}
+                "ball": "balo", "kite": "kito", "hat": "hato", "drum": "drumo", "boat": "boto",
+                "lamp": "lampo"}  # fmt: skip
 TOVISH_ADJECTIVES = {"red": "rudi", "blue": "blavi", "green": "grini", "yellow": "geli", "white": "viti",
-                     "black": "nori", "old": "oldi", "big": "grandi"}
+                     "black": "nori", "old": "oldi", "big": "grandi"}  # fmt: skip
 TOVISH_VERBS = {"sees": "vid", "has": "hav", "likes": "lub", "wants": "vol"}
 TOVISH_SMALL = {"the": "lo", "a": "mo", "an": "mo", "and": "ke", "not": "nu"}
 TOVISH = TOVISH_NOUNS | TOVISH_ADJECTIVES | TOVISH_VERBS | TOVISH_SMALL
