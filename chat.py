@@ -13,8 +13,7 @@ import sys
 import numpy as np
 import torch
 
-from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import load_model
+from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.config import InputError, Parser, require, run
 from minirlhf.model import GPT
 from minirlhf.rollout import generate
@@ -34,7 +33,7 @@ def main(argv):
     require(args.max_response > 0, f"--max_response {args.max_response}: must be above 0")
     models = []
     for source in args.models:
-        tokenizer = tokenizers.of_checkpoint(source)
+        tokenizer = load_tokenizer(source)
         model = load_model(source, GPT, tokenizer).eval()
         n_ctx = model.config.n_ctx
         message = f"--max_response {args.max_response}: {source} reads {n_ctx} tokens in all; take less"

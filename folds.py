@@ -20,9 +20,9 @@ import numpy as np
 import train_ppo
 import train_rm
 import train_sft
+import train_tokenizer
 from minirlhf import data
-from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import load_model
+from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.config import parse, require, run, to_flags
 from minirlhf.evaluate import interval, pair_hits, ranking_scores, respond
 from minirlhf.files import claim, write_json, write_lines
@@ -69,7 +69,7 @@ def main(argv):
         train = [r for fold in folds if fold is not held_out for r in fold]
         folder = f"{config.out}/fold-{number}"
         train_fold(config, folder, train, documents)
-        tokenizer = tokenizers.of_checkpoint(f"{folder}/rm")
+        tokenizer = load_tokenizer(f"{folder}/rm")
         model = load_model(f"{folder}/rm", RewardModel, tokenizer)
         kept = [r for r in held_out if fits(r, tokenizer, model.config.n_ctx)]
         dropped += len(held_out) - len(kept)
@@ -128,7 +128,7 @@ def train_fold(config, folder, train, documents):
     tokenizer = config.tokenizer
     if tokenizer == "bpe":
         tokenizer = f"{folder}/tokenizer"
-        tokenizers.main(to_flags(dict(data=(files["web"],), out=tokenizer, vocab_size=config.vocab_size)))
+        train_tokenizer.main(to_flags(dict(data=(files["web"],), out=tokenizer, vocab_size=config.vocab_size)))
     own = dict(seed=config.seed, max_tokens=4096, resume=True)
     shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
     flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr, optimizer="muon")
@@ -183,7 +183,7 @@ def reinforce(config, folder, held_out):
     flags |= dict(lr=2e-4, value_lr=3e-4, warmup=2, ema_decay=0.9, max_tokens=4096)  # for a run of 16 iterations
     flags |= dict(seed=config.seed, out=f"{folder}/ppo", resume=True)
     train_ppo.main(to_flags(flags))
-    tokenizer = tokenizers.of_checkpoint(f"{folder}/rm")
+    tokenizer = load_tokenizer(f"{folder}/rm")
     reward_model = load_model(f"{folder}/rm", RewardModel, tokenizer).eval()
     room = reward_model.config.n_ctx - config.max_response
     records, prompts = data.encode_prompts(held_out[:200], tokenizer, room, "held-out prompts")

@@ -30,10 +30,10 @@ import select_sft
 import train_ppo
 import train_rm
 import train_sft
+import train_tokenizer
 from data import town
 from minirlhf import data, report
-from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import load_model
+from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.config import InputError, parse, require, run, to_flags
 from minirlhf.device import pick_device
 from minirlhf.evaluate import interval, kl, pair_hits, ranking_scores, respond, sequence_losses, sequence_scores
@@ -153,7 +153,7 @@ def make_town(config, recipe):
     for name, records in town.files(config.seed, **recipe["town"]).items():
         write_lines(file(config, name), records)
     files = (file(config, "web"), file(config, "demonstrations"))
-    tokenizers.main(to_flags({"data": files, "out": f"{config.out}/tokenizer"} | recipe["tokenizer"]))
+    train_tokenizer.main(to_flags({"data": files, "out": f"{config.out}/tokenizer"} | recipe["tokenizer"]))
 
 
 def make_gpt(config, recipe):
@@ -229,7 +229,7 @@ MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start"
 
 def answer(config, folder, records, purpose, prefix=""):
     """A model, and its sampled answers to records' prompts, as (indices, Rollout) pairs."""
-    tokenizer = tokenizers.of_checkpoint(f"{config.out}/{folder}")
+    tokenizer = load_tokenizer(f"{config.out}/{folder}")
     model = load_model(f"{config.out}/{folder}", GPT, tokenizer).to(pick_device("auto"))
     prompts = [tokenizer.encode(prefix) + tokenizer.encode(record["prompt"]) for record in records]
     longest, room = max(map(len, prompts)), model.config.n_ctx - LIMIT
@@ -329,7 +329,7 @@ def true_win_rate(utilities, others):
 def measure_reward_model(config):
     """Accuracy on rankings of held-out labelers on test prompts, also among samples of one model; and how often two
     labelers agree on the same pairs, those left out that either finds equal."""
-    tokenizer = tokenizers.of_checkpoint(f"{config.out}/rm")
+    tokenizer = load_tokenizer(f"{config.out}/rm")
     reward_model = load_model(f"{config.out}/rm", RewardModel, tokenizer)
     records = data.read(file(config, "rankings_held_out"), "ranking")
     scored = ranking_scores(

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf import data
-from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import load_model, read_checkpoint, save_model, start_run
+from minirlhf.checkpoint import load_model, load_tokenizer, read_checkpoint, save_model, start_run
 from minirlhf.config import parse, require, run
 from minirlhf.device import DTYPES, place
 from minirlhf.evaluate import respond
@@ -40,7 +39,7 @@ class Config:
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    tokenizer = tokenizers.of_checkpoint(config.sft)
+    tokenizer = load_tokenizer(config.sft)
     reward_model = place(load_model(config.reward_model, RewardModel, tokenizer), config).eval()
     epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
     require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")

@@ -24,8 +24,7 @@ import numpy as np
 import torch
 
 from minirlhf import data, distributed
-from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
+from minirlhf.checkpoint import drop_states, load_model, load_state, load_tokenizer, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
 from minirlhf.device import DTYPES, pick_device, place
 from minirlhf.files import Metrics
@@ -136,7 +135,7 @@ def main(argv):
     config = parse(Config, argv, __doc__)
     distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size, minibatch_size=config.minibatch_size)
-    tokenizer = tokenizers.of_checkpoint(config.policy)
+    tokenizer = load_tokenizer(config.policy)
     networks = load_networks(config, tokenizer)
     prompts, documents = load_data(config, tokenizer, networks)
     if start_run(config):

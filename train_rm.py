@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from minirlhf import data, distributed
-from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
+from minirlhf.checkpoint import drop_states, load_model, load_state, load_tokenizer, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
 from minirlhf.device import DTYPES, pick_device, place
 from minirlhf.evaluate import ranking_accuracy, sequence_scores
@@ -57,7 +56,7 @@ def main(argv):
     config = parse(Config, argv, __doc__)
     distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size)
-    tokenizer = tokenizers.of_checkpoint(config.init)
+    tokenizer = load_tokenizer(config.init)
     torch.manual_seed(config.seed)
     model = place(load_model(config.init, RewardModel, tokenizer, new_head=True), config)
     rankings = load_rankings(config.data, tokenizer, model.config.n_ctx)

@@ -19,7 +19,7 @@ import torch
 
 from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import drop_states, load_model, load_state, save_model, save_state, start_run
+from minirlhf.checkpoint import drop_states, load_model, load_state, load_tokenizer, save_model, save_state, start_run
 from minirlhf.config import parse, require, run
 from minirlhf.device import DTYPES, pick_device, place
 from minirlhf.evaluate import validation_loss
@@ -143,7 +143,7 @@ def start_model(config):
     flags = {name: getattr(config, name) for name in ("n_ctx", "n_layer", "n_head", "n_embd")}
     flags = {name: value for name, value in flags.items() if value is not None}
     if config.init:
-        tokenizer = tokenizers.of_checkpoint(config.init)
+        tokenizer = load_tokenizer(config.init)
         model = load_model(config.init, GPT, tokenizer, config.dropout)
         for name, value in flags.items():
             own = getattr(model.config, name)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from . import huggingface
+from . import tokenizer as tokenizers
 from .config import InputError, require
 from .distributed import barrier, rank, say, world
 from .files import claim, write_atomically
@@ -80,6 +81,14 @@ def load_model(source, kind, tokenizer=None, dropout=0.0, new_head=False):
         require(right, f"{checkpoint_path(source)}: is a {checkpoint['kind']}'s checkpoint, a {wanted}'s is needed")
         model.load_state_dict(checkpoint["model"])
     return model
+
+
+def load_tokenizer(source):
+    """The tokenizer that lies beside a checkpoint (a .pt file, a run's folder, or Hugging Face's)."""
+    require(Path(source).exists(), f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
+    if huggingface.holds(source):
+        return huggingface.read_tokenizer(source)
+    return tokenizers.load(source if Path(source).is_dir() else Path(source).parent)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -1,19 +1,18 @@
 """GPT-2 as Hugging Face stores it, in and out.
 
-    python train_sft.py --init gpt2_folder ...                                    in: wherever a checkpoint is asked for
-    python -m minirlhf.huggingface --checkpoint runs/ppo_ptx --out exported       out: transformers opens the folder
+    python train_sft.py --init gpt2_folder ...                         in: wherever a checkpoint is asked for
+    python export.py --checkpoint runs/ppo_ptx --out exported          out: transformers opens the folder
 
 A folder holds config.json, model.safetensors, and a tokenizer: tokenizer.json, or vocab.json with merges.txt. Names are
 GPT-2's own on both sides; its matrices are stored the other way round there (x W, here x W^T).
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .config import InputError, parse, require, run
+from .config import InputError, require
 from .files import write_atomically, write_json
 from .model import GPT, GPTConfig, config_dict
 from .tokenizer import EOS, GPT2_PATTERN, Tokenizer
@@ -190,28 +189,3 @@ def _library():
     except ImportError:
         raise InputError('Hugging Face folders need safetensors: pip install "minirlhf[huggingface]"') from None
     return safetensors
-
-
-@dataclass(frozen=True)
-class Config:
-    checkpoint: str  # a language model's: a run's folder, or one of its .pt files
-    out: str  # folder to write
-
-    def __post_init__(self):
-        empty = not Path(self.out).exists() or not any(Path(self.out).iterdir())
-        require(empty, f"--out {self.out} is not empty; choose another --out")
-
-
-def main(argv):
-    from .checkpoint import load_model
-    from .tokenizer import of_checkpoint
-
-    config = parse(Config, argv, __doc__)
-    tokenizer = of_checkpoint(config.checkpoint)
-    model = load_model(config.checkpoint, GPT, tokenizer)
-    write(config.out, model, tokenizer)
-    print(f"{config.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.n_vocab:,} tokens")
-
-
-if __name__ == "__main__":
-    run(main)

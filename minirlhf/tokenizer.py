@@ -1,6 +1,4 @@
-"""Byte-level BPE: a trainer to read, and an encoder that runs on tiktoken.
-
-    python -m minirlhf.tokenizer --data corpus.jsonl --vocab_size 1024 --out runs/tokenizer
+"""Byte-level BPE: a trainer to read (train_tokenizer.py runs it), and an encoder that runs on tiktoken.
 
 A tokenizer is saved as tokenizer.tiktoken (tiktoken's own format: a token in base64 and its rank on each line) and
 tokenizer.json (the pattern that splits text into words, and the end-of-text token).
@@ -17,8 +15,8 @@ from pathlib import Path
 
 import tiktoken
 
-from .config import InputError, parse, require, run
-from .files import claim, write_atomically
+from .config import InputError, require
+from .files import write_atomically
 
 EOS = "<|endoftext|>"
 # Letters, digits and the rest, each with the space before it. Both Python's re and tiktoken's engine read it alike.
@@ -132,7 +130,7 @@ def load(source):
             return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks, GPT2_PATTERN)
         except Exception as error:  # tiktoken downloads the ranks at first use, by whatever client it has
             reason = f"tiktoken could not fetch GPT-2's ranks ({type(error).__name__})"
-            advice = "give a local ranks file: --tokenizer FILE.tiktoken, or train one: python -m minirlhf.tokenizer"
+            advice = "give a local ranks file: --tokenizer FILE.tiktoken, or train one: python train_tokenizer.py"
             raise InputError(f"--tokenizer gpt2: {reason}; {advice}") from None
     path = Path(source) / "tokenizer.tiktoken" if Path(source).is_dir() else Path(source)
     require(
@@ -156,42 +154,6 @@ def load(source):
         raise InputError(f"{description}: not a tokenizer's description; copy it from the run it came from") from None
 
 
-def of_checkpoint(source):
-    """The tokenizer that lies beside a checkpoint (a .pt file, a run's folder, or Hugging Face's)."""
-    from . import huggingface  # which is built on this file
-
-    require(Path(source).exists(), f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
-    if huggingface.holds(source):
-        return huggingface.read_tokenizer(source)
-    return load(source if Path(source).is_dir() else Path(source).parent)
-
-
 def _dump(ranks):
     lines = (base64.b64encode(token) + b" %d\n" % rank for token, rank in sorted(ranks.items(), key=lambda x: x[1]))
     return b"".join(lines)
-
-
-@dataclass(frozen=True)
-class Config:
-    data: tuple[str, ...]  # files to learn the merges from: .jsonl, .jsonl.gz (any kind of record) or .txt
-    out: str  # folder for tokenizer.tiktoken and tokenizer.json
-    vocab_size: int = 1024  # ids in all: 256 bytes, the merges, end-of-text (GPT-2 has 50257)
-
-    def __post_init__(self):
-        room = self.vocab_size >= 257
-        require(room, f"--vocab_size {self.vocab_size}: 256 bytes and the end-of-text token need 257 at least")
-
-
-def main(argv):
-    from . import data
-
-    config = parse(Config, argv, __doc__)
-    texts = [text for path in config.data for text in data.texts(path)]
-    claim(config)
-    tokenizer = Tokenizer(train_bpe(texts, config.vocab_size))
-    tokenizer.save(config.out)
-    print(f"{config.out}: {tokenizer.n_vocab} tokens, the longest {max(tokenizer.ranks, key=len)}")
-
-
-if __name__ == "__main__":
-    run(main)

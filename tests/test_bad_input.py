@@ -16,7 +16,7 @@ import tiny
 import train_ppo
 import train_rm
 import train_sft
-from minirlhf import tokenizer as tokenizers
+import train_tokenizer
 from minirlhf.checkpoint import save_model
 from minirlhf.config import InputError, to_flags
 from minirlhf.model import GPT, RewardModel
@@ -178,7 +178,7 @@ def test_documents_that_are_none_are_named(tmp_path, refused):
 def test_a_tokenizer_meets_odd_records_without_a_traceback(record, world, tmp_path):
     path = tiny.write_lines(tmp_path / "odd.jsonl", [record])
     try:
-        tokenizers.main(["--data", world.documents, path, "--vocab_size", "270", "--out", str(tmp_path / "t")])
+        train_tokenizer.main(["--data", world.documents, path, "--vocab_size", "270", "--out", str(tmp_path / "t")])
     except InputError as error:
         assert f"{path}:1" in str(error)
 
@@ -357,17 +357,17 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path, refused):
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused(world, tmp_path):
     with pytest.raises(InputError, match="--vocab_size 256"):
-        tokenizers.main(["--data", world.documents, "--vocab_size", "256", "--out", str(tmp_path / "t")])
+        train_tokenizer.main(["--data", world.documents, "--vocab_size", "256", "--out", str(tmp_path / "t")])
     assert not (tmp_path / "t").exists()
 
 
 def test_another_tokenizers_folder_is_refused_and_left_alone(world, tmp_path):
     flags = ["--data", world.documents, "--out", str(tmp_path / "t"), "--vocab_size"]
-    tokenizers.main([*flags, "270"])
+    train_tokenizer.main([*flags, "270"])
     before = snapshot(tmp_path)
-    tokenizers.main([*flags, "270"])  # the same again is no other
+    train_tokenizer.main([*flags, "270"])  # the same again is no other
     with pytest.raises(InputError, match="holds another run .--vocab_size was 270, now 280.; choose another --out"):
-        tokenizers.main([*flags, "280"])
+        train_tokenizer.main([*flags, "280"])
     assert snapshot(tmp_path) == before
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from minirlhf.config import InputError, parse, require, run, to_flags
 
-SCRIPTS = ["train_sft", "train_rm", "train_ppo", "select_sft", "reproduce", "minirlhf.tokenizer"]
+SCRIPTS = ["train_sft", "train_rm", "train_ppo", "select_sft", "reproduce", "train_tokenizer"]
 
 
 @dataclass(frozen=True)

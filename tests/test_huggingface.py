@@ -7,10 +7,11 @@ import random
 import pytest
 import torch
 
+import export
 import tiny
 from minirlhf import huggingface
 from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import load_model
+from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.config import InputError
 from minirlhf.model import GPT, RewardModel
 
@@ -47,7 +48,7 @@ def test_a_folder_of_transformers_gives_the_same_logits_here(transformers, token
             p += 0.2 * torch.randn_like(p)
     theirs.eval().save_pretrained(tmp_path)
     write_tokenizer(tmp_path, tokenizer, files)
-    ours = load_model(tmp_path, GPT, tokenizers.of_checkpoint(tmp_path)).eval()
+    ours = load_model(tmp_path, GPT, load_tokenizer(tmp_path)).eval()
     tokens = torch.randint(tokenizer.n_vocab, (3, 40))
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-4, rtol=0)
@@ -97,7 +98,7 @@ def test_gpt2s_own_tokenizer_is_exported_as_it_is(transformers, real_data, tmp_p
     assert len(theirs) == 50257
     for text in ("Hello world! It's 2 o'clock.\n\n  Don't   panic", "naïve café — ¿qué? 漢字 🙂", " a\tb\r\n"):
         assert theirs(text)["input_ids"] == tokenizer.encode(text)
-    assert tokenizers.of_checkpoint(tmp_path).hash == tokenizer.hash
+    assert load_tokenizer(tmp_path).hash == tokenizer.hash
 
 
 # --- round trips --------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ def test_gpt2s_own_tokenizer_is_exported_as_it_is(transformers, real_data, tmp_p
 
 def test_what_is_exported_is_read_back_bit_by_bit(exported, tokenizer):
     model, folder = exported
-    back = tokenizers.of_checkpoint(folder)
+    back = load_tokenizer(folder)
     assert back.hash == tokenizer.hash
     loaded = load_model(folder, GPT, back)
     assert loaded.config == model.config
@@ -124,7 +125,7 @@ def test_sft_starts_from_a_folder_and_the_command_exports_what_it_made(exported,
     out = tmp_path / "sft"
     flags = f"--init {exported[1]} --data {world.demonstrations} --epochs 1 --batch_size 2 --lr 1e-3 --out {out}"
     train_sft.main(flags.split())
-    huggingface.main(["--checkpoint", str(out), "--out", str(tmp_path / "again")])
+    export.main(["--checkpoint", str(out), "--out", str(tmp_path / "again")])
     sft, again = load_model(out, GPT, tokenizer), load_model(tmp_path / "again", GPT, tokenizer)
     assert all(torch.equal(a, b) for a, b in zip(sft.state_dict().values(), again.state_dict().values()))
     assert not torch.equal(sft.transformer.wte.weight, exported[0].transformer.wte.weight)
@@ -176,10 +177,10 @@ def test_a_broken_folder_is_one_clear_line(exported, harm, message):
         pytest.skip("the message is the smaller shape's")
     harm(folder)
     with pytest.raises(InputError, match=message):
-        load_model(folder, GPT, tokenizers.of_checkpoint(folder))
+        load_model(folder, GPT, load_tokenizer(folder))
 
 
 def test_nothing_is_exported_over_what_is_there(world, tmp_path):
     (tmp_path / "precious").touch()
     with pytest.raises(InputError, match="is not empty; choose another --out"):
-        huggingface.main(["--checkpoint", world.gpt, "--out", str(tmp_path)])
+        export.main(["--checkpoint", world.gpt, "--out", str(tmp_path)])

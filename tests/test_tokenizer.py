@@ -8,7 +8,9 @@ import pytest
 import tiktoken.load
 
 import tiny
+import train_tokenizer
 from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import load_tokenizer
 from minirlhf.config import InputError
 from minirlhf.tokenizer import PATTERN, Tokenizer, train_bpe
 
@@ -188,14 +190,14 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
 
 
 def test_a_checkpoints_tokenizer_lies_beside_it(world, tokenizer):
-    assert tokenizers.of_checkpoint(world.gpt).hash == tokenizer.hash
-    assert tokenizers.of_checkpoint(f"{world.gpt}/model.pt").hash == tokenizer.hash
+    assert load_tokenizer(world.gpt).hash == tokenizer.hash
+    assert load_tokenizer(f"{world.gpt}/model.pt").hash == tokenizer.hash
 
 
 def test_the_command_line_trains_on_every_text_of_a_file(world, tmp_path):
     """Documents, prompts, demonstrations and each response of a ranking."""
     path = tiny.write_lines(tmp_path / "r.jsonl", [{"prompt": "a", "responses": ["zqzqzq", "xw"], "ranks": [1, 2]}])
-    tokenizers.main(["--data", path, world.documents, "--vocab_size", "400", "--out", str(tmp_path / "t")])
+    train_tokenizer.main(["--data", path, world.documents, "--vocab_size", "400", "--out", str(tmp_path / "t")])
     ranks = tokenizers.load(tmp_path / "t").ranks
     assert {b"zqzqzq", b"xw", b" the"} <= ranks.keys()
 

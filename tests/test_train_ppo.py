@@ -13,8 +13,7 @@ import torch
 import tiny
 import train_ppo
 from minirlhf import data
-from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import load_model, save_model
+from minirlhf.checkpoint import load_model, load_tokenizer, save_model
 from minirlhf.config import InputError, parse, to_flags
 from minirlhf.files import read_metrics
 from minirlhf.model import GPT, GPTConfig, RewardModel
@@ -599,7 +598,7 @@ def test_a_whole_run_raises_the_score(settings, world, tmp_path):
 
 def test_the_tokenizer_lies_beside_the_model(settings, tokenizer):
     train(settings)
-    assert tokenizers.of_checkpoint(settings["out"]).hash == tokenizer.hash
+    assert load_tokenizer(settings["out"]).hash == tokenizer.hash
 
 
 # --- what is drawn at random ----------------------------------------------------------------------------------

@@ -1,0 +1,34 @@
+"""Writes a language model as a folder that Hugging Face's transformers opens.
+
+python export.py --checkpoint runs/ppo_ptx --out exported
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf import huggingface
+from minirlhf.checkpoint import load_model, load_tokenizer
+from minirlhf.config import parse, require, run
+from minirlhf.model import GPT
+
+
+@dataclass(frozen=True)
+class Config:
+    checkpoint: str  # a language model's: a run's folder, or one of its .pt files
+    out: str  # folder to write
+
+    def __post_init__(self):
+        empty = not Path(self.out).exists() or not any(Path(self.out).iterdir())
+        require(empty, f"--out {self.out} is not empty; choose another --out")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    tokenizer = load_tokenizer(config.checkpoint)
+    model = load_model(config.checkpoint, GPT, tokenizer)
+    huggingface.write(config.out, model, tokenizer)
+    print(f"{config.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.n_vocab:,} tokens")
+
+
+if __name__ == "__main__":
+    run(main)
