@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from minirlhf.checkpoint import load_model, load_tokenizer
-from minirlhf.config import InputError, Parser, require, run
+from minirlhf.config import InputError, Parser, command, require
 from minirlhf.model import GPT
 from minirlhf.rollout import generate
 
@@ -43,7 +43,7 @@ def main(argv):
     for line in [args.prompt] if args.prompt is not None else lines():
         for source, model, tokenizer in models:
             try:
-                answer = respond(model, tokenizer, f"{args.beginning}{line}{args.ending}", args, rng)
+                answer = reply(model, tokenizer, f"{args.beginning}{line}{args.ending}", args, rng)
             except InputError as error:
                 answer = f"({error})"
             answer = answer.replace("\n", f"\n{'':>{width}} | ")
@@ -68,15 +68,15 @@ def lines():
         yield line
 
 
-def respond(model, tokenizer, prompt, args, rng):
+def reply(model, tokenizer, prompt, args, rng):
     """One sampled answer, as text."""
     tokens, room = tokenizer.encode(prompt), model.config.n_ctx - args.max_response
     require(tokens, "nothing to answer: the prompt is empty; say something")
     require(len(tokens) <= room, f"{len(tokens)} tokens, but {max(room, 0)} fit before an answer; say it shorter")
     noise = torch.from_numpy(rng.random((1, args.max_response), dtype=np.float32))
-    rollout = generate(model, [tokens], noise, tokenizer.eos, tokenizer.pad, args.temperature)
-    return rollout.texts(tokenizer)[0].strip()
+    responses, _ = generate(model, [tokens], noise, tokenizer.eos, tokenizer.pad, args.temperature)
+    return responses.texts(tokenizer)[0].strip()
 
 
 if __name__ == "__main__":
-    run(main)
+    command(main)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minirlhf import huggingface
 from minirlhf.checkpoint import load_model, load_tokenizer
-from minirlhf.config import parse, require, run
+from minirlhf.config import command, parse, require
 from minirlhf.model import GPT
 
 
@@ -31,4 +31,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    run(main)
+    command(main)

@@ -17,17 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
+import pretrain
 import train_ppo
 import train_rm
 import train_sft
 import train_tokenizer
 from minirlhf import data
 from minirlhf.checkpoint import load_model, load_tokenizer
-from minirlhf.config import parse, require, run, to_flags
-from minirlhf.evaluate import interval, pair_hits, ranking_scores, respond
+from minirlhf.config import command, parse, require, to_flags
+from minirlhf.evaluate import interval, pair_hits, ranking_scores, sample_responses
 from minirlhf.files import claim, write_json, write_lines
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import in_chunks, scores
+from minirlhf.rollout import in_chunks, response_scores
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def train_fold(config, folder, train, documents):
         train_tokenizer.main(to_flags(dict(data=(files["web"],), out=tokenizer, vocab_size=config.vocab_size)))
     own = dict(seed=config.seed, max_tokens=4096, resume=True)
     shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
-    flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr, optimizer="muon")
-    train_sft.main(to_flags(own | shape | flags | {"out": f"{folder}/gpt"}))
+    flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr)
+    pretrain.main(to_flags(own | shape | flags | {"out": f"{folder}/gpt"}))
     flags = dict(init=f"{folder}/gpt", data=(files["demonstrations"],), epochs=config.sft_epochs, lr=config.lr)
     train_sft.main(to_flags(own | flags | {"out": f"{folder}/sft"}))
     flags = dict(init=f"{folder}/sft", data=(files["rankings"],), epochs=config.rm_epochs, lr=config.rm_lr)
@@ -190,9 +191,10 @@ def reinforce(config, folder, held_out):
     means, texts = {}, [{"prompt": record["prompt"]} for record in records]
     for name, source in (("before PPO", "sft"), ("after PPO", "ppo")):
         policy, values = load_model(f"{folder}/{source}", GPT, tokenizer), np.zeros(len(prompts))
-        for part, rollout in respond(policy, tokenizer, prompts, config.max_response, (config.seed, 11), batch=32):
-            values[part] = in_chunks(scores, reward_model, rollout).numpy()
-            for i, text in zip(part, rollout.texts(tokenizer)):
+        samples = sample_responses(policy, tokenizer, prompts, config.max_response, (config.seed, 11), batch=32)
+        for part, responses in samples:
+            values[part] = in_chunks(response_scores, reward_model, responses).numpy()
+            for i, text in zip(part, responses.texts(tokenizer)):
                 texts[i][name] = text
         means[name] = interval(values)
     write_lines(f"{config.out}/samples.jsonl", texts)
@@ -200,4 +202,4 @@ def reinforce(config, folder, held_out):
 
 
 if __name__ == "__main__":
-    run(main)
+    command(main)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf import data
-from minirlhf.checkpoint import load_model, load_tokenizer, read_checkpoint, save_model, start_run
-from minirlhf.config import parse, require, run
+from minirlhf.checkpoint import load_model, load_tokenizer, read_checkpoint, save_model
+from minirlhf.config import command, parse, require
 from minirlhf.device import DTYPES, place
-from minirlhf.evaluate import respond
+from minirlhf.evaluate import sample_responses
 from minirlhf.files import write_json
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import in_chunks, scores
+from minirlhf.rollout import in_chunks, response_scores
+from minirlhf.run import start_run
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def main(argv):
 def mean_score(path, reward_model, prompts, tokenizer, config):
     """Mean RM score of one sampled response to each prompt."""
     model = place(load_model(path, GPT, tokenizer), config)
-    rollouts = respond(model, tokenizer, prompts, config.max_response, (config.seed,))
-    return sum(in_chunks(scores, reward_model, rollout).sum().item() for _, rollout in rollouts) / len(prompts)
+    samples = sample_responses(model, tokenizer, prompts, config.max_response, (config.seed,))
+    return sum(in_chunks(response_scores, reward_model, s).sum().item() for _, s in samples) / len(prompts)
 
 
 def select(means):
@@ -68,4 +69,4 @@ def select(means):
 
 
 if __name__ == "__main__":
-    run(main)
+    command(main)

@@ -16,18 +16,17 @@ and which of the swept learning rates is the default.
 
 import copy
 import itertools
-import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from minirlhf import data, distributed
-from minirlhf.checkpoint import drop_states, load_model, load_state, load_tokenizer, save_model, save_state, start_run
-from minirlhf.config import parse, require, run
-from minirlhf.device import DTYPES, pick_device, place
-from minirlhf.files import Metrics
+from minirlhf import data, distributed, rollout
+from minirlhf.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.config import command, parse, require
+from minirlhf.device import pick_device, place
+from minirlhf.graph import decode_by_graph
 from minirlhf.losses import (
     ema_update,
     gae,
@@ -38,27 +37,17 @@ from minirlhf.losses import (
     value_loss,
     warmup_lr,
     whiten,
-)  # fmt: skip
+)
 from minirlhf.model import GPT, RewardModel
-from minirlhf.progress import draw_curves, progress
-from minirlhf.rollout import (
-    Rollout,
-    generate,
-    in_chunks,
-    response_logps,
-    response_values,
-    scores,
-    target_logps,
-    uniforms,
-)  # fmt: skip
+from minirlhf.rollout import generate, in_chunks, response_logps, response_scores, response_values, uniforms
+from minirlhf.run import Run, RunConfig, start_run
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     policy: str  # checkpoint that RL starts from, and the KL's reference: SFT with pretraining data mixed in
     reward_model: str  # checkpoint of the reward model; the value network starts as its copy
     prompts: tuple[str, ...]  # files of prompts
-    out: str  # folder for checkpoints, metrics.jsonl, curves.png
     documents: tuple[str, ...] = ()  # files of pretraining documents, for PPO-ptx
     ptx_coef: float = 27.8  # gamma, weight of the pretraining loss (paper: 27.8); 0 is plain PPO
     documents_per_episode: float = 8.0  # pretraining sequences per episode (paper: 8)
@@ -77,26 +66,16 @@ class Config:
     gae_gamma: float = 1.0  # discount (paper: 1)
     gae_lambda: float = 0.95  # GAE's lambda (ours)
     ema_decay: float = 0.992  # of the averaged weights, which are what is saved as model.pt (paper: 0.992)
-    max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
     rollout_batch_size: int = 128  # episodes that a process samples at once; keys and values of more need more memory
-    max_tokens: int = 16384  # tokens in one forward of a process; larger minibatches accumulate gradients
     save_every: int = 50  # iterations between the states that --resume goes on from
-    resume: bool = False  # go on from the newest state in --out, if there is one
-    seed: int = 0  # of prompts, sampling, minibatches and documents
-    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
-    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
-    compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
-    recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
     graph: bool = False  # replay each sampling step as one CUDA graph, so that the GPU does not wait for launches
 
     def __post_init__(self):
+        super().__post_init__()
         cuda = not self.graph or pick_device(self.device) == "cuda"
         require(cuda, "--graph replays CUDA graphs, and this is no CUDA device; leave the flag out")
-        require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
-        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
-        positive = "episodes batch_size minibatch_size inner_epochs max_response lr value_lr warmup clip value_clip"
-        for name in f"{positive} max_grad_norm rollout_batch_size max_tokens save_every".split():
-            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
+        sizes = ("episodes", "batch_size", "minibatch_size", "inner_epochs", "max_response", "rollout_batch_size")
+        self.require_positive(*sizes, "lr", "value_lr", "warmup", "clip", "value_clip")
         for name in ("ptx_coef", "kl_coef", "documents_per_episode"):
             require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
         for name in ("gae_gamma", "gae_lambda", "ema_decay"):
@@ -121,14 +100,22 @@ class Networks(NamedTuple):
 
 
 class Episodes(NamedTuple):
-    """What an iteration learns from. B episodes, R response tokens at most; (B, R) unless noted."""
+    """What an iteration learns from. An episode is a prompt, the response to it token by token, and a score at its end.
+    B episodes, R response tokens at most; (B, R) unless noted."""
 
-    rollout: Rollout
+    responses: data.Responses  # prompts and responses: tokens (B, T), and the mask (B, R) of what is a response
     scores: torch.Tensor  # (B,) the reward model's
-    ref_logp: torch.Tensor
+    logp: torch.Tensor  # of each token, as the policy sampled it
+    ref_logp: torch.Tensor  # the same token's by the reference
     values: torch.Tensor
     advantages: torch.Tensor  # whitened
     returns: torch.Tensor
+
+    def select(self, rows):
+        """Some episodes (long tensor), cut to the longest of them."""
+        responses = self.responses.select(rows)
+        R = responses.mask.shape[1]
+        return Episodes(responses, self.scores[rows], *(x[rows, :R] for x in self[2:]))
 
 
 def main(argv):
@@ -144,55 +131,127 @@ def main(argv):
 
 
 def train(config, networks, tokenizer, prompts, documents):
-    optimizers, metrics = make_optimizers(networks, config), Metrics(config.out, good=config.policy)
-    parts = dict(policy=networks.policy, value=networks.value, ema=networks.ema)
-    parts |= dict(policy_optimizer=optimizers[0], value_optimizer=optimizers[1])
-    first = load_state(config.out, parts, metrics)
-    per_step = round(config.minibatch_size * config.documents_per_episode) if config.ptx_coef else 0  # documents
-    steps = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
-    still = config.ema_decay ** (config.episodes // config.batch_size * steps)
-    if still > 0.5:
-        distributed.say(f"{config.out}: a short run, {still:.0%} of its average will be the start; lower --ema_decay")
-    prompt_order = endless(len(prompts), first * config.batch_size, (config.seed, 0, 1))
-    document_order = endless(len(documents), first * steps * per_step, (config.seed, 0, 2))
+    optimizers = make_optimizers(networks, config)
+    run = Run(config, networks.policy, networks.value, networks.ema, *optimizers, good=config.policy)
     learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
+    iterations = config.episodes // config.batch_size
+    steps = config.inner_epochs * config.batch_size // config.minibatch_size  # optimizer steps in an iteration
+    per_step = round(config.minibatch_size * config.documents_per_episode) if config.ptx_coef else 0  # documents
+    start_weight = config.ema_decay ** (iterations * steps)
+    if start_weight > 0.5:
+        advice = f"a short run, {start_weight:.0%} of its average will be the start; lower --ema_decay"
+        distributed.say(f"{config.out}: {advice}")
+    prompt_order = endless(len(prompts), run.first * config.batch_size, (config.seed, 0, 1))
+    document_order = endless(len(documents), run.first * steps * per_step, (config.seed, 0, 2))
+    decode = decode_by_graph if config.graph else rollout.decode
 
-    for iteration, _ in progress(range(config.episodes // config.batch_size), config.out, first):
-        start = time.perf_counter()
+    for iteration, _ in run.steps(range(iterations)):
         optimizers[0].param_groups[0]["lr"] = config.lr * warmup_lr(iteration, config.warmup)
 
         # 1. The policy answers a batch of prompts, each rank its share of them.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
-        how = dict(rows=config.rollout_batch_size, graph=config.graph)
-        rollout = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, **how)
+        responses, logp = generate(
+            networks.policy, *mine, tokenizer.eos, tokenizer.pad, rows=config.rollout_batch_size, decode=decode
+        )
 
         # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Whatever is
         #    averaged over the batch needs all of it, and all ranks get all episodes.
-        episodes = judge_episodes(networks, rollout, config)
+        episodes = judge_episodes(networks, responses, logp, config)
 
         # 3. One pass over the episodes in random minibatches; documents come along in PPO-ptx.
-        losses, rng = [], np.random.default_rng((config.seed, iteration, 3))
+        figures, rng = [], np.random.default_rng((config.seed, iteration, 3))
         for _ in range(config.inner_epochs):
             for rows in torch.from_numpy(rng.permutation(config.batch_size)).split(config.minibatch_size):
                 extra = [documents[next(document_order)] for _ in range(per_step)]
-                rows = rows.to(episodes.scores.device)
-                losses.append(update(learners, optimizers, episodes, rows, extra, tokenizer.pad, config))
-                metrics.check(iteration, **losses[-1])
+                figures.append(update(learners, optimizers, episodes, rows, extra, tokenizer.pad, config))
+                run.check(**figures[-1])
 
-        row = {name: float(np.mean([step[name] for step in losses])) for name in losses[0]}
+        row = {name: float(np.mean([step[name] for step in figures])) for name in figures[0]}
         row |= statistics(episodes, config, tokenizer.eos) | {"episodes": (iteration + 1) * config.batch_size}
-        metrics.write(step=iteration, **row, episodes_per_second=config.batch_size / (time.perf_counter() - start))
-        if (iteration + 1) % config.save_every == 0:
-            metrics.good = save_state(config.out, iteration + 1, parts)
+        run.log(**row, episodes_per_second=run.rate(config.batch_size))
 
-    curves = {"score": "RM score", "kl": "KL to the reference (nats)", "value_loss": "value loss"}
-    draw_curves(config.out, curves | ({"ptx_loss": "pretraining loss"} if config.ptx_coef else {}), config.out)
     save_model(f"{config.out}/policy.pt", networks.policy, tokenizer)
     save_model(f"{config.out}/value.pt", networks.value, tokenizer)
     save_model(f"{config.out}/model.pt", networks.ema, tokenizer)
-    drop_states(config.out)
+    curves = {"score": "RM score", "kl": "KL to the reference (nats)", "value_loss": "value loss"}
+    run.finish(**curves | ({"ptx_loss": "pretraining loss"} if config.ptx_coef else {}))
+
+
+def judge_episodes(networks, responses, logp, config):
+    """Scores, KL-shaped rewards, advantages and returns of a batch of episodes: the whole batch's, on every rank, where
+    `responses` and `logp`, as they were sampled, are a rank's own."""
+    scores = in_chunks(response_scores, networks.reward_model, responses, config.max_tokens)
+    ref_logp = in_chunks(response_logps, networks.reference, responses, config.max_tokens)
+    values = in_chunks(response_values, networks.value, responses, config.max_tokens)
+    scores, logp, ref_logp, values = map(distributed.all_gather, (scores, logp, ref_logp, values))
+    responses = data.Responses(*map(distributed.all_gather, responses))
+    rewards = shaped_rewards(scores, logp, ref_logp, responses.mask, config.kl_coef)
+    advantages, returns = gae(rewards, values, responses.mask, config.gae_gamma, config.gae_lambda)
+    advantages = whiten(advantages, responses.mask)
+    return Episodes(responses, scores, logp, ref_logp, values, advantages, returns)
+
+
+def update(networks, optimizers, episodes, rows, documents, pad, config):
+    """One optimizer step on a minibatch: PPO's gradients and, added to the same buffers, the documents'.
+
+    rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO. Each rank takes its
+    share of both; policy and value network may be wrapped by DDP. Returns the figures to log.
+    """
+    figures, device = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0), episodes.scores.device
+    if documents:
+        figures["ptx_loss"] = 0.0
+        total = sum(len(s.tokens) - s.start for s in documents)  # tokens
+        mine = distributed.shard(documents)
+        with distributed.hold(networks.policy):
+            for part in data.micro_batches([len(s.tokens) for s in mine], config.max_tokens):
+                whole = data.collate([mine[i] for i in part], pad, device)
+                logp = response_logps(networks.policy, whole)
+                loss = ptx_loss(logp, whole.mask, config.ptx_coef, total)
+                loss.backward()
+                figures["ptx_loss"] += loss.item() / config.ptx_coef  # nats per token
+    rows = rows.to(device)
+    total = episodes.responses.mask[rows].sum()  # tokens
+    mine = distributed.shard(rows)
+    micro_batches = data.micro_batches(episodes.responses.lengths[mine].tolist(), config.max_tokens)
+    for part in distributed.accumulate(micro_batches, networks.policy, networks.value):
+        old = episodes.select(mine[part])
+        mask = old.responses.mask
+        logp = response_logps(networks.policy, old.responses)
+        loss = policy_loss(logp, old.logp, old.advantages, mask, config.clip, total)
+        loss.backward()
+        values = response_values(networks.value, old.responses)
+        error = value_loss(values, old.values, old.returns, mask, config.value_clip, total)
+        error.backward()
+        figures["policy_loss"] += loss.item()
+        figures["value_loss"] += error.item()
+        clipped = ((logp - old.logp).exp() - 1).abs() > config.clip
+        figures["clip_fraction"] += masked_mean(clipped, mask, total).item()
+    for network, optimizer in zip((networks.policy, networks.value), optimizers):
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+    ema_update(networks.ema, networks.policy, config.ema_decay)
+    return dict(zip(figures, distributed.all_reduce(*figures.values())))
+
+
+def statistics(episodes, config, eos):
+    """Means over the batch that tell how it goes."""
+    mask, targets = episodes.responses.mask, episodes.responses.targets
+    kl = ((episodes.logp - episodes.ref_logp) * mask).sum(1).mean()  # nats per response
+    residual = masked_mean((episodes.returns - episodes.values) ** 2, mask)
+    spread = masked_mean((episodes.returns - masked_mean(episodes.returns, mask)) ** 2, mask)
+    row = {
+        "score": episodes.scores.mean(),
+        "kl": kl,
+        "objective": episodes.scores.mean() - config.kl_coef * kl,
+        "entropy": masked_mean(-episodes.logp, mask),  # nats per token, estimated on the samples
+        "response_length": mask.sum(1).float().mean(),
+        "ended": ((targets == eos) & mask).any(1).float().mean(),  # share of responses that end before the limit
+        "explained_variance": 1 - residual / spread.clamp(min=1e-8),
+    }
+    return {name: value.item() for name, value in row.items()}
 
 
 def load_networks(config, tokenizer):
@@ -213,8 +272,13 @@ def load_data(config, tokenizer, networks):
     context = networks.policy.config.n_ctx
     length = config.document_tokens or context
     require(0 < length <= context, f"--document_tokens {length}: must lie between 1 and the context, {context}")
-    records = [record for path in config.documents for record in data.read(path, "document")]
-    return prompts, data.pack(records, tokenizer, length)
+    return prompts, data.load_documents(config.documents, tokenizer, length)
+
+
+def make_optimizers(networks, config):
+    """Adam for the policy and for the value network, with the paper's betas."""
+    rates = ((networks.policy, config.lr), (networks.value, config.value_lr))
+    return [torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.95), fused=True) for model, lr in rates]
 
 
 def endless(n, start, seed):
@@ -224,88 +288,5 @@ def endless(n, start, seed):
         start = 0
 
 
-def make_optimizers(networks, config):
-    """Adam for the policy and for the value network, with the paper's betas."""
-    rates = ((networks.policy, config.lr), (networks.value, config.value_lr))
-    return [torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.95), fused=True) for model, lr in rates]
-
-
-def judge_episodes(networks, rollout, config):
-    """Scores, KL-shaped rewards, advantages and returns of a batch of episodes: the whole batch's, on every rank, where
-    `rollout` is a rank's own."""
-    scored = in_chunks(scores, networks.reward_model, rollout, config.max_tokens)
-    ref_logp = in_chunks(response_logps, networks.reference, rollout, config.max_tokens)
-    values = in_chunks(response_values, networks.value, rollout, config.max_tokens)
-    scored, ref_logp, values, *rollout = map(distributed.all_gather, (scored, ref_logp, values, *rollout))
-    rollout = Rollout(*rollout)
-    rewards = shaped_rewards(scored, rollout.logp, ref_logp, rollout.mask, config.kl_coef)
-    advantages, returns = gae(rewards, values, rollout.mask, config.gae_gamma, config.gae_lambda)
-    return Episodes(rollout, scored, ref_logp, values, whiten(advantages, rollout.mask), returns)
-
-
-def update(networks, optimizers, episodes, rows, documents, pad, config):
-    """One optimizer step on a minibatch: PPO's gradients and, added to the same buffers, the documents'.
-
-    rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO. Each rank takes its
-    share of both; policy and value network may be wrapped by DDP. Returns the losses.
-    """
-    losses = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
-    if documents:
-        losses["ptx_loss"] = 0.0
-        total = sum(len(s.tokens) - s.start for s in documents)  # tokens
-        mine = distributed.shard(documents)
-        with distributed.hold(networks.policy):
-            for part in data.micro_batches([len(s.tokens) for s in mine], config.max_tokens):
-                logp, mask = target_logps(networks.policy, [mine[i] for i in part], pad)
-                loss = ptx_loss(logp, mask, config.ptx_coef, total)
-                loss.backward()
-                losses["ptx_loss"] += loss.item() / config.ptx_coef  # nats per token
-    total = episodes.rollout.response_lengths[rows].sum()  # tokens
-    mine = distributed.shard(rows)
-    parts = data.micro_batches(episodes.rollout.lengths[mine].tolist(), config.max_tokens)
-    for part in distributed.accumulate(parts, networks.policy, networks.value):
-        part = mine[part]
-        rollout = episodes.rollout.select(part)
-        mask, R = rollout.mask, rollout.logp.shape[1]
-        old_values, advantages, returns = (
-            x[part, :R] for x in (episodes.values, episodes.advantages, episodes.returns)
-        )
-        logp = response_logps(networks.policy, rollout)
-        loss = policy_loss(logp, rollout.logp, advantages, mask, config.clip, total)
-        loss.backward()
-        values = response_values(networks.value, rollout)
-        error = value_loss(values, old_values, returns, mask, config.value_clip, total)
-        error.backward()
-        losses["policy_loss"] += loss.item()
-        losses["value_loss"] += error.item()
-        outside = ((logp - rollout.logp).exp() - 1).abs() > config.clip
-        losses["clip_fraction"] += masked_mean(outside, mask, total).item()
-    for network, optimizer in zip((networks.policy, networks.value), optimizers):
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-    ema_update(networks.ema, networks.policy, config.ema_decay)
-    return dict(zip(losses, distributed.all_reduce(*losses.values())))
-
-
-def statistics(episodes, config, eos):
-    """Means over the batch that tell how it goes."""
-    rollout, mask = episodes.rollout, episodes.rollout.mask
-    kl = ((rollout.logp - episodes.ref_logp) * mask).sum(1).mean()  # nats per response
-    last = rollout.tokens.gather(1, rollout.lengths[:, None] - 1)[:, 0]
-    residual = masked_mean((episodes.returns - episodes.values) ** 2, mask)
-    spread = masked_mean((episodes.returns - masked_mean(episodes.returns, mask)) ** 2, mask)
-    row = {
-        "score": episodes.scores.mean(),
-        "kl": kl,
-        "objective": episodes.scores.mean() - config.kl_coef * kl,
-        "entropy": masked_mean(-rollout.logp, mask),  # nats per token, estimated on the samples
-        "response_length": rollout.response_lengths.float().mean(),
-        "ended": (last == eos).float().mean(),  # share of responses that end before the limit
-        "explained_variance": 1 - residual / spread.clamp(min=1e-8),
-    }
-    return {name: value.item() for name, value in row.items()}
-
-
 if __name__ == "__main__":
-    run(main)
+    command(main)

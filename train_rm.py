@@ -8,48 +8,35 @@ Departures: gradients are clipped. The paper's 6B model started from GPT-3 fine-
 SFT start as good.
 """
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from minirlhf import data, distributed
-from minirlhf.checkpoint import drop_states, load_model, load_state, load_tokenizer, save_model, save_state, start_run
-from minirlhf.config import parse, require, run
-from minirlhf.device import DTYPES, pick_device, place
+from minirlhf.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.config import command, parse
+from minirlhf.device import pick_device, place
 from minirlhf.evaluate import ranking_accuracy, sequence_scores
-from minirlhf.files import Metrics
 from minirlhf.losses import cosine_lr, ranked_above, ranking_loss
 from minirlhf.model import RewardModel
-from minirlhf.progress import draw_curves, progress
+from minirlhf.rollout import response_scores
+from minirlhf.run import Run, RunConfig, start_run
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     data: tuple[str, ...]  # files of rankings
     init: str  # checkpoint to start from: an SFT model, or a GPT
-    out: str  # folder for checkpoints, metrics.jsonl, curves.png
     demonstrations: tuple[str, ...] = ()  # files of demonstrations that shall score 0 on average; empty: no bias is set
     validation: tuple[str, ...] = ()  # files of rankings to measure accuracy on, after training
     epochs: int = 1  # passes over --data (paper: 1; more overfit)
     batch_size: int = 64  # prompts in a step, each with all its responses (paper: 64)
     lr: float = 9e-6  # peak learning rate, falling by a cosine to a tenth (paper: 9e-6)
-    max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
-    max_tokens: int = 16384  # tokens in one forward of a process; larger batches accumulate gradients
-    save_every: int = 500  # steps between the states that --resume goes on from
-    resume: bool = False  # go on from the newest state in --out, if there is one
-    seed: int = 0  # of the head's weights and the order
-    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
-    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
-    compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
-    recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
 
     def __post_init__(self):
-        require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
-        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
-        for name in ("epochs", "batch_size", "lr", "max_grad_norm", "max_tokens", "save_every"):
-            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
+        super().__post_init__()
+        self.require_positive("epochs", "batch_size", "lr")
 
 
 def main(argv):
@@ -57,17 +44,12 @@ def main(argv):
     distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size)
     tokenizer = load_tokenizer(config.init)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # the head's
     model = place(load_model(config.init, RewardModel, tokenizer, new_head=True), config)
-    rankings = load_rankings(config.data, tokenizer, model.config.n_ctx)
-    validation = load_rankings(config.validation, tokenizer, model.config.n_ctx)
-    demonstrations = [
-        sequence.tokens
-        for path in config.demonstrations
-        for sequence in data.encode_demonstrations(
-            data.read(path, "demonstration"), tokenizer, model.config.n_ctx, path
-        )
-    ]
+    n_ctx = model.config.n_ctx
+    rankings = data.load_rankings(config.data, tokenizer, n_ctx)
+    validation = data.load_rankings(config.validation, tokenizer, n_ctx)
+    demonstrations = data.load_demonstrations(config.demonstrations, tokenizer, n_ctx)
     if start_run(config):
         train(config, model, tokenizer, rankings, validation, demonstrations)
     distributed.finish()
@@ -75,22 +57,21 @@ def main(argv):
 
 def train(config, model, tokenizer, rankings, validation, demonstrations):
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.95), fused=True)
-    parts, metrics = {"model": model, "optimizer": optimizer}, Metrics(config.out, good=config.init)
-    first = load_state(config.out, parts, metrics)
+    run = Run(config, model, optimizer, good=config.init)
     learner, rng = distributed.wrap(model), np.random.default_rng(config.seed)
     lengths = [data.longest(r) for r in rankings]
-    plan = [batch for _ in range(config.epochs) for batch in data.batches(lengths, config.batch_size, rng)]
-    for step, batch in progress(plan, config.out, first):
-        start = time.perf_counter()
+    plan = [rows for _ in range(config.epochs) for rows in data.batches(lengths, config.batch_size, rng)]
+    for step, rows in run.steps(plan):
         optimizer.param_groups[0]["lr"] = config.lr * cosine_lr(step, len(plan))
-        loss, correct, pairs = 0.0, 0, 0
-        batch = [rankings[i] for i in batch]
+        batch = [rankings[i] for i in rows]
         prompts = sum(len(set(r.ranks)) > 1 for r in batch)  # those with an untied pair
         if prompts == 0:
             continue
+        loss, correct, pairs = 0.0, 0, 0
         mine = distributed.shard(batch)
-        cut = data.micro_batches([data.longest(r) for r in mine], config.max_tokens, [len(r.ranks) for r in mine])
-        for part in distributed.accumulate(cut, learner):
+        widths = [len(r.ranks) for r in mine]
+        micro_batches = data.micro_batches([data.longest(r) for r in mine], config.max_tokens, widths)
+        for part in distributed.accumulate(micro_batches, learner):
             scores, ranks = score_rankings(learner, [mine[i] for i in part], tokenizer.pad)
             part_loss = ranking_loss(scores, ranks, total=prompts)
             part_loss.backward()
@@ -98,14 +79,11 @@ def train(config, model, tokenizer, rankings, validation, demonstrations):
             loss, pairs = loss + part_loss.item(), pairs + better.sum().item()
             correct += (better & (scores[:, :, None] > scores[:, None, :])).sum().item()
         loss, correct, pairs = distributed.all_reduce(loss, correct, pairs)
-        metrics.check(step, loss=loss)
+        run.check(loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        seconds = time.perf_counter() - start
-        metrics.write(step=step, loss=loss, accuracy=correct / pairs, rankings_per_second=len(batch) / seconds)
-        if (step + 1) % config.save_every == 0:
-            metrics.good = save_state(config.out, step + 1, parts)
+        run.log(loss=loss, accuracy=correct / pairs, rankings_per_second=run.rate(len(batch)))
 
     last = dict(step=len(plan))
     if validation:
@@ -115,35 +93,29 @@ def train(config, model, tokenizer, rankings, validation, demonstrations):
         distributed.say(f"{config.out}: {correct:.0f} of {pairs:.0f} validation pairs are ordered as the labelers did")
     if demonstrations:
         last["bias"] = set_bias(model, demonstrations, tokenizer.pad, config.max_tokens)
-    metrics.write(**last)
-    draw_curves(config.out, {"loss": "ranking loss", "accuracy": "accuracy on the batch"}, config.out)
+    run.log(**last)
     save_model(f"{config.out}/model.pt", model, tokenizer)
-    drop_states(config.out)
-
-
-def load_rankings(paths, tokenizer, n_ctx):
-    return [r for path in paths for r in data.encode_rankings(data.read(path, "ranking"), tokenizer, n_ctx, path)]
+    run.finish(loss="ranking loss", accuracy="accuracy on the batch")
 
 
 def score_rankings(model, rankings, pad):
     """Scores and ranks (P, K) of P rankings, 0 where a prompt has fewer than K responses; one forward per response."""
     device = next(model.parameters()).device
-    flat, lengths = data.collate([s.tokens for r in rankings for s in r.sequences], pad)
     ranks = torch.zeros(len(rankings), max((len(r.ranks) for r in rankings), default=0), dtype=torch.long)
     for row, ranking in zip(ranks, rankings):
         row[: len(ranking.ranks)] = torch.tensor(ranking.ranks)
-    scored = RewardModel.score(model, flat.to(device), lengths.to(device))  # model may be DDP's, which has no score()
-    scores = torch.zeros(ranks.shape, dtype=scored.dtype, device=device)
-    return scores.masked_scatter((ranks > 0).to(device), scored), ranks.to(device)
+    ranks = ranks.to(device)
+    flat = response_scores(model, data.collate([s for r in rankings for s in r.sequences], pad, device))
+    return torch.zeros(ranks.shape, dtype=flat.dtype, device=device).masked_scatter(ranks > 0, flat), ranks
 
 
 @torch.no_grad()
 def set_bias(model, demonstrations, pad, max_tokens=16384):
-    """Shifts the head's bias so that demonstrations (token sequences) score 0 on average; returns the new bias."""
-    scored = sequence_scores(model, distributed.shard(demonstrations), pad, max_tokens)
-    model.head.bias -= distributed.all_reduce(scored.sum().item())[0] / len(demonstrations)
+    """Shifts the head's bias so that demonstrations (Sequences) score 0 on average; returns the new bias."""
+    scores = sequence_scores(model, distributed.shard(demonstrations), pad, max_tokens)
+    model.head.bias -= distributed.all_reduce(scores.sum().item())[0] / len(demonstrations)
     return model.head.bias.item()
 
 
 if __name__ == "__main__":
-    run(main)
+    command(main)

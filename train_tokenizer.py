@@ -5,7 +5,7 @@ python train_tokenizer.py --data corpus.jsonl --vocab_size 1024 --out runs/token
 
 from dataclasses import dataclass
 
-from minirlhf.config import parse, require, run
+from minirlhf.config import command, parse, require
 from minirlhf.data import texts
 from minirlhf.files import claim
 from minirlhf.tokenizer import Tokenizer, train_bpe
@@ -34,4 +34,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    run(main)
+    command(main)

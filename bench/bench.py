@@ -28,7 +28,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -37,14 +36,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import train_ppo
 import train_rm
-import train_sft
 from minirlhf import distributed
-from minirlhf.config import Parser, run
-from minirlhf.data import Ranking, Sequence
+from minirlhf.config import Parser, command
+from minirlhf.data import Ranking, Sequence, collate
 from minirlhf.device import place
+from minirlhf.graph import decode_by_graph
 from minirlhf.losses import ranking_loss, sft_loss
 from minirlhf.model import GPT, GPTConfig, RewardModel
-from minirlhf.rollout import generate, target_logps, uniforms
+from minirlhf.rollout import decode, generate, response_logps, uniforms
 
 #           vocab ctx layers heads width  B  prompt response minibatch
 SHAPES = {
@@ -81,7 +80,7 @@ class Shape:
 
 def sft(shape, options):
     model = place(GPT(shape.config), options).train()
-    optimizers = train_sft.make_optimizers(model, SimpleNamespace(lr=1e-5, optimizer="adam"))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, betas=(0.9, 0.95), fused=True)
     rng = np.random.default_rng(0)
     batch = shape.batch * options.accumulate
     rows = [Sequence(rng.integers(0, shape.vocab, shape.length + 1), 1) for _ in range(batch)]
@@ -90,12 +89,12 @@ def sft(shape, options):
 
     def step():
         for part in distributed.accumulate(parts, learner):
-            loss = sft_loss(*target_logps(learner, part, shape.vocab), total=batch)
+            responses = collate(part, shape.vocab, options.device)
+            loss = sft_loss(response_logps(learner, responses), responses.mask, total=batch)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         return loss.item()
 
     tokens = batch * shape.length
@@ -121,18 +120,18 @@ def rm(shape, options):
     return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length, shape.batch)
 
 
-def sample(shape, model, turn, graph):
+def rollout(shape, model, turn, graph):
     prompts = np.random.default_rng(turn).integers(0, shape.vocab, (shape.batch, shape.prompt)).tolist()
     noise = uniforms((0, turn), range(shape.batch), shape.response)
     mine = distributed.shard(prompts), distributed.shard(noise)
-    return generate(model, *mine, eos=-1, pad=shape.vocab, graph=graph)
+    return generate(model, *mine, eos=-1, pad=shape.vocab, decode=decode_by_graph if graph else decode)
 
 
 def generation(shape, options):
     model = place(GPT(shape.config), options).eval()
     tokens = shape.batch * shape.response
     flops = shape.flops(shape.batch * shape.length, shape.length, tokens, shape.vocab)
-    return lambda: sample(shape, model, 0, options.graph).tokens.cpu(), {"tokens": tokens}, flops
+    return lambda: rollout(shape, model, 0, options.graph)[0].tokens.cpu(), {"tokens": tokens}, flops
 
 
 def ppo(shape, options):
@@ -148,9 +147,8 @@ def ppo(shape, options):
 
     def step():
         i = next(turn)
-        episodes = train_ppo.judge_episodes(networks, sample(shape, networks.policy, i, options.graph), config)
+        episodes = train_ppo.judge_episodes(networks, *rollout(shape, networks.policy, i, options.graph), config)
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(shape.batch)).split(shape.minibatch):
-            rows = rows.to(episodes.scores.device)
             train_ppo.update(learners, optimizers, episodes, rows, [], shape.vocab, config)
         return train_ppo.statistics(episodes, config, eos=-1)
 
@@ -254,9 +252,10 @@ def their_ppo(shape, options):
     return step
 
 
-WORK = {"sft": (sft, their_training), "rm": (rm, None), "generate": (generation, their_generation),
-        "ppo": (ppo, their_ppo)}  # fmt: skip
-PEERS = {"sft": ["transformers"], "rm": [], "generate": ["transformers"], "ppo": ["trl", "datasets"]}
+# work -> ours, theirs, and the packages that theirs needs
+WORK = {"sft": (sft, their_training, ["transformers"]), "rm": (rm, None, []),
+        "generate": (generation, their_generation, ["transformers"]),
+        "ppo": (ppo, their_ppo, ["trl", "datasets"])}  # fmt: skip
 
 
 # --- the clock -------------------------------------------------------------------------------------------------------
@@ -347,7 +346,7 @@ def main(argv):
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    make, make_theirs = WORK[options.work]
+    make, make_theirs, needed = WORK[options.work]
     if options.peer and not make_theirs:
         parser.error(f"{options.work} has no peer")
     if options.graph and options.device != "cuda":
@@ -356,7 +355,7 @@ def main(argv):
         parser.error("--peer and --ranks: one at a time")
     if options.accumulate > 1 and (options.peer or options.work != "sft"):
         parser.error("--accumulate is for sft, without --peer")
-    missing = [name for name in PEERS[options.work] if options.peer and not importlib.util.find_spec(name)]
+    missing = [name for name in needed if options.peer and not importlib.util.find_spec(name)]
     if missing:
         parser.error(f"--peer needs {', '.join(missing)}: pip install {' '.join(missing)}")
     before = peak_bytes(options.device)
@@ -382,4 +381,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    run(main)
+    command(main)

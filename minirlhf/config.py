@@ -22,8 +22,8 @@ def require(condition, message):
         raise InputError(message)
 
 
-def run(main):
-    """Calls `main(argv)` for a script: an InputError becomes one line on stderr and exit status 2."""
+def command(main):
+    """Calls `main(argv)` with the command line: an InputError becomes one line on stderr and exit status 2."""
     try:
         main(sys.argv[1:])
     except InputError as error:
@@ -55,7 +55,9 @@ def parse(config, argv, description):
     """
     hints, comments = typing.get_type_hints(config), _field_comments(config)
     parser = Parser(description)
-    for field in dataclasses.fields(config):
+    for field in sorted(
+        dataclasses.fields(config), key=lambda field: field.name not in vars(config)["__annotations__"]
+    ):
         kind, required = hints[field.name], field.default is dataclasses.MISSING
         options = {"required": required, "help": comments[field.name].replace("%", "%%")}
         if not required:
@@ -88,9 +90,11 @@ def to_flags(values):
 
 
 def _field_comments(config):
-    """{field: its comment}: the one on its line, and the comment lines right below it."""
+    """{field: its comment}: the one on its line, and the comment lines right below it. Base classes come first, so that
+    a field declared again has its own."""
     comments, name = {}, None
-    for line in inspect.getsource(config).splitlines():
+    lines = [inspect.getsource(c).splitlines() for c in reversed(config.__mro__) if dataclasses.is_dataclass(c)]
+    for line in sum(lines, []):
         if match := re.match(r"    (\w+): [^#]*(?:#\s*(.*))?$", line):
             name = match[1]
             comments[name] = match[2] or ""

@@ -25,7 +25,7 @@ HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 class Sequence(NamedTuple):
-    """Token ids of which those from `start` on are targets."""
+    """Token ids of which those from `start` on are targets: a prompt and its response, or (start 1) a document."""
 
     tokens: np.ndarray
     start: int
@@ -36,6 +36,56 @@ class Ranking(NamedTuple):
 
     sequences: list
     ranks: list
+
+
+class Responses(NamedTuple):
+    """B prompts with a response each, as tensors. R is the longest response's length.
+
+    >>> responses = collate([Sequence([5, 6, 7, 8, 9], 2), Sequence([1, 2, 3], 2)], pad=0)
+    >>> responses.tokens.tolist()  # prompts 5 6 and 1 2, responses 7 8 9 and 3
+    [[5, 6, 7, 8, 9], [1, 2, 3, 0, 0]]
+    >>> responses.mask.tolist()
+    [[True, True, True], [True, False, False]]
+    >>> responses.positions.tolist()  # 7 is predicted at position 1, where 6 stands; 3 at 1 too, where 2 stands
+    [[1, 2, 3], [1, 2, 3]]
+    >>> responses.targets.tolist()
+    [[7, 8, 9], [3, 0, 0]]
+    """
+
+    tokens: torch.Tensor  # (B, T) long: prompt, response, right padding
+    prompt_lengths: torch.Tensor  # (B,) long
+    mask: torch.Tensor  # (B, R) bool: True on a response's tokens; it ends with end-of-text, or where it was cut off
+
+    @property
+    def response_lengths(self):
+        return self.mask.sum(1)
+
+    @property
+    def lengths(self):
+        """(B,) long: of prompt and response."""
+        return self.prompt_lengths + self.response_lengths
+
+    @property
+    def positions(self):
+        """(B, R) long: where response token t's own log-prob and value are read, one position before it."""
+        steps = torch.arange(self.mask.shape[1], device=self.mask.device)
+        return (self.prompt_lengths[:, None] - 1 + steps).clamp(max=self.tokens.shape[1] - 2)
+
+    @property
+    def targets(self):
+        """(B, R) long: the response tokens; 0 past the end."""
+        return self.tokens.gather(1, self.positions + 1) * self.mask
+
+    def select(self, rows):
+        """Some rows (long tensor), cut to the longest of them."""
+        prompt_lengths, mask = self.prompt_lengths[rows], self.mask[rows]
+        R, T = mask.sum(1).max(), (prompt_lengths + mask.sum(1)).max()
+        return Responses(self.tokens[rows, :T], prompt_lengths, mask[:, :R])
+
+    def texts(self, tokenizer):
+        """The responses as text, without end-of-text."""
+        rows = zip(self.targets.tolist(), self.response_lengths.tolist())
+        return [tokenizer.decode([t for t in row[:n] if t != tokenizer.eos]) for row, n in rows]
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -68,13 +118,6 @@ def texts(path):
         fields = [record.get("text"), record.get("prompt")]
         fields += several if isinstance(several, list) else [record.get("response")]
         yield from (field for field in fields if isinstance(field, str))
-
-
-def is_document(path):
-    """Whether a file's first record is a document (train_sft.py takes either kind)."""
-    if str(path).endswith(".txt"):
-        return True
-    return next(("text" in _parse(line, where) for where, line in _lines(path) if line.strip()), False)
 
 
 def _lines(path):
@@ -184,9 +227,8 @@ def pack(records, tokenizer, n_ctx):
 
     Neighbours share one token, so that each token but the very first is a target exactly once.
     """
-    stream = np.concatenate([[*tokenizer.encode(r["text"]), tokenizer.eos] for r in records]).astype(np.int32)
-    rows = [stream[i : i + n_ctx + 1] for i in range(0, len(stream) - 1, n_ctx)]
-    return [Sequence(row, 1) for row in rows]
+    stream = np.concatenate([np.array([*tokenizer.encode(r["text"]), tokenizer.eos], np.int32) for r in records])
+    return [Sequence(stream[i : i + n_ctx + 1], 1) for i in range(0, len(stream) - 1, n_ctx)]
 
 
 def encode_response(record_prompt, response, tokenizer):
@@ -215,6 +257,22 @@ def encode_prompts(records, tokenizer, limit, where=""):
     return [record for record, _ in both], [tokens for _, tokens in both]
 
 
+def load_documents(paths, tokenizer, n_ctx):
+    """The Sequences of files of documents."""
+    records = [record for path in paths for record in read(path, "document")]
+    return pack(records, tokenizer, n_ctx) if records else []
+
+
+def load_demonstrations(paths, tokenizer, n_ctx):
+    """The Sequences of files of demonstrations; those that do not fit in n_ctx are dropped, aloud."""
+    return [s for path in paths for s in encode_demonstrations(read(path, "demonstration"), tokenizer, n_ctx, path)]
+
+
+def load_rankings(paths, tokenizer, n_ctx):
+    """The Rankings of files of rankings; those that do not fit in n_ctx are dropped, aloud."""
+    return [r for path in paths for r in encode_rankings(read(path, "ranking"), tokenizer, n_ctx, path)]
+
+
 def load_prompts(paths, tokenizer, n_ctx, max_response):
     """The token lists of files of prompts; those that leave no room for a response in n_ctx are dropped, aloud."""
     room = n_ctx - max_response
@@ -239,13 +297,16 @@ def longest(ranking):
 # --- batching -----------------------------------------------------------------------------------------------------
 
 
-def collate(sequences, pad):
-    """Right-padded tokens (B, T) long and their lengths (B,) long."""
-    lengths = torch.tensor([len(s) for s in sequences], dtype=torch.long)
-    tokens = torch.full((len(sequences), max(map(len, sequences), default=1)), pad)
+def collate(sequences, pad, device="cpu"):
+    """Sequences as right-padded tensors: a document or a demonstration is a prompt and its response, too."""
+    lengths = [len(s.tokens) for s in sequences]
+    starts = torch.tensor([s.start for s in sequences], dtype=torch.long)
+    tokens = torch.full((len(sequences), max(lengths, default=1)), pad)
     for row, sequence in zip(tokens, sequences):
-        row[: len(sequence)] = torch.as_tensor(sequence)
-    return tokens, lengths
+        row[: len(sequence.tokens)] = torch.as_tensor(sequence.tokens)
+    response_lengths = torch.tensor(lengths, dtype=torch.long) - starts
+    mask = torch.arange(max(response_lengths.tolist(), default=0)) < response_lengths[:, None]
+    return Responses(tokens.to(device), starts.to(device), mask.to(device))
 
 
 def batches(lengths, size, rng, pool=16):

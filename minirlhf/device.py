@@ -28,7 +28,6 @@ def place(model, config):
     if config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda"):
         model.transformer.centre_embeddings()
         model.autocast = partial(torch.autocast, device, torch.bfloat16)
-        model.forward = model.autocast()(model.forward)
     model.transformer.recompute = getattr(config, "recompute", False)
     if getattr(config, "compile", False):
         model.compile(dynamic=True)

@@ -7,7 +7,7 @@ import torch
 
 from . import data
 from .distributed import all_reduce, shard
-from .rollout import generate, in_chunks, response_logps, target_logps, uniforms
+from .rollout import generate, in_chunks, response_logps, response_scores, uniforms
 
 
 @torch.no_grad()
@@ -24,27 +24,27 @@ def sequence_losses(model, sequences, pad, max_tokens=16384):
     model.eval()
     losses, counts = np.zeros(len(sequences)), np.array([len(s.tokens) - s.start for s in sequences])
     for part in data.micro_batches([len(s.tokens) for s in sequences], max_tokens):
-        logp, mask = target_logps(model, [sequences[i] for i in part], pad)
-        losses[part] = -(logp * mask).sum(1).cpu().double().numpy()
+        responses = data.collate([sequences[i] for i in part], pad, next(model.parameters()).device)
+        losses[part] = -(response_logps(model, responses) * responses.mask).sum(1).cpu().numpy()
     return losses, counts
 
 
-def respond(model, tokenizer, prompts, limit, seed, batch=512):
-    """A sampled response to each prompt (lists of token ids), as Rollouts: yields (indices, Rollout), rows of like
-    length together. seed: ints that fix the noise; row i's noise depends on i alone."""
+def sample_responses(model, tokenizer, prompts, limit, seed, batch=512):
+    """A sampled response to each prompt (lists of token ids): yields (indices, Responses), rows of like length
+    together. seed: ints that fix the noise; row i's noise depends on i alone."""
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     noise = uniforms(seed, list(range(len(prompts))), limit)
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
         rows = [prompts[i] for i in part]
-        yield part, generate(model, rows, noise[part], tokenizer.eos, tokenizer.pad)
+        yield part, generate(model, rows, noise[part], tokenizer.eos, tokenizer.pad)[0]
 
 
-def kl(policy, reference, rollout):
+def kl(policy, reference, responses):
     """log pi(y|x) - log pi_ref(y|x) of the policy's own samples (B,), summed over each response: nats per response."""
-    difference = in_chunks(response_logps, policy, rollout) - in_chunks(response_logps, reference, rollout)
-    return (difference * rollout.mask).sum(1)
+    difference = in_chunks(response_logps, policy, responses) - in_chunks(response_logps, reference, responses)
+    return (difference * responses.mask).sum(1)
 
 
 def interval(values, weights=None, resamples=2000, seed=0):
@@ -83,21 +83,18 @@ def ranking_accuracy(model, rankings, pad, max_tokens=16384):
     return [sum(h.values()) for h in hits], [len(h) for h in hits]
 
 
-@torch.no_grad()
 def ranking_scores(model, rankings, pad, max_tokens=16384):
     """The reward model's score of each response of each ranking: a list of lists."""
-    flat = [s.tokens for ranking in rankings for s in ranking.sequences]
-    scored = iter(sequence_scores(model, flat, pad, max_tokens).tolist())
+    scored = iter(sequence_scores(model, [s for r in rankings for s in r.sequences], pad, max_tokens).tolist())
     return [[next(scored) for _ in ranking.sequences] for ranking in rankings]
 
 
 @torch.no_grad()
 def sequence_scores(model, sequences, pad, max_tokens=16384):
-    """r(x, y) of each token sequence (prompt + response + end-of-text), (N,) float64 on the CPU."""
+    """r(x, y) of each Sequence (prompt + response + end-of-text), (N,) float64 on the CPU."""
     model.eval()
-    result = torch.zeros(len(sequences), dtype=torch.float64)
-    device = next(model.parameters()).device
-    for part in data.micro_batches([len(s) for s in sequences], max_tokens):
-        tokens, lengths = data.collate([sequences[i] for i in part], pad)
-        result[part] = model.score(tokens.to(device), lengths.to(device)).cpu().double()  # MPS knows no float64
-    return result
+    scored, device = torch.zeros(len(sequences), dtype=torch.float64), next(model.parameters()).device
+    for part in data.micro_batches([len(s.tokens) for s in sequences], max_tokens):
+        responses = data.collate([sequences[i] for i in part], pad, device)
+        scored[part] = response_scores(model, responses).cpu().double()  # MPS knows no float64
+    return scored

@@ -1,7 +1,4 @@
-"""What a run leaves on disk: its config and its metrics. Whole or not at all, and never somebody else's.
-
-config.json  the flags     metrics.jsonl  a line per logged step     curves.png  the metrics, drawn
-"""
+"""Files on disk: whole or not at all, and never in somebody else's folder."""
 
 import json
 import os
@@ -10,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .config import InputError, require
-from .distributed import rank
 
 HALF = ".half"  # ends the name of a file that is being written
 
@@ -31,11 +27,15 @@ def write_atomically(path, content):
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        advice = "what was there is untouched; make room, or write elsewhere"
-        raise InputError(f"{path}: cannot be written ({cause.strerror}); {advice}") from None
+        raise InputError(f"{cannot_write(path, cause)}, or write elsewhere; what was there is untouched") from None
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+
+
+def cannot_write(path, error):
+    """The beginning of a line about a file that an OSError kept from being written."""
+    return f"{path}: cannot be written ({error.strerror}); make room"
 
 
 def write_json(path, value):
@@ -73,36 +73,3 @@ def claim(config, ignore=()):
     for half in out.glob(f".*{HALF}"):  # a process was killed while it wrote
         half.unlink()
     write_json(out / "config.json", settings)
-
-
-class Metrics:
-    """metrics.jsonl: a line per logged step. A number that is not finite stops the run, with the step named."""
-
-    def __init__(self, out, good="none was saved yet"):
-        self.path, self.good = Path(out) / "metrics.jsonl", good
-
-    def check(self, step, **losses):
-        for name, value in losses.items():
-            if value != value or abs(value) == float("inf"):
-                advice = "lower the learning rate and use another --out"
-                raise InputError(f"step {step}: {name} is {value}; last good checkpoint: {self.good}; {advice}")
-
-    def write(self, **row):
-        if rank() == 0:
-            try:
-                with open(self.path, "a") as file:
-                    file.write(json.dumps(row) + "\n")
-            except OSError as error:
-                advice = "make room, then go on from the newest state with --resume"
-                raise InputError(f"{self.path}: cannot be written ({error.strerror}); {advice}") from None
-
-    def rewind(self, step):
-        """Forgets the rows of `step` and later, and a last one that was cut short: they are about to come again."""
-        if rank() == 0 and self.path.exists():
-            lines = self.path.read_text().split("\n")[:-1]  # a whole line ends in a newline
-            write_atomically(self.path, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] < step).encode())
-
-
-def read_metrics(out):
-    """The rows of a run's metrics.jsonl, as dicts."""
-    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]

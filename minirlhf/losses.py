@@ -10,11 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-
-def token_logps(logits, tokens):
-    """log p(token), in fp32 or better: logits (..., V), tokens (...) long in the vocabulary; returns (...)."""
-    logits = at_least_fp32(logits).flatten(0, -2)
-    return -F.cross_entropy(logits, tokens.flatten(), reduction="none").view(tokens.shape)
+from .shapes import shapes
 
 
 def at_least_fp32(x):
@@ -30,6 +26,7 @@ def masked_mean(x, mask, total=None):
 # --- supervised fine-tuning ------------------------------------------------------------------------------------------
 
 
+@shapes(logp="BR", mask="BR")
 def sft_loss(logp, mask, total=None):
     """Negative log-likelihood in nats, averaged over each sequence's targets, then over sequences.
 
@@ -51,6 +48,7 @@ def cosine_lr(step, steps, floor=0.1):
 # --- reward model ----------------------------------------------------------------------------------------------------
 
 
+@shapes(scores="PK", ranks="PK")
 def ranking_loss(scores, ranks, total=None):
     """Pairwise ranking loss over K responses (section 3.5, eq. 1), in nats.
 
@@ -61,6 +59,10 @@ def ranking_loss(scores, ranks, total=None):
 
     scores (P, K) float; ranks (P, K) long: 1 is best, 0 marks a missing response where K differs between prompts.
     `total` counts the prompts that have an untied pair.
+
+    >>> scores, ranks = torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([[1, 2, 2]])  # the second and third tie
+    >>> print(f"{ranking_loss(scores, ranks):.3f}")  # (log(1 + e^-2) + log(1 + e^-1)) / 2: two pairs
+    0.220
     """
     better = ranked_above(ranks)  # (P, K, K)
     margins = scores[:, :, None] - scores[:, None, :]
@@ -78,6 +80,7 @@ def ranked_above(ranks):
 # --- reinforcement learning ------------------------------------------------------------------------------------------
 
 
+@shapes(scores="B", logp="BR", ref_logp="BR", mask="BR")
 def shaped_rewards(scores, logp, ref_logp, mask, beta):
     """Per-token rewards: a KL penalty at each token, the reward model's score at the last one (section 3.5, eq. 2).
 
@@ -86,11 +89,17 @@ def shaped_rewards(scores, logp, ref_logp, mask, beta):
     The penalty is signed: a single token's may be a bonus, and only so its sum is an unbiased sample of the KL.
 
     scores (B,) float; logp, ref_logp (B, R) float, of the sampled tokens; mask (B, R) bool; returns (B, R).
+
+    >>> logp, ref_logp = torch.tensor([[-1.0, -2.0, -1.0]]), torch.tensor([[-2.0, -1.0, -1.0]])
+    >>> rewards = shaped_rewards(torch.tensor([10.0]), logp, ref_logp, torch.ones(1, 3, dtype=torch.bool), beta=0.1)
+    >>> rewards  # the first token became likelier and costs, the second became rarer and pays
+    tensor([[-0.1000,  0.1000, 10.0000]])
     """
     last = mask & (mask.sum(1, keepdim=True) - 1 == torch.arange(mask.shape[1], device=mask.device))
     return (-beta * (logp - ref_logp)) * mask + scores[:, None] * last
 
 
+@shapes(rewards="BR", values="BR", mask="BR")
 def gae(rewards, values, mask, gamma=1.0, lam=0.95):
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16); the paper uses gamma = 1.
 
@@ -99,6 +108,10 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
 
     rewards (B, R) float; values (B, R) float: V before response token t is emitted; mask (B, R) bool.
     Returns advantages (B, R) and value targets A + V (B, R), both zero where mask is False.
+
+    >>> rewards, mask = torch.tensor([[-0.1, 0.1, 10.0]]), torch.ones(1, 3, dtype=torch.bool)
+    >>> gae(rewards, torch.zeros(1, 3), mask)[0]  # 10; 0.1 + 0.95 * 10; -0.1 + 0.95 * 9.6
+    tensor([[ 9.0200,  9.6000, 10.0000]])
     """
     values, rewards = values * mask, rewards * mask
     advantages = torch.zeros_like(values)
@@ -111,6 +124,7 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
     return advantages, advantages + values
 
 
+@shapes(x="BR", mask="BR")
 def whiten(x, mask):
     """x shifted and scaled to mean 0 and std 1 over the mask of the whole batch; zero elsewhere. x, mask (B, R)."""
     mean = masked_mean(x, mask)
@@ -118,6 +132,7 @@ def whiten(x, mask):
     return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
+@shapes(logp="BR", old_logp="BR", advantages="BR", mask="BR")
 def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
     """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), a mean over tokens.
 
@@ -130,6 +145,7 @@ def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
     return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask, total)
 
 
+@shapes(values="BR", old_values="BR", returns="BR", mask="BR")
 def value_loss(values, old_values, returns, mask, clip=0.2, total=None):
     """Squared error of the value network, clipped as the policy is: half the mean over tokens of the larger of
 
@@ -142,6 +158,7 @@ def value_loss(values, old_values, returns, mask, clip=0.2, total=None):
     return 0.5 * masked_mean(error, mask, total)
 
 
+@shapes(logp="BR", mask="BR")
 def ptx_loss(logp, mask, coef, total=None):
     """PPO-ptx's pretraining term: coef times the negative log-likelihood of documents (section 3.5, eq. 2).
 

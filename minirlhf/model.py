@@ -41,19 +41,9 @@ class Cache:
     def __init__(self, room):
         self.keys, self.values = [], []  # of each block, (B, H, room, D / H)
         self.room, self.length = room, 0  # tokens there is room for, and those there are
-        self.next = None  # once fixed: where the next token goes, (1,) long
-
-    def fix(self, device):
-        """From here on tokens come one at a time, all room is attended to, and a mask leaves out what is yet to come:
-        no shape and no address changes any more, which a CUDA graph asks for. Needs left_padding."""
-        for x in (*self.keys, *self.values):
-            x[:, :, self.length :] = 0  # masked or not, what is no number would spread
-        self.next = torch.tensor([self.length], device=device)
 
     def positions(self, T, device):
         """Those of T new tokens, and those of all keys that these look at."""
-        if self.next is not None:
-            return self.next, torch.arange(self.room, device=device)
         return tuple(torch.arange(start, self.length + T, device=device) for start in (self.length, 0))
 
     def append(self, layer, k, v):
@@ -62,10 +52,6 @@ class Cache:
             B, H, _, size = k.shape
             self.keys.append(k.new_empty(B, H, self.room, size))
             self.values.append(v.new_empty(B, H, self.room, size))
-        if self.next is not None:
-            self.keys[layer].index_copy_(2, self.next, k)
-            self.values[layer].index_copy_(2, self.next, v)
-            return self.keys[layer], self.values[layer]
         end = self.length + k.shape[2]
         self.keys[layer][:, :, self.length : end] = k
         self.values[layer][:, :, self.length : end] = v
@@ -208,7 +194,7 @@ class Transformer(nn.Module):
 class GPT(nn.Module):
     """The language model. The unembedding is the token embedding, as in GPT-2."""
 
-    autocast = nullcontext  # makes a context of the precision that device.place() chose
+    autocast = nullcontext  # makes a context of the precision that place() in device.py chose
 
     def __init__(self, config):
         super().__init__()
@@ -221,11 +207,14 @@ class GPT(nn.Module):
         tokens (B, T) long. Right padding needs nothing, since attention is causal. left_padding (B,) long: how many
         tokens at the left of each row are padding. cache: a Cache; then `tokens` are those after the cached ones.
         """
-        return linear(self.transformer(tokens, left_padding, cache, at), self.transformer.wte.weight)
+        with self.autocast():
+            return linear(self.transformer(tokens, left_padding, cache, at), self.transformer.wte.weight)
 
 
 class RewardModel(nn.Module):
     """The GPT with a scalar head; read at the last token it is r(x, y), read before each token it is the value V."""
+
+    autocast = nullcontext
 
     def __init__(self, config):
         super().__init__()
@@ -238,13 +227,9 @@ class RewardModel(nn.Module):
 
     def forward(self, tokens, at=None):
         """Scalars (B, T), one per position of tokens (B, T) long; with `at` (B, R) long, only there: (B, R)."""
-        hidden = self.transformer(tokens, at=at)
-        with torch.autocast(hidden.device.type, enabled=False):  # one column is cheap, and scores need their digits
-            return self.head(hidden).squeeze(-1)
-
-    def score(self, tokens, lengths):
-        """r(x, y) (B,) of right-padded tokens (B, T) of `lengths` (B,): the scalar at each row's last real token."""
-        return self(tokens, at=(lengths - 1)[:, None]).squeeze(1)
+        with self.autocast():
+            hidden = self.transformer(tokens, at=at)
+        return self.head(hidden).squeeze(-1)  # in float32: one column is cheap, and scores need their digits
 
 
 def config_dict(config):

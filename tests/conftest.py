@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from minirlhf import run
 from minirlhf.model import GPT, RewardModel
 
 
@@ -31,12 +32,7 @@ def reward_model(tokenizer):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Runs of the scripts without their curves.png, which takes longer than all the rest of a tiny run."""
-    import train_ppo
-    import train_rm
-    import train_sft
-
-    for script in (train_sft, train_rm, train_ppo):
-        monkeypatch.setattr(script, "draw_curves", lambda *args: None)
+    monkeypatch.setattr(run, "draw_curves", lambda *args: None)
 
 
 @pytest.fixture(scope="session")

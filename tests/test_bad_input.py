@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import pretrain
 import reproduce
 import select_sft
 import tiny
@@ -22,7 +23,7 @@ from minirlhf.config import InputError, to_flags
 from minirlhf.model import GPT, RewardModel
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = dict(sft=train_sft, rm=train_rm, ppo=train_ppo, select=select_sft)
+SCRIPTS = dict(gpt=pretrain, sft=train_sft, rm=train_rm, ppo=train_ppo, select=select_sft)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,7 @@ def flags(world, tokenizer):
     """Flags with which each script would run."""
     save_model(world.folder / "sft" / "epoch-1.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
     return {
+        "gpt": dict(data=(world.documents,), tokenizer=world.gpt, size="nano", n_layer=1, batch_size=2),
         "sft": dict(data=(world.demonstrations,), init=world.gpt, epochs=1, batch_size=2),
         "rm": dict(data=(world.rankings,), init=world.gpt),
         "ppo": dict(policy=world.gpt, reward_model=world.rm, prompts=(world.prompts,), ptx_coef=0, episodes=4,
@@ -169,7 +171,7 @@ def test_a_gzip_file_that_is_cut_off_or_none_is_named(tmp_path, refused):
 
 def test_documents_that_are_none_are_named(tmp_path, refused):
     path = tiny.write_lines(tmp_path / "d.jsonl", [{"text": "a"}, {"text": ""}])
-    refused("sft", f"{path}:2: 'text' is empty", data=(path,))
+    refused("gpt", f"{path}:2: 'text' is empty", data=(path,))
     refused("sft", f"{path}:2: 'text' is empty", documents=(path,))
     refused("ppo", f"{path}:2: 'text' is empty", documents=(path,), ptx_coef=1)
 
@@ -213,6 +215,7 @@ def test_a_pretraining_sequence_longer_than_the_context_is_refused(world, refuse
 # --- checkpoints --------------------------------------------------------------------------------------------
 
 CHECKPOINTS = [
+    ("gpt", "init"),
     ("sft", "init"),
     ("rm", "init"),
     ("ppo", "policy"),
@@ -221,9 +224,14 @@ CHECKPOINTS = [
 ]
 
 
+def start_from(script, flag, value):
+    """The flag, and without those that describe a new model."""
+    return {flag: value} | (dict(tokenizer=None, size=None, n_layer=None) if script == "gpt" else {})
+
+
 @pytest.mark.parametrize(("script", "flag"), CHECKPOINTS)
 def test_a_checkpoint_that_is_not_there_is_named(script, flag, tmp_path, refused):
-    refused(script, f"{tmp_path / 'nowhere'}", "no checkpoint there", **{flag: tmp_path / "nowhere"})
+    refused(script, f"{tmp_path / 'nowhere'}", "no checkpoint there", **start_from(script, flag, tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(("script", "flag"), CHECKPOINTS)
@@ -231,7 +239,11 @@ def test_a_run_that_is_not_finished_is_named(script, flag, tmp_path, tokenizer, 
     """Its folder has a tokenizer and no model.pt."""
     (tmp_path / "unfinished").mkdir()
     tokenizer.save(tmp_path / "unfinished")
-    refused(script, f"{tmp_path}/unfinished/model.pt: no checkpoint there", **{flag: tmp_path / "unfinished"})
+    refused(
+        script,
+        f"{tmp_path}/unfinished/model.pt: no checkpoint there",
+        **start_from(script, flag, tmp_path / "unfinished"),
+    )
 
 
 @pytest.mark.parametrize(("script", "flag"), CHECKPOINTS)
@@ -239,7 +251,7 @@ def test_a_truncated_checkpoint_is_named(script, flag, world, tokenizer, tmp_pat
     (tmp_path / "cut").mkdir()
     tokenizer.save(tmp_path / "cut")
     (tmp_path / "cut" / "model.pt").write_bytes(Path(world.gpt, "model.pt").read_bytes()[:5000])
-    refused(script, f"{tmp_path}/cut/model.pt: truncated", **{flag: tmp_path / "cut"})
+    refused(script, f"{tmp_path}/cut/model.pt: truncated", **start_from(script, flag, tmp_path / "cut"))
 
 
 @pytest.mark.parametrize(("script", "flag"), [("ppo", "reward_model"), ("select", "reward_model")])
@@ -270,12 +282,14 @@ def test_an_sft_folder_without_epochs_is_named(world, refused):
 
 @pytest.mark.parametrize("flag", ["n_ctx", "n_layer", "n_head", "n_embd"])
 def test_an_architecture_that_contradicts_the_checkpoint_is_named(flag, world, refused):
-    refused("sft", f"--{flag} 8 contradicts --init {world.gpt}", "leave the flag out", **{flag: 8})
+    further = dict(init=world.gpt, tokenizer=None, size=None, n_layer=None)
+    refused("gpt", f"--{flag} 8 contradicts --init {world.gpt}", "leave the flag out", **further | {flag: 8})
 
 
 @pytest.mark.parametrize("flag", ["size", "tokenizer"])
 def test_a_size_or_tokenizer_that_the_checkpoint_overrules_is_not_ignored_in_silence(flag, world, refused):
-    refused("sft", f"--{flag}", "--init", **{flag: {"size": "nano", "tokenizer": world.rm}[flag]})
+    further = dict(init=world.gpt, tokenizer=None, size=None, n_layer=None)
+    refused("gpt", f"--{flag}", "--init", **further | {flag: {"size": "nano", "tokenizer": world.rm}[flag]})
 
 
 # --- flags --------------------------------------------------------------------------------------------------
@@ -299,8 +313,8 @@ def test_a_missing_flag_is_named(script, flag, refused):
     [
         ("sft", "epochs", 0), ("sft", "batch_size", -1), ("sft", "lr", 0), ("sft", "lr", "nan"),
         ("sft", "dropout", 1),
-        ("sft", "dropout", -0.1), ("sft", "document_share", 1.5), ("sft", "size", "huge"),
-        ("sft", "optimizer", "sgd"),
+        ("sft", "dropout", -0.1), ("sft", "document_share", 1.5), ("gpt", "size", "huge"),
+        ("gpt", "optimizer", "sgd"), ("gpt", "muon_lr", 0), ("gpt", "embedding_std", -1), ("gpt", "dropout", 1),
         ("sft", "max_tokens", 0), ("sft", "device", "gpu"), ("sft", "epochs", 1.5), ("sft", "seed", -1),
         ("rm", "epochs", 0), ("rm", "batch_size", 0), ("rm", "lr", -1), ("rm", "max_grad_norm", 0),
         ("rm", "seed", -1),
@@ -340,19 +354,12 @@ def test_documents_that_are_no_whole_number_a_minibatch_are_refused(world, refus
 
 
 def test_a_new_models_shape_is_checked(world, refused):
-    new = dict(init=None, tokenizer=world.gpt, size="nano")
-    refused("sft", "--n_embd 96 cannot be divided into --n_head 5 heads", **new, n_head=5)
-    refused("sft", "--n_layer -1: must be above 0", **new, n_layer=-1)
+    refused("gpt", "--n_embd 96 cannot be divided into --n_head 5 heads", n_head=5)
+    refused("gpt", "--n_layer -1: must be above 0", n_layer=-1)
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path, refused):
-    refused(
-        "sft",
-        f"{tmp_path}/nowhere: no tokenizer there",
-        init=None,
-        size="nano",
-        tokenizer=tmp_path / "nowhere",
-    )
+    refused("gpt", f"{tmp_path}/nowhere: no tokenizer there", tokenizer=tmp_path / "nowhere")
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused(world, tmp_path):

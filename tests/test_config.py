@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from minirlhf.config import InputError, parse, require, run, to_flags
+from minirlhf import run
+from minirlhf.config import InputError, command, parse, require, to_flags
 
-SCRIPTS = ["train_sft", "train_rm", "train_ppo", "select_sft", "reproduce", "train_tokenizer"]
+SCRIPTS = ["train_tokenizer", "pretrain", "train_sft", "train_rm", "train_ppo", "select_sft", "reproduce", "folds",
+           "data.town.__main__"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,14 @@ def test_help_shows_each_fields_comment_and_default(capsys):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_scripts_help_explains_every_field(name, capsys):
-    """The comment on a field's line, as it stands in the source, is in the output of --help."""
+    """The comment on a field's line, as it stands in the source, is in the output of --help. Flags that all training
+    scripts share have it in run.py."""
     module = importlib.import_module(name)
     with pytest.raises(SystemExit) as stop:
         module.main(["--help"])
     assert stop.value.code == 0
     shown = "".join(capsys.readouterr().out.split())
-    source = Path(module.__file__).read_text()
+    source = Path(module.__file__).read_text() + Path(run.__file__).read_text()
     fields = dataclasses.fields(module.Config)
     for field in fields:
         comment = re.search(rf"^    {field.name}: [^#\n]*# (.+)$", source, re.MULTILINE)[1]
@@ -94,7 +97,7 @@ def test_a_users_mistake_is_one_line_and_exit_status_2(monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "argv", ["script", "--x"])
     with pytest.raises(SystemExit) as stop:
-        run(main)
+        command(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: --x: what to do\n"
 
@@ -104,6 +107,6 @@ def test_an_interrupted_run_ends_without_a_traceback(capsys):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stop:
-        run(main)
+        command(main)
     assert stop.value.code == 130
     assert capsys.readouterr().err.count("\n") == 1

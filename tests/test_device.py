@@ -61,15 +61,15 @@ def test_bfloat16_is_close_and_keeps_weights_and_scores_in_float32(tokens):
     exact, near = exact.log_softmax(-1), near.float().log_softmax(-1)
     assert 0 < (near - exact).std() < 0.03 * exact.std()
     rm = placed(RewardModel, 290, dtype="bfloat16")
-    assert rm.score(tokens, torch.full((4,), 20)).dtype == torch.float32
+    assert rm(tokens).dtype == torch.float32
     assert all(p.dtype == torch.float32 for p in rm.parameters())
 
 
 def test_what_is_sampled_in_bfloat16_has_log_probs_in_float32():
     model = placed(GPT, 290, dtype="bfloat16")
-    rollout = generate(model, [[1, 2, 3], [4]], uniforms((0,), range(2), 6), eos=289, pad=290)
-    assert rollout.logp.dtype == torch.float32
-    torch.testing.assert_close(response_logps(model, rollout) * rollout.mask, rollout.logp, atol=0.1, rtol=0)
+    responses, logp = generate(model, [[1, 2, 3], [4]], uniforms((0,), range(2), 6), eos=289, pad=290)
+    assert logp.dtype == torch.float32
+    torch.testing.assert_close(response_logps(model, responses) * responses.mask, logp, atol=0.1, rtol=0)
 
 
 def test_logits_far_from_0_lose_no_digits_in_bfloat16(tokens):
@@ -97,8 +97,8 @@ def test_sampling_copies_the_weights_to_bfloat16_once_and_not_for_each_token():
             return result
 
     with Watch():
-        rollout = generate(model, [[1, 2, 3], [4]], uniforms((0,), range(2), 9), eos=-1, pad=290)
-    assert rollout.logp.shape == (2, 9)
+        _, logp = generate(model, [[1, 2, 3], [4]], uniforms((0,), range(2), 9), eos=-1, pad=290)
+    assert logp.shape == (2, 9)
     assert [copy.dtype for copy in copies] == [torch.bfloat16]
 
 
@@ -130,7 +130,7 @@ def test_a_compiled_model_gives_the_same_gradients_and_still_samples(tokens, mon
     model = placed(GPT, 290, compile=True)
     for a, b in zip(gradients(model, tokens), gradients(placed(GPT, 290), tokens)):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-    assert len(generate(model, [[1, 2], [3]], uniforms((0,), range(2), 4), eos=289, pad=290).tokens) == 2
+    assert len(generate(model, [[1, 2], [3]], uniforms((0,), range(2), 4), eos=289, pad=290)[1]) == 2
 
 
 @pytest.mark.parametrize("flags", ["--dtype bfloat16", "--recompute"])

@@ -11,14 +11,13 @@ import torch
 
 import tiny
 from minirlhf import distributed
-from minirlhf.checkpoint import load_model, save_model
+from minirlhf.checkpoint import load_model, load_tokenizer, save_model
 from minirlhf.config import to_flags
 from minirlhf.model import GPT
-from minirlhf.tokenizer import of_checkpoint
 
 RANKS = str(Path(__file__).parent / "ranks.py")
 TRAIN_SFT = str(Path(__file__).parent.parent / "train_sft.py")
-JOBS = ("sft", "mixed", "rm", "ppo", "ppo_ptx")
+JOBS = ("gpt", "sft", "mixed", "rm", "ppo", "ppo_ptx")
 CLOCK = ("tokens_per_second", "rankings_per_second", "episodes_per_second")
 
 
@@ -39,7 +38,7 @@ def inputs(world, tmp_path_factory):
         ranks = [1 + (i * j) % 3 for j in range(k)]
         rankings.append({"prompt": prompt, "responses": answers[:k], "ranks": ranks})
     documents = [{"text": " ".join(tiny.TEXTS[: 1 + i % 3])} for i in range(20)]
-    tokenizer = of_checkpoint(world.gpt)
+    tokenizer = load_tokenizer(world.gpt)
     policy = load_model(world.gpt, GPT, tokenizer)
     with torch.no_grad():  # one that ends its responses now and then, so that their lengths differ
         end = policy.transformer.wte.weight[tokenizer.eos]
@@ -56,13 +55,16 @@ def outcome(world, inputs, tmp_path_factory):
 
     def jobs(folder):
         common = dict(max_tokens=90, batch_size=8, lr=1e-2, seed=3)
-        tuned = dict(init=world.gpt, data=[inputs["demonstrations"]], validation=[inputs["documents"]]) | common
+        further = dict(init=world.gpt, data=[inputs["documents"]], validation=[inputs["documents"]]) | common
+        further |= dict(epochs=5, optimizer="adam")
+        tuned = dict(init=world.gpt, data=[inputs["demonstrations"]], validation=[inputs["demonstrations"]]) | common
         tuned |= dict(epochs=2, dropout=0.0)
         ppo = dict(policy=inputs["policy"], reward_model=world.rm, prompts=[world.prompts]) | common
         ppo |= dict(max_response=12, episodes=24, minibatch_size=8, inner_epochs=2, value_lr=1e-2, max_tokens=30)
         ptx = dict(documents=[inputs["documents"]], ptx_coef=2.0, documents_per_episode=0.5)
         rm = dict(init=world.gpt, data=[inputs["rankings"]], validation=[inputs["rankings"]], epochs=2)
         every = {
+            "gpt": ("pretrain", further),
             "sft": ("train_sft", tuned),
             "mixed": ("train_sft", tuned | dict(documents=[inputs["documents"]], document_share=0.3)),
             "rm": ("train_rm", common | rm | dict(demonstrations=[inputs["demonstrations"]])),

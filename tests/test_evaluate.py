@@ -8,20 +8,20 @@ import torch
 
 import tiny
 from minirlhf import data
-from minirlhf.data import Ranking, Sequence
+from minirlhf.data import Ranking, Responses, Sequence, collate
 from minirlhf.evaluate import (
     interval,
     kl,
     ranking_accuracy,
     ranking_scores,
-    respond,
+    sample_responses,
     sequence_losses,
     sequence_scores,
     validation_loss,
 )
 from minirlhf.losses import sft_loss
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import Rollout, target_logps
+from minirlhf.rollout import response_logps
 
 
 class LastToken(torch.nn.Module):
@@ -31,8 +31,8 @@ class LastToken(torch.nn.Module):
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
-    def score(self, tokens, lengths):
-        return tokens.gather(1, lengths[:, None] - 1)[:, 0].float()
+    def forward(self, tokens, at):
+        return tokens.gather(1, at).float()
 
 
 def ranking(scores, ranks):
@@ -62,7 +62,8 @@ def test_the_validation_loss_of_a_model_that_knows_nothing_is_the_log_of_the_voc
 
 def test_the_validation_loss_is_the_sft_loss(gpt, tokenizer):
     sequences = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
-    expected = sft_loss(*target_logps(gpt.eval(), sequences, tokenizer.pad)).item()
+    responses = collate(sequences, tokenizer.pad)
+    expected = sft_loss(response_logps(gpt.eval(), responses), responses.mask).item()
     assert validation_loss(gpt, sequences, tokenizer.pad) == pytest.approx(expected, rel=1e-5)
     assert validation_loss(gpt, sequences, tokenizer.pad, max_tokens=40) == pytest.approx(expected, rel=1e-5)
 
@@ -76,10 +77,10 @@ def test_measuring_leaves_dropout_out(tokenizer):
 # --- samples ------------------------------------------------------------------------------------------------
 
 
-def responses(model, tokenizer, prompts, batch):
+def samples(model, tokenizer, prompts, batch):
     found = {}
-    for part, rollout in respond(model, tokenizer, prompts, 6, (0,), batch):
-        for i, tokens, start, end in zip(part, rollout.tokens, rollout.prompt_lengths, rollout.lengths):
+    for part, responses in sample_responses(model, tokenizer, prompts, 6, (0,), batch):
+        for i, tokens, start, end in zip(part, responses.tokens, responses.prompt_lengths, responses.lengths):
             assert tokens[:start].tolist() == prompts[i]
             found[i] = tokens[start:end].tolist()
     return found
@@ -88,19 +89,19 @@ def responses(model, tokenizer, prompts, batch):
 def test_samples_are_drawn_without_dropout(gpt, tokenizer):
     dropping = tiny.make(GPT, tokenizer.n_vocab, dropout=0.5).train()
     prompts = [tokenizer.encode("the cat sat"), tokenizer.encode("a")]
-    assert responses(dropping, tokenizer, prompts, 2) == responses(gpt, tokenizer, prompts, 2)
+    assert samples(dropping, tokenizer, prompts, 2) == samples(gpt, tokenizer, prompts, 2)
 
 
 def test_every_prompt_is_answered_once_and_the_same_in_batches_of_any_size(gpt, tokenizer):
     prompts = [tokenizer.encode(text) for text in ("the cat sat", "a", "what is two", "no")] * 2
-    together = responses(gpt, tokenizer, prompts, batch=256)
+    together = samples(gpt, tokenizer, prompts, batch=256)
     assert sorted(together) == list(range(8))
-    assert responses(gpt, tokenizer, prompts, batch=3) == together
+    assert samples(gpt, tokenizer, prompts, batch=3) == together
 
 
 def test_the_kl_of_a_model_to_itself_is_exactly_0(gpt, tokenizer):
-    for _, rollout in respond(gpt, tokenizer, [[1, 2], [3]] * 4, 6, (0,)):
-        assert not kl(gpt, gpt, rollout).any()
+    for _, responses in sample_responses(gpt, tokenizer, [[1, 2], [3]] * 4, 6, (0,)):
+        assert not kl(gpt, gpt, responses).any()
 
 
 def test_the_kl_to_the_uniform_distribution_is_log_v_less_the_entropy(tokenizer):
@@ -111,7 +112,8 @@ def test_the_kl_to_the_uniform_distribution_is_log_v_less_the_entropy(tokenizer)
     prompt = tokenizer.encode("the")
     probabilities = torch.distributions.Categorical(logits=policy(torch.tensor([prompt]))[0, -1])
     exact = math.log(tokenizer.n_vocab) - probabilities.entropy().item()
-    drawn = torch.cat([kl(policy, uniform, r) for _, r in respond(policy, tokenizer, [prompt] * 3000, 1, (0,))])
+    drawn = [kl(policy, uniform, r) for _, r in sample_responses(policy, tokenizer, [prompt] * 3000, 1, (0,))]
+    drawn = torch.cat(drawn)
     assert exact > 0.3
     assert drawn.mean().item() == pytest.approx(exact, abs=4 * drawn.std().item() / math.sqrt(3000))
 
@@ -121,10 +123,9 @@ def test_the_kl_is_a_sum_over_the_response_alone(tokenizer):
     policy, reference = tiny.make(GPT, tokenizer.n_vocab), tiny.make(GPT, tokenizer.n_vocab, seed=9)
     tokens, pad = torch.tensor([[5, 6, 7, 11, 12, 13, 14, 15], [8, 21, 22, 0, 0, 0, 0, 0]]), tokenizer.pad
     tokens[1, 3:] = pad
-    rollout = Rollout(tokens, torch.tensor([3, 1]), torch.tensor([5, 2]), torch.zeros(2, 5))
-    for value, row, start, end in zip(
-        kl(policy, reference, rollout), rollout.tokens, rollout.prompt_lengths, rollout.lengths
-    ):
+    responses = Responses(tokens, torch.tensor([3, 1]), torch.arange(5) < torch.tensor([[5], [2]]))
+    found = kl(policy, reference, responses)
+    for value, row, start, end in zip(found, tokens, responses.prompt_lengths, responses.lengths):
         tokens = row[None, :end]
         a, b = (m(tokens).log_softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None]) for m in (policy, reference))
         torch.testing.assert_close(value, (a - b)[start - 1 :].sum(), atol=1e-4, rtol=0)
@@ -134,12 +135,12 @@ def test_the_kl_is_a_sum_over_the_response_alone(tokenizer):
 
 
 def test_scores_come_back_in_order(reward_model, tokenizer):
-    sequences = [tokenizer.encode(text) for text in ("the cat sat on the mat", "a", "what is two")]
+    texts = ("the cat sat on the mat", "a", "what is two")
+    sequences = [Sequence(tokenizer.encode(text), 1) for text in texts]
     scores = sequence_scores(reward_model, sequences, tokenizer.pad, max_tokens=5)
-    for score, tokens in zip(scores, sequences):
-        torch.testing.assert_close(
-            score, reward_model(torch.tensor([tokens]))[0, -1].detach().double(), rtol=1e-5, atol=1e-6
-        )
+    for score, sequence in zip(scores, sequences):
+        alone = reward_model(torch.tensor([sequence.tokens]))[0, -1].detach().double()
+        torch.testing.assert_close(score, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_each_ranking_gets_the_scores_of_its_responses():
@@ -181,6 +182,6 @@ def test_with_weights_the_mean_is_a_ratio_of_sums_and_pairs_are_resampled_togeth
 
 def test_measuring_a_reward_model_leaves_dropout_out(tokenizer):
     model = tiny.make(RewardModel, tokenizer.n_vocab, dropout=0.5).train()
-    sequences = [tokenizer.encode("the cat"), tokenizer.encode("a dog")]
+    sequences = [Sequence(tokenizer.encode(text), 1) for text in ("the cat", "a dog")]
     first, second = (sequence_scores(model, sequences, tokenizer.pad) for _ in range(2))
     assert torch.equal(first, second)

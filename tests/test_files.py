@@ -112,33 +112,3 @@ def test_a_folder_or_file_that_is_no_runs_is_refused(tmp_path, make):
     with pytest.raises(InputError, match="is not empty and no run's|a file is in the way"):
         files.claim(Settings(str(tmp_path / "mine")))
     assert snapshot(tmp_path) == before
-
-
-# --- metrics ------------------------------------------------------------------------------------------------
-
-
-def test_metrics_come_back_row_by_row(tmp_path):
-    metrics = files.Metrics(tmp_path)
-    metrics.write(step=0, loss=1.5)
-    metrics.write(step=1, loss=None)
-    assert files.read_metrics(tmp_path) == [{"step": 0, "loss": 1.5}, {"step": 1, "loss": None}]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_last_good_checkpoint(tmp_path, value):
-    with pytest.raises(InputError, match=r"step 7: loss is .*; last good checkpoint: epoch-2.pt"):
-        files.Metrics(tmp_path, good="epoch-2.pt").check(7, other=1.0, loss=value)
-
-
-def test_a_run_that_goes_back_forgets_the_rows_that_will_come_again(tmp_path):
-    metrics = files.Metrics(tmp_path)
-    for step in range(4):
-        metrics.write(step=step)
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 4, "lo')  # killed while it wrote
-    metrics.rewind(2)
-    assert files.read_metrics(tmp_path) == [{"step": 0}, {"step": 1}]
-    metrics.rewind(2)  # killed right after a state was saved: the last row stays
-    assert files.read_metrics(tmp_path) == [{"step": 0}, {"step": 1}]
-    metrics.rewind(0)
-    assert files.read_metrics(tmp_path) == []

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 import folds
+import pretrain
 import train_sft
 
 RECORDS = [
@@ -33,15 +34,16 @@ def test_records_with_the_same_first_turn_are_in_one_fold():
 
 
 def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_path, no_pictures, monkeypatch):
-    parse, stops = train_sft.parse, []
+    parse, save, stops = pretrain.parse, train_sft.save_model, []
 
-    def stopped_once(*args):
-        if not stops:
-            stops.append(args)
+    def stopped_once(path, *args):
+        if not stops and str(path).endswith("model.pt"):
+            stops.append(path)
             raise KeyboardInterrupt
+        save(path, *args)
 
-    monkeypatch.setattr(train_sft, "parse", lambda *args: replace(parse(*args), save_every=1))
-    monkeypatch.setattr(train_sft, "draw_curves", stopped_once)
+    monkeypatch.setattr(pretrain, "parse", lambda *args: replace(parse(*args), save_every=1))
+    monkeypatch.setattr(train_sft, "save_model", stopped_once)
     with pytest.raises(KeyboardInterrupt):
         folds.train_fold(config(tmp_path), f"{tmp_path}/fold-0", RECORDS[:20], [{"text": "a page"}])
     assert list((tmp_path / "fold-0" / "gpt").glob("state-*.pt"))

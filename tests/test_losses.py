@@ -1,5 +1,6 @@
 """Every formula against numbers worked out by hand, brute force, identities and torch's own functions."""
 
+import doctest
 import itertools
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
+from minirlhf import data, losses
 from minirlhf.losses import (
     cosine_lr,
     ema_update,
@@ -18,7 +20,6 @@ from minirlhf.losses import (
     ranking_loss,
     sft_loss,
     shaped_rewards,
-    token_logps,
     value_loss,
     warmup_lr,
     whiten,
@@ -32,15 +33,35 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_token_logps_are_those_of_torchs_categorical_distribution():
-    logits, tokens = 5 * noise(2, 3, 7), torch.tensor([[0, 6, 3], [1, 1, 5]])
-    torch.testing.assert_close(token_logps(logits, tokens), Categorical(logits=logits).log_prob(tokens))
+@pytest.mark.parametrize("module", [losses, data])
+def test_the_examples_in_docstrings_are_right(module):
+    found = doctest.testmod(module)
+    assert found.attempted >= 5 and not found.failed
 
 
-def test_token_logps_of_bf16_logits_are_computed_in_fp32():
-    logits, tokens = (5 * noise(4, 7)).bfloat16(), torch.tensor([0, 6, 3, 1])
-    exact = Categorical(logits=logits.double()).log_prob(tokens)
-    torch.testing.assert_close(token_logps(logits, tokens).double(), exact, atol=1e-5, rtol=0)
+# Arguments of each formula, B = 4, R = 5 or P = 4, K = 5: (its name, shapes by argument, what else it needs).
+DOORS = [
+    ("sft_loss", dict(logp="BR", mask="BR"), ()),
+    ("ranking_loss", dict(scores="BR", ranks="BR"), ()),
+    ("shaped_rewards", dict(scores="B", logp="BR", ref_logp="BR", mask="BR"), (0.1,)),
+    ("gae", dict(rewards="BR", values="BR", mask="BR"), ()),
+    ("whiten", dict(x="BR", mask="BR"), ()),
+    ("policy_loss", dict(logp="BR", old_logp="BR", advantages="BR", mask="BR"), ()),
+    ("value_loss", dict(values="BR", old_values="BR", returns="BR", mask="BR"), ()),
+    ("ptx_loss", dict(logp="BR", mask="BR"), (0.2,)),
+]
+
+
+@pytest.mark.parametrize(("name", "letters", "rest"), DOORS)
+def test_a_shape_that_broadcasting_would_take_is_refused_at_the_door(name, letters, rest):
+    formula, sizes = getattr(losses, name), {"B": 4, "R": 5}
+    kinds = {"mask": torch.bool, "ranks": torch.long}
+    whole = {k: torch.ones([sizes[x] for x in v], dtype=kinds.get(k)) for k, v in letters.items()}
+    formula(*whole.values(), *rest)
+    for argument, value in whole.items():
+        for wrong in (value[..., None], value[:1], value[0]):
+            with pytest.raises(ValueError, match=f"{name}: "):
+                formula(*(whole | {argument: wrong}).values(), *rest)
 
 
 def test_masked_mean_leaves_padding_out():

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny
+from minirlhf.graph import FixedCache
 from minirlhf.model import GPT, PRESETS, Cache, GPTConfig, RewardModel, linear
+from minirlhf.rollout import response_scores
 
 V = 50
 TOKENS = torch.randint(0, V, (3, 12), generator=torch.Generator().manual_seed(0))
@@ -141,18 +144,23 @@ def test_a_right_padded_row_has_the_logits_it_has_alone(model):
         torch.testing.assert_close(model(padded)[0, :n], model(TOKENS[row : row + 1, :n])[0])
 
 
+def score(reward, tokens, lengths):
+    """r(x, y) by rollout.response_scores, which reads lengths alone."""
+    return response_scores(reward, SimpleNamespace(tokens=tokens, lengths=lengths))
+
+
 @pytest.mark.parametrize("pad", [V, 10**6])
 def test_padding_is_outside_the_vocabulary_and_which_id_it_is_changes_nothing(model, reward, pad):
     tokens, lengths = TOKENS.clone(), torch.tensor(LENGTHS)
     tokens[torch.arange(12) >= lengths[:, None]] = pad
     for row, n in enumerate(LENGTHS):
         torch.testing.assert_close(model(tokens)[row, :n], model(TOKENS)[row, :n])
-    torch.testing.assert_close(reward.score(tokens, lengths), reward.score(TOKENS, lengths))
+    torch.testing.assert_close(score(reward, tokens, lengths), score(reward, TOKENS, lengths))
 
 
 def test_padding_gets_no_gradient(reward):
     tokens = torch.cat([TOKENS[:1, :5] % 10, torch.full((1, 3), V)], 1)
-    reward.score(tokens, torch.tensor([5])).backward()
+    score(reward, tokens, torch.tensor([5])).backward()
     touched = reward.transformer.wte.weight.grad.abs().sum(1).nonzero()[:, 0]
     assert set(touched.tolist()) == set(tokens[0, :5].tolist())
 
@@ -240,7 +248,7 @@ def test_a_cache_works_with_left_padding_and_when_rows_leave(model):
 def test_a_fixed_cache_gives_the_logits_of_the_full_forward(model):
     """Whatever lay in the memory that is not yet written."""
     padding = torch.tensor([0, 2, 1])
-    cache = Cache(12)
+    cache = FixedCache(12)
     model(TOKENS[:, :5], padding, cache)
     for x in (*cache.keys, *cache.values):
         x[:, :, 5:] = math.nan
@@ -259,15 +267,15 @@ def test_a_fixed_cache_gives_the_logits_of_the_full_forward(model):
 def test_the_score_is_the_head_at_the_last_real_token(reward):
     lengths = torch.tensor(LENGTHS)
     hidden = reward.transformer(TOKENS)
-    for score, row, n in zip(reward.score(TOKENS, lengths), hidden, LENGTHS):
+    for found, row, n in zip(score(reward, TOKENS, lengths), hidden, LENGTHS):
         expected = row[n - 1] @ reward.head.weight[0] + reward.head.bias[0]
-        torch.testing.assert_close(score, expected)
+        torch.testing.assert_close(found, expected)
 
 
 def test_more_right_padding_changes_no_score(reward):
     lengths = torch.tensor(LENGTHS)
     wider = torch.cat([TOKENS, torch.full((3, 30), V)], 1)
-    torch.testing.assert_close(reward.score(wider, lengths), reward.score(TOKENS, lengths))
+    torch.testing.assert_close(score(reward, wider, lengths), score(reward, TOKENS, lengths))
 
 
 def test_a_scalar_per_position_or_where_at_says(reward):
@@ -282,5 +290,5 @@ def test_initial_scores_have_a_std_of_about_1_whatever_the_width(width):
     scores = []
     for _ in range(300):
         model = RewardModel(GPTConfig(5, n_ctx=4, n_layer=1, n_head=1, n_embd=width))
-        scores.append(model.score(torch.tensor([[1, 2]]), torch.tensor([2])).item())
+        scores.append(score(model, torch.tensor([[1, 2]]), torch.tensor([2])).item())
     assert torch.tensor(scores).std().item() == pytest.approx(1, abs=0.15)

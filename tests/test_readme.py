@@ -17,6 +17,7 @@ def test_the_table_is_found():
 
 @pytest.mark.parametrize(("module", "function", "file", "test"), ROWS)
 def test_function_and_test_exist(module, function, file, test):
-    package = "minirlhf." if (ROOT / "minirlhf" / f"{module}.py").exists() else ""
-    assert callable(getattr(importlib.import_module(package + module), function))
+    (path,) = [path for folder in ("minirlhf", "experiments", ".") for path in ROOT.glob(f"{folder}/{module}.py")]
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert callable(getattr(importlib.import_module(name), function))
     assert f"def {test}(" in (ROOT / file).read_text()

@@ -1,20 +1,13 @@
 """The whole paper in miniature, a hundredth of it: every stage, every figure, and nothing done twice."""
 
 import json
-import os
-import random
-import subprocess
-import sys
-import time
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 import reproduce
+import train_sft
 from data import town
-from data.town.demonstrations import respond
+from minirlhf import run
 from minirlhf.config import InputError
 from minirlhf.files import read_json
 
@@ -24,14 +17,9 @@ MODELS = ["gpt", "gpt_prompted", "sft", "rl_start", "ppo", "ppo_ptx"]
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    import train_ppo
-    import train_rm
-    import train_sft
-
     folder = tmp_path_factory.mktemp("reproduce") / "town"
     with pytest.MonkeyPatch.context() as patch:
-        for script in (train_sft, train_rm, train_ppo):
-            patch.setattr(script, "draw_curves", lambda *args: None)
+        patch.setattr(run, "draw_curves", lambda *args: None)
         reproduce.main(["--tiny", "--out", str(folder)])
     return folder
 
@@ -122,41 +110,6 @@ def test_each_model_is_judged_by_its_own_answers(out):
         assert models[name]["true_win_rate_vs_sft"]["mean"] == pytest.approx(sum(wins) / len(wins))
 
 
-def test_what_is_said_of_a_model_is_of_its_own_answers(out, monkeypatch, tmp_path):
-    """One model always answers with care, one with insults, and the others do not know."""
-    records = [json.loads(line) for line in (out / "town" / "prompts_test.jsonl").read_text().splitlines()]
-    rng = random.Random(0)
-
-    def measured(config, name):
-        style = {"ppo_ptx": "careful", "gpt": "rude"}.get(name)
-        texts = [respond(record, style, rng) if style else "I do not know." for record in records]
-        judgements = [town.judge(*both) for both in zip(records, texts)]
-        utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
-        nats, i = np.arange(1.0, 6.0), MODELS.index(name)
-        return reproduce.Measured(texts, judgements, utilities, (nats + i, np.full(5, 10)), np.full(9, i), None)
-
-    monkeypatch.setattr(reproduce, "at_once", lambda *calls: [measured(*arguments) for _, *arguments in calls])
-    monkeypatch.setattr(reproduce, "measure_reward_model", lambda config: {})
-    (tmp_path / "town").symlink_to(out / "town")
-    reproduce.evaluate(SimpleNamespace(out=str(tmp_path), seed=0), None)
-    found = read_json(tmp_path / "evaluation.json")
-    models = found["models"]
-    for name in MODELS:
-        assert models[name]["follows_instruction"]["mean"] == (name == "ppo_ptx")
-        assert models[name]["rm_score"]["mean"] == MODELS.index(name)
-        assert models[name]["pretraining_loss"]["mean"] == pytest.approx((15 + 5 * MODELS.index(name)) / 50)
-        rude_ones = sum(r["kind"] == "say" and r["tone"] == "rude" for r in records) if name == "ppo_ptx" else 0
-        assert models[name]["toxic"]["mean"] == (1 if name == "gpt" else rude_ones / len(records))
-    assert models["ppo_ptx"]["truthful"]["mean"] == 1 and models["sft"]["truthful"] is None
-    for rate in (models["ppo_ptx"]["win_rate_vs_sft"], models["ppo_ptx"]["win_rate_vs_rl_start"]):
-        assert rate["mean"] > 0.8
-    assert models["ppo_ptx"]["true_win_rate_vs_sft"]["mean"] > 0.9
-    assert models["gpt"]["win_rate_vs_sft"]["mean"] < 0.5 == models["rl_start"]["win_rate_vs_sft"]["mean"]
-    assert models["sft"]["win_rate_vs_sft"] is None
-    above = {name: value["mean"] for name, value in found["pretraining_loss"].items()}
-    assert above == pytest.approx({"ppo_above_rl_start": 0.1, "ppo_above_ppo_ptx": -0.1, "ppo_ptx_above_rl_start": 0.2})
-
-
 def test_rankings_have_4_to_9_responses(out):
     for line in (out / "town" / "rankings.jsonl").read_text().splitlines():
         record = json.loads(line)
@@ -195,66 +148,17 @@ def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch
     (out / "stages.json").write_text(json.dumps({name: s for name, s in stages.items() if name != "sft"}))
     (out / "sft" / "model.pt").unlink()
 
-    def stop(*args):
-        raise KeyboardInterrupt
+    save = train_sft.save_model
+
+    def stop(path, *args):
+        if str(path).endswith("model.pt"):
+            raise KeyboardInterrupt
+        save(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reproduce.train_sft, "draw_curves", stop)
+        patch.setattr(train_sft, "save_model", stop)
         with pytest.raises(KeyboardInterrupt):
             reproduce.main(["--tiny", "--stage", "sft", "--out", str(out)])
     reproduce.main(["--tiny", "--stage", "sft", "--out", str(out)])
     assert f"{out}/sft: going on after step" in capsys.readouterr().out
     assert (out / "sft" / "model.pt").read_bytes() == model
-
-
-def test_calls_at_once_come_back_in_order():
-    assert reproduce.at_once((pow, 2, 3), (pow, 3, 2), (max, 2, 5)) == [8, 9, 5]
-
-
-def test_a_killed_process_ends_the_run_with_a_line():
-    with pytest.raises(InputError, match="a process was killed"):
-        reproduce.at_once((os._exit, 1), (os._exit, 1))
-
-
-def test_processes_end_with_the_run_that_started_them(tmp_path):
-    """However it ended: a restarted run must have its folder to itself."""
-    beat = f"import time\nwhile True: open({str(tmp_path / 'beat')!r}, 'a').write('x'); time.sleep(0.01)"
-    code = f"import reproduce; reproduce.at_once((exec, {beat!r}), (exec, {beat!r}))"
-    run = subprocess.Popen([sys.executable, "-c", code], cwd=Path(reproduce.__file__).parent)
-    while not (tmp_path / "beat").exists():
-        time.sleep(0.1)
-    run.kill()
-    run.wait()
-    time.sleep(1)
-    size = (tmp_path / "beat").stat().st_size
-    time.sleep(1)
-    assert (tmp_path / "beat").stat().st_size == size
-
-
-# --- win rates ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def records():
-    return town.prompts("test", 300, 0)
-
-
-def test_a_model_against_itself_ties_and_every_tie_counts_one_half(records):
-    texts = ["I do not know."] * 300
-    labelers = [town.HELD_OUT_LABELERS[0]] * 300
-    found = reproduce.win_rate(records, texts, texts, labelers, random.Random(0))
-    assert (found["mean"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
-    assert reproduce.true_win_rate([0.3] * 300, [0.3] * 300)["mean"] == 0.5
-
-
-def test_a_win_rate_and_its_reverse_sum_to_1(records):
-    """Whichever is called first: the order in which a labeler sees the two is drawn by lot."""
-    texts, others = ["Monks."] * 300, ["I do not know."] * 300
-    rng = random.Random(0)
-    labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
-    forth = reproduce.win_rate(records, texts, others, labelers, random.Random(1))
-    back = reproduce.win_rate(records, others, texts, labelers, random.Random(2))
-    assert forth["mean"] + back["mean"] == pytest.approx(1, abs=0.1)
-    utilities, lower = [0.2, 0.9, 0.4, 0.1], [0.1, 0.3, 0.4, 0.7]  # won, won, tied, lost
-    assert reproduce.true_win_rate(utilities, lower)["mean"] == pytest.approx(2.5 / 4)
-    assert reproduce.true_win_rate(lower, utilities)["mean"] == pytest.approx(1.5 / 4)

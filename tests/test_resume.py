@@ -13,8 +13,9 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from minirlhf import files
-from minirlhf.config import run, to_flags
+from minirlhf import run
+from minirlhf.config import command, to_flags
+from minirlhf.run import read_metrics
 from test_distributed import CLOCK, RANKS, torchrun
 
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
@@ -39,7 +40,7 @@ def work(script, flags, die_in_write=0, room=None, stderr=None):
     With `room`, the second state is the last thing for which there is any: then files end at so many bytes."""
     torch.set_num_threads(1)
     script = __import__(script)
-    script.draw_curves = lambda *args: None
+    run.draw_curves = lambda *args: None
     replace, writes = os.replace, []
 
     def watched(source, target):
@@ -53,7 +54,7 @@ def work(script, flags, die_in_write=0, room=None, stderr=None):
     os.replace = watched
     sys.argv[1:] = flags
     with redirect_stderr(open(stderr, "w") if stderr else sys.stderr):
-        run(script.main)
+        command(script.main)
 
 
 def start(*args):
@@ -78,7 +79,7 @@ def alone(world, tmp_path_factory):
 
 
 def metrics(folder):
-    return [{k: v for k, v in row.items() if k not in CLOCK} for row in files.read_metrics(folder)]
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in read_metrics(folder)]
 
 
 def assert_same(folder, other):

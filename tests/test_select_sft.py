@@ -29,8 +29,10 @@ def says(token, n_vocab, certainty, **shape):
 
 def likes(token, n_vocab):
     """A reward model whose score is high if `token` comes last."""
-    model = RewardModel(GPTConfig(n_vocab, n_ctx=64, n_layer=0, n_head=1, n_embd=16)).eval()
+    model = RewardModel(GPTConfig(n_vocab, n_ctx=64, n_layer=1, n_head=1, n_embd=16)).eval()
     with torch.no_grad():
+        for part in (model.transformer.h[0].attn, model.transformer.h[0].mlp):
+            part.c_proj.weight.zero_()  # what comes out of the block is what went in
         model.transformer.wpe.weight.zero_()
         model.transformer.wte.weight[:, 0] = -0.1
         model.transformer.wte.weight[token, 0] = 0.5
@@ -73,14 +75,14 @@ def test_the_selection_is_written_with_every_epochs_mean(settings):
 
 def test_the_mean_is_over_a_response_to_each_prompt(settings, tokenizer, monkeypatch):
     """By a forward of the reward model over each sampled prompt + response alone."""
-    rollouts, respond = [], select_sft.respond
+    samples, sample_responses = [], select_sft.sample_responses
 
     def spy(*args):
-        for part, rollout in respond(*args):
-            rollouts.append(rollout)
-            yield part, rollout
+        for part, responses in sample_responses(*args):
+            samples.append(responses)
+            yield part, responses
 
-    monkeypatch.setattr(select_sft, "respond", spy)
+    monkeypatch.setattr(select_sft, "sample_responses", spy)
     reward_model = tiny.make(RewardModel, tokenizer.n_vocab)
     save_model(settings["sft"] / "epoch-99.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
     config = select_sft.Config(**settings)
@@ -88,8 +90,8 @@ def test_the_mean_is_over_a_response_to_each_prompt(settings, tokenizer, monkeyp
     mean = select_sft.mean_score(settings["sft"] / "epoch-99.pt", reward_model, prompts, tokenizer, config)
     scores = [
         reward_model(row[None, :length])[0, -1].item()
-        for rollout in rollouts
-        for row, length in zip(rollout.tokens, rollout.lengths)
+        for responses in samples
+        for row, length in zip(responses.tokens, responses.lengths)
     ]
     assert len(scores) == len(prompts)
     assert mean == pytest.approx(np.mean(scores), abs=1e-5)

@@ -15,9 +15,10 @@ import train_ppo
 from minirlhf import data
 from minirlhf.checkpoint import load_model, load_tokenizer, save_model
 from minirlhf.config import InputError, parse, to_flags
-from minirlhf.files import read_metrics
+from minirlhf.data import Responses, collate
 from minirlhf.model import GPT, GPTConfig, RewardModel
-from minirlhf.rollout import Rollout, generate, response_logps, target_logps, uniforms
+from minirlhf.rollout import decode, generate, response_logps, uniforms
+from minirlhf.run import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -104,16 +105,13 @@ def batch(settings, tokenizer):
         for p in older.parameters():
             p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
     prompts = [tokenizer.encode(text) for text in ("the cat", "a", "what is two", "name a red")] * 3
-    rollout = generate(older, prompts, uniforms((4,), range(12), 6), tokenizer.eos, tokenizer.pad)
+    responses, logp = generate(older, prompts, uniforms((4,), range(12), 6), tokenizer.eos, tokenizer.pad)
     lengths = torch.tensor([6, 1, 3, 2, 5, 6, 1, 4, 6, 2, 3, 5])  # cut short, so that they differ
-    logp = rollout.logp.double() * (torch.arange(6) < lengths[:, None])
-    tokens = torch.where(
-        torch.arange(rollout.tokens.shape[1]) < (rollout.prompt_lengths + lengths)[:, None],
-        rollout.tokens,
-        tokenizer.pad,
-    )
-    rollout = Rollout(tokens, rollout.prompt_lengths, lengths, logp)
-    episodes = train_ppo.judge_episodes(networks, rollout, config)
+    mask = torch.arange(6) < lengths[:, None]
+    ends = (responses.prompt_lengths + lengths)[:, None]
+    tokens = torch.where(torch.arange(responses.tokens.shape[1]) < ends, responses.tokens, tokenizer.pad)
+    responses = Responses(tokens, responses.prompt_lengths, mask)
+    episodes = train_ppo.judge_episodes(networks, responses, logp.double() * mask, config)
     return SimpleNamespace(networks=networks, config=config, episodes=episodes)
 
 
@@ -138,11 +136,11 @@ def test_the_policys_gradient_is_that_of_a_loop_over_tokens(batch, tokenizer):
     found, _ = gradients(batch, ROWS, [], tokenizer.pad)
     policy, episodes, terms = batch.networks.policy, batch.episodes, []
     for i in ROWS:
-        start, n = episodes.rollout.prompt_lengths[i], episodes.rollout.response_lengths[i]
-        tokens = episodes.rollout.tokens[i, : start + n]
+        start, n = episodes.responses.prompt_lengths[i], episodes.responses.response_lengths[i]
+        tokens = episodes.responses.tokens[i, : start + n]
         logp = policy(tokens[None])[0].log_softmax(-1)
         for t in range(n):
-            ratio = (logp[start + t - 1, tokens[start + t]] - episodes.rollout.logp[i, t]).exp()
+            ratio = (logp[start + t - 1, tokens[start + t]] - episodes.logp[i, t]).exp()
             advantage = episodes.advantages[i, t]
             terms.append(min(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage, key=torch.Tensor.item))
     expected = torch.autograd.grad(-sum(terms) / len(terms), list(policy.parameters()))
@@ -156,9 +154,9 @@ def test_the_value_networks_gradient_is_that_of_a_loop_over_tokens(batch, tokeni
     _, found = gradients(batch, ROWS, [], tokenizer.pad, value_clip=0.1)
     value, episodes, terms, held = batch.networks.value, batch.episodes, [], 0
     for i in ROWS:
-        start, n = episodes.rollout.prompt_lengths[i], episodes.rollout.response_lengths[i]
+        start, n = episodes.responses.prompt_lengths[i], episodes.responses.response_lengths[i]
         for t in range(n):
-            v = value(episodes.rollout.tokens[None, i, : start + t])[0, -1]  # what came before token t
+            v = value(episodes.responses.tokens[None, i, : start + t])[0, -1]  # what came before token t
             clipped = older[i, t] + (v - older[i, t]).clamp(-0.1, 0.1)
             errors = [(x - episodes.returns[i, t]) ** 2 / 2 for x in (v, clipped)]
             terms.append(max(errors, key=torch.Tensor.item))
@@ -199,8 +197,9 @@ def test_micro_batches_report_the_losses_of_the_whole_minibatch(batch, documents
             train_ppo.update(batch.networks, optimizers, batch.episodes, rows, documents, tokenizer.pad, config)
         )
     assert reports[0] == pytest.approx(reports[1])
-    logp, mask = target_logps(batch.networks.policy, documents, tokenizer.pad)
-    assert reports[0]["ptx_loss"] == pytest.approx(-logp[mask].mean().item())  # nats per token, without the coefficient
+    whole = collate(documents, tokenizer.pad)
+    logp = response_logps(batch.networks.policy, whole)[whole.mask]
+    assert reports[0]["ptx_loss"] == pytest.approx(-logp.mean().item())  # nats per token, without the coefficient
 
 
 def test_what_adam_gets_is_clipped_and_cleared_for_the_next_step(batch, tokenizer):
@@ -238,8 +237,8 @@ def test_the_clip_fraction_is_the_share_of_tokens_whose_ratio_left_the_range(bat
     config = SimpleNamespace(**(vars(batch.config) | dict(clip=0.05)))
     args = batch.networks, optimizers, batch.episodes, torch.tensor(ROWS), [], tokenizer.pad, config
     found = train_ppo.update(*args)["clip_fraction"]
-    rollout = batch.episodes.rollout
-    ratios = (response_logps(batch.networks.policy, rollout) - rollout.logp).exp()[ROWS][rollout.mask[ROWS]].tolist()
+    responses, logp = batch.episodes.responses, batch.episodes.logp
+    ratios = (response_logps(batch.networks.policy, responses) - logp).exp()[ROWS][responses.mask[ROWS]].tolist()
     above, below = sum(r > 1.05 for r in ratios), sum(r < 0.95 for r in ratios)
     assert above and below and above + below < len(ratios)
     assert found == pytest.approx((above + below) / len(ratios))
@@ -252,34 +251,34 @@ def test_the_clip_fraction_is_the_share_of_tokens_whose_ratio_left_the_range(bat
 def test_returns_are_those_of_a_loop_over_each_episode_alone(batch, gamma, lam):
     """Score, KL and values by forwards over single rows; advantages by the sum of eq. 16."""
     config = SimpleNamespace(**(vars(batch.config) | dict(kl_coef=0.3, gae_gamma=gamma, gae_lambda=lam)))
-    networks, rollout = batch.networks, batch.episodes.rollout
-    episodes = train_ppo.judge_episodes(networks, rollout, config)
+    networks, responses, logp = batch.networks, batch.episodes.responses, batch.episodes.logp
+    episodes = train_ppo.judge_episodes(networks, responses, logp, config)
     for i in range(12):
-        start, n = rollout.prompt_lengths[i].item(), rollout.response_lengths[i].item()
-        tokens = rollout.tokens[i, None, : start + n]
+        start, n = responses.prompt_lengths[i].item(), responses.response_lengths[i].item()
+        tokens = responses.tokens[i, None, : start + n]
         reference = networks.reference(tokens)[0].log_softmax(-1)
         ref_logp = [reference[start + t - 1, tokens[0, start + t]].item() for t in range(n)]
-        rewards = [-0.3 * (rollout.logp[i, t].item() - ref_logp[t]) for t in range(n)]
+        rewards = [-0.3 * (logp[i, t].item() - ref_logp[t]) for t in range(n)]
         rewards[-1] += networks.reward_model(tokens)[0, -1].item()
         values = [*networks.value(tokens)[0, start - 1 : start + n - 1].tolist(), 0.0]
         deltas = [rewards[t] + gamma * values[t + 1] - values[t] for t in range(n)]
         for t in range(n):
             advantage = sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, n))
             assert episodes.returns[i, t].item() == pytest.approx(advantage + values[t], abs=1e-5)
-    advantages = episodes.advantages[rollout.mask]
+    advantages = episodes.advantages[responses.mask]
     assert advantages.mean().item() == pytest.approx(0, abs=1e-6)
     assert advantages.std(correction=0).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_what_is_logged_leaves_padding_out(settings):
     """By hand: two responses of 2 and 1 tokens; what lies past the end is 100 here, and must not show."""
-    rollout = Rollout(
-        tokens=torch.tensor([[1, 2, 3], [1, 9, 10]]), prompt_lengths=torch.tensor([1, 1]),
-        response_lengths=torch.tensor([2, 1]), logp=torch.tensor([[-1.0, -2.0], [-3.0, 100.0]]),
-    )  # fmt: skip
-    ref_logp = torch.tensor([[-2.0, -2.5], [-2.0, -100.0]])
+    tokens, mask = torch.tensor([[1, 2, 3], [1, 9, 10]]), torch.tensor([[True, True], [True, False]])
+    responses = Responses(tokens, torch.tensor([1, 1]), mask)
+    logp, ref_logp = torch.tensor([[-1.0, -2.0], [-3.0, 100.0]]), torch.tensor([[-2.0, -2.5], [-2.0, -100.0]])
     values, returns = torch.tensor([[1.0, 2.0], [4.0, 100.0]]), torch.tensor([[2.0, 3.0], [7.0, -100.0]])
-    episodes = train_ppo.Episodes(rollout, torch.tensor([1.0, 2.0]), ref_logp, values, torch.zeros(2, 2), returns)
+    episodes = train_ppo.Episodes(
+        responses, torch.tensor([1.0, 2.0]), logp, ref_logp, values, torch.zeros(2, 2), returns
+    )
     row = train_ppo.statistics(episodes, config_of(settings, kl_coef=0.5), eos=9)
     assert row["kl"] == pytest.approx((1 + 0.5 - 1) / 2)  # nats per response
     assert row["entropy"] == pytest.approx((1 + 2 + 3) / 3)  # nats per token
@@ -299,12 +298,11 @@ def test_before_the_first_update_there_is_no_kl_and_the_ratio_is_1(settings, wat
 
     def look(networks, optimizers, episodes, rows, *rest):
         if not ratios:
-            rollout = episodes.rollout.select(rows)
-            ratios.append((response_logps(networks.policy, rollout) - rollout.logp).exp()[rollout.mask])
-            assert torch.equal(
-                response_logps(networks.policy, episodes.rollout),
-                response_logps(networks.reference, episodes.rollout),
-            )
+            old = episodes.select(rows)
+            ratio = (response_logps(networks.policy, old.responses) - old.logp).exp()
+            ratios.append(ratio[old.responses.mask])
+            policy, reference = (response_logps(n, episodes.responses) for n in (networks.policy, networks.reference))
+            assert torch.equal(policy, reference)
 
     watch(look)
     train(settings)
@@ -341,7 +339,7 @@ def test_sampling_is_at_temperature_1(settings, monkeypatch):
     monkeypatch.setattr(train_ppo, "generate", spy)
     train(settings)
     # Model, prompts, noise, eos and pad; temperature is left at its default.
-    assert calls == [(5, {"graph": False, "rows": 128})] * 2
+    assert calls == [(5, {"rows": 128, "decode": decode})] * 2
     assert inspect.signature(sampler).parameters["temperature"].default == 1
 
 
@@ -383,7 +381,7 @@ def test_each_prompt_is_answered_once_before_any_is_answered_twice(settings, wat
 
     def look(networks, optimizers, episodes, rows, *rest):
         for i in rows:
-            prompts.append(episodes.rollout.tokens[i, : episodes.rollout.prompt_lengths[i]].tolist())
+            prompts.append(episodes.responses.tokens[i, : episodes.responses.prompt_lengths[i]].tolist())
 
     watch(look)
     train(settings)
@@ -456,7 +454,7 @@ def test_ppo_and_ppo_ptx_see_the_same_prompts_in_the_same_minibatches(settings, 
     seen = []
 
     def look(networks, optimizers, episodes, rows, *rest):
-        seen.append((episodes.rollout.prompt_lengths.tolist(), rows.tolist(), episodes.rollout.tokens.tolist()))
+        seen.append((episodes.responses.prompt_lengths.tolist(), rows.tolist(), episodes.responses.tokens.tolist()))
 
     watch(look)
     train(settings)
@@ -535,8 +533,8 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoin
     with pytest.raises(InputError, match=rf"step 1: {name} is nan; last good checkpoint: .*state-00000001.pt"):
         train(settings, save_every=1)
     assert not (settings["out"] / "model.pt").exists()
-    state = torch.load(settings["out"] / "state-00000001.pt")
-    assert all(p.isfinite().all() for network in ("policy", "value", "ema") for p in state[network].values())
+    policy, value, average, *_ = torch.load(settings["out"] / "state-00000001.pt")["parts"]
+    assert all(p.isfinite().all() for network in (policy, value, average) for p in network.values())
 
 
 # --- where it converges -------------------------------------------------------------------------------------
@@ -549,8 +547,8 @@ class Table(torch.nn.Module):
         super().__init__()
         self.rewards = torch.nn.Parameter(torch.tensor(rewards), requires_grad=False)
 
-    def score(self, tokens, lengths):
-        return self.rewards[tokens.gather(1, lengths[:, None] - 1)[:, 0]]
+    def forward(self, tokens, at):
+        return self.rewards[tokens.gather(1, at)]
 
 
 def test_on_a_bandit_ppo_converges_to_the_reference_tilted_by_the_reward():
@@ -569,8 +567,8 @@ def test_on_a_bandit_ppo_converges_to_the_reference_tilted_by_the_reward():
     iterations = 60
     for i in range(iterations):
         optimizers[0].param_groups[0]["lr"] = config.lr * (1 - i / iterations)
-        rollout = generate(policy, [[0]] * B, uniforms((0, i), range(B), 1), eos=-1, pad=V)
-        episodes = train_ppo.judge_episodes(networks, rollout, config)
+        responses, logp = generate(policy, [[0]] * B, uniforms((0, i), range(B), 1), eos=-1, pad=V)
+        episodes = train_ppo.judge_episodes(networks, responses, logp, config)
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(B)).split(64):
             train_ppo.update(networks, optimizers, episodes, rows, [], V, config)
     start, end = (model(torch.tensor([[0]]))[0, 0].softmax(0).tolist() for model in (reference, ema))

@@ -13,9 +13,9 @@ from minirlhf import data
 from minirlhf.checkpoint import load_model
 from minirlhf.config import InputError, to_flags
 from minirlhf.evaluate import ranking_scores
-from minirlhf.files import read_metrics
 from minirlhf.losses import ranking_loss
 from minirlhf.model import RewardModel
+from minirlhf.run import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -165,9 +165,9 @@ def test_a_forward_has_at_most_so_many_tokens(settings, monkeypatch):
     sizes, collate = [], data.collate
 
     def spy(*args):
-        tokens, lengths = collate(*args)
-        sizes.append(tokens.numel())
-        return tokens, lengths
+        responses = collate(*args)
+        sizes.append(responses.tokens.numel())
+        return responses
 
     monkeypatch.setattr(data, "collate", spy)
     train(settings, batch_size=4, max_tokens=150)
@@ -193,11 +193,11 @@ def test_it_learns_that_one_word_is_better_than_another(settings, tokenizer, tmp
 
 
 def test_after_the_bias_demonstrations_score_0_on_average_and_no_ranking_has_changed(reward_model, rankings, tokenizer):
-    demonstrations = [s.tokens for s in data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)]
+    demonstrations = data.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
     before = ranking_scores(reward_model, rankings, tokenizer.pad)
     loss = ranking_loss(*train_rm.score_rankings(reward_model, rankings, tokenizer.pad))
     bias = train_rm.set_bias(reward_model, demonstrations, tokenizer.pad)
-    alone = [reward_model(torch.tensor(s[None]).long())[0, -1].item() for s in demonstrations]
+    alone = [reward_model(torch.tensor(s.tokens[None]).long())[0, -1].item() for s in demonstrations]
     assert np.mean(alone) == pytest.approx(0, abs=1e-5)
     assert bias == reward_model.head.bias.item()
     after = ranking_scores(reward_model, rankings, tokenizer.pad)

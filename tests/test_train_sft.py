@@ -1,7 +1,5 @@
 """Step 1: which tokens are learned, how fast, what is mixed in, and what a run leaves behind."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -11,11 +9,11 @@ import train_sft
 from minirlhf import data
 from minirlhf.checkpoint import load_model
 from minirlhf.config import InputError, to_flags
-from minirlhf.data import Sequence
-from minirlhf.files import read_metrics
+from minirlhf.data import Sequence, collate
 from minirlhf.losses import sft_loss
 from minirlhf.model import GPT
-from minirlhf.rollout import target_logps
+from minirlhf.rollout import response_logps
+from minirlhf.run import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -53,8 +51,12 @@ class PositionTable(torch.nn.Module):
 
 
 def loss_of(tokens, start, model):
-    logp, mask = target_logps(model, [Sequence(np.array(tokens), start)], pad=30)
-    return sft_loss(logp, mask)
+    return loss_of_all([Sequence(np.array(tokens), start)], model, pad=30)
+
+
+def loss_of_all(sequences, model, pad):
+    responses = collate(sequences, pad)
+    return sft_loss(response_logps(model, responses), responses.mask)
 
 
 @pytest.mark.parametrize(("position", "changes"), [(0, False), (1, False), (2, False), (3, True), (4, True), (5, True)])
@@ -96,92 +98,61 @@ def test_accumulated_micro_batches_train_the_model_that_whole_batches_do(setting
 # --- how fast -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("optimizer", "peaks"), [("adam", [1e-2]), ("muon", [1e-2, 0.05])])
-def test_learning_rates_fall_from_their_peaks_without_warmup_to_a_tenth(settings, monkeypatch, optimizer, peaks):
-    """As each optimizer has its own at each of its steps."""
-    make, used = train_sft.make_optimizers, [[] for _ in peaks]
+@pytest.fixture
+def at_each_step(monkeypatch):
+    """Has `look(model, optimizer)` called before each step of the optimizer."""
 
-    def spy(*args):
-        optimizers = make(*args)
-        for rates, optimizer in zip(used, optimizers, strict=True):
-            optimizer.register_step_pre_hook(lambda o, *_, rates=rates: rates.append(o.param_groups[0]["lr"]))
-        return optimizers
+    def install(look):
+        loop = train_sft.train
 
-    monkeypatch.setattr(train_sft, "make_optimizers", spy)
-    train(settings, epochs=4, optimizer=optimizer, muon_lr=0.05)
-    for rates, peak in zip(used, peaks):
-        assert len(rates) == 8
-        assert (rates[0], rates[-1]) == pytest.approx((peak, peak / 10))
-        assert rates == sorted(rates, reverse=True)
-    assert used[0] == pytest.approx([row["lr"] for row in read_metrics(settings["out"])])
+        def spy(config, model, optimizers, *args):
+            for optimizer in optimizers:
+                optimizer.register_step_pre_hook(lambda optimizer, *_: look(model, optimizer))
+            return loop(config, model, optimizers, *args)
+
+        monkeypatch.setattr(train_sft, "train", spy)
+
+    return install
 
 
-def test_adam_has_the_papers_betas_and_every_parameter(gpt, settings):
-    config = train_sft.Config(data=(), out="")
-    (adam,) = train_sft.make_optimizers(gpt, config)
-    assert adam.defaults["betas"] == (0.9, 0.95)
-    assert {id(p) for p in adam.param_groups[0]["params"]} == {id(p) for p in gpt.parameters()}
+def test_the_learning_rate_falls_from_its_peak_without_warmup_to_a_tenth(settings, at_each_step):
+    """As the optimizer has it at each of its steps, and as it is logged."""
+    rates = []
+    at_each_step(lambda model, optimizer: rates.append(optimizer.param_groups[0]["lr"]))
+    train(settings, epochs=4)
+    assert len(rates) == 8
+    assert (rates[0], rates[-1]) == pytest.approx((1e-2, 1e-3))
+    assert rates == sorted(rates, reverse=True)
+    assert rates == pytest.approx([row["lr"] for row in read_metrics(settings["out"])])
 
 
-def test_with_muon_each_weight_belongs_to_exactly_one_optimizer_and_the_blocks_matrices_to_muon(gpt):
-    """What the optimizers hold is all of the model's memory: filled with ones there, it is all ones here."""
-    optimizers = train_sft.make_optimizers(gpt, train_sft.Config(data=(), out="", optimizer="muon"))
-    adams, muons = ([p for group in o.param_groups for p in group["params"]] for o in optimizers)
-    blocks = sum(p.numel() for p in gpt.transformer.h.parameters() if p.ndim == 2)
-    assert sum(p.numel() for p in muons) == blocks
-    held = adams + muons
-    assert sum(p.numel() for p in held) == sum(p.numel() for p in gpt.parameters())
-    with torch.no_grad():
-        for p in held:
-            p.fill_(1.0)
-    assert all((p == 1).all() for p in gpt.parameters())
+def test_adam_has_the_papers_betas_and_every_parameter(settings, at_each_step):
+    seen = []
+    at_each_step(lambda model, optimizer: seen.append((model, optimizer)))
+    train(settings, epochs=1)
+    for model, adam in seen:
+        assert isinstance(adam, torch.optim.Adam) and adam.defaults["betas"] == (0.9, 0.95)
+        assert {id(p) for p in adam.param_groups[0]["params"]} == {id(p) for p in model.parameters()}
 
 
-def test_a_step_of_muon_is_orthogonal_for_query_key_and_value_each(gpt):
-    """Orthogonal: all singular values of the change are about equal. The gradient's own are far from it."""
-    _, muon = train_sft.make_optimizers(gpt, train_sft.Config(data=(), out="", optimizer="muon"))
-    for p in gpt.parameters():
-        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
-    weight = gpt.transformer.h[0].attn.c_attn.weight
-    before, gradient = weight.detach().clone(), weight.grad.clone()
-    muon.step()
-    for change, slope in zip((weight.detach() - before).chunk(3), gradient.chunk(3)):
-        moved, steep = torch.linalg.svdvals(change), torch.linalg.svdvals(slope)
-        assert moved[-1] / moved[0] > 0.5 > 0.1 > steep[-1] / steep[0]
-
-
-def test_gradients_are_clipped_before_the_step(settings, monkeypatch):
-    norms, make = [], train_sft.make_optimizers
-
-    def spy(model, config):
-        (adam,) = make(model, config)
-        adam.register_step_pre_hook(
-            lambda *_: norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item())
-        )
-        return [adam]
-
-    monkeypatch.setattr(train_sft, "make_optimizers", spy)
+def test_gradients_are_clipped_before_the_step(settings, at_each_step):
+    norms = []
+    at_each_step(lambda model, _: norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()))
     train(settings, epochs=1, max_grad_norm=0.01)
     assert norms == pytest.approx([0.01] * 2, rel=1e-3)
 
 
-def test_a_steps_gradient_is_its_own(settings, monkeypatch):
+def test_a_steps_gradient_is_its_own(settings, at_each_step):
     """One batch again and again, and weights that hardly move: the same gradient each time, not their sum."""
-    norms, make = [], train_sft.make_optimizers
-
-    def spy(model, config):
-        (adam,) = make(model, config)
-        adam.register_step_pre_hook(lambda *_: norms.append(model.transformer.ln_f.weight.grad.norm().item()))
-        return [adam]
-
-    monkeypatch.setattr(train_sft, "make_optimizers", spy)
+    norms = []
+    at_each_step(lambda model, _: norms.append(model.transformer.ln_f.weight.grad.norm().item()))
     train(settings, batch_size=4, lr=1e-9, max_grad_norm=1e9, dropout=0.0)
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
 
 
 def test_dropout_is_on_in_training_and_off_in_what_is_measured(settings, monkeypatch):
     modes = []
-    for name in ("target_logps", "validation_loss"):
+    for name in ("response_logps", "validation_loss"):
         original = getattr(train_sft, name)
 
         def spy(model, *args, name=name, original=original):
@@ -191,17 +162,17 @@ def test_dropout_is_on_in_training_and_off_in_what_is_measured(settings, monkeyp
 
         monkeypatch.setattr(train_sft, name, spy)
     train(settings, epochs=2, batch_size=4, validation=settings["data"])
-    assert modes == [("target_logps", True, 0.1), ("validation_loss", False, 0.1)] * 2
+    assert modes == [("response_logps", True, 0.1), ("validation_loss", False, 0.1)] * 2
 
 
 # --- what is mixed in ---------------------------------------------------------------------------------------
 
 
 def mixed_batches(demonstrations, documents, **changes):
-    config = train_sft.Config(data=(), out="", batch_size=20, **changes)
+    config = train_sft.Config(data=(), init="", out="", batch_size=20, **changes)
     demos = [Sequence(np.full(3 + i % 5, i), 2) for i in range(demonstrations)]
     docs = [Sequence(np.full(9, 1000 + i), 1) for i in range(documents)]
-    return list(train_sft.plan(demos, docs, config, mixed=2))
+    return list(train_sft.plan(demos, config, docs, mixed=2))
 
 
 def test_every_epoch_has_each_demonstration_once_with_a_tenth_of_each_batch_documents():
@@ -276,7 +247,7 @@ def test_the_validation_loss_is_logged_once_an_epoch(settings, tmp_path, tokeniz
     measured = [row["validation_loss"] for row in read_metrics(settings["out"]) if "validation_loss" in row]
     sequences = data.encode_demonstrations(others, tokenizer, 64)
     epochs = [load_model(settings["out"] / f"epoch-{i}.pt", GPT).eval() for i in (1, 2, 3)]
-    expected = [sft_loss(*target_logps(model, sequences, tokenizer.pad)).item() for model in epochs]
+    expected = [loss_of_all(sequences, model, tokenizer.pad).item() for model in epochs]
     assert measured == pytest.approx(expected, rel=1e-5)
 
 
@@ -296,28 +267,6 @@ def test_the_same_seed_gives_the_same_model_and_another_gives_another(settings, 
     a, b, c = (weights(tmp_path / name) for name in "abc")
     assert same(a, b)
     assert not same(a, c)
-
-
-def test_a_model_can_start_from_nothing(settings, world):
-    """Pretraining: documents, a tokenizer and a size with one flag changed."""
-    shape = dict(size="nano", n_layer=1, n_ctx=32)
-    train(settings, init=None, data=(world.documents,), tokenizer=world.gpt, epochs=1, **shape)
-    config = load_model(settings["out"], GPT).config
-    assert (config.n_layer, config.n_ctx, config.n_embd) == (1, 32, 96)
-
-
-@pytest.mark.parametrize(("flags", "std"), [({}, 0.02), ({"embedding_std": 0.4}, 0.4)])
-def test_the_embeddings_of_a_new_model_are_as_far_apart_as_asked_for(settings, world, flags, std):
-    shape = dict(size="nano", n_layer=1, lr=1e-9)
-    train(settings, init=None, data=(world.documents,), tokenizer=world.gpt, epochs=1, **shape, **flags)
-    embeddings = weights(settings["out"])["transformer.wte.weight"]
-    assert embeddings.std().item() == pytest.approx(std, rel=0.02)
-
-
-def test_initial_loss_of_a_new_model_is_near_the_log_of_the_vocabulary(settings, world, tokenizer):
-    shape = dict(size="nano", n_layer=1)
-    train(settings, init=None, data=(world.documents,), tokenizer=world.gpt, epochs=1, **shape)
-    assert read_metrics(settings["out"])[0]["loss"] == pytest.approx(math.log(tokenizer.n_vocab), rel=0.05)
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoint(settings, monkeypatch):

@@ -1,6 +1,7 @@
 """Models, a tokenizer and data small enough that a test takes milliseconds."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,3 +82,13 @@ def make_world(folder, tokenizer):
         str(folder / "gpt"),
         str(folder / "rm"),
     )
+
+
+class Intruder:
+    """A pickle that makes a file when it is loaded as code."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)

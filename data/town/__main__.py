@@ -6,7 +6,7 @@ python -m data.town --out runs/my-town --seed 1
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from minirlhf.config import parse, require, run
+from minirlhf.config import command, parse, require
 from minirlhf.files import claim, write_lines
 
 from .files import files
@@ -40,4 +40,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    run(main)
+    command(main)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import read_metrics, write_atomically
+from minirlhf.files import write_atomically
+from minirlhf.run import read_metrics
 
 NAMES = {"gpt": "GPT", "gpt_prompted": "GPT, prompted", "sft": "SFT", "rl_start": "RL start", "ppo": "PPO",
          "ppo_ptx": "PPO-ptx"}  # fmt: skip

@@ -1,0 +1,1 @@
+"""Experiments on the town. They stand on minirlhf and on data.town, and neither imports them."""

@@ -1,0 +1,49 @@
+"""Several functions at once, in processes that share the cores: small matrices keep few threads busy."""
+
+import functools
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import repeat
+from multiprocessing import get_context, parent_process
+
+import torch
+
+from minirlhf.config import InputError
+
+
+def at_once(*calls):
+    """[function(*arguments) for function, *arguments in calls], side by side; threads are shared out."""
+    cores = os.cpu_count() or 1
+    threads = cores // min(len(calls), cores)
+    try:
+        return list(_workers().map(_work, range(len(calls)), repeat(threads), calls))
+    except BrokenProcessPool:
+        _workers.cache_clear()
+        raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
+
+
+@functools.cache
+def _workers():
+    """The processes, kept for the next call: a new one takes seconds to import torch."""
+    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _begin)
+
+
+def _begin():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process without a word; the parent has one
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow():
+    """Ends this process when its parent has: two runs must not write to one folder."""
+    parent_process().join()
+    os._exit(1)
+
+
+def _work(position, threads, call):
+    function, *arguments = call
+    os.environ["TQDM_POSITION"] = str(position)  # a line of the terminal for each bar
+    torch.set_num_threads(threads)
+    return function(*arguments)

@@ -1,0 +1,222 @@
+"""What stands around a training loop: the flags that all scripts share, and a run's folder.
+
+config.json         the flags
+metrics.jsonl       a line per step                        curves.png   the same, drawn
+state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
+
+Nothing else has to be kept for a run to go on bit by bit: what is random at a step (order, noise, dropout) is drawn
+from the seed and the step's number. (On a GPU attention's backward adds in no fixed order, resumed or not.)
+"""
+
+import json
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoint import read_pt
+from .config import InputError, require
+from .device import DTYPES
+from .distributed import barrier, rank, say, world
+from .files import cannot_write, claim, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Every training script's Config has these flags, too."""
+
+    out: str  # folder for checkpoints, metrics.jsonl, curves.png
+    max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
+    max_tokens: int = 16384  # tokens in one forward of a process; larger batches accumulate gradients
+    save_every: int = 500  # steps between the states that --resume goes on from
+    resume: bool = False  # go on from the newest state in --out, if there is one
+    seed: int = 0  # of everything that is drawn
+    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
+    compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
+    recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
+
+    def __post_init__(self):
+        require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        self.require_positive("max_grad_norm", "max_tokens", "save_every")
+
+    def require_positive(self, *names):
+        for name in names:
+            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
+
+
+def start_run(config):
+    """Claims the folder config.out. False where that very run is finished already.
+
+    An unfinished one goes on from its newest state with --resume; one that left no state starts anew.
+    """
+    out = Path(config.out)
+    if rank() == 0:
+        claim(config, ignore=("resume",))
+    barrier()
+    if (out / "model.pt").exists():
+        drop_states(out)  # a kill may have come between the model and this
+        say(f"{out} is finished already; nothing to do")
+        return False
+    if not getattr(config, "resume", False):
+        advice = "add --resume to go on from there, or choose another --out"
+        require(not _states(out), f"--out {out}: this very run was stopped after a checkpoint; {advice}")
+        if rank() == 0:
+            (out / "metrics.jsonl").unlink(missing_ok=True)
+    return True
+
+
+class Run:
+    """A run in its folder, from where it left off: its progress, its metrics, its states.
+
+    parts: the modules and optimizers that a state holds, put back to the newest one at once. good: the checkpoint to go
+    back to before there is any other.
+    """
+
+    def __init__(self, config, *parts, good="none was saved yet"):
+        self.out, self.save_every, self.parts, self.good = Path(config.out), config.save_every, parts, good
+        self.step = self.first = self._load_state()  # steps that lie behind it
+        self._forget_rows()
+
+    def steps(self, plan):
+        """Yields (step, plan[step]) for all that are left, and saves a state after every `save_every` of them."""
+        for step, item in progress(plan, str(self.out), self.first):
+            self.step, self.began = step, time.perf_counter()
+            yield step, item
+            if (step + 1) % self.save_every == 0:
+                self._save_state(step + 1)
+
+    def rate(self, count):
+        """So many per second of this step."""
+        return count / (time.perf_counter() - self.began)
+
+    def check(self, **losses):
+        """Stops the run at a loss that is not finite, with the step named."""
+        for name, value in losses.items():
+            if value != value or abs(value) == float("inf"):
+                advice = "lower the learning rate and use another --out"
+                raise InputError(f"step {self.step}: {name} is {value}; last good checkpoint: {self.good}; {advice}")
+
+    def log(self, **row):
+        """Adds a line to metrics.jsonl."""
+        if rank() == 0:
+            try:
+                with open(self.out / "metrics.jsonl", "a") as file:
+                    file.write(json.dumps({"step": self.step} | row) + "\n")
+            except OSError as error:
+                advice = "then go on from the newest state with --resume"
+                raise InputError(f"{cannot_write(self.out / 'metrics.jsonl', error)}; {advice}") from None
+
+    def finish(self, **curves):
+        """After the model is saved: drops the states, and draws columns of the metrics, {column: title}."""
+        drop_states(self.out)
+        draw_curves(self.out, curves)
+
+    def _save_state(self, step):
+        self.good = self.out / f"state-{step:08d}.pt"
+        if rank() == 0:
+            state = {"step": step, "world": world(), "parts": [part.state_dict() for part in self.parts]}
+            write_atomically(self.good, lambda file: torch.save(state, file))
+            for old in _states(self.out)[:-2]:
+                old.unlink()
+
+    def _load_state(self):
+        """Puts the parts back to the newest state that is whole; returns how many steps lie behind it, 0 for none."""
+        for path in reversed(_states(self.out)):
+            if not _intact(path):
+                say(f"{path}: truncated or corrupt; trying the one before it")
+                continue
+            state = read_pt(path)
+            same = state["world"] == world()
+            n = state["world"]
+            require(same, f"{path}: made by {n} processes, and there are {world()} now; go on with {n}")
+            for part, values in zip(self.parts, state["parts"], strict=True):
+                part.load_state_dict(values)
+            say(f"{self.out}: going on after step {state['step']}")
+            return state["step"]
+        return 0
+
+    def _forget_rows(self):
+        """Those of steps that are about to come again, and a last one that was cut short."""
+        path = self.out / "metrics.jsonl"
+        if rank() == 0 and path.exists():
+            lines = path.read_text().split("\n")[:-1]  # a whole line ends in a newline
+            kept = [f"{line}\n" for line in lines if json.loads(line)["step"] < self.first]
+            write_atomically(path, "".join(kept).encode())
+
+
+def drop_states(out):
+    if rank() == 0:
+        for path in _states(out):
+            path.unlink()
+
+
+def _states(out):
+    return sorted(Path(out).glob("state-*.pt"))
+
+
+def _intact(path):
+    """torch.save writes zip files, with a checksum of each member that torch.load does not look at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError):
+        return False
+
+
+def progress(items, label, start=0):
+    """Yields (i, items[i]) from i = start on, showing how far, how fast and how long still: a bar on a terminal, plain
+    lines elsewhere."""
+    left = range(start, len(items))
+    if rank() != 0:
+        yield from ((i, items[i]) for i in left)
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        tqdm = None
+    if tqdm and sys.stderr.isatty():
+        for i in tqdm(left, desc=label, leave=False, initial=start, total=len(items)):
+            yield i, items[i]
+        return
+    began, shown = time.perf_counter(), 0
+    for i in left:
+        yield i, items[i]
+        seconds, done = time.perf_counter() - began, i + 1
+        if seconds - shown > 10 or done == len(items):
+            shown, rate = seconds, (done - start) / seconds
+            left_over = f"{(len(items) - done) / rate:.0f} s left" if done < len(items) else f"took {seconds:.0f} s"
+            print(f"{label}: {done}/{len(items)}, {rate:.1f}/s, {left_over}", flush=True)
+
+
+def read_metrics(out):
+    """The rows of a run's metrics.jsonl, as dicts."""
+    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def draw_curves(out, curves):
+    """Draws columns of a run's metrics to curves.png, a panel each. Needs matplotlib (an extra)."""
+    if rank() != 0:
+        return
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        print(f'no {Path(out) / "curves.png"}: pip install "minirlhf[plots]" for pictures', flush=True)
+        return
+    rows = read_metrics(out)
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.4 * len(curves), 2.8), squeeze=False, layout="constrained")
+    for axis, (name, title) in zip(axes[0], curves.items()):
+        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+        axis.plot(*zip(*points) if points else ([], []), marker="o" if len(points) < 20 else None, markersize=3)
+        axis.set(xlabel="step", title=title)
+        axis.grid(alpha=0.3)
+    figure.suptitle(str(out))
+    figure.savefig(Path(out) / "curves.png", dpi=110)
+    plt.close(figure)

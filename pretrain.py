@@ -1,0 +1,135 @@
+"""Step 0, before the paper's three: a GPT learns to continue documents. The loop is train_sft.py's.
+
+    a new model      python pretrain.py --data web.jsonl --tokenizer runs/tokenizer --size toy --out runs/gpt
+    GPT-2, further   python pretrain.py --data web.jsonl --init gpt2_folder --out runs/gpt
+
+The paper starts from GPT-3. The optimizer and the start of the embeddings are here to choose, so that a laptop can
+train a small model; the learning rate is that of GPT-3's smallest (Brown et al. 2020, table 2.1).
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+import train_sft
+from minirlhf import data, distributed
+from minirlhf import tokenizer as tokenizers
+from minirlhf.checkpoint import load_model, load_tokenizer
+from minirlhf.config import command, parse, require
+from minirlhf.device import pick_device, place
+from minirlhf.model import GPT, PRESETS, GPTConfig
+from minirlhf.run import RunConfig, start_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    data: tuple[str, ...]  # files of documents
+    validation: tuple[str, ...] = ()  # files of documents whose loss is measured after each epoch
+    tokenizer: str | None = None  # of a new model: gpt2 (the default), a folder with a tokenizer, or a ranks file
+    size: str | None = None  # of a new model: nano, toy, small, gpt2 (the default), gpt2-medium, gpt2-large, gpt2-xl
+    n_ctx: int | None = None  # context length in tokens, instead of the size's
+    n_layer: int | None = None  # number of blocks, instead of the size's
+    n_head: int | None = None  # attention heads, instead of the size's
+    n_embd: int | None = None  # width, instead of the size's
+    embedding_std: float | None = None  # spread of the embeddings at the start; unless given GPT-2's 0.02 and
+    # positions at random. Small models learn to copy from their context much sooner at 0.4
+    init: str = ""  # checkpoint to go on from, instead of a new model
+    epochs: int = 1  # passes over --data
+    batch_size: int = 32  # sequences in a step
+    lr: float = 6e-4  # peak learning rate, falling by a cosine to a tenth
+    dropout: float = 0.0  # on the embedding and the residual stream
+    optimizer: str = "muon"  # muon: torch.optim.Muon for the blocks' matrices, Adam for the rest; or adam for all
+    muon_lr: float = 0.02  # peak learning rate of muon's matrices, which need a larger one
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_positive("epochs", "batch_size", "lr", "muon_lr")
+        require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be at least 0 and below 1")
+        require(self.size in (None, *PRESETS), f"--size {self.size}: choose one of {', '.join(PRESETS)}")
+        spread = self.embedding_std is None or self.embedding_std > 0
+        require(spread, f"--embedding_std {self.embedding_std}: must be above 0")
+        for name in ("tokenizer", "size", "embedding_std"):
+            fixed = self.init and getattr(self, name)
+            require(not fixed, f"--{name} {getattr(self, name)}: --init {self.init} brings its own; leave the flag out")
+        require(self.optimizer in ("adam", "muon"), f"--optimizer {self.optimizer}: choose adam or muon")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    distributed.start(pick_device(config.device))
+    distributed.require_divisible(batch_size=config.batch_size)
+    model, tokenizer = start_model(config)
+    place(model, config)
+    documents = data.load_documents(config.data, tokenizer, model.config.n_ctx)
+    validation = data.load_documents(config.validation, tokenizer, model.config.n_ctx)
+    if start_run(config):
+        steps = list(train_sft.plan(documents, config))
+        train_sft.train(config, model, make_optimizers(model, config), tokenizer, steps, validation)
+    distributed.finish()
+
+
+def start_model(config):
+    """The model to train and its tokenizer: a checkpoint's, or new ones by the flags."""
+    flags = {name: getattr(config, name) for name in ("n_ctx", "n_layer", "n_head", "n_embd")}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    if config.init:
+        tokenizer = load_tokenizer(config.init)
+        model = load_model(config.init, GPT, tokenizer, config.dropout)
+        for name, value in flags.items():
+            own = getattr(model.config, name)
+            message = f"--{name} {value} contradicts --init {config.init}, which has {own}; leave the flag out"
+            require(own == value, message)
+        return model, tokenizer
+    tokenizer = tokenizers.load(config.tokenizer or "gpt2")
+    shape = PRESETS[config.size or "gpt2"] | flags
+    for name, value in shape.items():
+        require(value > 0, f"--{name} {value}: must be above 0")
+    divides = shape["n_embd"] % shape["n_head"] == 0
+    require(divides, f"--n_embd {shape['n_embd']} cannot be divided into --n_head {shape['n_head']} heads")
+    torch.manual_seed(config.seed)
+    model = GPT(GPTConfig(tokenizer.n_vocab, **shape, dropout=config.dropout))
+    if config.embedding_std is not None:
+        model.transformer.spread_embeddings(config.embedding_std)
+    return model, tokenizer
+
+
+def make_optimizers(model, config):
+    """Adam for everything, or Muon for the blocks' matrices and Adam for the rest."""
+    adam = dict(lr=config.lr, betas=(0.9, 0.95), fused=True)
+    if config.optimizer == "adam":
+        return [torch.optim.Adam(model.parameters(), **adam)]
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name}
+    rest = [p for name, p in model.named_parameters() if name not in matrices]
+    return [torch.optim.Adam(rest, **adam), SplitMuon(matrices, config.muon_lr)]
+
+
+class SplitMuon(torch.optim.Muon):
+    """Muon that makes query, key and value each orthogonal: c_attn stacks three matrices, which have no business with
+    one another. (Measured on the town: copying from the prompt is learned about a third sooner.)"""
+
+    def __init__(self, matrices, lr):
+        self.thirds = []  # (the whole, its thirds as parameters that share its memory)
+        parameters = []
+        for name, whole in matrices.items():
+            if name.endswith("c_attn.weight"):
+                thirds = [torch.nn.Parameter(third) for third in whole.detach().chunk(3)]
+                self.thirds.append((whole, thirds))
+                parameters += thirds
+            else:
+                parameters.append(whole)
+        super().__init__(parameters, lr=lr, weight_decay=0.0, momentum=0.8, adjust_lr_fn="match_rms_adamw")
+
+    def step(self):
+        for whole, thirds in self.thirds:
+            for third, gradient in zip(thirds, whole.grad.chunk(3)):
+                third.grad = gradient
+        super().step()
+
+    def zero_grad(self):
+        super().zero_grad()
+        for whole, _ in self.thirds:
+            whole.grad = None
+
+
+if __name__ == "__main__":
+    command(main)
