@@ -118,6 +118,11 @@ def best(record):
     return record["responses"][record["ranks"].index(min(record["ranks"]))]
 
 
+def own_flags(config):
+    """What every script is told."""
+    return dict(seed=config.seed, max_tokens=4096, resume=True)
+
+
 def train_fold(config, folder, train, documents):
     """Pretraining, SFT and reward model on the training folds, by the scripts."""
     files = {name: Path(folder) / f"{name}.jsonl" for name in ("web", "demonstrations", "rankings", "prompts")}
@@ -130,7 +135,7 @@ def train_fold(config, folder, train, documents):
     if tokenizer == "bpe":
         tokenizer = f"{folder}/tokenizer"
         train_tokenizer.main(to_flags(dict(data=(files["web"],), out=tokenizer, vocab_size=config.vocab_size)))
-    own = dict(seed=config.seed, max_tokens=4096, resume=True)
+    own = own_flags(config)
     shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
     flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr)
     pretrain.main(to_flags(own | shape | flags | {"out": f"{folder}/gpt"}))
@@ -181,9 +186,8 @@ def reinforce(config, folder, held_out):
     flags = dict(policy=f"{folder}/sft", reward_model=f"{folder}/rm", prompts=(f"{folder}/prompts.jsonl",))
     flags |= dict(documents=(f"{folder}/web.jsonl",), ptx_coef=1.0, documents_per_episode=0.25, document_tokens=128)
     flags |= dict(episodes=config.episodes, batch_size=64, minibatch_size=16, max_response=config.max_response)
-    flags |= dict(lr=2e-4, value_lr=3e-4, warmup=2, ema_decay=0.9, max_tokens=4096)  # for a run of 16 iterations
-    flags |= dict(seed=config.seed, out=f"{folder}/ppo", resume=True)
-    train_ppo.main(to_flags(flags))
+    flags |= dict(lr=2e-4, value_lr=3e-4, warmup=2, ema_decay=0.9, out=f"{folder}/ppo")  # for a run of 16 iterations
+    train_ppo.main(to_flags(flags | own_flags(config)))
     tokenizer = load_tokenizer(f"{folder}/rm")
     reward_model = load_model(f"{folder}/rm", RewardModel, tokenizer).eval()
     room = reward_model.config.n_ctx - config.max_response

@@ -87,9 +87,10 @@ def main(argv):
         print(f"{config.out}/report.html shows it{'; a tiny run, whose figures mean nothing' if config.tiny else ''}")
 
 
-def flags(config, name, settings):
-    """A training script's command line: its folder is the stage's own, its seed the run's."""
-    return to_flags(settings | {"out": f"{config.out}/{name}", "seed": config.seed, "resume": True})
+def flags(config, name, settings, resume=True):
+    """A script's command line: its folder is the stage's own, its seed the run's."""
+    own = {"out": f"{config.out}/{name}", "seed": config.seed}
+    return to_flags(settings | own | ({"resume": True} if resume else {}))
 
 
 def file(config, name):
@@ -165,8 +166,8 @@ def make_rm(config, recipe):
 def select_epoch(config, recipe):
     """the SFT epoch that the reward model likes best"""
     select = dict(sft=f"{config.out}/sft", reward_model=f"{config.out}/rm", max_response=LIMIT)
-    select |= dict(prompts=(file(config, "prompts_validation"),), out=f"{config.out}/sft_selected", seed=config.seed)
-    select_sft.main(to_flags(select))
+    select |= dict(prompts=(file(config, "prompts_validation"),))
+    select_sft.main(flags(config, "sft_selected", select, resume=False))
 
 
 def make_ppo(config, recipe):

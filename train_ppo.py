@@ -126,7 +126,7 @@ def main(argv):
     networks = load_networks(config, tokenizer)
     prompts, documents = load_data(config, tokenizer, networks)
     if start_run(config):
-        train(config, Networks(*(place(network, config) for network in networks)), tokenizer, prompts, documents)
+        train(config, networks, tokenizer, prompts, documents)
     distributed.finish()
 
 
@@ -255,12 +255,13 @@ def statistics(episodes, config, eos):
 
 
 def load_networks(config, tokenizer):
-    """All five on the CPU, in evaluation mode for good: dropout would make the ratio's two sides two networks."""
+    """All five, in evaluation mode for good: dropout would make the ratio's two sides two networks."""
     policy = load_model(config.policy, GPT, tokenizer).eval()
     reward_model = load_model(config.reward_model, RewardModel, tokenizer).eval()
     frozen = [copy.deepcopy(policy).requires_grad_(False) for _ in range(2)]
     value = copy.deepcopy(reward_model)
-    return Networks(policy, frozen[0], reward_model.requires_grad_(False), value, frozen[1])
+    networks = policy, frozen[0], reward_model.requires_grad_(False), value, frozen[1]
+    return Networks(*(place(network, config) for network in networks))
 
 
 def load_data(config, tokenizer, networks):

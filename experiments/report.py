@@ -140,7 +140,7 @@ def draw_curves(out):
         lines = [row for row in read_metrics(out / name) if "loss" in row]
         steps, losses = ([row[column] for row in lines] for column in ("step", "loss"))
         axis.plot(steps, losses, color="#647acb", linewidth=0.6, alpha=0.35)
-        axis.plot(*running_mean(steps, losses), color="#647acb", linewidth=1.5)
+        axis.plot(*block_means(steps, losses), color="#647acb", linewidth=1.5)
         validation = [(row["step"], row["validation_loss"]) for row in lines if row.get("validation_loss")]
         if validation:
             axis.plot(*zip(*validation), "o", color="#d64545", markersize=4, label="validation")
@@ -164,7 +164,7 @@ def draw_curves(out):
     return figure
 
 
-def running_mean(steps, values):
+def block_means(steps, values):
     """The middles of thirty parts of the steps, and the values' means there."""
     count = min(30, len(steps))
     return tuple([part.mean() for part in np.array_split(x, count)] for x in (steps, values))

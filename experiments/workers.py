@@ -15,9 +15,9 @@ from minirlhf.config import InputError
 
 
 def at_once(*calls):
-    """[function(*arguments) for function, *arguments in calls], side by side; threads are shared out."""
-    cores = os.cpu_count() or 1
-    threads = cores // min(len(calls), cores)
+    """[function(*arguments) for function, *arguments in calls], side by side. They share the threads that this process
+    would use, of which an OMP_NUM_THREADS may have left few."""
+    threads = max(1, torch.get_num_threads() // min(len(calls), cores()))
     try:
         return list(_workers().map(_work, range(len(calls)), repeat(threads), calls))
     except BrokenProcessPool:
@@ -25,10 +25,15 @@ def at_once(*calls):
         raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
 
 
+def cores():
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def _workers():
     """The processes, kept for the next call: a new one takes seconds to import torch."""
-    return ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _begin)
+    return ProcessPoolExecutor(cores(), get_context("spawn"), _begin)
 
 
 def _begin():

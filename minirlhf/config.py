@@ -59,10 +59,11 @@ def parse(config, argv, description):
         dataclasses.fields(config), key=lambda field: field.name not in vars(config)["__annotations__"]
     ):
         kind, required = hints[field.name], field.default is dataclasses.MISSING
-        options = {"required": required, "help": comments[field.name].replace("%", "%%")}
-        if not required:
-            options["default"] = field.default
-            options["help"] += f" [{field.default}]" if field.default not in (None, "", ()) else ""
+        options = {"help": comments[field.name].replace("%", "%%"), "default": field.default}
+        if required:
+            options["help"] += " (required)"
+        elif field.default not in (None, "", ()):
+            options["help"] += f" [{field.default}]"
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(kind) is tuple:
@@ -72,7 +73,10 @@ def parse(config, argv, description):
                 kind = next(t for t in typing.get_args(kind) if t is not type(None))
             options |= {"type": kind, "metavar": kind.__name__.upper()}
         parser.add_argument(f"--{field.name}", **options)
-    values = vars(parser.parse_args(argv))
+    values = vars(parser.parse_args(argv))  # which names a mistyped flag before the one that is missing for it
+    missing = [f"--{name}" for name, value in values.items() if value is dataclasses.MISSING]
+    if missing:
+        parser.error(f"required: {', '.join(missing)}")
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -23,6 +23,7 @@ def place(model, config):
 
     bfloat16 is autocast: weights, sums, losses and optimizers stay in float32, matrix products do not.
     """
+    require(config.dtype in DTYPES, f"--dtype {config.dtype}: choose {', '.join(DTYPES)}")
     device = pick_device(config.device)
     model.to(device)
     if config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda"):

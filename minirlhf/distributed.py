@@ -107,7 +107,9 @@ def wrap(model):
     """The model to train, by DDP: a forward through what this returns, and backward sums gradients over the ranks."""
     if not dist.is_initialized():
         return model
-    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)  # one memory for both, unless parts are held
+    wrapped = DistributedDataParallel(
+        model, gradient_as_bucket_view=True
+    )  # gradients are the buckets, unless parts are held
     wrapped.register_comm_hook(None, _sum)
     # DDP lays gradients out anew after its first backward. One that changes nothing, now, and the order of summation is
     # the same from the first step on, wherever a resumed run starts.

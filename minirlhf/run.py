@@ -19,7 +19,6 @@ import torch
 
 from .checkpoint import read_pt
 from .config import InputError, require
-from .device import DTYPES
 from .distributed import barrier, rank, say, world
 from .files import cannot_write, claim, write_atomically
 
@@ -40,7 +39,6 @@ class RunConfig:
     recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
 
     def __post_init__(self):
-        require(self.dtype in DTYPES, f"--dtype {self.dtype}: choose {', '.join(DTYPES)}")
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         self.require_positive("max_grad_norm", "max_tokens", "save_every")
 

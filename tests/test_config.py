@@ -44,7 +44,8 @@ def test_to_flags_and_back_is_the_identity():
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--data", "a"], "--out"),
+        (["--data", "a"], "required: --out"),
+        (["--data", "a", "--uot", "x"], "unknown flag or argument: --uot x"),
         (
             ["--data", "a", "--out", "x", "--learning_rate", "1"],
             "unknown flag or argument: --learning_rate 1",

@@ -1,6 +1,8 @@
 """A device that is not there is named before anything starts; precision, compilation and recomputation change no result
 that matters."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -100,6 +102,20 @@ def test_sampling_copies_the_weights_to_bfloat16_once_and_not_for_each_token():
         _, logp = generate(model, [[1, 2, 3], [4]], uniforms((0,), range(2), 9), eos=-1, pad=290)
     assert logp.shape == (2, 9)
     assert [copy.dtype for copy in copies] == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("kind", [GPT, RewardModel])
+def test_a_model_is_gone_when_its_last_name_is(kind, tokens):
+    """Placed or not, used or not: nothing in it leads back to it, or each epoch of a selection would hold its memory."""
+    model = placed(kind, 290, dtype="bfloat16")
+    model(tokens)
+    watch = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert watch() is None
+    finally:
+        gc.enable()
 
 
 def gradients(model, tokens):

@@ -5,9 +5,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from experiments import workers
 from experiments.workers import at_once
 from minirlhf.config import InputError
 
@@ -16,6 +19,16 @@ ROOT = Path(__file__).parents[1]
 
 def test_calls_at_once_come_back_in_order():
     assert at_once((pow, 2, 3), (pow, 3, 2), (max, 2, 5)) == [8, 9, 5]
+
+
+@pytest.mark.parametrize(("mine", "allowed", "calls", "each"), [(8, 8, 2, 4), (1, 8, 2, 1), (2, 2, 6, 1), (6, 2, 6, 3)])
+def test_threads_are_shared_out_and_no_more_than_this_process_has(monkeypatch, mine, allowed, calls, each):
+    """`mine`: what OMP_NUM_THREADS, or torch by itself, gave this process; `allowed`: the cores it may use."""
+    given = SimpleNamespace(map=lambda work, positions, threads, calls: [next(threads) for _ in calls])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: mine)
+    monkeypatch.setattr(workers, "cores", lambda: allowed)
+    monkeypatch.setattr(workers, "_workers", lambda: given)
+    assert at_once(*[(pow, 2, 3)] * calls) == [each] * calls
 
 
 def test_a_killed_process_ends_the_run_with_a_line():
