@@ -107,13 +107,16 @@ def wrap(model):
     """The model to train, by DDP: a forward through what this returns, and backward sums gradients over the ranks."""
     if not dist.is_initialized():
         return model
-    wrapped = DistributedDataParallel(
-        model, gradient_as_bucket_view=True
-    )  # gradients are the buckets, unless parts are held
+    # A gradient lies in its bucket and needs no memory of its own, but while an accumulation holds it.
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     wrapped.register_comm_hook(None, _sum)
-    # DDP lays gradients out anew after its first backward. One that changes nothing, now, and the order of summation is
-    # the same from the first step on, wherever a resumed run starts.
-    wrapped(torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)).sum().backward()
+    # DDP lays gradients out anew in the forward after its first backward, where ranks wait for each other. Two that
+    # change nothing, now: no rank waits where another has fewer micro-batches, and the order of summation is the same
+    # from the first step on, wherever a resumed run starts. Not compiled: no batch has this shape.
+    one = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
+    with torch.compiler.set_stance("force_eager"):
+        for _ in range(2):
+            wrapped(one).sum().backward()
     wrapped.zero_grad()
     return wrapped
 

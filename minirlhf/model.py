@@ -71,7 +71,7 @@ def linear(x, weight, bias=None):
     """x W^T + b. A CPU takes a few rows, as in sampling, the other way round: W x^T reads each weight once, and gpt2's
     next tokens come 1.4 times as fast."""
     rows = x.shape[:-1].numel()
-    if x.device.type != "cpu" or not 8 <= rows <= 32:
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not 8 <= rows <= 32:
         return F.linear(x, weight, bias)
     columns = x.reshape(rows, -1).t()
     y = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)
@@ -95,7 +95,7 @@ class Attention(nn.Module):
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D/H)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        causal = mask is None and T > 1
+        causal = True if mask is None and T > 1 else False  # a bool, where torch.compile would see a formula of T
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, H, T, D/H)
         return self.c_proj(read(y.transpose(1, 2).reshape(B, T, D), at))
 

@@ -106,7 +106,7 @@ def test_sampling_copies_the_weights_to_bfloat16_once_and_not_for_each_token():
 
 @pytest.mark.parametrize("kind", [GPT, RewardModel])
 def test_a_model_is_gone_when_its_last_name_is(kind, tokens):
-    """Placed or not, used or not: nothing in it leads back to it, or each epoch of a selection would hold its memory."""
+    """Nothing in it leads back to it: else all epochs of a selection would be held in memory."""
     model = placed(kind, 290, dtype="bfloat16")
     model(tokens)
     watch = weakref.ref(model)
@@ -147,6 +147,28 @@ def test_a_compiled_model_gives_the_same_gradients_and_still_samples(tokens, mon
     for a, b in zip(gradients(model, tokens), gradients(placed(GPT, 290), tokens)):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     assert len(generate(model, [[1, 2], [3]], uniforms((0,), range(2), 4), eos=289, pad=290)[1]) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", [GPT, RewardModel])
+def test_batches_of_all_shapes_and_networks_of_a_kind_share_two_graphs(kind, dtype, monkeypatch):
+    """One with gradients and one without, each of the whole forward; one more would be a minute of compiling."""
+    graphs, compile_ = [], torch.nn.Module.compile
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compile_(self, backend=count, **how))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for model in [placed(kind, 290, dtype=dtype, compile=True) for _ in range(2)]:
+        for B, T, R in [(4, 20, 5), (3, 17, 11), (2, 6, 3), (16, 50, 4)]:  # rows of a matrix product from 6 to 800
+            for learning in (True, False):
+                with torch.set_grad_enabled(learning):
+                    model(torch.randint(290, (B, T)), at=torch.randint(T, (B, R)))
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert len(graphs) == 2
 
 
 @pytest.mark.parametrize("flags", ["--dtype bfloat16", "--recompute"])

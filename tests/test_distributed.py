@@ -23,7 +23,7 @@ CLOCK = ("tokens_per_second", "rankings_per_second", "episodes_per_second")
 
 def torchrun(n, *words, **settings):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **settings)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,16 @@ def test_dropout_differs_between_ranks_steps_and_seeds(monkeypatch):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         seeds |= {distributed.seed_of(seed, step) for seed in (0, 1) for step in range(3)}
     assert len(seeds) == 12
+
+
+def test_ranks_with_more_parts_than_others_do_not_wait_for_each_other(world, tmp_path):
+    """Minibatches of which one rank's share fits into one forward and the other's does not, from the first on."""
+    flags = dict(policy=world.gpt, reward_model=world.rm, prompts=[world.prompts], documents=[world.documents],
+                 documents_per_episode=0.5, episodes=16, batch_size=8, minibatch_size=4, max_response=12,
+                 max_tokens=40, out=str(tmp_path / "out"))  # fmt: skip
+    (tmp_path / "jobs.json").write_text(json.dumps([("train_ppo", to_flags(flags))]))
+    result = torchrun(2, RANKS, str(tmp_path / "jobs.json"))
+    assert result.returncode == 0, result.stderr
 
 
 # --- faults -------------------------------------------------------------------------------------------------
