@@ -21,3 +21,10 @@ def test_function_and_test_exist(module, function, file, test):
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     assert callable(getattr(importlib.import_module(name), function))
     assert f"def {test}(" in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize(("files", "lines"), re.findall(r"^\| (`[^|]+`) \| (\d+) \|", TEXT, re.MULTILINE))
+def test_files_have_about_as_many_lines_as_readme_says(files, lines):
+    paths = [ROOT / name for name in re.findall("`([^`]+)`", files)]
+    paths = [path for given in paths for path in (given.glob("*.py") if given.is_dir() else [given])]
+    assert sum(len(path.read_text().splitlines()) for path in paths) == pytest.approx(int(lines), rel=0.1)
