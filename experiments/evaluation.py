@@ -37,9 +37,9 @@ def sample(model, tokenizer, records, limit, seed, prefix=""):
 
 
 def first_lines(samples, tokenizer):
-    """The samples' texts, cut at the first line's end: so all are ranked and judged."""
+    """The first lines of the samples, in the order of their indices: so all are ranked and judged."""
     texts = {i: text for rows, responses in samples for i, text in zip(rows, responses.texts(tokenizer))}
-    return [texts[i].split("\n")[0] for i in range(len(texts))]
+    return [town.first_line(texts[i]) for i in range(len(texts))]
 
 
 def answers(folder, records, limit, seed):

@@ -7,7 +7,8 @@ import pytest
 
 from data import town
 from data.town.demonstrations import respond
-from experiments.evaluation import Measured, compare, measure_reward_model, true_win_rate, win_rate
+from experiments.evaluation import Measured, compare, first_lines, measure_reward_model, true_win_rate, win_rate
+from minirlhf.data import Sequence, collate
 
 MODELS = ["gpt", "gpt_prompted", "sft", "rl_start", "ppo", "ppo_ptx"]
 
@@ -41,6 +42,13 @@ def test_what_is_said_of_a_model_is_of_its_own_answers():
     assert models["sft"]["win_rate_vs_sft"] is None
     above = {name: value["mean"] for name, value in found["pretraining_loss"].items()}
     assert above == pytest.approx({"ppo_above_rl_start": 0.1, "ppo_above_ppo_ptx": -0.1, "ppo_ptx_above_rl_start": 0.2})
+
+
+def test_a_sample_that_begins_with_an_empty_line_is_judged_by_the_line_after_it(tokenizer):
+    texts = ["\nmonks built it.\nand so on", "ducks", "\n"]
+    samples = [Sequence([1, *tokenizer.encode(text), tokenizer.eos], 1) for text in texts]
+    found = [([2, 0], collate([samples[2], samples[0]], tokenizer.pad)), ([1], collate([samples[1]], tokenizer.pad))]
+    assert first_lines(found, tokenizer) == ["monks built it.", "ducks", ""]
 
 
 # --- the reward model ---------------------------------------------------------------------------------------

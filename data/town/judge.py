@@ -51,8 +51,13 @@ class Verdict:
 NOTHING = Verdict(satisfies=False)
 
 
+def first_line(response):
+    """All that a response is ranked and judged by: its first line that is not empty."""
+    return response.strip("\n").split("\n")[0]
+
+
 def judge(record, response):
-    line = " ".join(response.strip("\n").split("\n")[0].split())
+    line = " ".join(first_line(response).split())
     if not plain(line) or len(line.split()) > LONGEST or rambles(line):
         verdict = NOTHING
     else:
