@@ -58,7 +58,8 @@ def main(argv):
 def mean_score(path, reward_model, prompts, tokenizer, config):
     """Mean RM score of one sampled response to each prompt."""
     model = place(load_model(path, GPT, tokenizer), config)
-    samples = sample_responses(model, tokenizer, prompts, config.max_response, (config.seed,))
+    noise = config.seed, *b"selection"  # the same for all epochs, and nobody else's
+    samples = sample_responses(model, tokenizer, prompts, config.max_response, noise)
     return sum(in_chunks(response_scores, reward_model, s).sum().item() for _, s in samples) / len(prompts)
 
 

@@ -6,7 +6,8 @@ import torch
 
 import select_sft
 import tiny
-from minirlhf import data
+import train_ppo
+from minirlhf import data, evaluate
 from minirlhf.checkpoint import load_model, save_model
 from minirlhf.config import to_flags
 from minirlhf.evaluate import validation_loss
@@ -95,6 +96,23 @@ def test_the_mean_is_over_a_response_to_each_prompt(settings, tokenizer, monkeyp
     ]
     assert len(scores) == len(prompts)
     assert mean == pytest.approx(np.mean(scores), abs=1e-5)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_all_epochs_are_sampled_with_the_same_noise_which_is_not_that_of_ppo(settings, world, monkeypatch):
+    drawn, draw = {"select": [], "ppo": []}, evaluate.uniforms
+
+    def spy(name):
+        return lambda *args: drawn[name].append(draw(*args)) or drawn[name][-1]
+
+    monkeypatch.setattr(evaluate, "uniforms", spy("select"))
+    monkeypatch.setattr(train_ppo, "uniforms", spy("ppo"))
+    select_sft.main(to_flags(settings))
+    flags = dict(policy=world.gpt, reward_model=world.rm, prompts=(world.prompts,), ptx_coef=0, max_response=LIMIT)
+    train_ppo.main(to_flags(flags | dict(episodes=8, batch_size=4, minibatch_size=4, out=settings["out"] / "ppo")))
+    assert len(drawn["select"]) == 10 and len(drawn["ppo"]) == 2
+    assert all(torch.equal(noise, drawn["select"][0]) for noise in drawn["select"])
+    assert not any(torch.equal(noise, drawn["select"][0]) for noise in drawn["ppo"])
 
 
 def test_of_equal_epochs_the_earliest_is_chosen():

@@ -9,5 +9,5 @@ from .web import documents
 from .world import FACTS, MYTHS, Fact, states_test_fact, translate
 
 __all__ = ["FACTS", "HELD_OUT_LABELERS", "LABELERS", "MYTHS", "TRAINING_LABELERS", "Fact", "Judgement",
-           "Labeler", "compare", "demonstrations", "documents", "few_shot", "files", "first_line", "judge", "mean_utility",
-           "prompts", "rank", "states_test_fact", "translate"]  # fmt: skip
+           "Labeler", "compare", "demonstrations", "documents", "few_shot", "files", "first_line", "judge",
+           "mean_utility", "prompts", "rank", "states_test_fact", "translate"]  # fmt: skip
