@@ -206,9 +206,9 @@ def update(networks, optimizers, episodes, rows, documents, pad, config):
         mine = distributed.shard(documents)
         with distributed.hold(networks.policy):
             for part in data.micro_batches([len(s.tokens) for s in mine], config.max_tokens):
-                whole = data.collate([mine[i] for i in part], pad, device)
-                logp = response_logps(networks.policy, whole)
-                loss = ptx_loss(logp, whole.mask, config.ptx_coef, total)
+                responses = data.collate([mine[i] for i in part], pad, device)
+                logp = response_logps(networks.policy, responses)
+                loss = ptx_loss(logp, responses.mask, config.ptx_coef, total)
                 loss.backward()
                 figures["ptx_loss"] += loss.item() / config.ptx_coef  # nats per token
     rows = rows.to(device)
