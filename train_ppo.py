@@ -8,10 +8,10 @@ A bandit: a prompt comes, the policy answers once, the reward model scores, the 
 
     E_{(x, y) ~ pi} [ r(x, y) - beta log(pi(y|x) / pi_ref(y|x)) ]  +  gamma E_{x ~ documents} [ log pi(x) ]
 
-Four networks: the policy; its frozen start, the KL's reference; the frozen reward model; the value network, which
-starts as a copy of the reward model. The policy's running average is what a run leaves as its model. Not in the
-paper, hence ours: lambda, whitened advantages, the clipped value loss, clipped gradients, losses as means per token,
-and which of the swept learning rates is the default.
+Four networks and an average: the policy; its frozen start, the KL's reference; the frozen reward model; the value
+network, which starts as a copy of the reward model; and the policy's running average, which is what a run leaves. Not
+in the paper, hence ours: lambda, whitened advantages, the clipped value loss, clipped gradients, losses as means per
+token, and which of the swept learning rates is the default.
 """
 
 import copy
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minirlhf import data, distributed, rollout
+from minirlhf import data, distributed
 from minirlhf.checkpoint import load_model, load_tokenizer, save_model
 from minirlhf.config import command, parse, require
 from minirlhf.device import pick_device, place
@@ -39,6 +39,7 @@ from minirlhf.losses import (
     whiten,
 )
 from minirlhf.model import GPT, RewardModel
+from minirlhf.rollout import decode as decode_by_steps
 from minirlhf.rollout import generate, in_chunks, response_logps, response_scores, response_values, uniforms
 from minirlhf.run import Run, RunConfig, start_run
 
@@ -103,7 +104,7 @@ class Episodes(NamedTuple):
     """What an iteration learns from. An episode is a prompt, the response to it token by token, and a score at its end.
     B episodes, R response tokens at most; (B, R) unless noted."""
 
-    responses: data.Responses  # prompts and responses: tokens (B, T), and the mask (B, R) of what is a response
+    responses: data.Responses  # tokens (B, T): prompt and response; prompt_lengths (B,); mask (B, R): what is response
     scores: torch.Tensor  # (B,) the reward model's
     logp: torch.Tensor  # of each token, as the policy sampled it
     ref_logp: torch.Tensor  # the same token's by the reference
@@ -115,7 +116,7 @@ class Episodes(NamedTuple):
         """Some episodes (long tensor), cut to the longest of them."""
         responses = self.responses.select(rows)
         R = responses.mask.shape[1]
-        return Episodes(responses, self.scores[rows], *(x[rows, :R] for x in self[2:]))
+        return Episodes(responses, self.scores[rows], *(x[rows, :R] for x in self[2:]))  # from logp on (B, R)
 
 
 def main(argv):
@@ -132,18 +133,15 @@ def main(argv):
 
 def train(config, networks, tokenizer, prompts, documents):
     optimizers = make_optimizers(networks, config)
-    run = Run(config, networks.policy, networks.value, networks.ema, *optimizers, good=config.policy)
+    run = Run(config, networks.policy, networks.value, networks.ema, *optimizers, last_good=config.policy)
     learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
     iterations = config.episodes // config.batch_size
     steps = config.inner_epochs * config.batch_size // config.minibatch_size  # optimizer steps in an iteration
     per_step = round(config.minibatch_size * config.documents_per_episode) if config.ptx_coef else 0  # documents
-    start_weight = config.ema_decay ** (iterations * steps)
-    if start_weight > 0.5:
-        advice = f"a short run, {start_weight:.0%} of its average will be the start; lower --ema_decay"
-        distributed.say(f"{config.out}: {advice}")
+    warn_of_a_short_run(config, iterations * steps)
     prompt_order = endless(len(prompts), run.first * config.batch_size, (config.seed, 0, 1))
     document_order = endless(len(documents), run.first * steps * per_step, (config.seed, 0, 2))
-    decode = decode_by_graph if config.graph else rollout.decode
+    decode = decode_by_graph if config.graph else decode_by_steps
 
     for iteration, _ in run.steps(range(iterations)):
         optimizers[0].param_groups[0]["lr"] = config.lr * warmup_lr(iteration, config.warmup)
@@ -152,20 +150,20 @@ def train(config, networks, tokenizer, prompts, documents):
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
-        responses, logp = generate(
-            networks.policy, *mine, tokenizer.eos, tokenizer.pad, rows=config.rollout_batch_size, decode=decode
-        )
+        rollout = networks.policy, *mine, tokenizer.eos, tokenizer.pad
+        responses, logp = generate(*rollout, batch_size=config.rollout_batch_size, decode=decode)
 
         # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Whatever is
         #    averaged over the batch needs all of it, and all ranks get all episodes.
-        episodes = judge_episodes(networks, responses, logp, config)
+        episodes: Episodes = judge_episodes(networks, responses, logp, config)
 
-        # 3. One pass over the episodes in random minibatches; documents come along in PPO-ptx.
+        # 3. The policy and the value network learn from the episodes in random minibatches, and in PPO-ptx the policy
+        #    from documents.
         figures, rng = [], np.random.default_rng((config.seed, iteration, 3))
         for _ in range(config.inner_epochs):
-            for rows in torch.from_numpy(rng.permutation(config.batch_size)).split(config.minibatch_size):
+            for minibatch in torch.from_numpy(rng.permutation(config.batch_size)).split(config.minibatch_size):
                 extra = [documents[next(document_order)] for _ in range(per_step)]
-                figures.append(update(learners, optimizers, episodes, rows, extra, tokenizer.pad, config))
+                figures.append(update(learners, optimizers, episodes, minibatch, extra, tokenizer.pad, config))
                 run.check(**figures[-1])
 
         row = {name: float(np.mean([step[name] for step in figures])) for name in figures[0]}
@@ -193,41 +191,41 @@ def judge_episodes(networks, responses, logp, config):
     return Episodes(responses, scores, logp, ref_logp, values, advantages, returns)
 
 
-def update(networks, optimizers, episodes, rows, documents, pad, config):
-    """One optimizer step on a minibatch: PPO's gradients and, added to the same buffers, the documents'.
+def update(networks, optimizers, episodes, minibatch, documents, pad, config):
+    """One optimizer step: PPO's gradients and, added to the same buffers, the documents'.
 
-    rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO. Each rank takes its
-    share of both; policy and value network may be wrapped by DDP. Returns the figures to log.
+    minibatch (M,) long: which episodes; documents: list of Sequences, empty for plain PPO. Each rank takes its share of
+    both; policy and value network may be wrapped by DDP. Returns the figures to log.
     """
     figures, device = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0), episodes.scores.device
     if documents:
         figures["ptx_loss"] = 0.0
         total = sum(len(s.tokens) - s.start for s in documents)  # tokens
         mine = distributed.shard(documents)
-        with distributed.hold(networks.policy):
-            for part in data.micro_batches([len(s.tokens) for s in mine], config.max_tokens):
-                responses = data.collate([mine[i] for i in part], pad, device)
+        with distributed.hold(networks.policy):  # these gradients are summed over the ranks with PPO's, below
+            for rows in data.micro_batches([len(s.tokens) for s in mine], config.max_tokens):
+                responses = data.collate([mine[i] for i in rows], pad, device)
                 logp = response_logps(networks.policy, responses)
                 loss = ptx_loss(logp, responses.mask, config.ptx_coef, total)
                 loss.backward()
                 figures["ptx_loss"] += loss.item() / config.ptx_coef  # nats per token
-    rows = rows.to(device)
-    total = episodes.responses.mask[rows].sum()  # tokens
-    mine = distributed.shard(rows)
+    minibatch = minibatch.to(device)
+    total = episodes.responses.mask[minibatch].sum()  # tokens
+    mine = distributed.shard(minibatch)
     micro_batches = data.micro_batches(episodes.responses.lengths[mine].tolist(), config.max_tokens)
-    for part in distributed.accumulate(micro_batches, networks.policy, networks.value):
-        old = episodes.select(mine[part])
-        mask = old.responses.mask
-        logp = response_logps(networks.policy, old.responses)
-        loss = policy_loss(logp, old.logp, old.advantages, mask, config.clip, total)
+    for rows in distributed.accumulate(micro_batches, networks.policy, networks.value):
+        part = episodes.select(mine[rows])  # its logp and values are those of when it was sampled: the old ones
+        mask = part.responses.mask
+        logp = response_logps(networks.policy, part.responses)
+        loss = policy_loss(logp, part.logp, part.advantages, mask, config.clip, total)
         loss.backward()
-        values = response_values(networks.value, old.responses)
-        error = value_loss(values, old.values, old.returns, mask, config.value_clip, total)
+        values = response_values(networks.value, part.responses)
+        error = value_loss(values, part.values, part.returns, mask, config.value_clip, total)
         error.backward()
         figures["policy_loss"] += loss.item()
         figures["value_loss"] += error.item()
-        clipped = ((logp - old.logp).exp() - 1).abs() > config.clip
-        figures["clip_fraction"] += masked_mean(clipped, mask, total).item()
+        outside = ((logp - part.logp).exp() - 1).abs() > config.clip
+        figures["clip_fraction"] += masked_mean(outside, mask, total).item()
     for network, optimizer in zip((networks.policy, networks.value), optimizers):
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.max_grad_norm)
         optimizer.step()
@@ -252,6 +250,14 @@ def statistics(episodes, config, eos):
         "explained_variance": 1 - residual / spread.clamp(min=1e-8),
     }
     return {name: value.item() for name, value in row.items()}
+
+
+def warn_of_a_short_run(config, steps):
+    """The average forgets its start slowly: a run of so many steps may end before it has."""
+    start = config.ema_decay**steps
+    if start > 0.5:
+        advice = f"a short run, {start:.0%} of its average will be the start; lower --ema_decay"
+        distributed.say(f"{config.out}: {advice}")
 
 
 def load_networks(config, tokenizer):

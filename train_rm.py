@@ -57,13 +57,13 @@ def main(argv):
 
 def train(config, model, tokenizer, rankings, validation, demonstrations):
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.95), fused=True)
-    run = Run(config, model, optimizer, good=config.init)
+    run = Run(config, model, optimizer, last_good=config.init)
     learner, rng = distributed.wrap(model), np.random.default_rng(config.seed)
     lengths = [data.longest(r) for r in rankings]
-    plan = [rows for _ in range(config.epochs) for rows in data.batches(lengths, config.batch_size, rng)]
-    for step, rows in run.steps(plan):
+    plan = [batch for _ in range(config.epochs) for batch in data.batches(lengths, config.batch_size, rng)]
+    for step, indices in run.steps(plan):
         optimizer.param_groups[0]["lr"] = config.lr * cosine_lr(step, len(plan))
-        batch = [rankings[i] for i in rows]
+        batch = [rankings[i] for i in indices]
         prompts = sum(len(set(r.ranks)) > 1 for r in batch)  # those with an untied pair
         if prompts == 0:
             continue
@@ -71,8 +71,8 @@ def train(config, model, tokenizer, rankings, validation, demonstrations):
         mine = distributed.shard(batch)
         widths = [len(r.ranks) for r in mine]
         micro_batches = data.micro_batches([data.longest(r) for r in mine], config.max_tokens, widths)
-        for part in distributed.accumulate(micro_batches, learner):
-            scores, ranks = score_rankings(learner, [mine[i] for i in part], tokenizer.pad)
+        for rows in distributed.accumulate(micro_batches, learner):
+            scores, ranks = score_rankings(learner, [mine[i] for i in rows], tokenizer.pad)
             part_loss = ranking_loss(scores, ranks, total=prompts)
             part_loss.backward()
             better = ranked_above(ranks)

@@ -79,9 +79,9 @@ def train(config, model, optimizers, tokenizer, steps, validation):
         micro_batches = data.micro_batches([len(s.tokens) for s in mine], config.max_tokens)
         for rows in distributed.accumulate(micro_batches, learner):
             responses = data.collate([mine[i] for i in rows], tokenizer.pad, device)
-            part = sft_loss(response_logps(learner, responses), responses.mask, total=len(batch))
-            part.backward()
-            loss += part.item()
+            part_loss = sft_loss(response_logps(learner, responses), responses.mask, total=len(batch))
+            part_loss.backward()
+            loss += part_loss.item()
         (loss,) = distributed.all_reduce(loss)
         run.check(loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -93,8 +93,8 @@ def train(config, model, optimizers, tokenizer, steps, validation):
         if last_of_epoch:
             measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens) if validation else None
             row["validation_loss"] = measured
-            run.good = f"{config.out}/epoch-{epoch}.pt"
-            save_model(run.good, model, tokenizer)
+            run.last_good = f"{config.out}/epoch-{epoch}.pt"
+            save_model(run.last_good, model, tokenizer)
         run.log(**row)
     save_model(f"{config.out}/model.pt", model, tokenizer)
     run.finish(loss="training loss", validation_loss="validation loss")

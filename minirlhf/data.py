@@ -69,7 +69,8 @@ class Responses(NamedTuple):
     def positions(self):
         """(B, R) long: where response token t's own log-prob and value are read, one position before it."""
         steps = torch.arange(self.mask.shape[1], device=self.mask.device)
-        return (self.prompt_lengths[:, None] - 1 + steps).clamp(max=self.tokens.shape[1] - 2)
+        positions = self.prompt_lengths[:, None] - 1 + steps
+        return positions.clamp(max=self.tokens.shape[1] - 2)  # past the end any will do: what is read there is masked
 
     @property
     def targets(self):

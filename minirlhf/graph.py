@@ -13,17 +13,18 @@ from .rollout import begin, sample_token
 
 def decode_by_graph(model, prompts, noise, eos, pad, temperature):
     """What decode returns. Rows that have ended go along; whether all have is looked up after each 16th step."""
-    tokens, left_padding, last, responses, logp = begin(model, prompts, noise, pad)
+    tokens, left_padding, last, sampled, logp = begin(model, prompts, noise, pad)
     cache = FixedCache(tokens.shape[1] + noise.shape[1])
     token, first, t = torch.empty_like(last), torch.zeros_like(last), torch.zeros_like(last[0])
     alive = torch.ones_like(left_padding, dtype=torch.bool)
 
     def step(tokens, at):
-        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=at)[:, 0]) / temperature
-        drawn, drawn_logp = sample_token(logits, noise.index_select(1, t)[:, 0])
+        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=at)[:, 0])
+        log_probs = (logits / temperature).log_softmax(-1)
+        drawn = sample_token(log_probs, noise.index_select(1, t)[:, 0])
         token.copy_(drawn.masked_fill(~alive, pad)[:, None])
-        responses.index_copy_(1, t, token)
-        logp.index_copy_(1, t, (drawn_logp * alive)[:, None])
+        sampled.index_copy_(1, t, token)
+        logp.index_copy_(1, t, log_probs.gather(1, drawn[:, None]) * alive[:, None])
         alive.logical_and_(drawn != eos)
         t.add_(1)
 
@@ -40,7 +41,7 @@ def decode_by_graph(model, prompts, noise, eos, pad, temperature):
         next_step()
         if i % 16 == 0 and not alive.any():
             break
-    return responses, logp
+    return sampled, logp
 
 
 def record(function):

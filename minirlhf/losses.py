@@ -2,7 +2,7 @@
 
 Shapes: B sequences, R response tokens, P prompts, K responses of a prompt. `mask` is True on real response tokens
 (ones, then zeros). `total` is the number of tokens (or prompts) in the whole batch where the arguments are only a
-micro-batch of it: the losses of micro-batches then add up to the loss of the batch.
+micro-batch of it: the losses of micro-batches then add up to the loss of the batch. Shapes are checked as @shapes says.
 """
 
 import math
@@ -101,7 +101,7 @@ def shaped_rewards(scores, logp, ref_logp, mask, beta):
 
 @shapes(rewards="BR", values="BR", mask="BR")
 def gae(rewards, values, mask, gamma=1.0, lam=0.95):
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16); the paper uses gamma = 1.
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16). This gamma is the discount, in the paper 1.
 
         delta_t = r_t + gamma V_{t+1} - V_t
         A_t     = delta_t + gamma lam A_{t+1}          V = A = 0 past the last token, EOS or cut off alike
@@ -149,7 +149,7 @@ def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
 def value_loss(values, old_values, returns, mask, clip=0.2, total=None):
     """Squared error of the value network, clipped as the policy is: half the mean over tokens of the larger of
 
-        (V - R)^2   and   (V_old + clip(V - V_old, -clip, clip) - R)^2
+        (V - return)^2   and   (V_old + clip(V - V_old, -clip, clip) - return)^2
 
     Not in the paper: from the code it descends from (Ziegler et al. 2019). values, old_values, returns (B, R) float.
     """

@@ -27,17 +27,19 @@ def uniforms(seed, rows, limit):
 def decode(model, prompts, noise, eos, pad, temperature):
     """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there. With a cache of keys
     and values; rows that have ended leave the batch."""
-    tokens, left_padding, last, responses, logp = begin(model, prompts, noise, pad)
+    tokens, left_padding, last, sampled, logp = begin(model, prompts, noise, pad)
     cache = Cache(tokens.shape[1] + noise.shape[1])
     if not left_padding.any():
         left_padding = None
     rows = torch.arange(len(prompts), device=noise.device)  # the rows in the cache
     alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
     for t in range(noise.shape[1]):
-        # forward: torch.compile would compile anew for every length
-        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=last)[:, 0]) / temperature  # (rows, V)
-        token, token_logp = sample_token(logits, noise[rows, t])
-        responses[rows[alive], t], logp[rows[alive], t] = token[alive], token_logp[alive]
+        # model.forward, not model(...): only the call is compiled, and would be anew for every length
+        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=last)[:, 0])  # (rows, V)
+        log_probs = (logits / temperature).log_softmax(-1)
+        token = sample_token(log_probs, noise[rows, t])
+        sampled[rows[alive], t] = token[alive]
+        logp[rows[alive], t] = log_probs.gather(1, token[:, None])[alive, 0]
         alive &= token != eos
         going = alive.nonzero()[:, 0]
         if len(going) == 0:
@@ -47,21 +49,23 @@ def decode(model, prompts, noise, eos, pad, temperature):
             left_padding = None if left_padding is None else left_padding[going]
             cache.keep(going)
         tokens, last = token[:, None], torch.zeros_like(token)[:, None]
-    return responses, logp
+    return sampled, logp
 
 
 @torch.no_grad()
-def generate(model, prompts, noise, eos, pad, temperature=1.0, rows=512, decode=decode):
-    """Samples a response to each prompt, at most `rows` at once, whose keys and values memory must hold.
+def generate(model, prompts, noise, eos, pad, temperature=1.0, batch_size=512, decode=decode):
+    """Samples a response to each prompt, `batch_size` of them side by side, whose keys and values memory must hold.
 
     prompts: B lists of token ids; noise (B, limit) float in [0, 1): the noise of each step. Prompt and limit must fit
     in the model's context. Returns Responses of at most `limit` tokens, and the log-prob of each token as it was
     sampled, (B, R) float, 0 past the end.
     """
     device = model.transformer.wte.weight.device
-    noise, starts = noise.to(device), range(0, len(prompts), rows)
+    noise, decoded = noise.to(device), []
     with model.autocast():  # once for all tokens: the weights' copies in bfloat16 last until it ends
-        decoded = [decode(model, prompts[i : i + rows], noise[i : i + rows], eos, pad, temperature) for i in starts]
+        for i in range(0, len(prompts), batch_size):
+            batch = slice(i, i + batch_size)
+            decoded.append(decode(model, prompts[batch], noise[batch], eos, pad, temperature))
     tokens, logp = map(torch.cat, zip(*decoded))
     lengths = (tokens != pad).sum(1).tolist()
     sequences = [Sequence(p + y[:n], len(p)) for p, y, n in zip(prompts, tokens.tolist(), lengths)]
@@ -69,28 +73,25 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0, rows=512, decode=
 
 
 def begin(model, prompts, noise, pad):
-    """What decoding starts with: tokens (B, P), how many of each row are padding (B,), where its last one is (B, 1);
-    and what it fills: responses and log-probs (B, limit)."""
+    """What decoding starts with: tokens (B, T), how many of each row are padding (B,), where its last one is (B, 1);
+    and what it fills: sampled tokens and their log-probs (B, limit)."""
     (B, limit), device = noise.shape, noise.device
-    lengths = [len(prompt) for prompt in prompts]
-    P = max(lengths)
-    tokens = torch.tensor([[pad] * (P - len(prompt)) + prompt for prompt in prompts], device=device)
-    left_padding = P - torch.tensor(lengths, device=device)
-    last = torch.full((B, 1), P - 1, device=device)
-    responses = torch.full((B, limit), pad, device=device)
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    left_padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    last = torch.full((B, 1), longest - 1, device=device)
+    sampled = torch.full((B, limit), pad, device=device)
     logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
-    return tokens, left_padding, last, responses, logp
+    return tokens, left_padding, last, sampled, logp
 
 
-def sample_token(logits, noise):
+def sample_token(log_probs, noise):
     """Inverse-CDF sampling: the first token whose cumulative probability exceeds the noise.
 
-    logits (B, V) float32; noise (B,) in [0, 1). Returns tokens (B,) long and their log-probs (B,) float.
+    log_probs (B, V) float32; noise (B,) in [0, 1). Returns tokens (B,) long.
     """
-    logp = logits.log_softmax(-1)
-    cumulative = logp.exp().cumsum(-1)
-    token = torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)
-    return token[:, 0], logp.gather(1, token)[:, 0]
+    cumulative = log_probs.exp().cumsum(-1)
+    return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -71,12 +71,12 @@ def start_run(config):
 class Run:
     """A run in its folder, from where it left off: its progress, its metrics, its states.
 
-    parts: the modules and optimizers that a state holds, put back to the newest one at once. good: the checkpoint to go
-    back to before there is any other.
+    parts: the modules and optimizers that a state holds, put back to the newest one at once. last_good:
+    the checkpoint to go back to before there is any other.
     """
 
-    def __init__(self, config, *parts, good="none was saved yet"):
-        self.out, self.save_every, self.parts, self.good = Path(config.out), config.save_every, parts, good
+    def __init__(self, config, *parts, last_good="none was saved yet"):
+        self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good
         self.step = self.first = self._load_state()  # steps that lie behind it
         self._forget_rows()
 
@@ -97,7 +97,9 @@ class Run:
         for name, value in losses.items():
             if value != value or abs(value) == float("inf"):
                 advice = "lower the learning rate and use another --out"
-                raise InputError(f"step {self.step}: {name} is {value}; last good checkpoint: {self.good}; {advice}")
+                raise InputError(
+                    f"step {self.step}: {name} is {value}; last good checkpoint: {self.last_good}; {advice}"
+                )
 
     def log(self, **row):
         """Adds a line to metrics.jsonl."""
@@ -115,10 +117,10 @@ class Run:
         draw_curves(self.out, curves)
 
     def _save_state(self, step):
-        self.good = self.out / f"state-{step:08d}.pt"
+        self.last_good = self.out / f"state-{step:08d}.pt"
         if rank() == 0:
             state = {"step": step, "world": world(), "parts": [part.state_dict() for part in self.parts]}
-            write_atomically(self.good, lambda file: torch.save(state, file))
+            write_atomically(self.last_good, lambda file: torch.save(state, file))
             for old in _states(self.out)[:-2]:
                 old.unlink()
 

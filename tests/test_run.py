@@ -219,7 +219,7 @@ def test_metrics_come_back_row_by_row(config):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_last_good_checkpoint(config, value):
-    checked = Run(config, good="epoch-2.pt")
+    checked = Run(config, last_good="epoch-2.pt")
     checked.step = 7
     checked.check(other=1.0)
     with pytest.raises(InputError, match=r"step 7: loss is .*; last good checkpoint: epoch-2.pt"):

@@ -339,7 +339,7 @@ def test_sampling_is_at_temperature_1(settings, monkeypatch):
     monkeypatch.setattr(train_ppo, "generate", spy)
     train(settings)
     # Model, prompts, noise, eos and pad; temperature is left at its default.
-    assert calls == [(5, {"rows": 128, "decode": decode})] * 2
+    assert calls == [(5, {"batch_size": 128, "decode": decode})] * 2
     assert inspect.signature(sampler).parameters["temperature"].default == 1
 
 
