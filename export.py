@@ -18,8 +18,9 @@ class Config:
     out: str  # folder to write
 
     def __post_init__(self):
-        empty = not Path(self.out).exists() or not any(Path(self.out).iterdir())
-        require(empty, f"--out {self.out} is not empty; choose another --out")
+        out = Path(self.out)
+        require(not out.is_file(), f"--out {out}: a file is in the way; choose another --out")
+        require(not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; choose another --out")
 
 
 def main(argv):

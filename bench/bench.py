@@ -349,6 +349,9 @@ def main(argv):
     make, make_theirs, needed = WORK[options.work]
     if options.peer and not make_theirs:
         parser.error(f"{options.work} has no peer")
+    for name in ("ranks", "accumulate", "iterations", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: must be above 0")
     if options.graph and options.device != "cuda":
         parser.error("--graph needs --device cuda")
     if options.peer and options.ranks > 1:

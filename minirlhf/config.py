@@ -31,7 +31,8 @@ def command(main):
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from the newest state (a train_*.py with --resume)", file=sys.stderr)
+        advice = "a training script goes on from its newest state with --resume, others with the same command"
+        print(f"stopped: {advice}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -55,9 +56,8 @@ def parse(config, argv, description):
     """
     hints, comments = typing.get_type_hints(config), _field_comments(config)
     parser = Parser(description)
-    for field in sorted(
-        dataclasses.fields(config), key=lambda field: field.name not in vars(config)["__annotations__"]
-    ):
+    own = list(vars(config)["__annotations__"])  # before those of a base class
+    for field in sorted(dataclasses.fields(config), key=lambda f: own.index(f.name) if f.name in own else len(own)):
         kind, required = hints[field.name], field.default is dataclasses.MISSING
         options = {"help": comments[field.name].replace("%", "%%"), "default": field.default}
         if required:

@@ -199,7 +199,7 @@ def read_metrics(out):
 
 
 def draw_curves(out, curves):
-    """Draws columns of a run's metrics to curves.png, a panel each. Needs matplotlib (an extra)."""
+    """Draws columns of a run's metrics to curves.png, a panel for each that has values. Needs matplotlib (an extra)."""
     if rank() != 0:
         return
     try:
@@ -211,11 +211,14 @@ def draw_curves(out, curves):
         print(f'no {Path(out) / "curves.png"}: pip install "minirlhf[plots]" for pictures', flush=True)
         return
     rows = read_metrics(out)
-    figure, axes = plt.subplots(1, len(curves), figsize=(3.4 * len(curves), 2.8), squeeze=False, layout="constrained")
-    for axis, (name, title) in zip(axes[0], curves.items()):
-        points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-        axis.plot(*zip(*points) if points else ([], []), marker="o" if len(points) < 20 else None, markersize=3)
-        axis.set(xlabel="step", title=title)
+    columns = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in curves}
+    columns = {name: points for name, points in columns.items() if points}
+    if not columns:
+        return
+    figure, axes = plt.subplots(1, len(columns), figsize=(3.4 * len(columns), 2.8), squeeze=False, layout="constrained")
+    for axis, (name, points) in zip(axes[0], columns.items()):
+        axis.plot(*zip(*points), marker="o" if len(points) < 20 else None, markersize=3)
+        axis.set(xlabel="step", title=curves[name])
         axis.grid(alpha=0.3)
     figure.suptitle(str(out))
     figure.savefig(Path(out) / "curves.png", dpi=110)

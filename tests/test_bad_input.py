@@ -432,6 +432,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
         ),
         ("chat.py --prompt hello", "required: models"),
         ("bench/bench.py ppo toy --accumulate 2", "--accumulate is for sft"),
+        ("bench/bench.py rm toy --iterations 0", "--iterations 0: must be above 0"),
         ("reproduce.py --out {out} --sed 1", "unknown flag or argument: --sed 1"),
     ],
 )

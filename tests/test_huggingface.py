@@ -184,3 +184,5 @@ def test_nothing_is_exported_over_what_is_there(world, tmp_path):
     (tmp_path / "precious").touch()
     with pytest.raises(InputError, match="is not empty; choose another --out"):
         export.main(["--checkpoint", world.gpt, "--out", str(tmp_path)])
+    with pytest.raises(InputError, match="a file is in the way; choose another --out"):
+        export.main(["--checkpoint", world.gpt, "--out", str(tmp_path / "precious")])

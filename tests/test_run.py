@@ -259,3 +259,6 @@ def test_curves_are_drawn_from_the_metrics_also_where_a_column_has_gaps(tmp_path
     tiny.write_lines(tmp_path / "metrics.jsonl", rows)
     draw_curves(tmp_path, {"loss": "loss", "validation_loss": "validation", "absent": "absent"})
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "curves.png").unlink()
+    draw_curves(tmp_path, {"absent": "absent"})  # there is nothing to show
+    assert not (tmp_path / "curves.png").exists()
