@@ -18,6 +18,7 @@ from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.config import command, parse, require
 from minirlhf.device import pick_device, place
 from minirlhf.model import GPT, PRESETS, GPTConfig
+from minirlhf.muon import Muon
 from minirlhf.run import RunConfig, start_run
 
 
@@ -38,7 +39,7 @@ class Config(RunConfig):
     batch_size: int = 32  # sequences in a step
     lr: float = 6e-4  # peak learning rate, falling by a cosine to a tenth
     dropout: float = 0.0  # on the embedding and the residual stream
-    optimizer: str = "muon"  # muon: torch.optim.Muon for the blocks' matrices, Adam for the rest; or adam for all
+    optimizer: str = "muon"  # muon for the blocks' matrices and Adam for the rest, or adam for all
     muon_lr: float = 0.02  # peak learning rate of muon's matrices, which need a larger one
 
     def __post_init__(self):
@@ -98,37 +99,11 @@ def make_optimizers(model, config):
     adam = dict(lr=config.lr, betas=(0.9, 0.95), fused=True)
     if config.optimizer == "adam":
         return [torch.optim.Adam(model.parameters(), **adam)]
-    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name}
-    rest = [p for name, p in model.named_parameters() if name not in matrices]
-    return [torch.optim.Adam(rest, **adam), SplitMuon(matrices, config.muon_lr)]
-
-
-class SplitMuon(torch.optim.Muon):
-    """Muon that makes query, key and value each orthogonal: c_attn stacks three matrices, which have no business with
-    one another. (Measured on the town: copying from the prompt is learned about a third sooner.)"""
-
-    def __init__(self, matrices, lr):
-        self.thirds = []  # (the whole, its thirds as parameters that share its memory)
-        parameters = []
-        for name, whole in matrices.items():
-            if name.endswith("c_attn.weight"):
-                thirds = [torch.nn.Parameter(third) for third in whole.detach().chunk(3)]
-                self.thirds.append((whole, thirds))
-                parameters += thirds
-            else:
-                parameters.append(whole)
-        super().__init__(parameters, lr=lr, weight_decay=0.0, momentum=0.8, adjust_lr_fn="match_rms_adamw")
-
-    def step(self):
-        for whole, thirds in self.thirds:
-            for third, gradient in zip(thirds, whole.grad.chunk(3)):
-                third.grad = gradient
-        super().step()
-
-    def zero_grad(self):
-        super().zero_grad()
-        for whole, _ in self.thirds:
-            whole.grad = None
+    blocks = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name}
+    stacked = {name: p for name, p in blocks.items() if name.endswith("c_attn.weight")}
+    rest = [p for name, p in model.named_parameters() if name not in blocks]
+    matrices = [p for name, p in blocks.items() if name not in stacked]
+    return [torch.optim.Adam(rest, **adam), Muon(matrices, stacked.values(), config.muon_lr)]
 
 
 if __name__ == "__main__":

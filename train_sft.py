@@ -71,7 +71,8 @@ def train(config, model, optimizers, tokenizer, steps, validation):
     for step, (epoch, batch, last_of_epoch) in run.steps(steps):
         decay = cosine_lr(step, len(steps))
         for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * decay
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * decay
         torch.manual_seed(distributed.seed_of(config.seed, step))  # dropout's
         model.train()
         loss = 0.0

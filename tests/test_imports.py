@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIBRARY = """
     shapes config model
-    losses distributed device
+    losses distributed device muon
     files data
     tokenizer rollout
     huggingface evaluate graph
