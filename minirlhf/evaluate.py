@@ -47,17 +47,23 @@ def kl(policy, reference, responses):
     return (difference * responses.mask).sum(1)
 
 
-def interval(values, weights=None, resamples=2000, seed=0):
-    """Mean of values (N,) and its 95 % bootstrap interval over the N: {"mean", "low", "high", "n"}.
+def interval(values, weights=None, items=None, resamples=2000, seed=0):
+    """Mean of values (N,) and its 95 % bootstrap interval over the N: {"mean", "low", "high", "n", "items"}.
 
-    With weights (N,), the ratio sum(values) / sum(weights): nats per token of documents, say.
+    weights (N,): the mean is the ratio sum(values) / sum(weights), such as nats per token of documents. items (N,):
+    what each value is of, as a key. All values of an item are drawn together, since they say much the same: a thousand
+    answers about ten facts tell of ten facts.
     """
     values = np.asarray(values, float)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, float)
+    n = len(values)
+    if items is not None:
+        _, index = np.unique(np.asarray(items), return_inverse=True)
+        values, weights = np.bincount(index, values), np.bincount(index, weights)
     counts = _resamples(len(values), resamples, seed)
     low, high = np.quantile((counts @ values) / (counts @ weights), [0.025, 0.975])
     mean = values.sum() / weights.sum()
-    return {"mean": float(mean), "low": float(low), "high": float(high), "n": len(values)}
+    return {"mean": float(mean), "low": float(low), "high": float(high), "n": n, "items": len(values)}
 
 
 @functools.lru_cache(maxsize=4)

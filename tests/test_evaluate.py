@@ -173,6 +173,21 @@ def test_the_interval_holds_the_truth_19_times_in_20():
     assert sum(f["low"] <= 0.4 <= f["high"] for f in found) / 300 == pytest.approx(0.95, abs=0.04)
 
 
+def test_values_of_one_item_are_drawn_together():
+    """400 answers about 20 facts, all right or all wrong for a fact, are as sure as 20; the mean is the same."""
+    facts = [float(i < 14) for i in range(20)]
+    values, items = np.repeat(facts, 20), np.repeat([f"fact {i}" for i in range(20)], 20)
+    found, alone = interval(values, items=items, resamples=50_000), interval(facts, resamples=50_000)
+    assert found["mean"] == pytest.approx(0.7) == alone["mean"]
+    assert (found["low"], found["high"]) == pytest.approx((alone["low"], alone["high"]), abs=0.01)
+    assert (found["n"], found["items"]) == (400, 20)
+    assert found["high"] - found["low"] > 4 * (interval(values)["high"] - interval(values)["low"])
+
+
+def test_items_of_unlike_sizes_weigh_as_much_as_they_have_values():
+    assert interval([1.0, 1.0, 1.0, 0.0], items=["a", "a", "a", "b"])["mean"] == 0.75
+
+
 def test_with_weights_the_mean_is_a_ratio_of_sums_and_pairs_are_resampled_together():
     """Documents of 1 and of 9 tokens at 2 nats a token each: the ratio is 2 however they are drawn."""
     found = interval([2.0, 18.0] * 20, weights=[1, 9] * 20)
