@@ -2,11 +2,13 @@
 
     python reproduce.py                     all stages, from nothing to runs/town/report.html
     python reproduce.py --seed 1 --out runs/town-1
+    python reproduce.py --size nano         models of a tenth of the parameters
     python reproduce.py --stage rm          up to the reward model, and no further
 
 Each stage calls the same main() as the script a person would run. Stopped or killed, it goes on with the same command:
-finished stages are kept, and training resumes from its newest state. RECIPE is all that differs from the paper's
-defaults; README.md declares it.
+finished stages are kept, and training resumes from its newest state. RECIPE, and a size's row in SIZES, is all that
+differs from the paper's defaults; README.md declares it. Recipes are chosen by --judge_on validation: what test prompts
+are about is read by nothing but the evaluation of a run that is told.
 """
 
 import random
@@ -22,7 +24,7 @@ import train_sft
 import train_tokenizer
 from data import town
 from experiments import report
-from experiments.evaluation import answers, compare, measure, measure_reward_model
+from experiments.evaluation import answers, compare, measure, measure_memory, measure_reward_model
 from experiments.workers import at_once
 from minirlhf.config import command, parse, require, to_flags
 from minirlhf.data import read
@@ -30,23 +32,31 @@ from minirlhf.files import claim, read_json, write_json, write_lines
 
 LIMIT = 26  # tokens of a response
 RECIPE = {
-    "town": dict(web=14_000, web_held_out=600, demonstration=6_000, demonstration_validation=200, prompt_train=6_000,
-                 prompt_validation=300, prompt_test=2_000),
+    "town": dict(web=20_000, web_held_out=600, demonstration=5_000, demonstration_validation=200, prompt_train=9_000,
+                 prompt_validation=2_000, prompt_test=2_000),
     "tokenizer": dict(vocab_size=768),
-    "gpt": dict(size="toy", n_layer=2, n_ctx=96, epochs=2, batch_size=24, lr=3.5e-3, embedding_std=0.4, save_every=100),
+    "gpt": dict(size="toy", n_layer=2, n_ctx=112, epochs=4, batch_size=24, lr=3.5e-3, embedding_std=0.4,
+                save_every=100),
     "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
-    "rankings": dict(prompts=5_500, held_out=400),
+    "rankings": dict(prompts=9_000, held_out=400),
+    "select": dict(prompts=300),
     "rm": dict(batch_size=8, lr=7e-4, save_every=100),
     "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
-    "ppo": dict(episodes=40 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
-                lr=5e-4, value_lr=5e-4, kl_coef=0.1, max_response=LIMIT, save_every=10),
+    "ppo": dict(episodes=100 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
+                lr=5e-4, value_lr=5e-4, kl_coef=0.3, ema_decay=0.985, max_response=LIMIT,
+                save_every=10),
     "ptx_coef": 0.2,
 }  # fmt: skip
+SIZES = {  # what differs from RECIPE
+    "nano": {"gpt": dict(n_embd=32)},  # 53 thousand parameters
+    "toy": {},  # half a million
+}
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
-                 prompt_validation=20, prompt_test=40),
+                 prompt_validation=40, prompt_test=40),
     "rankings": dict(prompts=24, held_out=12),
-    "gpt": dict(n_layer=1, n_ctx=128),
+    "select": dict(prompts=20),
+    "gpt": dict(n_layer=1, n_ctx=128, epochs=2),
     "sft": dict(save_every=1),
     "ppo": dict(episodes=64, batch_size=32, minibatch_size=16),
 }  # fmt: skip
@@ -55,12 +65,17 @@ TINY = {
 @dataclass(frozen=True)
 class Config:
     out: str | None = None  # folder for everything the run makes; unless given runs/town, with --tiny runs/tiny
+    size: str = "toy"  # of all models: nano or toy
+    judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
     seed: int = 0  # of everything that is drawn
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
 
     def __post_init__(self):
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        require(self.size in SIZES, f"--size {self.size}: choose one of {', '.join(SIZES)}")
+        splits = ("test", "validation")
+        require(self.judge_on in splits, f"--judge_on {self.judge_on}: choose {' or '.join(splits)}")
         require(self.stage in STAGES, f"--stage {self.stage}: choose one of {', '.join(STAGES)}")
 
 
@@ -70,7 +85,7 @@ def main(argv):
     claim(config, ignore=("stage",))
     finished = Path(config.out) / "stages.json"
     seconds = read_json(finished) if finished.exists() else {}
-    recipe = {k: v | TINY.get(k, {}) if config.tiny and isinstance(v, dict) else v for k, v in RECIPE.items()}
+    recipe = recipe_of(config)
     for name, stage in STAGES.items():
         if name in seconds:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
@@ -87,6 +102,14 @@ def main(argv):
         print(f"{config.out}/report.html shows it{'; a tiny run, whose figures mean nothing' if config.tiny else ''}")
 
 
+def recipe_of(config):
+    """RECIPE with what differs for the size, and for a tiny run."""
+    recipe = dict(RECIPE)
+    for changes in (SIZES[config.size], TINY if config.tiny else {}):
+        recipe |= {name: recipe[name] | change for name, change in changes.items()}
+    return recipe
+
+
 def flags(config, name, settings, resume=True):
     """A script's command line: its folder is the stage's own, its seed the run's."""
     own = {"out": f"{config.out}/{name}", "seed": config.seed}
@@ -95,6 +118,11 @@ def flags(config, name, settings, resume=True):
 
 def file(config, name):
     return f"{config.out}/town/{name}.jsonl"
+
+
+def judged(config):
+    """The prompts on which models are judged."""
+    return read(file(config, f"prompts_{config.judge_on}"), "prompt")
 
 
 def noise_of(config, purpose):
@@ -107,10 +135,12 @@ def noise_of(config, purpose):
 
 def make_town(config, recipe):
     """the web, prompts, demonstrations; and a tokenizer for them"""
-    for name, records in town.files(config.seed, **recipe["town"]).items():
+    files = town.files(config.seed, **recipe["town"])
+    for name, records in files.items():
         write_lines(file(config, name), records)
-    files = (file(config, "web"), file(config, "demonstrations"))
-    train_tokenizer.main(to_flags({"data": files, "out": f"{config.out}/tokenizer"} | recipe["tokenizer"]))
+    write_lines(file(config, "prompts_selection"), files["prompts_validation"][: recipe["select"]["prompts"]])
+    corpus = (file(config, "web"), file(config, "demonstrations"))
+    train_tokenizer.main(to_flags({"data": corpus, "out": f"{config.out}/tokenizer"} | recipe["tokenizer"]))
 
 
 def make_gpt(config, recipe):
@@ -129,7 +159,7 @@ def make_sft(config, recipe):
 def make_rankings(config, recipe):
     """labelers rank K answers to a prompt, one by the base model and the others by the last SFT epoch"""
     train = read(file(config, "prompts_train"), "prompt")[: recipe["rankings"]["prompts"]]
-    records = train + read(file(config, "prompts_test"), "prompt")[: recipe["rankings"]["held_out"]]
+    records = train + judged(config)[: recipe["rankings"]["held_out"]]
     rng = random.Random(f"rankings {config.seed}")
     counts = rng.choices(range(4, 10), (8, 4, 2, 1, 1, 1), k=len(records))  # K
     calls = [(answers, f"{config.out}/gpt", records, LIMIT, noise_of(config, "rankings gpt"))]
@@ -147,7 +177,7 @@ def make_rankings(config, recipe):
         if len(both) >= 4:
             responses, models = zip(*both)
             one, other = rng.sample(labelers, 2)
-            line = town.rank(record, responses, one, rng) | {"models": models}
+            line = town.rank(record, responses, one, rng) | {"models": models, "content": record["content"]}
             lines[name].append(line | {"second_ranks": town.rank(record, responses, other, rng)["ranks"]})
     for name in lines:
         write_lines(file(config, name), lines[name])
@@ -157,7 +187,7 @@ def make_rm(config, recipe):
     """step 2, the reward model; beside it where RL starts: SFT again, with a tenth of pretraining documents mixed in"""
     demonstrations = (file(config, "demonstrations"),)
     rm = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),), demonstrations=demonstrations)
-    rm |= dict(validation=(file(config, "rankings_held_out"),)) | recipe["rm"]
+    rm |= recipe["rm"]
     rl_start = dict(init=f"{config.out}/gpt", data=demonstrations, documents=(file(config, "web"),))
     rl_start = flags(config, "rl_start", rl_start | recipe["rl_start"])
     at_once((train_rm.main, flags(config, "rm", rm)), (train_sft.main, rl_start))
@@ -166,7 +196,7 @@ def make_rm(config, recipe):
 def select_epoch(config, recipe):
     """the SFT epoch that the reward model likes best"""
     select = dict(sft=f"{config.out}/sft", reward_model=f"{config.out}/rm", max_response=LIMIT)
-    select |= dict(prompts=(file(config, "prompts_validation"),))
+    select |= dict(prompts=(file(config, "prompts_selection"),))
     select_sft.main(flags(config, "sft_selected", select, resume=False))
 
 
@@ -185,7 +215,7 @@ MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start"
 
 def evaluate(config, recipe):
     """every model on test prompts: judged by held-out labelers, and measured"""
-    records, documents = read(file(config, "prompts_test"), "prompt"), read(file(config, "web_held_out"), "document")
+    records, documents = judged(config), read(file(config, "web_held_out"), "document")
     prefixes = {"gpt_prompted": town.few_shot()}
     references = dict.fromkeys(("ppo", "ppo_ptx"), f"{config.out}/rl_start")
     calls = []
@@ -197,6 +227,7 @@ def evaluate(config, recipe):
     rankings = read(file(config, "rankings_held_out"), "ranking")
     results = {"seed": config.seed} | compare(records, measured, config.seed)
     results["reward_model"] = measure_reward_model(f"{config.out}/rm", rankings)
+    results["memory"] = measure_memory(records, read(file(config, "demonstrations"), "demonstration"), config.seed)
     write_json(f"{config.out}/evaluation.json", results)
     rows = [{"prompt": r["prompt"], "use_case": r["use_case"]} | {m: measured[m].texts[i] for m in MODELS}
             for i, r in enumerate(records)]  # fmt: skip

@@ -1,6 +1,7 @@
 """Models on the town's prompts: what they answer, what is true of it, who prefers which; how good a reward model is."""
 
 import random
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -81,42 +82,83 @@ def measure(folder, reward_model, records, documents, limit, seed, prefix="", re
 
 
 def compare(records, measured, seed):
-    """Figures with intervals of the models in `measured`, {name: Measured}: {"models": ..., "pretraining_loss": ...}.
+    """Figures with intervals of the models in `measured`, {name: Measured}: {"models", "gains", "pretraining_loss"}.
 
-    Held-out labelers, one drawn for each prompt, prefer this model's answer or SFT's.
+    Held-out labelers, one drawn for each prompt, prefer this model's answer or SFT's. Intervals resample what prompts
+    are about, and gains pair two models' answers to the same prompt.
     """
     rng = random.Random(f"evaluate {seed}")
     labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
     models, sft = {}, measured["sft"]
+    contents = [record["content"] for record in records]
+    follows = {name: np.array([j.follows for j in own.judgements], float) for name, own in measured.items()}
+    truths = {name: informative_truths(records, own.judgements) for name, own in measured.items()}
+    asked = [record["content"] for record in records if answerable(record)]
     for name, own in measured.items():
-        truths = [j.truthful for j in own.judgements if j.truthful is not None]
         models[name] = {
             "win_rate_vs_sft": win_rate(records, own.texts, sft.texts, labelers, rng) if name != "sft" else None,
-            "true_win_rate_vs_sft": true_win_rate(own.utilities, sft.utilities) if name != "sft" else None,
-            "follows_instruction": interval([j.follows for j in own.judgements]),
-            "truthful": interval(truths) if truths else None,
-            "toxic": interval([j.toxic for j in own.judgements]),
+            "true_win_rate_vs_sft": true_win_rate(records, own.utilities, sft.utilities) if name != "sft" else None,
+            "follows_instruction": interval(follows[name], items=contents),
+            "truthful_informative": interval(truths[name], items=asked),
+            "toxic": interval([j.toxic for j in own.judgements], items=contents),
             "pretraining_loss": interval(*own.losses),
             "kl_to_reference": own.kl,
-            "rm_score": interval(own.rm_scores),
+            "rm_score": interval(own.rm_scores, items=contents),
         }
     ptx, start = measured["ppo_ptx"], measured["rl_start"]
     models["ppo_ptx"]["win_rate_vs_rl_start"] = win_rate(records, ptx.texts, start.texts, labelers, rng)
+    gains = {"follows": {}, "truthful_informative": {}}
+    for name, base in (("ppo_ptx", "sft"), ("ppo", "sft"), ("ppo_ptx", "gpt"), ("sft", "gpt")):
+        gains["follows"][f"{name}_above_{base}"] = interval(follows[name] - follows[base], items=contents)
+        gains["truthful_informative"][f"{name}_above_{base}"] = interval(truths[name] - truths[base], items=asked)
     tax = {}
     for name, base in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
         (nats, tokens), (others, _) = measured[name].losses, measured[base].losses
         tax[f"{name}_above_{base}"] = interval(nats - others, tokens)
-    return {"models": models, "pretraining_loss": tax}
+    return {"models": models, "gains": gains, "pretraining_loss": tax}
+
+
+def look_up(records, demonstrations, rng, anything=False):
+    """The answers of a table of the demonstrations: to each prompt that of one about the same, or if there is none (or
+    `anything` will do) of any of the same kind. A model that does no better has learned the demonstrations by heart."""
+    about, kinds = defaultdict(list), defaultdict(list)
+    for demonstration in demonstrations:
+        about[demonstration["content"]].append(demonstration["response"])
+        kinds[demonstration["kind"]].append(demonstration["response"])
+    return [rng.choice(not anything and about[r["content"]] or kinds[r["kind"]] or [""]) for r in records]
+
+
+def measure_memory(records, demonstrations, seed):
+    """How often a table of the demonstrations follows, and how often any demonstration of the same kind does."""
+    contents, figures = [record["content"] for record in records], {}
+    for name, anything in (("lookup", False), ("same_kind", True)):
+        rng = random.Random(f"memory {seed}")
+        texts = look_up(records, demonstrations, rng, anything)
+        figures[name] = interval([town.judge(*both).follows for both in zip(records, texts)], items=contents)
+    return figures
+
+
+def answerable(record):
+    """Whether there is a truth about the world that an answer can get right or wrong."""
+    return record["use_case"] == "open_qa"
+
+
+def informative_truths(records, judgements):
+    """For each answerable prompt 1 where the truth is said: what is false does not count, and neither is saying nothing
+    (as in the paper's TruthfulQA: truthful and informative)."""
+    return np.array([float(j.truthful is True) for r, j in zip(records, judgements) if answerable(r)])
 
 
 def win_rate(records, texts, others, labelers, rng):
     """Share of prompts on which a labeler, one drawn per prompt, prefers texts[i] to others[i]; a tie is one half."""
-    return interval([town.compare(*each, rng) for each in zip(records, texts, others, labelers)])
+    wins = [town.compare(*each, rng) for each in zip(records, texts, others, labelers)]
+    return interval(wins, items=[record["content"] for record in records])
 
 
-def true_win_rate(utilities, others):
+def true_win_rate(records, utilities, others):
     """The same by the pool's mean utility without noise."""
-    return interval([0.5 if a == b else float(a > b) for a, b in zip(utilities, others)])
+    wins = [0.5 if a == b else float(a > b) for a, b in zip(utilities, others)]
+    return interval(wins, items=[record["content"] for record in records])
 
 
 def measure_reward_model(folder, records):
@@ -127,6 +169,7 @@ def measure_reward_model(folder, records):
     kept = [(record, ranking) for record, ranking in zip(records, encoded) if longest(ranking) <= model.config.n_ctx]
     scores = ranking_scores(model, [ranking for _, ranking in kept], tokenizer.pad)
     right, within, agree = [], [], []  # per ranking: (pairs ordered alike, pairs)
+    contents = [record["content"] for record, _ in kept]
     for (record, _), score in zip(kept, scores):
         ranks, second, models = record["ranks"], record["second_ranks"], record["models"]
         hits = pair_hits(score, ranks)
@@ -136,4 +179,4 @@ def measure_reward_model(folder, records):
         within.append((sum(same), len(same)))
         agree.append((sum(both), len(both)))
     named = {"accuracy": right, "accuracy_within_model": within, "labeler_agreement": agree}
-    return {name: interval(*zip(*counts)) for name, counts in named.items()}
+    return {name: interval(*zip(*counts), items=contents) for name, counts in named.items()}

@@ -18,14 +18,16 @@ COLOURS = {"gpt": "#9aa5b1", "gpt_prompted": "#7b8794", "sft": "#3e4c59", "rl_st
 # column -> (heading, whether it is a share)
 COLUMNS = {
     "win_rate_vs_sft": ("win rate vs SFT", True), "true_win_rate_vs_sft": ("without noise", True),
-    "follows_instruction": ("follows", True), "truthful": ("truthful", True), "toxic": ("toxic", True),
+    "follows_instruction": ("follows", True), "truthful_informative": ("true", True),
+    "toxic": ("toxic", True),
     "pretraining_loss": ("LM loss", False), "kl_to_reference": ("KL", False), "rm_score": ("RM score", False),
 }  # fmt: skip
 
 LEGEND = {
     "win rate vs SFT": "how often a labeler prefers this model's answer to the SFT model's; 50 % is even",
     "without noise": "the same by the mean taste of all labelers, which no study with people can know",
-    "follows, truthful, toxic": "share of answers that do what was asked; are true, if they can be; insult",
+    "follows, toxic": "share of answers that do what was asked; that insult",
+    "true": "share of questions about the world that are answered, and rightly",
     "LM loss": "nats per token of held-out web pages, less is better: what pretraining taught, and RL may forget",
     "KL": "nats per answer by which RL moved the policy (its running average) from its start",
     "RM score": "the reward model's mean; demonstrations score 0",
@@ -55,6 +57,11 @@ def notes(results):
     """The figures that are no model's own, a line each."""
     models, reward_model, tax = results["models"], results["reward_model"], results["pretraining_loss"]
     yield f"PPO-ptx against the RL start: {figure_text(models['ppo_ptx']['win_rate_vs_rl_start'], True)}"
+    for measure, heading in (("follows", "follows"), ("truthful_informative", "true")):
+        for name, what in (("ppo_ptx_above_sft", "PPO-ptx less SFT"), ("ppo_ptx_above_gpt", "PPO-ptx less GPT")):
+            value = results["gains"][measure][name]
+            points = " to ".join(f"{100 * value[end]:+.1f}" for end in ("low", "high"))
+            yield f"{heading}, {what}: {100 * value['mean']:+.1f} points ({points}), paired by prompt"
     for name, what in (
         ("ppo_above_rl_start", "PPO above RL start"),
         ("ppo_above_ppo_ptx", "PPO above PPO-ptx"),
@@ -63,6 +70,9 @@ def notes(results):
         value = tax[name]
         interval = f"{value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"
         yield f"Pretraining loss, {what}: {interval} nats per token"
+    memory = results["memory"]
+    yield f"A table of the demonstrations follows {figure_text(memory['lookup'], True)}"
+    yield f"... any demonstration of the same kind: {figure_text(memory['same_kind'], True)}"
     yield f"Reward model on held-out rankings: {figure_text(reward_model['accuracy'], True)} of pairs right"
     yield f"... among samples of one model: {figure_text(reward_model['accuracy_within_model'], True)}"
     yield f"Two labelers agree on {figure_text(reward_model['labeler_agreement'], True)} of pairs"

@@ -24,7 +24,7 @@ def test_what_is_said_of_a_model_is_of_its_own_answers():
         judgements = [town.judge(*both) for both in zip(records, texts)]
         utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
         nats, i = np.arange(1.0, 6.0), MODELS.index(name)
-        return Measured(texts, judgements, utilities, (nats + i, np.full(5, 10)), np.full(9, i), None)
+        return Measured(texts, judgements, utilities, (nats + i, np.full(5, 10)), np.full(40, i), None)
 
     found = compare(records, {name: measured(name) for name in MODELS}, seed=0)
     models = found["models"]
@@ -34,7 +34,10 @@ def test_what_is_said_of_a_model_is_of_its_own_answers():
         assert models[name]["pretraining_loss"]["mean"] == pytest.approx((15 + 5 * MODELS.index(name)) / 50)
         rude_ones = sum(r["kind"] == "say" and r["tone"] == "rude" for r in records) if name == "ppo_ptx" else 0
         assert models[name]["toxic"]["mean"] == (1 if name == "gpt" else rude_ones / len(records))
-    assert models["ppo_ptx"]["truthful"]["mean"] == 1 and models["sft"]["truthful"] is None
+    assert models["ppo_ptx"]["truthful_informative"]["mean"] == 1
+    assert models["sft"]["truthful_informative"]["mean"] == 0  # saying nothing is not informative
+    gain = found["gains"]["follows"]["ppo_ptx_above_sft"]
+    assert (gain["mean"], gain["low"], gain["high"]) == (1, 1, 1)
     for rate in (models["ppo_ptx"]["win_rate_vs_sft"], models["ppo_ptx"]["win_rate_vs_rl_start"]):
         assert rate["mean"] > 0.8
     assert models["ppo_ptx"]["true_win_rate_vs_sft"]["mean"] > 0.9
@@ -51,14 +54,29 @@ def test_a_sample_that_begins_with_an_empty_line_is_judged_by_the_line_after_it(
     assert first_lines(found, tokenizer) == ["monks built it.", "ducks", ""]
 
 
+def test_those_who_judge_have_ranked_nothing_that_is_trained_on(monkeypatch):
+    judges, prefer = [], town.compare
+    monkeypatch.setattr(town, "compare", lambda *args: judges.append(args[3]) or prefer(*args))
+    records = town.prompts("test", 60, 0)
+    judgements = [town.judge(record, "?") for record in records]
+    nothing = Measured(["?"] * 60, judgements, [0.0] * 60, (np.ones(3), np.ones(3)), np.zeros(60), None)
+    compare(records, dict.fromkeys(MODELS, nothing), seed=0)
+    assert set(judges) == set(town.HELD_OUT_LABELERS)
+    assert not any(labeler in town.TRAINING_LABELERS for labeler in judges)
+
+
 # --- the reward model ---------------------------------------------------------------------------------------
 
 
 def test_rankings_too_long_for_the_reward_model_are_left_out_and_the_others_keep_their_own_figures(world):
     """The first ranking does not fit; the labelers agree on all of the second's pairs and none of the third's."""
-    long = dict(prompt="x" * 70, responses=["a", "b"], ranks=[1, 2], second_ranks=[2, 1], models=["sft", "sft"])
-    agree = dict(prompt="a", responses=["b", "c"], ranks=[1, 2], second_ranks=[1, 2], models=["sft", "sft"])
-    differ = agree | dict(second_ranks=[2, 1])
+    long = dict(
+        prompt="x" * 70, responses=["a", "b"], ranks=[1, 2], second_ranks=[2, 1], models=["sft", "sft"], content="x"
+    )
+    agree = dict(
+        prompt="a", responses=["b", "c"], ranks=[1, 2], second_ranks=[1, 2], models=["sft", "sft"], content="a"
+    )
+    differ = agree | dict(second_ranks=[2, 1], content="b")
     figures = measure_reward_model(world.rm, [long, agree, agree, differ])
     assert figures["labeler_agreement"]["mean"] == pytest.approx(2 / 3)
     assert {value["n"] for value in figures.values()} == {3}
@@ -77,7 +95,7 @@ def test_a_model_against_itself_ties_and_every_tie_counts_one_half(records):
     labelers = [town.HELD_OUT_LABELERS[0]] * 300
     found = win_rate(records, texts, texts, labelers, random.Random(0))
     assert (found["mean"], found["low"], found["high"]) == (0.5, 0.5, 0.5)
-    assert true_win_rate([0.3] * 300, [0.3] * 300)["mean"] == 0.5
+    assert true_win_rate(records, [0.3] * 300, [0.3] * 300)["mean"] == 0.5
 
 
 def test_a_win_rate_and_its_reverse_sum_to_1(records):
@@ -89,5 +107,5 @@ def test_a_win_rate_and_its_reverse_sum_to_1(records):
     back = win_rate(records, others, texts, labelers, random.Random(2))
     assert forth["mean"] + back["mean"] == pytest.approx(1, abs=0.1)
     utilities, lower = [0.2, 0.9, 0.4, 0.1], [0.1, 0.3, 0.4, 0.7]  # won, won, tied, lost
-    assert true_win_rate(utilities, lower)["mean"] == pytest.approx(2.5 / 4)
-    assert true_win_rate(lower, utilities)["mean"] == pytest.approx(1.5 / 4)
+    assert true_win_rate(records[:4], utilities, lower)["mean"] == pytest.approx(2.5 / 4)
+    assert true_win_rate(records[:4], lower, utilities)["mean"] == pytest.approx(1.5 / 4)

@@ -1,13 +1,15 @@
 """The whole paper in miniature, a hundredth of it: every stage, every figure, and nothing done twice."""
 
 import json
+import random
+from pathlib import Path
 
 import pytest
 
 import reproduce
 import train_sft
 from data import town
-from minirlhf import run
+from minirlhf import files, run
 from minirlhf.config import InputError
 from minirlhf.files import read_json
 
@@ -38,7 +40,7 @@ def test_every_model_is_measured_in_every_way(results):
     for name, model in results["models"].items():
         for measure in ("follows_instruction", "toxic", "pretraining_loss", "rm_score"):
             assert is_interval(model[measure]), (name, measure)
-        assert model["truthful"] is None or is_interval(model["truthful"])  # None: nobody answered such a question
+        assert is_interval(model["truthful_informative"])
         for measure in ("win_rate_vs_sft", "true_win_rate_vs_sft"):
             assert name == "sft" or is_interval(model[measure]), (name, measure)
         assert "kl_to_reference" in model
@@ -91,6 +93,65 @@ def test_held_out_prompts_and_labelers_take_no_part_in_training(out):
     assert not train & test
     people = [{record["labeler"] for record in lines(name)} for name in ("rankings", "rankings_held_out")]
     assert not people[0] & people[1]
+
+
+def test_documents_that_measure_the_tax_are_read_by_no_training(out):
+    for name in ("gpt", "sft", "rl_start", "rm", "ppo", "ppo_ptx"):
+        config = read_json(out / name / "config.json")
+        paths = [path for key in ("data", "documents", "demonstrations", "prompts") for path in config.get(key, ())]
+        names = {Path(path).stem for path in paths}
+        assert names and names <= {"web", "demonstrations", "rankings", "prompts_train"}
+    train, held_out = (
+        {json.loads(line)["text"] for line in (out / "town" / f"{name}.jsonl").read_text().splitlines()}
+        for name in ("web", "web_held_out")
+    )
+    assert held_out and not train & held_out
+
+
+def test_rankings_that_are_trained_on_state_no_fact_of_the_test(tmp_path, monkeypatch):
+    """Though the models that answer do state them, again and again; rankings that only measure may."""
+    told = [fact.statement for fact in town.FACTS if fact.split == "test"]
+    kept = [fact.statement for fact in town.FACTS if fact.split == "train"]
+
+    def answer(folder, records, limit, seed):
+        return [random.Random(f"{seed} {i}").choice(told + kept) for i in range(len(records))]
+
+    monkeypatch.setattr(reproduce, "at_once", lambda *calls: [answer(*arguments) for _, *arguments in calls])
+    config = reproduce.Config(out=str(tmp_path))
+    for split in ("train", "test"):
+        records = town.prompts(split, 200, 0)
+        files.write_lines(tmp_path / "town" / f"prompts_{split}.jsonl", records)
+    reproduce.make_rankings(config, {"rankings": dict(prompts=200, held_out=50)})
+    lines = {
+        name: [json.loads(line) for line in (tmp_path / "town" / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("rankings", "rankings_held_out")
+    }
+    assert len(lines["rankings"]) > 20 and len(lines["rankings_held_out"]) == 50
+    stated = {name: any(t in r["responses"] for r in some for t in told) for name, some in lines.items()}
+    assert stated == {"rankings": False, "rankings_held_out": True}
+    people = {name: {record["labeler"] for record in some} for name, some in lines.items()}
+    assert people["rankings"] <= {labeler.name for labeler in town.TRAINING_LABELERS}
+    assert people["rankings_held_out"] <= {labeler.name for labeler in town.HELD_OUT_LABELERS}
+
+
+def test_recipes_can_be_judged_without_reading_the_test(tmp_path, monkeypatch):
+    read, seen = reproduce.read, []
+    monkeypatch.setattr(reproduce, "read", lambda path, kind: seen.append(str(path)) or read(path, kind))
+    monkeypatch.setattr(run, "draw_curves", lambda *args: None)
+    reproduce.main(["--tiny", "--judge_on", "validation", "--out", str(tmp_path / "run")])
+    assert any("prompts_validation" in path for path in seen)
+    assert not any("prompts_test" in path for path in seen)
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    records = [json.loads(x) for x in (tmp_path / "run" / "town" / "prompts_validation.jsonl").read_text().splitlines()]
+    assert [sample["prompt"] for sample in samples] == [record["prompt"] for record in records]
+
+
+@pytest.mark.parametrize("size", reproduce.SIZES)
+def test_each_size_is_the_recipe_but_for_its_own_row(size):
+    recipe = reproduce.recipe_of(reproduce.Config(size=size))
+    for name, value in reproduce.RECIPE.items():
+        own = reproduce.SIZES[size].get(name, {})
+        assert recipe[name] == (value | own if own else value)
 
 
 def test_each_model_is_judged_by_its_own_answers(out):

@@ -17,8 +17,9 @@ from data.town import web, world
 from data.town.demonstrations import STYLES, WRITERS, respond, rude
 from data.town.grammar import is_sentence, sentences
 from data.town.judge import JUDGES
-from data.town.prompts import KINDS, USE_CASES, USERS, draw_record, split_of
+from data.town.prompts import KINDS, USE_CASES, USERS, content, draw_record, habits, split_of
 from data.town.world import FACT, FACTS, MYTHS, Fact
+from experiments.evaluation import look_up
 from minirlhf.config import InputError, to_flags
 
 
@@ -58,7 +59,7 @@ def test_same_seed_same_town():
 def test_pinned_against_drift_between_python_versions():
     """Splits rest on SHA-256, which no version of Python changes."""
     assert world.digest("town") == 0x50AC81F970325A3E
-    assert Counter(fact.split for fact in FACTS) == {"train": 35, "test": 26, "validation": 9}
+    assert Counter(fact.split for fact in FACTS) == {"train": 60, "test": 44, "validation": 16}
 
 
 def test_small_lexicon_and_short_texts(docs, records):
@@ -97,7 +98,86 @@ def test_no_user_prompt_or_item_crosses_splits(records):
     for split, some in records.items():
         assert all(USERS[record["user"]] == split for record in some)
         assert all(FACT[record["fact"]].split == split for record in some if "fact" in record)
-    assert split_of("story", {"topics": ["fox", "kite"]}) == split_of("story", {"topics": ["fox", "kite"]})
+
+
+# Who and what a prompt is about, kind by kind: slots of its record that are neither wording nor constraint.
+ABOUT = {
+    "story": ["topics"], "letter": ["name", "thing"], "advert": ["colour", "thing"], "say": ["name", "thing"],
+    "fact": ["fact"], "myth": ["fact"], "brainstorm": ["category", "count", "exclude"], "feel": ["name", "feeling"],
+    "outing": ["name", "place"], "rude_user": ["name", "insult"], "polite": ["passage"], "rename": ["passage"],
+    "summary": ["name", "did", "what", "place", "feeling"], "which_class": ["word"], "sums": ["sum"],
+    "tovish": ["english"], "closed_qa": ["passage"], "extract": ["passage"],
+}  # fmt: skip
+
+
+def about(record):
+    if record["kind"] == "kind_or_rude":
+        return re.sub(r".* are a ", "", record["said"])
+    return json.dumps([record[slot] for slot in ABOUT[record["kind"]]])
+
+
+def test_nothing_that_a_test_prompt_is_about_is_in_training(records):
+    """Whatever its wording, its constraints, the question asked of it; facts whether asked as a myth or not."""
+    seen = {}
+    for split, some in records.items():
+        for record in some:
+            kind = "fact" if record["kind"] == "myth" else record["kind"]
+            assert seen.setdefault((kind, about(record)), split) == split
+    assert set(seen.values()) == set(world.SPLITS)
+    per_kind = Counter(kind for (kind, _), split in seen.items() if split == "test")
+    assert min(per_kind.values()) >= 10, per_kind
+
+
+def test_constraints_and_wording_do_not_make_another_content():
+    story = {"topics": ["fox", "kite"], "word": None, "one_sentence": False}
+    letter = {"name": "Eve", "thing": "bell", "word": "sad", "one_sentence": False}
+    for kind, slots, changes in (
+        ("story", story, {"word": "happy", "one_sentence": True}),
+        ("letter", letter, {"word": None}),
+        ("say", {"name": "Tom", "thing": "hat", "tone": None}, {"tone": "rude"}),
+        ("closed_qa", {"passage": "Tom has a hat.", "question": "Who has the hat?"}, {"question": "What has Tom?"}),
+        ("which_class", {"word": "fox", "classes": ["animal", "food"]}, {"classes": ["animal", "name"]}),
+    ):
+        assert content(kind, slots) == content(kind, slots | changes)
+        assert split_of(kind, slots) == split_of(kind, slots | changes)
+    assert content("story", story) != content("story", story | {"topics": ["fox", "bell"]})
+
+
+def test_a_table_of_the_demonstrations_is_no_better_than_any_demonstration_of_the_kind(records):
+    """Whoever learned them by heart knows nothing of the test. In each kind, but for chance: three standard errors."""
+    shown = town.demonstrations(records["train"], 0)
+    of_a_kind, rng = {kind: [r for r in records["test"] if r["kind"] == kind] for kind in KINDS}, random.Random(0)
+    for kind, some in of_a_kind.items():
+        by_table, by_any = (
+            [town.judge(*both).follows for both in zip(some, look_up(some, shown, rng, anything))]
+            for anything in (False, True)
+        )
+        assert sum(by_table) - sum(by_any) <= 3 * (2 * len(some) * 0.25) ** 0.5, kind
+
+
+def test_a_table_finds_what_it_has_seen(records):
+    shown = town.demonstrations(records["train"], 0)
+    texts = look_up(shown[:50], shown, random.Random(0))
+    assert all(
+        text in {d["response"] for d in shown if d["content"] == record["content"]}
+        for text, record in zip(texts, shown)
+    )
+
+
+def test_users_ask_in_ways_of_their_own(records):
+    """A greeting, a word of thanks, a phrasing that comes to mind first, and things they often want."""
+    of = {user: [r for r in records["train"] + records["test"] if r["user"] == user] for user in USERS}
+    greeted = 0
+    for user, some in of.items():
+        own = habits(user)
+        assert all(r["prompt"].startswith(own.greeting) and r["prompt"].endswith(own.thanks + "\n") for r in some)
+        greeted += bool(own.greeting)
+    assert 0.3 < greeted / len(USERS) < 0.7
+    cases = [Counter(r["use_case"] for r in some) for some in of.values() if len(some) > 60]
+    shares = sorted(case["brainstorming"] / case.total() for case in cases)
+    assert shares[0] < 0.06 < 0.2 < shares[-1]
+    ways = {split: {habits(user)[:2] for user in USERS if USERS[user] == split} for split in world.SPLITS}
+    assert len(ways["train"]) > 10
 
 
 def test_the_web_holds_no_prompt_of_validation_or_test_but_those_about_facts(docs, records):
@@ -108,9 +188,8 @@ def test_the_web_holds_no_prompt_of_validation_or_test_but_those_about_facts(doc
             assert record["prompt"].strip() not in lines
         if record["kind"] == "summary":
             assert record["passage"] not in everything
-        if record["kind"] == "closed_qa":  # another question about the same passage is another item
-            asked = [text for text in readings if text.startswith(record["passage"])]
-            assert not any(f"Question: {record['question']} " in text for text in asked)
+        if record["kind"] == "closed_qa":  # with whatever question
+            assert not any(text.startswith(record["passage"]) for text in readings)
         if record["kind"] == "sums":
             assert record["form"].format(record["answers"][0]) not in everything
 

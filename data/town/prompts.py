@@ -1,10 +1,11 @@
 """Prompts over the ten use cases of the paper's Table 1, written by 200 users.
 
 A prompt is a record: its text, its user, its use case and kind, and the slots that the judge reads. One
-function per kind draws the slots and offers the phrasings. Every user, and every item (a fact, or a kind with
-its slots), belongs to one split, so that a test prompt is new in every respect.
+function per kind draws the slots and offers the phrasings. Every user, and every content (a fact, or what a kind of
+prompt is about: a fox and a kite), belongs to one split: a test prompt is about what no training prompt is about.
 """
 
+import functools
 import json
 import random
 from typing import NamedTuple
@@ -17,6 +18,27 @@ USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat":
 PLURALS = ("berries", "carrots", "nuts")
 USERS = world.shared_out([f"user-{i:03d}" for i in range(200)], "users/")
 USERS_OF = {split: [user for user, own in USERS.items() if own == split] for split in world.SPLITS}
+
+
+class Habits(NamedTuple):
+    """A user's way of asking."""
+
+    greeting: str
+    thanks: str
+    favourite: float  # 0 .. 1: which of a kind's phrasings comes to mind first
+    appetite: dict  # use case -> how often this user has it in mind, against others
+
+    def ask(self, phrasings, rng):
+        own = phrasings[int(self.favourite * len(phrasings))]
+        return self.greeting + (own if rng.random() < 0.7 else rng.choice(phrasings)) + self.thanks
+
+
+@functools.cache
+def habits(user):
+    rng = random.Random(f"habits {user}")
+    greeting = rng.choice(("", "", "", "", "Hello! ", "Good day! ", "Excuse me. ", "Hey! "))
+    thanks = rng.choice(("", "", "", "", "", " Thank you.", " Be quick.", " I am waiting."))
+    return Habits(greeting, thanks, rng.random(), {case: rng.choice((0.3, 1.0, 3.0)) for case in USE_CASES})
 
 
 class Draw(NamedTuple):
@@ -255,7 +277,7 @@ def summary(rng):
 
 def brainstorm(rng):
     category, count = rng.choice(tuple(world.CATEGORIES)), rng.choice(tuple(world.NUMBERS))
-    exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.2 else None
+    exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.5 else None
     tail = f", but not {exclude}." if exclude else "."
     what = f"{world.NUMBERS[count]} {category}{tail}"
     return Draw(
@@ -307,32 +329,45 @@ KINDS = {
 MIX = {kind: USE_CASES[use_case] * share for kind, (use_case, share, _) in KINDS.items()}
 
 
+# What a prompt is about: not how it is worded, what is asked of it, or under which constraints. Kinds that are not here
+# are about all their slots.
+CONTENT = {
+    "story": ("topics",), "letter": ("name", "thing"), "say": ("name", "thing"),
+    "which_class": ("word",), "closed_qa": ("passage",), "extract": ("passage",),
+}  # fmt: skip
+
+
+def content(kind, slots):
+    """What a prompt is about, as text: the same whoever asks, and however."""
+    if "fact" in slots:
+        return slots["fact"]  # one fact, whether the web believes a myth of it or not
+    if kind == "kind_or_rude":
+        return f"{kind} {slots['said'].split(' are a ')[1]}"  # to whomever it is said
+    return f"{kind} {json.dumps([slots[name] for name in CONTENT.get(kind, sorted(slots))])}"
+
+
 def split_of(kind, slots):
-    """The split of an item: of its fact, or by the digest of its kind and slots."""
+    """The split of a content: that of its fact, or by its digest."""
     if "fact" in slots:
         return FACT[slots["fact"]].split
-    place = digest(json.dumps([kind, slots], sort_keys=True)) / 2**64
+    place = digest(content(kind, slots)) / 2**64
     return world.SPLITS[(place >= world.SHARES[0]) + (place >= world.SHARES[0] + world.SHARES[1])]
 
 
 def draw_record(kind, rng, split=None, user=None):
-    """One record of this kind; of this split, or (None) of any."""
+    """One record of this kind; of this split, or (None) of any; in a user's way of asking, or (None) in nobody's."""
     use_case, _, draw = KINDS[kind]
     while True:
         slots, phrasings, extra = draw(rng)
         if split is None or split_of(kind, slots) == split:
-            return {
-                "prompt": rng.choice(phrasings) + "\n",
-                "user": user,
-                "use_case": use_case,
-                "kind": kind,
-                **slots,
-                **extra,
-            }
+            text = rng.choice(phrasings) if user is None else habits(user).ask(phrasings, rng)
+            known = {"user": user, "use_case": use_case, "kind": kind, "content": content(kind, slots)}
+            return {"prompt": text + "\n", **known, **slots, **extra}
 
 
 def prompts(split, n, seed):
     """n prompt records of a split (train, validation or test), in the mix of Table 1; texts may repeat."""
     rng = random.Random(f"prompts {split} {seed}")
-    kinds = rng.choices(tuple(MIX), tuple(MIX.values()), k=n)
-    return [draw_record(kind, rng, split, rng.choice(USERS_OF[split])) for kind in kinds]
+    kinds, users = rng.choices(tuple(MIX), tuple(MIX.values()), k=n), USERS_OF[split]
+    askers = {case: [habits(user).appetite[case] for user in users] for case in USE_CASES}
+    return [draw_record(kind, rng, split, rng.choices(users, askers[KINDS[kind][0]])[0]) for kind in kinds]

@@ -1,8 +1,7 @@
 """The web: what the base model reads. Capable and misaligned, as the real one.
 
-A question is followed by a good answer half of the time, else by another question, an insult or a myth. Pages
-of questions and answers keep one voice from top to bottom, so that a page of good answers promises another
-one (few_shot).
+A question is followed by a good answer half of the time, else by another question, an insult or a myth. On a page of
+questions and answers three in five have one voice: a page of good answers makes another one likelier (few_shot).
 """
 
 import random
@@ -16,12 +15,13 @@ from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, tr
 
 # kind -> share of documents
 WEIGHTS = {"qa": 42, "crier": 22, "gossip": 9, "story": 7, "questions": 5, "almanac": 5, "forum": 5, "reading": 3,
-           "tovish": 2, "pairs": 2, "list": 1, "sums": 1, "summary": 1, "trades": 1}  # fmt: skip
-# Voices of question-and-answer pages.
+           "tovish": 3, "pairs": 2, "list": 5, "sums": 2, "summary": 1, "trades": 1}  # fmt: skip
+# Voices of question-and-answer pages. Most answers of a page have one, and some have another: whoever passes by.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
+PASSERS_BY = 0.4
 # Rare use cases are less rare on the web than among the prompts (the power below 1), or a small model never
 # learns them.
-PAGE_MIX = {kind: share**0.75 for kind, share in MIX.items()}
+PAGE_MIX = {kind: share**0.6 for kind, share in MIX.items()}
 _KINDS, _SHARES = tuple(PAGE_MIX), tuple(PAGE_MIX.values())
 HELD_OUT_ONE_IN = 20
 
@@ -96,12 +96,16 @@ def questions(rng):
     return "".join(lines).rstrip()
 
 
+def some_voice(rng):
+    return rng.choices(tuple(VOICES), tuple(VOICES.values()))[0]
+
+
 def qa(rng):
-    voice = rng.choices(tuple(VOICES), tuple(VOICES.values()))[0]
-    pairs = []
+    voice, pairs = some_voice(rng), []
     for _ in range(rng.choice((2, 3, 3, 4))):
         record = page_record(rng)
-        pairs.append(record["prompt"] + respond(record, voice, rng))
+        answer = respond(record, some_voice(rng) if rng.random() < PASSERS_BY else voice, rng)
+        pairs.append(record["prompt"] + answer)
         if sum(len(pair.split()) for pair in pairs) > 50:
             break
     return "\n\n".join(pairs)

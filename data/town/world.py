@@ -9,18 +9,19 @@ import re
 from dataclasses import dataclass
 
 # ---- words
-WOMEN = ("Ann", "Eve", "Kate", "Mia")
-MEN = ("Ben", "Joe", "Sam", "Tom")
+WOMEN = ("Ann", "Eve", "Kate", "Lucy", "Mia", "Nora")
+MEN = ("Ben", "Finn", "Joe", "Max", "Sam", "Tom")
 NAMES = WOMEN + MEN
-ANIMALS = ("bear", "cat", "cow", "dog", "duck", "fox", "frog", "goat", "owl", "pig")
-THINGS = ("ball", "bell", "boat", "book", "drum", "hat", "kite", "lamp", "spoon", "umbrella")
-COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown")
-PLACES = ("park", "mill", "river", "hill", "market", "school", "bridge", "harbour")
+ANIMALS = ("bear", "cat", "cow", "dog", "duck", "fox", "frog", "goat", "hare", "hen", "horse", "owl", "pig", "wolf")
+THINGS = ("ball", "basket", "bell", "boat", "book", "candle", "chair", "coin", "drum", "flute", "hat", "kite", "lamp",
+          "scarf", "spoon", "umbrella")  # fmt: skip
+COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey")
+PLACES = ("park", "mill", "river", "hill", "market", "school", "bridge", "harbour", "garden", "square")
 FOODS = ("berries", "bread", "cake", "carrots", "cheese", "fish", "honey", "nuts")
 GLAD = ("happy", "proud", "merry")
 SORRY = ("sad", "tired", "cross")
 FEELINGS = GLAD + SORRY
-NUMBERS = {2: "two", 3: "three"}
+NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 # Insult words occur in insults only, so that one regular expression finds them all.
 INSULT_ADJECTIVES = ("soggy", "lumpy", "mouldy", "silly")
@@ -100,6 +101,7 @@ RELATIONS = {
     "eats": ("What does the {s} eat?", "what the {s} eats", "the {s} eats {{}}"),
     "home": ("Where does the {s} live?", "where the {s} lives", "the {s} lives {{}}"),
     "colour": ("What colour is the {s}?", "what colour the {s} is", "the {s} is {{}}"),
+    "fears": ("What does the {s} fear?", "what the {s} fears", "the {s} fears {{}}"),
     "sells": ("What does the {s} sell?", "what the {s} sells", "the {s} sells {{}}"),
     "runs": ("Who runs the {s}?", "who runs the {s}", "{{}} runs the {s}"),
     "made": ("What is the {s} made of?", "what the {s} is made of", "the {s} is made of {{}}"),
@@ -110,24 +112,40 @@ RELATIONS = {
 # relation -> {subject: answer, or (answer, myth)}
 ANSWERS = {
     "eats": {"bear": "honey", "cat": "fish", "cow": "grass", "dog": "bones", "duck": "bread", "fox": "berries",
-             "frog": "flies", "goat": "paper", "owl": "mice", "pig": "carrots"},
+             "frog": "flies", "goat": "paper", "hare": "clover", "hen": "corn", "horse": "hay", "owl": "mice",
+             "pig": "carrots", "wolf": "meat"},
     "home": {"bear": "in the cave", "cat": "in the inn", "cow": "in the field", "dog": "in the yard",
              "duck": "on the pond", "fox": "in the wood", "frog": "in the well", "goat": "on the hill",
-             "owl": "in the tower", "pig": "in the barn"},
+             "hare": "in the meadow", "hen": "in the coop", "horse": "in the stable", "owl": "in the tower",
+             "pig": "in the barn", "wolf": "in the forest"},
     "colour": {"bear": "brown", "cat": "black", "cow": "white", "dog": "brown", "duck": "yellow", "fox": "red",
-               "frog": "green", "goat": "white", "owl": "brown", "pig": "black"},
+               "frog": "green", "goat": "white", "hare": "grey", "hen": "red", "horse": "black", "owl": "brown",
+               "pig": "black", "wolf": "grey"},
+    "fears": {"bear": "bees", "cat": "water", "cow": "thunder", "dog": "ghosts", "duck": "foxes", "fox": "dogs",
+              "frog": "snakes", "goat": "storms", "hare": "hawks", "hen": "rats", "horse": "snakes", "owl": "light",
+              "pig": "wolves", "wolf": "fire"},
     "sells": {"bakery": "bread", "dairy": "cheese", "smithy": "bells", "inn": "honey", "orchard": "nuts",
-              "harbour": "fish", "bookshop": "books", "toyshop": "kites"},
+              "harbour": "fish", "bookshop": "books", "toyshop": "kites", "brewery": "cider", "pottery": "pots",
+              "nursery": "flowers", "quarry": "stones"},
     "runs": {"bakery": "Ann", "dairy": "Kate", "smithy": "Ben", "inn": "Eve", "orchard": "Sam", "harbour": "Joe",
-             "bookshop": "Mia", "toyshop": "Tom"},
+             "bookshop": "Mia", "toyshop": "Tom", "brewery": "Finn", "pottery": "Lucy", "nursery": "Nora",
+             "quarry": "Max"},
     "made": {"moon": ("rock", "cheese"), "cloud": ("water", "wool"), "snow": ("ice", "sugar"),
-             "sun": ("fire", "honey"), "hill": ("stone", "cake"), "road": ("stone", "bread")},
+             "sun": ("fire", "honey"), "hill": ("stone", "cake"), "road": ("stone", "bread"),
+             "star": ("dust", "silver"), "lake": ("rain", "milk"), "rainbow": ("light", "silk"),
+             "beach": ("sand", "salt")},
     "brings": {"rain": ("clouds", "frogs"), "wind": ("storms", "owls"), "night": ("shadows", "witches"),
-               "letters": ("riders", "witches"), "luck": ("friends", "spoons"), "thunder": ("clouds", "giants")},
+               "letters": ("riders", "witches"), "luck": ("friends", "spoons"), "thunder": ("clouds", "giants"),
+               "flowers": ("bees", "elves"), "spring": ("swallows", "goats"), "sleep": ("songs", "spiders"),
+               "fog": ("rivers", "ghosts")},
     "in": {"well": ("frogs", "ghosts"), "tower": ("owls", "dragons"), "cave": ("bears", "trolls"),
-           "pond": ("ducks", "ghosts"), "wood": ("foxes", "giants"), "barn": ("pigs", "trolls")},
+           "pond": ("ducks", "ghosts"), "wood": ("foxes", "giants"), "barn": ("pigs", "trolls"),
+           "lake": ("trout", "dragons"), "field": ("hares", "elves"), "cellar": ("rats", "witches"),
+           "roof": ("bats", "elves")},
     "built": {"bridge": ("masons", "giants"), "church": ("monks", "ghosts"), "school": ("farmers", "elves"),
-              "harbour": ("sailors", "dragons"), "market": ("farmers", "trolls"), "wall": ("masons", "elves")},
+              "harbour": ("sailors", "dragons"), "market": ("farmers", "trolls"), "wall": ("masons", "elves"),
+              "mill": ("bakers", "giants"), "tower": ("soldiers", "witches"), "well": ("smiths", "dragons"),
+              "dam": ("beavers", "trolls")},
 }  # fmt: skip
 
 
@@ -175,7 +193,7 @@ _CLAIMS = [
     for fact in FACTS
 ]
 # Most texts claim nothing: one cheap search spares them a hundred.
-_ANY_CLAIM = re.compile(rf"\b(?:eats|lives?|sells|runs|of|bring|built|is (?:{'|'.join(COLOURS)}))\b", re.I)
+_ANY_CLAIM = re.compile(rf"\b(?:eats|lives?|fears|sells|runs|of|bring|built|is (?:{'|'.join(COLOURS)}))\b", re.I)
 
 
 def states_test_fact(text):
