@@ -29,13 +29,14 @@ from experiments.workers import at_once
 from minirlhf.config import command, parse, require, to_flags
 from minirlhf.data import read
 from minirlhf.files import claim, read_json, write_json, write_lines
+from minirlhf.tokenizer import load
 
 LIMIT = 26  # tokens of a response
 RECIPE = {
     "town": dict(web=20_000, web_held_out=600, demonstration=5_000, demonstration_validation=200, prompt_train=9_000,
                  prompt_validation=2_000, prompt_test=2_000),
     "tokenizer": dict(vocab_size=768),
-    "gpt": dict(size="toy", n_layer=2, n_ctx=112, epochs=4, batch_size=24, lr=3.5e-3, embedding_std=0.4,
+    "gpt": dict(size="toy", n_layer=2, n_ctx=120, epochs=4, batch_size=24, lr=3.5e-3, embedding_std=0.4,
                 save_every=100),
     "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
     "rankings": dict(prompts=9_000, held_out=400),
@@ -141,6 +142,13 @@ def make_town(config, recipe):
     write_lines(file(config, "prompts_selection"), files["prompts_validation"][: recipe["select"]["prompts"]])
     corpus = (file(config, "web"), file(config, "demonstrations"))
     train_tokenizer.main(to_flags({"data": corpus, "out": f"{config.out}/tokenizer"} | recipe["tokenizer"]))
+    tokenizer = load(f"{config.out}/tokenizer")
+    prompts = [town.few_shot() + record["prompt"] for record in judged(config)]
+    longest, n_ctx = max(len(tokenizer.encode(prompt)) for prompt in prompts), recipe["gpt"]["n_ctx"]
+    fits = longest + LIMIT <= n_ctx
+    require(
+        fits, f"RECIPE: a prompt has {longest} tokens, an answer {LIMIT}; gpt's n_ctx {n_ctx} is too short for both"
+    )
 
 
 def make_gpt(config, recipe):

@@ -146,6 +146,13 @@ def test_recipes_can_be_judged_without_reading_the_test(tmp_path, monkeypatch):
     assert [sample["prompt"] for sample in samples] == [record["prompt"] for record in records]
 
 
+def test_a_context_too_short_for_the_prompts_is_named_before_any_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(reproduce.TINY, "gpt", dict(n_layer=1, n_ctx=80, epochs=2))
+    with pytest.raises(InputError, match="an answer 26; gpt's n_ctx 80 is too short for both"):
+        reproduce.main(["--tiny", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / "gpt").exists()
+
+
 @pytest.mark.parametrize("size", reproduce.SIZES)
 def test_each_size_is_the_recipe_but_for_its_own_row(size):
     recipe = reproduce.recipe_of(reproduce.Config(size=size))
