@@ -145,10 +145,8 @@ def make_town(config, recipe):
     tokenizer = load(f"{config.out}/tokenizer")
     prompts = [town.few_shot() + record["prompt"] for record in judged(config)]
     longest, n_ctx = max(len(tokenizer.encode(prompt)) for prompt in prompts), recipe["gpt"]["n_ctx"]
-    fits = longest + LIMIT <= n_ctx
-    require(
-        fits, f"RECIPE: a prompt has {longest} tokens, an answer {LIMIT}; gpt's n_ctx {n_ctx} is too short for both"
-    )
+    message = f"a prompt has {longest} tokens, an answer {LIMIT}; gpt's n_ctx {n_ctx} is too short for both"
+    require(longest + LIMIT <= n_ctx, f"RECIPE: {message}")
 
 
 def make_gpt(config, recipe):
