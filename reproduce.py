@@ -2,13 +2,12 @@
 
     python reproduce.py                     all stages, from nothing to runs/town/report.html
     python reproduce.py --seed 1 --out runs/town-1
-    python reproduce.py --size nano         models of a tenth of the parameters
     python reproduce.py --stage rm          up to the reward model, and no further
 
 Each stage calls the same main() as the script a person would run. Stopped or killed, it goes on with the same command:
-finished stages are kept, and training resumes from its newest state. RECIPE, and a size's row in SIZES, is all that
-differs from the paper's defaults; README.md declares it. Recipes are chosen by --judge_on validation: what test prompts
-are about is read by nothing but the evaluation of a run that is told.
+finished stages are kept, and training resumes from its newest state. RECIPE is all that differs from the paper's
+defaults; README.md declares it. Recipes are chosen with --judge_on validation; what test prompts are about is read by
+the evaluation alone.
 """
 
 import random
@@ -48,10 +47,6 @@ RECIPE = {
                 save_every=10),
     "ptx_coef": 0.2,
 }  # fmt: skip
-SIZES = {  # what differs from RECIPE
-    "nano": {"gpt": dict(n_embd=32)},  # 53 thousand parameters
-    "toy": {},  # half a million
-}
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
                  prompt_validation=40, prompt_test=40),
@@ -66,7 +61,6 @@ TINY = {
 @dataclass(frozen=True)
 class Config:
     out: str | None = None  # folder for everything the run makes; unless given runs/town, with --tiny runs/tiny
-    size: str = "toy"  # of all models: nano or toy
     judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
     seed: int = 0  # of everything that is drawn
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
@@ -74,7 +68,6 @@ class Config:
 
     def __post_init__(self):
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
-        require(self.size in SIZES, f"--size {self.size}: choose one of {', '.join(SIZES)}")
         splits = ("test", "validation")
         require(self.judge_on in splits, f"--judge_on {self.judge_on}: choose {' or '.join(splits)}")
         require(self.stage in STAGES, f"--stage {self.stage}: choose one of {', '.join(STAGES)}")
@@ -86,7 +79,7 @@ def main(argv):
     claim(config, ignore=("stage",))
     finished = Path(config.out) / "stages.json"
     seconds = read_json(finished) if finished.exists() else {}
-    recipe = recipe_of(config)
+    recipe = {k: v | TINY.get(k, {}) if config.tiny and isinstance(v, dict) else v for k, v in RECIPE.items()}
     for name, stage in STAGES.items():
         if name in seconds:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
@@ -101,14 +94,6 @@ def main(argv):
     if "report" in seconds:
         print(report.table(read_json(Path(config.out) / "results.json")))
         print(f"{config.out}/report.html shows it{'; a tiny run, whose figures mean nothing' if config.tiny else ''}")
-
-
-def recipe_of(config):
-    """RECIPE with what differs for the size, and for a tiny run."""
-    recipe = dict(RECIPE)
-    for changes in (SIZES[config.size], TINY if config.tiny else {}):
-        recipe |= {name: recipe[name] | change for name, change in changes.items()}
-    return recipe
 
 
 def flags(config, name, settings, resume=True):

@@ -378,9 +378,7 @@ def test_another_tokenizers_folder_is_refused_and_left_alone(world, tmp_path):
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("flag", "value"), [("seed", "-1"), ("stage", "dinner"), ("size", "huge"), ("judge_on", "train")]
-)
+@pytest.mark.parametrize(("flag", "value"), [("seed", "-1"), ("stage", "dinner"), ("judge_on", "train")])
 def test_reproduces_flags_are_checked(flag, value, tmp_path):
     with pytest.raises(InputError, match=f"--{flag} {value}"):
         reproduce.main(["--out", str(tmp_path / "town"), f"--{flag}", value])

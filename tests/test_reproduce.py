@@ -153,14 +153,6 @@ def test_a_context_too_short_for_the_prompts_is_named_before_any_training(tmp_pa
     assert not (tmp_path / "run" / "gpt").exists()
 
 
-@pytest.mark.parametrize("size", reproduce.SIZES)
-def test_each_size_is_the_recipe_but_for_its_own_row(size):
-    recipe = reproduce.recipe_of(reproduce.Config(size=size))
-    for name, value in reproduce.RECIPE.items():
-        own = reproduce.SIZES[size].get(name, {})
-        assert recipe[name] == (value | own if own else value)
-
-
 def test_each_model_is_judged_by_its_own_answers(out):
     records, samples = (
         [json.loads(line) for line in path.read_text().splitlines()]
