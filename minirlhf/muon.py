@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): momentum whose step is made orthogonal, for the matrices of a network.
 
 torch.optim.Muon computes in bfloat16, which most CPUs only emulate, and matrix by matrix. Here it is float32, and all
-matrices of a shape are one batched product. (In the town's pretraining a step of it takes a fifth of the time.)
+matrices of a shape are one batched product.
 """
 
 import math
@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
-        alike = defaultdict(list)  # shape -> (a matrix of weights, its momentum, its group's learning rate)
+        alike = defaultdict(list)  # shape -> (weights, the direction to make orthogonal, learning rate)
         for group in self.param_groups:
             for p in group["params"]:
                 momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
