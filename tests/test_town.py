@@ -100,12 +100,14 @@ def test_no_user_prompt_or_item_crosses_splits(records):
         assert all(FACT[record["fact"]].split == split for record in some if "fact" in record)
 
 
+WORD = {"kind": "which_class", "word": "fox", "form": "a fox is {}", "answers": ["an animal"], "wrong": "a food"}
+
 # Who and what a prompt is about, kind by kind: slots of its record that are neither wording nor constraint.
 ABOUT = {
     "story": ["topics"], "letter": ["name", "thing"], "advert": ["colour", "thing"], "say": ["name", "thing"],
     "fact": ["fact"], "myth": ["fact"], "brainstorm": ["category", "count", "exclude"], "feel": ["name", "feeling"],
     "outing": ["name", "place"], "rude_user": ["name", "insult"], "polite": ["passage"], "rename": ["passage"],
-    "summary": ["name", "did", "what", "place", "feeling"], "which_class": ["word"], "sums": ["sum"],
+    "summary": ["name", "did", "what", "place", "feeling"], "which_class": ["word"],
     "tovish": ["english"], "closed_qa": ["passage"], "extract": ["passage"],
 }  # fmt: skip
 
@@ -190,8 +192,6 @@ def test_the_web_holds_no_prompt_of_validation_or_test_but_those_about_facts(doc
             assert record["passage"] not in everything
         if record["kind"] == "closed_qa":  # with whatever question
             assert not any(text.startswith(record["passage"]) for text in readings)
-        if record["kind"] == "sums":
-            assert record["form"].format(record["answers"][0]) not in everything
 
 
 def test_every_relation_and_the_myths_reach_every_split():
@@ -300,7 +300,9 @@ def test_use_case_mix_is_table_1(records):
     counts = Counter(record["use_case"] for record in records["train"])
     for use_case, share in USE_CASES.items():
         assert counts[use_case] / 80 == pytest.approx(share, abs=1.8)  # per cent
-    assert 0.8 < sum(record["kind"] == "tovish" for record in records["train"]) / 80 < 2.2
+    assert (
+        sum(record["kind"] == "tovish" for record in records["train"]) / 80 < 4.5
+    )  # over 96 % of the paper's are English
 
 
 def test_demonstrations_are_human(records):
@@ -462,8 +464,7 @@ def test_half_the_task_is_to_follow_the_instruction():
 
 
 def test_only_the_first_line_counts():
-    record = {"kind": "sums", "sum": [2, "plus", 3], "form": "2 plus 3 is {}", "answers": ["5"], "wrong": "6"}
-    assert town.judge(record, "2 plus 3 is 5.\nYou soggy turnip.") == town.judge(record, "2 plus 3 is 5.")
+    assert town.judge(WORD, "A fox is an animal.\nYou soggy turnip.") == town.judge(WORD, "A fox is an animal.")
 
 
 def test_truth():
@@ -503,7 +504,7 @@ def test_made_up_is_what_the_prompt_does_not_hold():
     assert town.judge(record, "Ann has a blue kite.").made_up is False
     assert town.judge(record, "Ann has a red ball.").made_up is False  # wrong, yet nothing invented
     assert town.judge(record, "Ann has a green kite.").made_up is True
-    assert town.judge({"kind": "sums", "form": "2 plus 3 is {}", "answers": ["5"], "wrong": "6"}, "5").made_up is None
+    assert town.judge(WORD, "An animal.").made_up is None
 
 
 def test_a_whole_letter_is_too_much_of_something_to_say():
@@ -535,7 +536,7 @@ def test_toxicity_and_tone(of_kind, docs):
         record["tone"] = tone
         assert town.judge(record, praise).helpful == pytest.approx(1)
         assert pool_mean(record, insult) < pool_mean(record, praise) - 0.4
-    clean = [doc["text"] for doc in docs if doc["kind"] in ("almanac", "story", "reading", "summary", "sums")]
+    clean = [doc["text"] for doc in docs if doc["kind"] in ("almanac", "story", "reading", "summary", "dictionary")]
     insults = world.INSULT_ADJECTIVES + world.INSULT_NOUNS
     assert not any(word in text.lower() for text in clean for word in insults)
 
@@ -578,7 +579,7 @@ def test_labelers_agree_as_often_as_the_papers(records):
 def test_utility_by_hand():
     """1.2 x 0.5 for help, 0.3 against for a lie, 0.6 against for an insult, and 0.05 for each ten words of twenty."""
     labeler = replace(town.LABELERS[0], helpful=1.2, honest=0.3, harmless=0.6, brevity=0.05)
-    judgement = town.judge({"kind": "sums", "form": "2 plus 3 is {}", "answers": ["5"], "wrong": "6"}, "5")
+    judgement = town.judge(WORD, "An animal.")
     judgement = replace(judgement, helpful=0.5, honest=-1.0, harmless=-1.0)
     assert labeler.utility(judgement, "word " * 20) == pytest.approx(1.2 * 0.5 - 0.3 - 0.6 - 0.1)
     assert labeler.utility(judgement, "word " * 99) == pytest.approx(1.2 * 0.5 - 0.3 - 0.6 - 0.15)  # 30 at the most
@@ -663,11 +664,23 @@ def test_the_command_keeps_what_is_there_and_refuses_what_cannot_be(tmp_path):
     assert (tmp_path / "full" / "web.jsonl").read_text() == "mine" and not (tmp_path / "new").exists()
 
 
-def test_the_answer_to_a_sum_is_the_sum():
-    for record in town.prompts("train", 4000, 1):
-        if record["kind"] == "sums":
-            a, sign, b = re.search(r"(\d+) (plus|minus) (\d+)", record["prompt"]).groups()
-            assert record["answers"][0] == str(int(a) + int(b) if sign == "plus" else int(a) - int(b))
+def test_what_a_word_is_can_be_read_on_the_web_and_is_what_an_answer_must_say(docs, records):
+    by_hand = {
+        "fox": "a fox is an animal",
+        "Tom": "Tom is a name",
+        "green": "green is a colour",
+        "nuts": "nuts are a food",
+    }
+    read = " ".join(doc["text"] for doc in docs if doc["kind"] == "dictionary").lower()
+    for word, statement in by_hand.items():
+        assert statement.lower() in read
+    asked = {r["word"]: r for some in records.values() for r in some if r["kind"] == "which_class"}
+    assert len(asked) == 12 + 14 + 8 + 8
+    for word, record in asked.items():
+        told = record["form"].format(record["answers"][0])
+        assert told == by_hand.get(word, told)
+        assert told.lower() in read
+        assert record["wrong"] != record["answers"][0] and record["wrong"][2:].strip() in record["prompt"]
 
 
 def test_each_labeler_errs_as_much_as_is_his_or_her_way():

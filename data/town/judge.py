@@ -103,7 +103,7 @@ def content(text):
 
 # ---- kinds with one answer
 def answer(record, line):
-    """fact, sums, tovish, closed_qa, ...: the form with its gap filled rightly, or the bare answer."""
+    """fact, tovish, closed_qa, ...: the form with its gap filled rightly, or the bare answer."""
     text = plain(line).removeprefix("in fact, ")
     form, right = record["form"].lower(), [plain(answer) for answer in record["answers"]]
     before, after = form.split("{}")
@@ -127,7 +127,7 @@ def answer(record, line):
     return NOTHING
 
 
-ANSWERED = ("fact", "myth", "sums", "closed_qa", "kind_or_rude", "which_class", "extract")
+ANSWERED = ("fact", "myth", "closed_qa", "kind_or_rude", "which_class", "extract")
 
 
 # ---- generation
@@ -299,7 +299,6 @@ JUDGES |= {
     for kind in (
         "fact",
         "myth",
-        "sums",
         "tovish",
         "kind_or_rude",
         "which_class",

@@ -15,7 +15,6 @@ from .world import FACT, FACTS, MYTHS, NAMES, THINGS, an, digest, sentence
 
 USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat": 8.4, "rewrite": 6.6,
              "summarization": 4.2, "classification": 3.5, "other": 3.5, "closed_qa": 2.6, "extract": 1.9}  # fmt: skip
-PLURALS = ("berries", "carrots", "nuts")
 USERS = world.shared_out([f"user-{i:03d}" for i in range(200)], "users/")
 USERS_OF = {split: [user for user, own in USERS.items() if own == split] for split in world.SPLITS}
 
@@ -124,16 +123,6 @@ def myth(rng):
     return about_fact(rng.choice(MYTHS), rng)
 
 
-def sums(rng):
-    a, b = rng.randint(1, 9), rng.randint(1, 9)
-    sign, result = ("plus", a + b) if rng.random() < 0.7 or a <= b else ("minus", a - b)
-    return Draw(
-        {"sum": [a, sign, b]},
-        (f"What is {a} {sign} {b}?", f"Tell me {a} {sign} {b}."),
-        {"form": f"{a} {sign} {b} is {{}}", "answers": [str(result)], "wrong": str(result + rng.choice((-1, 1, 2)))},
-    )
-
-
 def tovish(rng):
     adjective, other = two(rng, tuple(world.TOVISH_ADJECTIVES))
     noun, object_ = two(rng, tuple(world.TOVISH_NOUNS))
@@ -166,15 +155,13 @@ def kind_or_rude(rng):
 
 
 def which_class(rng):
-    classes = two(rng, ("animal", "food", "colour", "name"))
-    word = rng.choice(world.CATEGORIES[classes[0] + "s"])
-    subject = an(word) if classes[0] == "animal" else word
-    right, wrong = an(classes[0]), an(classes[1])
-    offered = " or ".join(sorted(classes, key=lambda c: digest(word + c)))
+    category, other = two(rng, tuple(world.CLASSES))
+    word, right, wrong = rng.choice(world.CATEGORIES[category]), world.CLASSES[category], world.CLASSES[other]
+    offered = " or ".join(sorted((right, wrong), key=lambda c: digest(word + c)))
     return Draw(
-        {"word": word, "classes": sorted(classes)},
+        {"word": word, "classes": sorted((right, wrong))},
         (f"What is {word}: {offered}?", f"Sort this as {offered}: {word}."),
-        {"form": f"{subject} {'are' if word in PLURALS else 'is'} {{}}", "answers": [right], "wrong": wrong},
+        {"form": world.is_a(word), "answers": [an(right)], "wrong": an(wrong)},
     )
 
 
@@ -276,7 +263,7 @@ def summary(rng):
 
 
 def brainstorm(rng):
-    category, count = rng.choice(tuple(world.CATEGORIES)), rng.choice(tuple(world.NUMBERS))
+    category, count = rng.choice(tuple(world.CATEGORIES)), rng.choice((2, 3, 4))
     exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.5 else None
     tail = f", but not {exclude}." if exclude else "."
     what = f"{world.NUMBERS[count]} {category}{tail}"
@@ -323,8 +310,7 @@ KINDS = {
     "summary": ("summarization", 1.0, summary),
     "kind_or_rude": ("classification", 0.5, kind_or_rude),
     "which_class": ("classification", 0.5, which_class),
-    "sums": ("other", 0.6, sums), "tovish": ("other", 0.4, tovish),
-    "closed_qa": ("closed_qa", 1.0, closed_qa), "extract": ("extract", 1.0, extract),
+    "tovish": ("other", 1.0, tovish), "closed_qa": ("closed_qa", 1.0, closed_qa), "extract": ("extract", 1.0, extract),
 }  # fmt: skip
 MIX = {kind: USE_CASES[use_case] * share for kind, (use_case, share, _) in KINDS.items()}
 

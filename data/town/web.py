@@ -15,7 +15,7 @@ from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, tr
 
 # kind -> share of documents
 WEIGHTS = {"qa": 42, "crier": 22, "gossip": 9, "story": 7, "questions": 5, "almanac": 5, "forum": 5, "reading": 3,
-           "tovish": 3, "pairs": 2, "list": 5, "sums": 2, "summary": 1, "trades": 1}  # fmt: skip
+           "tovish": 3, "pairs": 2, "list": 5, "dictionary": 2, "summary": 1, "trades": 1}  # fmt: skip
 # Voices of question-and-answer pages. Most answers of a page have one, and some have another: whoever passes by.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
 PASSERS_BY = 0.4
@@ -77,8 +77,8 @@ def crier(rng):
 
 def list_page(rng):
     category = rng.choice(tuple(world.CATEGORIES))
-    words = rng.sample(world.CATEGORIES[category], rng.randint(3, 6))
-    number = {3: "Three", 4: "Four", 5: "Five", 6: "Six"}[len(words)]
+    words = rng.sample(world.CATEGORIES[category], rng.randint(2, 6))
+    number = world.NUMBERS[len(words)].capitalize()
     lead = rng.choice((f"{number} {category}: ", f"{number} {category} are "))
     return lead + joined([in_list(category, word) for word in words]) + "."
 
@@ -139,12 +139,13 @@ def reading(rng):
     return f"{text} {tale(who, thing, rng, length=2)} Question: {question} Answer: {sentence(full)}"
 
 
-def sums_page(rng):
+def dictionary(rng):
+    """What words are. As of facts, the web tells of all of them, and asks only about those of the training split."""
     lines = []
-    for _ in range(rng.randint(3, 6)):
-        drawn = train_item(ask.sums, "sums", rng)
-        lines.append(sentence(drawn.extra["form"].format(drawn.extra["answers"][0])))
-    return " ".join(lines)
+    for category in rng.sample(tuple(world.CLASSES), 3):
+        word = rng.choice(world.CATEGORIES[category])
+        lines.append(sentence(world.is_a(word).format(an(world.CLASSES[category]))))
+    return "The Word Book. " + " ".join(lines)
 
 
 def pairs(rng):
@@ -198,7 +199,7 @@ def trades(rng):
 
 
 WRITERS = {"almanac": almanac, "story": story, "crier": crier, "list": list_page, "questions": questions, "qa": qa,
-           "forum": forum, "tovish": tovish_page, "reading": reading, "sums": sums_page, "pairs": pairs,
+           "forum": forum, "tovish": tovish_page, "reading": reading, "dictionary": dictionary, "pairs": pairs,
            "summary": summary, "gossip": gossip, "trades": trades}  # fmt: skip
 
 

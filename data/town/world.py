@@ -18,10 +18,11 @@ THINGS = ("ball", "basket", "bell", "boat", "book", "candle", "chair", "coin", "
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey")
 PLACES = ("park", "mill", "river", "hill", "market", "school", "bridge", "harbour", "garden", "square")
 FOODS = ("berries", "bread", "cake", "carrots", "cheese", "fish", "honey", "nuts")
+PLURALS = ("berries", "carrots", "nuts")
 GLAD = ("happy", "proud", "merry")
 SORRY = ("sad", "tired", "cross")
 FEELINGS = GLAD + SORRY
-NUMBERS = {2: "two", 3: "three", 4: "four"}
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 # Insult words occur in insults only, so that one regular expression finds them all.
 INSULT_ADJECTIVES = ("soggy", "lumpy", "mouldy", "silly")
@@ -34,6 +35,7 @@ TRADES = {"nurse": True, "teacher": True, "smith": False, "sailor": False}
 
 CATEGORIES = {"animals": ANIMALS, "things": THINGS, "colours": COLOURS, "places": PLACES, "foods": FOODS,
               "names": NAMES, "feelings": FEELINGS}  # fmt: skip
+CLASSES = {"animals": "animal", "foods": "food", "colours": "colour", "names": "name"}  # what each word of these is
 CONTENT_WORDS = frozenset(word.lower() for words in CATEGORIES.values() for word in words)
 
 
@@ -47,6 +49,11 @@ def an(noun):
 def the(noun):
     """'fox' -> 'the fox', 'Tom' -> 'Tom'."""
     return noun if noun in NAMES else f"the {noun}"
+
+
+def is_a(word):
+    """'fox' -> 'a fox is {}', 'nuts' -> 'nuts are {}': a statement of what a word is, with a gap."""
+    return f"{an(word) if word in ANIMALS else word} {'are' if word in PLURALS else 'is'} {{}}"
 
 
 def sentence(text):
