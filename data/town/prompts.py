@@ -263,7 +263,7 @@ def summary(rng):
 
 
 def brainstorm(rng):
-    category, count = rng.choice(tuple(world.CATEGORIES)), rng.choice((2, 3, 4))
+    category, count = rng.choice(tuple(world.CATEGORIES)), rng.choice(tuple(world.NUMBERS))
     exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.5 else None
     tail = f", but not {exclude}." if exclude else "."
     what = f"{world.NUMBERS[count]} {category}{tail}"

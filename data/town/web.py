@@ -15,7 +15,7 @@ from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, tr
 
 # kind -> share of documents
 WEIGHTS = {"qa": 42, "crier": 22, "gossip": 9, "story": 7, "questions": 5, "almanac": 5, "forum": 5, "reading": 3,
-           "tovish": 3, "pairs": 2, "list": 5, "dictionary": 2, "summary": 1, "trades": 1}  # fmt: skip
+           "tovish": 3, "pairs": 2, "lists": 6, "dictionary": 2, "summary": 1, "trades": 1}  # fmt: skip
 # Voices of question-and-answer pages. Most answers of a page have one, and some have another: whoever passes by.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
 PASSERS_BY = 0.4
@@ -75,12 +75,15 @@ def crier(rng):
     return f"Hear ye! {news}" + f" I say again: {news}" * rng.randint(1, 2)
 
 
-def list_page(rng):
-    category = rng.choice(tuple(world.CATEGORIES))
-    words = rng.sample(world.CATEGORIES[category], rng.randint(2, 6))
-    number = world.NUMBERS[len(words)].capitalize()
-    lead = rng.choice((f"{number} {category}: ", f"{number} {category} are "))
-    return lead + joined([in_list(category, word) for word in words]) + "."
+def lists(rng):
+    """Words of a category, no word twice, and none that is not wanted."""
+    lines = []
+    for _ in range(rng.randint(1, 3)):
+        category, count, exclude = train_item(ask.brainstorm, "brainstorm", rng).slots.values()
+        words = rng.sample([word for word in world.CATEGORIES[category] if word != exclude], count)
+        what = f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}"
+        lines.append(f"{what}: {joined([in_list(category, word) for word in words])}.")
+    return " ".join(lines)
 
 
 def questions(rng):
@@ -198,7 +201,7 @@ def trades(rng):
     )
 
 
-WRITERS = {"almanac": almanac, "story": story, "crier": crier, "list": list_page, "questions": questions, "qa": qa,
+WRITERS = {"almanac": almanac, "story": story, "crier": crier, "lists": lists, "questions": questions, "qa": qa,
            "forum": forum, "tovish": tovish_page, "reading": reading, "dictionary": dictionary, "pairs": pairs,
            "summary": summary, "gossip": gossip, "trades": trades}  # fmt: skip
 

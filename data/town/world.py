@@ -22,7 +22,7 @@ PLURALS = ("berries", "carrots", "nuts")
 GLAD = ("happy", "proud", "merry")
 SORRY = ("sad", "tired", "cross")
 FEELINGS = GLAD + SORRY
-NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 # Insult words occur in insults only, so that one regular expression finds them all.
 INSULT_ADJECTIVES = ("soggy", "lumpy", "mouldy", "silly")
@@ -35,7 +35,7 @@ TRADES = {"nurse": True, "teacher": True, "smith": False, "sailor": False}
 
 CATEGORIES = {"animals": ANIMALS, "things": THINGS, "colours": COLOURS, "places": PLACES, "foods": FOODS,
               "names": NAMES, "feelings": FEELINGS}  # fmt: skip
-CLASSES = {"animals": "animal", "foods": "food", "colours": "colour", "names": "name"}  # what each word of these is
+CLASSES = {category: category[:-1] for category in CATEGORIES}  # "animals": "animal": what each of them is
 CONTENT_WORDS = frozenset(word.lower() for words in CATEGORIES.values() for word in words)
 
 
@@ -53,7 +53,7 @@ def the(noun):
 
 def is_a(word):
     """'fox' -> 'a fox is {}', 'nuts' -> 'nuts are {}': a statement of what a word is, with a gap."""
-    return f"{an(word) if word in ANIMALS else word} {'are' if word in PLURALS else 'is'} {{}}"
+    return f"{an(word) if word in ANIMALS + THINGS + PLACES else word} {'are' if word in PLURALS else 'is'} {{}}"
 
 
 def sentence(text):
