@@ -27,7 +27,7 @@ class Config(RunConfig):
     data: tuple[str, ...]  # files of documents
     validation: tuple[str, ...] = ()  # files of documents whose loss is measured after each epoch
     tokenizer: str | None = None  # of a new model: gpt2 (the default), a folder with a tokenizer, or a ranks file
-    size: str | None = None  # of a new model: nano, toy, small, gpt2 (the default), gpt2-medium, gpt2-large, gpt2-xl
+    size: str | None = None  # of a new model: nano, toy, small, medium, gpt2 (the default), gpt2-medium, ...
     n_ctx: int | None = None  # context length in tokens, instead of the size's
     n_layer: int | None = None  # number of blocks, instead of the size's
     n_head: int | None = None  # attention heads, instead of the size's

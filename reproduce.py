@@ -2,12 +2,13 @@
 
     python reproduce.py                     all stages, from nothing to runs/town/report.html
     python reproduce.py --seed 1 --out runs/town-1
+    python reproduce.py --size small        larger models that have read more, in half an hour
     python reproduce.py --stage rm          up to the reward model, and no further
 
 Each stage calls the same main() as the script a person would run. Stopped or killed, it goes on with the same command:
 finished stages are kept, and training resumes from its newest state. RECIPE is all that differs from the paper's
-defaults; README.md declares it. Recipes are chosen with --judge_on validation; what test prompts are about is read by
-the evaluation alone.
+defaults, SIZES what other sizes change of it; README.md declares both. Recipes are chosen with --judge_on validation;
+what test prompts are about is read by the evaluation alone.
 """
 
 import random
@@ -32,21 +33,28 @@ from minirlhf.tokenizer import load
 
 LIMIT = 26  # tokens of a response
 RECIPE = {
-    "town": dict(web=20_000, web_held_out=600, demonstration=5_000, demonstration_validation=200, prompt_train=9_000,
+    "town": dict(web=24_000, web_held_out=600, demonstration=5_000, demonstration_validation=200, prompt_train=9_000,
                  prompt_validation=2_000, prompt_test=2_000),
     "tokenizer": dict(vocab_size=768),
-    "gpt": dict(size="toy", n_layer=2, n_ctx=120, epochs=4, batch_size=24, lr=3.5e-3, embedding_std=0.4,
-                save_every=100),
+    "gpt": dict(n_ctx=120, epochs=4, batch_size=24, lr=3.5e-3, embedding_std=0.4, save_every=100),
     "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
-    "rankings": dict(prompts=9_000, held_out=400),
+    "rankings": dict(prompts=9_000, held_out=1_000),
     "select": dict(prompts=300),
-    "rm": dict(batch_size=8, lr=7e-4, save_every=100),
+    "rm": dict(batch_size=16, lr=1e-3, save_every=100),
     "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
-    "ppo": dict(episodes=100 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
-                lr=5e-4, value_lr=5e-4, kl_coef=0.3, ema_decay=0.985, max_response=LIMIT,
-                save_every=10),
-    "ptx_coef": 0.2,
+    "ppo": dict(episodes=70 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
+                lr=5e-4, value_lr=5e-4, kl_coef=0.3, ema_decay=0.98, max_response=LIMIT, save_every=10),
+    "ppo_ptx": dict(ptx_coef=0.2),
 }  # fmt: skip
+SIZES = {
+    "toy": {},
+    "small": {
+        "town": dict(web=60_000, prompt_train=18_000),
+        "gpt": dict(epochs=6),
+        "rankings": dict(prompts=18_000),
+        "ppo": dict(episodes=100 * 128, ema_decay=0.985),
+    },
+}
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
                  prompt_validation=40, prompt_test=40),
@@ -60,9 +68,12 @@ TINY = {
 
 @dataclass(frozen=True)
 class Config:
-    out: str | None = None  # folder for everything the run makes; unless given runs/town, with --tiny runs/tiny
+    out: str | None = None  # folder for everything the run makes; unless given runs/town, runs/town-SIZE for another
+    # size, or with --tiny runs/tiny
     judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
     seed: int = 0  # of everything that is drawn
+    size: str = "toy"  # of the models: toy, half a million parameters in five minutes on two cores; or small, almost a
+    # million that read five times as much, in half an hour
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
 
@@ -70,16 +81,19 @@ class Config:
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         splits = ("test", "validation")
         require(self.judge_on in splits, f"--judge_on {self.judge_on}: choose {' or '.join(splits)}")
+        require(self.size in SIZES, f"--size {self.size}: choose one of {', '.join(SIZES)}")
         require(self.stage in STAGES, f"--stage {self.stage}: choose one of {', '.join(STAGES)}")
 
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    config = replace(config, out=config.out or ("runs/tiny" if config.tiny else "runs/town"))
+    usual = "tiny" if config.tiny else "town" if config.size == "toy" else f"town-{config.size}"
+    config = replace(config, out=config.out or f"runs/{usual}")
     claim(config, ignore=("stage",))
     finished = Path(config.out) / "stages.json"
     seconds = read_json(finished) if finished.exists() else {}
-    recipe = {k: v | TINY.get(k, {}) if config.tiny and isinstance(v, dict) else v for k, v in RECIPE.items()}
+    size, tiny = SIZES[config.size], TINY if config.tiny else {}
+    recipe = {name: own | size.get(name, {}) | tiny.get(name, {}) for name, own in RECIPE.items()}
     for name, stage in STAGES.items():
         if name in seconds:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
@@ -136,8 +150,9 @@ def make_town(config, recipe):
 
 def make_gpt(config, recipe):
     """pretraining on the web"""
-    data_flags = dict(data=(file(config, "web"),), validation=(file(config, "web_held_out"),))
-    pretrain.main(flags(config, "gpt", data_flags | dict(tokenizer=f"{config.out}/tokenizer") | recipe["gpt"]))
+    own = dict(size=config.size, tokenizer=f"{config.out}/tokenizer")
+    own |= dict(data=(file(config, "web"),), validation=(file(config, "web_held_out"),))
+    pretrain.main(flags(config, "gpt", own | recipe["gpt"]))
 
 
 def make_sft(config, recipe):
@@ -196,7 +211,7 @@ def make_ppo(config, recipe):
     both = dict(policy=f"{config.out}/rl_start", reward_model=f"{config.out}/rm")
     both |= dict(prompts=(file(config, "prompts_train"),), documents=(file(config, "web"),)) | recipe["ppo"]
     ppo = flags(config, "ppo", both | dict(ptx_coef=0.0))
-    ppo_ptx = flags(config, "ppo_ptx", both | dict(ptx_coef=recipe["ptx_coef"]))
+    ppo_ptx = flags(config, "ppo_ptx", both | recipe["ppo_ptx"])
     at_once((train_ppo.main, ppo), (train_ppo.main, ppo_ptx))
 
 
@@ -216,7 +231,7 @@ def evaluate(config, recipe):
         calls.append((measure, *what, noise, prefixes.get(name, ""), references.get(name)))
     measured = dict(zip(MODELS, at_once(*calls)))
     rankings = read(file(config, "rankings_held_out"), "ranking")
-    results = {"seed": config.seed} | compare(records, measured, config.seed)
+    results = {"size": config.size, "seed": config.seed} | compare(records, measured, config.seed)
     results["reward_model"] = measure_reward_model(f"{config.out}/rm", rankings)
     results["memory"] = measure_memory(records, read(file(config, "demonstrations"), "demonstration"), config.seed)
     write_json(f"{config.out}/evaluation.json", results)

@@ -76,7 +76,7 @@ def notes(results):
     yield f"Reward model on held-out rankings: {figure_text(reward_model['accuracy'], True)} of pairs right"
     yield f"... among samples of one model: {figure_text(reward_model['accuracy_within_model'], True)}"
     yield f"Two labelers agree on {figure_text(reward_model['labeler_agreement'], True)} of pairs"
-    yield f"Seed {results['seed']}, {results['seconds']['total']:.0f} seconds in all"
+    yield f"Size {results['size']}, seed {results['seed']}, {results['seconds']['total']:.0f} seconds in all"
 
 
 def table(results):
@@ -109,7 +109,8 @@ def write(out, results):
     cells = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in body)
     page = PAGE.format(
         ladder=images.get("ladder", ""), curves=images.get("curves", ""), samples=samples_html(out),
-        head="".join(f"<th>{html.escape(c)}</th>" for c in head), body=cells, seed=results["seed"],
+        head="".join(f"<th>{html.escape(c)}</th>" for c in head), body=cells,
+        size=results["size"], seed=results["seed"],
         notes="".join(f"<li>{html.escape(note)}</li>" for note in notes(results)),
         legend="".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in LEGEND.items()),
         seconds=seconds_html(results),
@@ -203,7 +204,7 @@ def seconds_html(results):
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>InstructGPT on the town, seed {seed}</title>
+<title>InstructGPT on the town, {size}, seed {seed}</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
 img {{ max-width: 100% }} h1 {{ margin-bottom: 0 }} h3 {{ font-size: 1rem; margin: 1.6rem 0 .4rem }}
@@ -216,7 +217,8 @@ small {{ color: #616e7c }}
 </style>
 <h1>InstructGPT on the town</h1>
 <p><small>{n} prompts of held-out users about held-out things; one sample of each model; each pair judged by one
-held-out labeler, with his or her noise, in random order, a tie counting one half. Seed {seed}.</small></p>
+held-out labeler, with his or her noise, in random order, a tie counting one half. Models of size {size}, seed
+{seed}.</small></p>
 {ladder}
 <div class="wide"><table><tr>{head}</tr>{body}</table></div>
 <dl>{legend}</dl>

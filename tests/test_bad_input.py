@@ -354,7 +354,7 @@ def test_documents_that_are_no_whole_number_a_minibatch_are_refused(world, refus
 
 
 def test_a_new_models_shape_is_checked(world, refused):
-    refused("gpt", "--n_embd 96 cannot be divided into --n_head 5 heads", n_head=5)
+    refused("gpt", "--n_embd 32 cannot be divided into --n_head 5 heads", n_head=5)
     refused("gpt", "--n_layer -1: must be above 0", n_layer=-1)
 
 
@@ -378,11 +378,28 @@ def test_another_tokenizers_folder_is_refused_and_left_alone(world, tmp_path):
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize(("flag", "value"), [("seed", "-1"), ("stage", "dinner"), ("judge_on", "train")])
-def test_reproduces_flags_are_checked(flag, value, tmp_path):
-    with pytest.raises(InputError, match=f"--{flag} {value}"):
+@pytest.mark.parametrize(
+    ("flag", "value", "advice"),
+    [
+        ("seed", "-1", "must not be negative"),
+        ("stage", "dinner", "choose one of town, gpt,"),
+        ("judge_on", "train", "choose test or validation"),
+        ("size", "huge", "choose one of toy, small"),
+    ],
+)
+def test_reproduces_flags_are_checked(flag, value, advice, tmp_path):
+    with pytest.raises(InputError, match=f"--{flag} {value}: {advice}"):
         reproduce.main(["--out", str(tmp_path / "town"), f"--{flag}", value])
     assert not (tmp_path / "town").exists()
+
+
+def test_a_run_of_another_size_is_refused_and_left_alone(tmp_path):
+    out = tmp_path / "town"
+    reproduce.main(["--tiny", "--stage", "town", "--out", str(out)])
+    before = snapshot(out)
+    with pytest.raises(InputError, match=f"--out {out} holds another run .--size was toy, now small.; choose another"):
+        reproduce.main(["--tiny", "--size", "small", "--out", str(out)])
+    assert snapshot(out) == before
 
 
 # --- the output folder --------------------------------------------------------------------------------------

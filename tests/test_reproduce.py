@@ -56,8 +56,8 @@ def test_the_reward_model_is_measured(results):
         assert 0 <= value["mean"] <= 1
 
 
-def test_seed_and_seconds_are_told(results):
-    assert results["seed"] == 0
+def test_size_seed_and_seconds_are_told(results):
+    assert (results["size"], results["seed"]) == ("toy", 0)
     assert results["seconds"].keys() >= set(STAGES[:-1]) | {"total"}
 
 
