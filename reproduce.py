@@ -33,14 +33,14 @@ from minirlhf.tokenizer import load
 
 LIMIT = 26  # tokens of a response
 RECIPE = {
-    "town": dict(web=24_000, web_held_out=600, demonstration=5_000, demonstration_validation=200, prompt_train=9_000,
+    "town": dict(web=30_000, web_held_out=600, demonstration=5_000, demonstration_validation=200, prompt_train=9_000,
                  prompt_validation=2_000, prompt_test=2_000),
     "tokenizer": dict(vocab_size=768),
     "gpt": dict(n_ctx=120, epochs=4, batch_size=24, lr=3.5e-3, embedding_std=0.4, save_every=100),
     "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
     "rankings": dict(prompts=9_000, held_out=1_000),
     "select": dict(prompts=300),
-    "rm": dict(batch_size=16, lr=1e-3, save_every=100),
+    "rm": dict(batch_size=8, lr=5e-4, save_every=100),
     "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
     "ppo": dict(episodes=70 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
                 lr=5e-4, value_lr=5e-4, kl_coef=0.3, ema_decay=0.98, max_response=LIMIT, save_every=10),

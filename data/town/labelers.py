@@ -11,7 +11,7 @@ from .judge import judge
 
 # Standard deviation of an average labeler's error. Two labelers then agree on about 78 % of the pairs of answers by
 # models that neither ties, as often as the paper's held-out ones.
-NOISE = 0.35
+NOISE = 0.33
 TIE = 0.1  # utilities closer than this are a tie
 
 
