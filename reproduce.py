@@ -73,7 +73,7 @@ class Config:
     judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
     seed: int = 0  # of everything that is drawn
     size: str = "toy"  # of the models: toy, half a million parameters in five minutes on two cores; or small, almost a
-    # million that read five times as much, in half an hour
+    # million that read three times as much, in half an hour
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
 
