@@ -90,10 +90,10 @@ def compare(records, measured, seed):
     rng = random.Random(f"evaluate {seed}")
     labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
     models, sft = {}, measured["sft"]
-    contents = [record["content"] for record in records]
+    contents = contents_of(records)
     follows = {name: np.array([j.follows for j in own.judgements], float) for name, own in measured.items()}
     truths = {name: informative_truths(records, own.judgements) for name, own in measured.items()}
-    asked = [record["content"] for record in records if answerable(record)]
+    asked = contents_of(filter(answerable, records))
     for name, own in measured.items():
         models[name] = {
             "win_rate_vs_sft": win_rate(records, own.texts, sft.texts, labelers, rng) if name != "sft" else None,
@@ -130,12 +130,17 @@ def look_up(records, demonstrations, rng, anything=False):
 
 def measure_memory(records, demonstrations, seed):
     """How often a table of the demonstrations follows, and how often any demonstration of the same kind does."""
-    contents, figures = [record["content"] for record in records], {}
+    contents, figures = contents_of(records), {}
     for name, anything in (("lookup", False), ("same_kind", True)):
         rng = random.Random(f"memory {seed}")
         texts = look_up(records, demonstrations, rng, anything)
         figures[name] = interval([town.judge(*both).follows for both in zip(records, texts)], items=contents)
     return figures
+
+
+def contents_of(records):
+    """What each is about: the items that intervals resample."""
+    return [record["content"] for record in records]
 
 
 def answerable(record):
@@ -152,13 +157,13 @@ def informative_truths(records, judgements):
 def win_rate(records, texts, others, labelers, rng):
     """Share of prompts on which a labeler, one drawn per prompt, prefers texts[i] to others[i]; a tie is one half."""
     wins = [town.compare(*each, rng) for each in zip(records, texts, others, labelers)]
-    return interval(wins, items=[record["content"] for record in records])
+    return interval(wins, items=contents_of(records))
 
 
 def true_win_rate(records, utilities, others):
     """The same by the pool's mean utility without noise."""
     wins = [0.5 if a == b else float(a > b) for a, b in zip(utilities, others)]
-    return interval(wins, items=[record["content"] for record in records])
+    return interval(wins, items=contents_of(records))
 
 
 def measure_reward_model(folder, records):
@@ -169,7 +174,7 @@ def measure_reward_model(folder, records):
     kept = [(record, ranking) for record, ranking in zip(records, encoded) if longest(ranking) <= model.config.n_ctx]
     scores = ranking_scores(model, [ranking for _, ranking in kept], tokenizer.pad)
     right, within, agree = [], [], []  # per ranking: (pairs ordered alike, pairs)
-    contents = [record["content"] for record, _ in kept]
+    contents = contents_of(record for record, _ in kept)
     for (record, _), score in zip(kept, scores):
         ranks, second, models = record["ranks"], record["second_ranks"], record["models"]
         hits = pair_hits(score, ranks)

@@ -27,7 +27,9 @@ class Muon(torch.optim.Optimizer):
         alike = defaultdict(list)  # shape -> (weights, the direction to make orthogonal, learning rate)
         for group in self.param_groups:
             for p in group["params"]:
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                if p not in self.state:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 ahead = p.grad.lerp(momentum, group["momentum"])  # Nesterov's
                 parts = p.shape[0] // p.shape[1] if group["stacked"] else 1

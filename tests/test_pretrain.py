@@ -96,13 +96,9 @@ def test_adam_alone_has_every_parameter(gpt):
     assert {id(p) for p in adam.param_groups[0]["params"]} == {id(p) for p in gpt.parameters()}
 
 
-def muon_of(model, **changes):
-    config = pretrain.Config(data=(), out="", optimizer="muon", **changes)
-    return pretrain.make_optimizers(model, config)
-
-
 def test_with_muon_each_weight_belongs_to_exactly_one_optimizer_and_the_blocks_matrices_to_muon(gpt):
-    adams, muons = ({id(p) for group in o.param_groups for p in group["params"]} for o in muon_of(gpt))
+    optimizers = pretrain.make_optimizers(gpt, pretrain.Config(data=(), out="", optimizer="muon"))
+    adams, muons = ({id(p) for group in o.param_groups for p in group["params"]} for o in optimizers)
     blocks = {id(p) for p in gpt.transformer.h.parameters() if p.ndim == 2}
     assert muons == blocks
     assert adams | muons == {id(p) for p in gpt.parameters()} and not adams & muons

@@ -187,21 +187,26 @@ def summary(record, rng):
 
 def brainstorm(record, rng):
     category, count = record["category"], record["count"]
-    items = rng.sample([word for word in CATEGORIES[category] if word != record["exclude"]], count)
+    items = some(category, count, record["exclude"], rng)
     others = rng.sample(CATEGORIES["foods" if category != "foods" else "animals"], count)
     lead = f"{NUMBERS[count].capitalize()} {category} are "
     return Drafts(
-        lead + joined([in_list(category, word) for word in items]) + ".",
+        lead + listed(category, items) + ".",
         sentence(", ".join(items)),
-        lead + joined([in_list(category, word) for word in items[:-1]]) + ".",
+        lead + listed(category, items[:-1]) + ".",
         lead + joined(others) + ".",
     )
 
 
-def in_list(category, word):
-    if category in ("animals", "things"):
-        return an(word)
-    return the(word) if category == "places" else word
+def some(category, count, exclude, rng):
+    """Different words of a category, without the one that is not wanted."""
+    return rng.sample([word for word in CATEGORIES[category] if word != exclude], count)
+
+
+def listed(category, words):
+    """'a fox and an owl', 'the mill and the park', 'red and blue'."""
+    article = {"animals": an, "things": an, "places": the}.get(category, str)
+    return joined([article(word) for word in words])
 
 
 def feel(record, rng):

@@ -8,7 +8,7 @@ import random
 
 from . import prompts as ask
 from . import world
-from .demonstrations import in_list, respond, rude, tale
+from .demonstrations import listed, respond, rude, some, tale
 from .demonstrations import summary as write_summary
 from .prompts import MIX, draw_record, split_of
 from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, translate
@@ -80,9 +80,8 @@ def lists(rng):
     lines = []
     for _ in range(rng.randint(1, 3)):
         category, count, exclude = train_item(ask.brainstorm, "brainstorm", rng).slots.values()
-        words = rng.sample([word for word in world.CATEGORIES[category] if word != exclude], count)
         what = f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}"
-        lines.append(f"{what}: {joined([in_list(category, word) for word in words])}.")
+        lines.append(f"{what}: {listed(category, some(category, count, exclude, rng))}.")
     return " ".join(lines)
 
 
