@@ -49,10 +49,10 @@ RECIPE = {
 SIZES = {
     "toy": {},
     "small": {
-        "town": dict(web=60_000, prompt_train=18_000),
-        "gpt": dict(epochs=6),
+        "town": dict(web=90_000, prompt_train=18_000),
+        "gpt": dict(muon_lr=0.01),
         "rankings": dict(prompts=18_000),
-        "ppo": dict(episodes=100 * 128, ema_decay=0.985),
+        "ppo": dict(episodes=100 * 128, kl_coef=0.2, ema_decay=0.985),
     },
 }
 TINY = {

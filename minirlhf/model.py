@@ -25,10 +25,10 @@ class GPTConfig:
 
 
 PRESETS = {
-    "nano": dict(n_ctx=128, n_layer=2, n_head=2, n_embd=32),
+    "nano": dict(n_ctx=128, n_layer=2, n_head=3, n_embd=48),
     "toy": dict(n_ctx=128, n_layer=2, n_head=4, n_embd=128),
     "small": dict(n_ctx=128, n_layer=4, n_head=4, n_embd=128),
-    "medium": dict(n_ctx=128, n_layer=6, n_head=6, n_embd=288),
+    "medium": dict(n_ctx=128, n_layer=6, n_head=6, n_embd=384),
     "gpt2": dict(n_ctx=1024, n_layer=12, n_head=12, n_embd=768),
     "gpt2-medium": dict(n_ctx=1024, n_layer=24, n_head=16, n_embd=1024),
     "gpt2-large": dict(n_ctx=1024, n_layer=36, n_head=20, n_embd=1280),

@@ -354,7 +354,7 @@ def test_documents_that_are_no_whole_number_a_minibatch_are_refused(world, refus
 
 
 def test_a_new_models_shape_is_checked(world, refused):
-    refused("gpt", "--n_embd 32 cannot be divided into --n_head 5 heads", n_head=5)
+    refused("gpt", "--n_embd 48 cannot be divided into --n_head 5 heads", n_head=5)
     refused("gpt", "--n_layer -1: must be above 0", n_layer=-1)
 
 

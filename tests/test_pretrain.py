@@ -31,7 +31,7 @@ def train(settings, **changes):
 def test_a_new_model_has_the_size_asked_for_with_one_flag_changed(settings):
     train(settings)
     config = load_model(settings["out"], GPT).config
-    assert (config.n_layer, config.n_ctx, config.n_embd) == (1, 32, 32)
+    assert (config.n_layer, config.n_ctx, config.n_embd) == (1, 32, 48)
 
 
 @pytest.mark.parametrize(("flags", "std"), [({}, 0.02), ({"embedding_std": 0.4}, 0.4)])
