@@ -2,7 +2,7 @@
 
     python reproduce.py                     all stages, from nothing to runs/town/report.html
     python reproduce.py --seed 1 --out runs/town-1
-    python reproduce.py --size small        larger models that have read more, in half an hour
+    python reproduce.py --size small        larger models that have read more, in half an hour; or nano, smaller ones
     python reproduce.py --stage rm          up to the reward model, and no further
 
 Each stage calls the same main() as the script a person would run. Stopped or killed, it goes on with the same command:
@@ -47,6 +47,13 @@ RECIPE = {
     "ppo_ptx": dict(ptx_coef=0.2),
 }  # fmt: skip
 SIZES = {
+    "nano": {
+        "gpt": dict(epochs=6, batch_size=8, lr=7e-3, muon_lr=0.01),
+        "sft": dict(epochs=4, lr=2e-3),
+        "rm": dict(lr=2e-3),
+        "rl_start": dict(epochs=4, lr=2e-3),
+        "ppo": dict(lr=2e-3, value_lr=2e-3),
+    },
     "toy": {},
     "small": {
         "town": dict(web=90_000, prompt_train=18_000),
@@ -72,8 +79,8 @@ class Config:
     # size, or with --tiny runs/tiny
     judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
     seed: int = 0  # of everything that is drawn
-    size: str = "toy"  # of the models: toy, half a million parameters in five minutes on two cores; or small, almost a
-    # million that read three times as much, in half an hour
+    size: str = "toy"  # of the models: nano, a hundred thousand parameters; toy, half a million in five minutes on two
+    # cores; or small, almost a million that read three times as much, in half an hour
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
 
