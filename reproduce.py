@@ -2,7 +2,7 @@
 
     python reproduce.py                     all stages, from nothing to runs/town/report.html
     python reproduce.py --seed 1 --out runs/town-1
-    python reproduce.py --size small        larger models that have read more, in half an hour; or nano, smaller ones
+    python reproduce.py --size small        larger models that have read more, in half an hour; or nano, or medium
     python reproduce.py --stage rm          up to the reward model, and no further
 
 Each stage calls the same main() as the script a person would run. Stopped or killed, it goes on with the same command:
@@ -41,7 +41,6 @@ RECIPE = {
     "rankings": dict(prompts=9_000, held_out=1_000),
     "select": dict(prompts=300),
     "rm": dict(batch_size=8, lr=5e-4, save_every=100),
-    "rl_start": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
     "ppo": dict(episodes=70 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
                 lr=5e-4, value_lr=5e-4, kl_coef=0.3, ema_decay=0.98, max_response=LIMIT, save_every=10),
     "ppo_ptx": dict(ptx_coef=0.2),
@@ -51,7 +50,6 @@ SIZES = {
         "gpt": dict(epochs=6, batch_size=8, lr=7e-3, muon_lr=0.01),
         "sft": dict(epochs=4, lr=2e-3),
         "rm": dict(lr=2e-3),
-        "rl_start": dict(epochs=4, lr=2e-3),
         "ppo": dict(lr=2e-3, value_lr=2e-3),
     },
     "toy": {},
@@ -60,6 +58,13 @@ SIZES = {
         "gpt": dict(muon_lr=0.01),
         "rankings": dict(prompts=18_000),
         "ppo": dict(episodes=100 * 128, kl_coef=0.2, ema_decay=0.985),
+    },
+    "medium": {
+        "town": dict(web=90_000),
+        "gpt": dict(epochs=1, lr=1e-3, muon_lr=0.005, embedding_std=0.25),
+        "sft": dict(lr=3e-4),
+        "rm": dict(lr=2e-4),
+        "ppo": dict(lr=2e-4, value_lr=2e-4, kl_coef=0.2),
     },
 }
 TINY = {
@@ -80,7 +85,8 @@ class Config:
     judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
     seed: int = 0  # of everything that is drawn
     size: str = "toy"  # of the models: nano, a hundred thousand parameters; toy, half a million in five minutes on two
-    # cores; or small, almost a million that read three times as much, in half an hour
+    # cores; small, almost a million that read three times as much, in half an hour; medium, eleven million in an hour
+    # or more
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
 
@@ -202,7 +208,7 @@ def make_rm(config, recipe):
     rm = dict(init=f"{config.out}/sft", data=(file(config, "rankings"),), demonstrations=demonstrations)
     rm |= recipe["rm"]
     rl_start = dict(init=f"{config.out}/gpt", data=demonstrations, documents=(file(config, "web"),))
-    rl_start = flags(config, "rl_start", rl_start | recipe["rl_start"])
+    rl_start = flags(config, "rl_start", rl_start | recipe["sft"])
     at_once((train_rm.main, flags(config, "rm", rm)), (train_sft.main, rl_start))
 
 

@@ -384,7 +384,7 @@ def test_another_tokenizers_folder_is_refused_and_left_alone(world, tmp_path):
         ("seed", "-1", "must not be negative"),
         ("stage", "dinner", "choose one of town, gpt,"),
         ("judge_on", "train", "choose test or validation"),
-        ("size", "huge", "choose one of nano, toy, small"),
+        ("size", "huge", "choose one of nano, toy, small, medium"),
     ],
 )
 def test_reproduces_flags_are_checked(flag, value, advice, tmp_path):

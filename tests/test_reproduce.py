@@ -12,6 +12,7 @@ from data import town
 from minirlhf import files, run
 from minirlhf.config import InputError
 from minirlhf.files import read_json
+from minirlhf.model import PRESETS
 
 STAGES = ["town", "gpt", "sft", "rankings", "rm", "select", "ppo", "evaluate", "report"]
 MODELS = ["gpt", "gpt_prompted", "sft", "rl_start", "ppo", "ppo_ptx"]
@@ -33,6 +34,13 @@ def results(out):
 
 def is_interval(value):
     return value.keys() >= {"mean", "low", "high", "n"} and value["low"] <= value["mean"] <= value["high"]
+
+
+def test_sizes_rise_by_a_hundred_times_in_all():
+    """Parameters of a GPT by hand: embeddings of 768 tokens and 120 positions, L blocks of 12 D^2 + 13 D, a norm."""
+    shapes = [(PRESETS[size]["n_layer"], PRESETS[size]["n_embd"]) for size in reproduce.SIZES]
+    counts = [(768 + 120) * D + L * (12 * D * D + 13 * D) + 2 * D for L, D in shapes]
+    assert counts == sorted(counts) and counts[-1] >= 100 * counts[0]
 
 
 def test_every_model_is_measured_in_every_way(results):
