@@ -14,23 +14,23 @@ import numpy as np
 import torch
 
 from minirlhf.checkpoint import load_model, load_tokenizer
-from minirlhf.config import InputError, Parser, command, require
+from minirlhf.config import InputError, Parser, command, file_name, number, require, require_positive
 from minirlhf.model import GPT
 from minirlhf.rollout import generate
 
 
 def main(argv):
     parser = Parser(__doc__)
-    parser.add_argument("models", nargs="+", help="runs' folders, or .pt files")
+    parser.add_argument("models", nargs="+", type=file_name, help="runs' folders, or .pt files")
     parser.add_argument("--prompt", help="answer this and stop")
     parser.add_argument("--beginning", default="", help="put before each line")
     parser.add_argument("--ending", default="\n", help="put after each line [a newline]")
-    parser.add_argument("--max_response", type=int, default=32, help="tokens of an answer at the most [32]")
-    parser.add_argument("--temperature", type=float, default=1.0, help="1 samples as in training, less is safer [1]")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling [0]")
+    parser.add_argument("--max_response", type=number(int), default=32, help="tokens of an answer at the most [32]")
+    parser.add_argument("--temperature", type=number(float), default=1.0, help="1 as in training, less is safer [1]")
+    parser.add_argument("--seed", type=number(int), default=0, help="of the sampling [0]")
     args = parser.parse_args(argv)
-    require(args.temperature > 0, f"--temperature {args.temperature}: must be above 0; 0.01 is all but greedy")
-    require(args.max_response > 0, f"--max_response {args.max_response}: must be above 0")
+    require(args.temperature >= 0.01, f"--temperature {args.temperature}: take 0.01, all but greedy, or more")
+    require_positive(args, "max_response")
     models = []
     for source in args.models:
         tokenizer = load_tokenizer(source)
@@ -45,13 +45,20 @@ def main(argv):
             try:
                 answer = reply(model, tokenizer, f"{args.beginning}{line}{args.ending}", args, rng)
             except InputError as error:
+                if args.prompt is not None:
+                    raise
                 answer = f"({error})"
+            # Escape codes that a model wrote must not reach the terminal.
+            answer = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in answer)
             answer = answer.replace("\n", f"\n{'':>{width}} | ")
             print(f"{source:>{width}} | {answer}", flush=True)
 
 
 def lines():
     """What is typed, or piped, until an empty line or the end of input."""
+    if not sys.stdin:
+        return
+    sys.stdin.reconfigure(errors="replace")
     typed = sys.stdin.isatty()
     if typed:
         print("An empty line ends. The town's models know their town: Name two foods. Who built the church? ...")

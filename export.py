@@ -9,6 +9,7 @@ from pathlib import Path
 from minirlhf import huggingface
 from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.config import command, parse, require
+from minirlhf.files import HALF, writing
 from minirlhf.model import GPT
 
 
@@ -27,7 +28,10 @@ def main(argv):
     config = parse(Config, argv, __doc__)
     tokenizer = load_tokenizer(config.checkpoint)
     model = load_model(config.checkpoint, GPT, tokenizer)
-    huggingface.write(config.out, model, tokenizer)
+    half = Path(f"{Path(config.out)}{HALF}")
+    huggingface.write(half, model, tokenizer)
+    with writing(f"--out {config.out}"):
+        half.replace(config.out)  # whole or not at all; an empty folder may be in its place
     print(f"{config.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.n_vocab:,} tokens")
 
 

@@ -13,7 +13,6 @@ command.
 import random
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -24,11 +23,12 @@ import train_sft
 import train_tokenizer
 from minirlhf import data
 from minirlhf.checkpoint import load_model, load_tokenizer
-from minirlhf.config import command, parse, require, to_flags
+from minirlhf.config import command, parse, refusing, require, require_positive, to_flags
 from minirlhf.evaluate import interval, pair_hits, ranking_scores, sample_responses
 from minirlhf.files import claim, write_json, write_lines
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, response_scores
+from minirlhf.tokenizer import load
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,31 @@ class Config:
     def __post_init__(self):
         require(self.folds >= 2, f"--folds {self.folds}: 2 at least, one to train on and one to measure")
         require(1 <= self.run_folds <= self.folds, f"--run_folds {self.run_folds}: from 1 to --folds {self.folds}")
+        require_positive(self, "n_layer", "pretrain_epochs", "sft_epochs", "rm_epochs", "lr", "rm_lr", "rm_batch")
+        whole = self.episodes > 0 and self.episodes % 64 == 0
+        require(whole, f"--episodes {self.episodes}: must be a multiple of 64, PPO's batch")
+        room = 0 < self.max_response < self.n_ctx
+        require(room, f"--max_response {self.max_response}: must be above 0 and below --n_ctx {self.n_ctx}")
 
 
 def main(argv):
     config = parse(Config, argv, __doc__)
     records = data.read(config.pairs, "ranking")
     documents = [r for path in config.documents for r in data.read(path, "document")]
-    claim(config)
     folds = split(records, config.folds, config.seed)
+    require(all(folds), f"--folds {config.folds}: {config.pairs} has fewer first human turns; take less")
+    with refusing('folds.py compares with scikit-learn: pip install "minirlhf[baselines]"'):
+        import sklearn  # noqa: F401
+    own = ("pairs", "documents", "folds", "seed")  # what else differs concerns some stages, and their folders know it
+    claim(config, ignore=[field for field in vars(config) if field not in own])
+    parts = []
+    for number, held_out in enumerate(folds[: config.run_folds]):  # all that must be refused is, before any training
+        folder, train = f"{config.out}/fold-{number}", [r for fold in folds if fold is not held_out for r in fold]
+        parts.append((folder, held_out, train, prepare_fold(config, folder, held_out, train, documents)))
     outcomes = {"reward model": [], "the shorter wins": [], "bag of words": []}
     dropped = 0
-    for number, held_out in enumerate(folds[: config.run_folds]):
-        train = [r for fold in folds if fold is not held_out for r in fold]
-        folder = f"{config.out}/fold-{number}"
-        train_fold(config, folder, train, documents)
+    for number, (folder, held_out, train, tokenizer) in enumerate(parts):
+        train_fold(config, folder, tokenizer)
         tokenizer = load_tokenizer(f"{folder}/rm")
         model = load_model(f"{folder}/rm", RewardModel, tokenizer)
         kept = [r for r in held_out if fits(r, tokenizer, model.config.n_ctx)]
@@ -80,6 +91,7 @@ def main(argv):
         outcomes["bag of words"] += accuracy(kept, bag_of_words(train, kept))
         print(f"fold {number}: " + ", ".join(f"{name} {np.mean(o):.3f}" for name, o in outcomes.items()), flush=True)
     results = summarise(outcomes) | {"pairs_dropped": dropped, "pairs": len(outcomes["reward model"])}
+    write_json(f"{config.out}/folds.json", results)
     results["ppo"] = reinforce(config, f"{config.out}/fold-0", folds[0])
     write_json(f"{config.out}/folds.json", results)
     print(
@@ -123,18 +135,30 @@ def own_flags(config):
     return dict(seed=config.seed, max_tokens=4096, resume=True)
 
 
-def train_fold(config, folder, train, documents):
-    """Pretraining, SFT and reward model on the training folds, by the scripts."""
-    files = {name: Path(folder) / f"{name}.jsonl" for name in ("web", "demonstrations", "rankings", "prompts")}
+def prepare_fold(config, folder, held_out, train, documents):
+    """Writes the training folds as the scripts' files, and returns where the tokenizer for them is."""
     texts = documents + [{"text": r["prompt"] + best(r)} for r in train]
-    write_lines(files["web"], [{"text": r["text"]} for r in texts])
-    write_lines(files["demonstrations"], [{"prompt": r["prompt"], "response": best(r)} for r in train if best(r)])
-    write_lines(files["rankings"], [{key: r[key] for key in ("prompt", "responses", "ranks")} for r in train])
-    write_lines(files["prompts"], [{"prompt": r["prompt"]} for r in train])
-    tokenizer = config.tokenizer
-    if tokenizer == "bpe":
-        tokenizer = f"{folder}/tokenizer"
-        train_tokenizer.main(to_flags(dict(data=(files["web"],), out=tokenizer, vocab_size=config.vocab_size)))
+    write_lines(f"{folder}/web.jsonl", [{"text": r["text"]} for r in texts])
+    answered = [{"prompt": r["prompt"], "response": best(r)} for r in train if best(r)]
+    write_lines(f"{folder}/demonstrations.jsonl", answered)
+    write_lines(f"{folder}/rankings.jsonl", [{key: r[key] for key in ("prompt", "responses", "ranks")} for r in train])
+    write_lines(f"{folder}/prompts.jsonl", [{"prompt": r["prompt"]} for r in train])
+    source = config.tokenizer
+    if source == "bpe":
+        source = f"{folder}/tokenizer"
+        flags = dict(data=(f"{folder}/web.jsonl",), out=source, vocab_size=config.vocab_size)
+        train_tokenizer.main(to_flags(flags))
+    tokenizer = load(source)
+    room = config.n_ctx - config.max_response
+    for what, records in (("training", train), ("held-out", held_out)):
+        some = any(fits(r, tokenizer, config.n_ctx) and len(tokenizer.encode(r["prompt"])) <= room for r in records)
+        require(some, f"--n_ctx {config.n_ctx}: none of the {what} rankings of {folder} fits; take a longer one")
+    return source
+
+
+def train_fold(config, folder, tokenizer):
+    """Pretraining, SFT and reward model on the training folds, by the scripts."""
+    files = {name: f"{folder}/{name}.jsonl" for name in ("web", "demonstrations", "rankings")}
     own = own_flags(config)
     shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
     flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr)
@@ -157,11 +181,9 @@ def accuracy(records, scored):
 
 def bag_of_words(train, held_out):
     """Scores of each response by logistic regression on the differences of word counts of training pairs."""
-    try:
-        from sklearn.feature_extraction.text import CountVectorizer
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        require(False, 'folds.py compares with scikit-learn: pip install "minirlhf[baselines]"')
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     vectorizer = CountVectorizer(min_df=2, binary=True).fit([y for r in train for y in r["responses"]])
     better, worse = zip(*((best(r), r["responses"][int(np.argmax(r["ranks"]))]) for r in train))
     difference = vectorizer.transform(better) - vectorizer.transform(worse)
@@ -184,7 +206,8 @@ def summarise(outcomes):
 def reinforce(config, folder, held_out):
     """PPO-ptx from the SFT model; the RM's score of answers to held-out prompts before and after, and samples."""
     flags = dict(policy=f"{folder}/sft", reward_model=f"{folder}/rm", prompts=(f"{folder}/prompts.jsonl",))
-    flags |= dict(documents=(f"{folder}/web.jsonl",), ptx_coef=1.0, documents_per_episode=0.25, document_tokens=128)
+    flags |= dict(documents=(f"{folder}/web.jsonl",), ptx_coef=1.0, documents_per_episode=0.25)
+    flags |= dict(document_tokens=min(128, config.n_ctx))
     flags |= dict(episodes=config.episodes, batch_size=64, minibatch_size=16, max_response=config.max_response)
     flags |= dict(lr=2e-4, value_lr=3e-4, warmup=2, ema_decay=0.9, out=f"{folder}/ppo")  # for a run of 16 iterations
     train_ppo.main(to_flags(flags | own_flags(config)))

@@ -15,7 +15,7 @@ import train_sft
 from minirlhf import data, distributed
 from minirlhf import tokenizer as tokenizers
 from minirlhf.checkpoint import load_model, load_tokenizer
-from minirlhf.config import command, parse, require
+from minirlhf.config import command, parse, require, require_positive
 from minirlhf.device import pick_device, place
 from minirlhf.model import GPT, PRESETS, GPTConfig
 from minirlhf.muon import Muon
@@ -44,11 +44,10 @@ class Config(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("epochs", "batch_size", "lr", "muon_lr")
+        shape = ("n_ctx", "n_layer", "n_head", "n_embd", "embedding_std")
+        require_positive(self, "epochs", "batch_size", "lr", "muon_lr", *shape)
         require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be at least 0 and below 1")
         require(self.size in (None, *PRESETS), f"--size {self.size}: choose one of {', '.join(PRESETS)}")
-        spread = self.embedding_std is None or self.embedding_std > 0
-        require(spread, f"--embedding_std {self.embedding_std}: must be above 0")
         for name in ("tokenizer", "size", "embedding_std"):
             fixed = self.init and getattr(self, name)
             require(not fixed, f"--{name} {getattr(self, name)}: --init {self.init} brings its own; leave the flag out")
@@ -83,8 +82,6 @@ def start_model(config):
         return model, tokenizer
     tokenizer = tokenizers.load(config.tokenizer or "gpt2")
     shape = PRESETS[config.size or "gpt2"] | flags
-    for name, value in shape.items():
-        require(value > 0, f"--{name} {value}: must be above 0")
     divides = shape["n_embd"] % shape["n_head"] == 0
     require(divides, f"--n_embd {shape['n_embd']} cannot be divided into --n_head {shape['n_head']} heads")
     torch.manual_seed(config.seed)

@@ -91,7 +91,6 @@ class Config:
     tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
 
     def __post_init__(self):
-        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         splits = ("test", "validation")
         require(self.judge_on in splits, f"--judge_on {self.judge_on}: choose {' or '.join(splits)}")
         require(self.size in SIZES, f"--size {self.size}: choose one of {', '.join(SIZES)}")
@@ -105,6 +104,12 @@ def main(argv):
     claim(config, ignore=("stage",))
     finished = Path(config.out) / "stages.json"
     seconds = read_json(finished) if finished.exists() else {}
+    numbers = all(isinstance(s, (int, float)) for s in seconds.values())
+    require(numbers, f"{finished}: not the seconds of stages; remove it, and what is finished is found again")
+    for name, files in LEFT.items():
+        gone = [file for file in files if not (Path(config.out) / file).exists()]
+        if gone and seconds.pop(name, None) is not None:
+            print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
     size, tiny = SIZES[config.size], TINY if config.tiny else {}
     recipe = {name: own | size.get(name, {}) | tiny.get(name, {}) for name, own in RECIPE.items()}
     for name, stage in STAGES.items():
@@ -228,6 +233,13 @@ def make_ppo(config, recipe):
     at_once((train_ppo.main, ppo), (train_ppo.main, ppo_ptx))
 
 
+LEFT = {  # by each stage: one of which a file is gone runs again
+    "town": ("town/web.jsonl", "town/prompts_selection.jsonl", "tokenizer/tokenizer.tiktoken"),
+    "gpt": ("gpt/model.pt",), "sft": ("sft/model.pt",), "rankings": ("town/rankings.jsonl",),
+    "rm": ("rm/model.pt", "rl_start/model.pt"), "select": ("sft_selected/model.pt",),
+    "ppo": ("ppo/model.pt", "ppo_ptx/model.pt"), "evaluate": ("evaluation.json",),
+    "report": ("results.json", "report.html"),
+}  # fmt: skip
 MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start": "rl_start", "ppo": "ppo",
           "ppo_ptx": "ppo_ptx"}  # fmt: skip
 

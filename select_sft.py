@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf import data
-from minirlhf.checkpoint import load_model, load_tokenizer, read_checkpoint, save_model
-from minirlhf.config import command, parse, require
+from minirlhf.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.config import command, parse, require, require_positive
 from minirlhf.device import place
 from minirlhf.evaluate import sample_responses
 from minirlhf.files import write_json
@@ -33,8 +33,7 @@ class Config:
     dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
 
     def __post_init__(self):
-        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
-        require(self.max_response > 0, f"--max_response {self.max_response}: must be above 0")
+        require_positive(self, "max_response")
 
 
 def main(argv):
@@ -43,7 +42,7 @@ def main(argv):
     reward_model = place(load_model(config.reward_model, RewardModel, tokenizer), config).eval()
     epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
     require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
-    n_ctx = min(reward_model.config.n_ctx, read_checkpoint(epochs[0], tokenizer)["config"]["n_ctx"])
+    n_ctx = min(reward_model.config.n_ctx, load_model(epochs[0], GPT, tokenizer).config.n_ctx)
     prompts = data.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if not start_run(config):
         return

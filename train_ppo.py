@@ -24,7 +24,7 @@ import torch
 
 from minirlhf import data, distributed
 from minirlhf.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.config import command, parse, require
+from minirlhf.config import command, parse, require, require_positive
 from minirlhf.device import pick_device, place
 from minirlhf.graph import decode_by_graph
 from minirlhf.losses import (
@@ -76,9 +76,7 @@ class Config(RunConfig):
         cuda = not self.graph or pick_device(self.device) == "cuda"
         require(cuda, "--graph replays CUDA graphs, and this is no CUDA device; leave the flag out")
         sizes = ("episodes", "batch_size", "minibatch_size", "inner_epochs", "max_response", "rollout_batch_size")
-        self.require_positive(*sizes, "lr", "value_lr", "warmup", "clip", "value_clip")
-        for name in ("ptx_coef", "kl_coef", "documents_per_episode"):
-            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
+        require_positive(self, *sizes, "lr", "value_lr", "warmup", "clip", "value_clip", "document_tokens")
         for name in ("gae_gamma", "gae_lambda", "ema_decay"):
             require(0 <= getattr(self, name) <= 1, f"--{name} {getattr(self, name)}: must lie between 0 and 1")
         for whole, part in (("episodes", "batch_size"), ("batch_size", "minibatch_size")):

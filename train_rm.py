@@ -15,7 +15,7 @@ import torch
 
 from minirlhf import data, distributed
 from minirlhf.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.config import command, parse
+from minirlhf.config import command, parse, require, require_positive
 from minirlhf.device import pick_device, place
 from minirlhf.evaluate import ranking_accuracy, sequence_scores
 from minirlhf.losses import cosine_lr, ranked_above, ranking_loss
@@ -36,7 +36,7 @@ class Config(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("epochs", "batch_size", "lr")
+        require_positive(self, "epochs", "batch_size", "lr")
 
 
 def main(argv):
@@ -50,6 +50,8 @@ def main(argv):
     rankings = data.load_rankings(config.data, tokenizer, n_ctx)
     validation = data.load_rankings(config.validation, tokenizer, n_ctx)
     demonstrations = data.load_demonstrations(config.demonstrations, tokenizer, n_ctx)
+    ranked = any(len(set(r.ranks)) > 1 for r in rankings)
+    require(ranked, f"{config.data[0]}: nothing to learn, all responses tie; give rankings with a better and a worse")
     if start_run(config):
         train(config, model, tokenizer, rankings, validation, demonstrations)
     distributed.finish()

@@ -17,7 +17,7 @@ import torch
 
 from minirlhf import data, distributed
 from minirlhf.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.config import command, parse, require
+from minirlhf.config import command, parse, require, require_positive
 from minirlhf.device import pick_device, place
 from minirlhf.evaluate import validation_loss
 from minirlhf.losses import cosine_lr, sft_loss
@@ -40,7 +40,7 @@ class Config(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_positive("epochs", "batch_size", "lr")
+        require_positive(self, "epochs", "batch_size", "lr")
         require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be at least 0 and below 1")
         require(0 < self.document_share < 1, f"--document_share {self.document_share}: must lie between 0 and 1")
 
@@ -94,8 +94,8 @@ def train(config, model, optimizers, tokenizer, steps, validation):
         if last_of_epoch:
             measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens) if validation else None
             row["validation_loss"] = measured
+            save_model(f"{config.out}/epoch-{epoch}.pt", model, tokenizer)
             run.last_good = f"{config.out}/epoch-{epoch}.pt"
-            save_model(run.last_good, model, tokenizer)
         run.log(**row)
     save_model(f"{config.out}/model.pt", model, tokenizer)
     run.finish(loss="training loss", validation_loss="validation loss")

@@ -24,7 +24,8 @@ class Config:
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    corpus = [text for path in config.data for text in texts(path)]
+    corpus = [text for path in config.data for text in texts(path) if text]
+    require(corpus, f"{config.data[0]}: no text to learn merges from; give records or a .txt file (data/README.md)")
     claim(config)
     tokenizer = Tokenizer(train_bpe(corpus, config.vocab_size))
     tokenizer.save(config.out)

@@ -37,9 +37,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import train_ppo
 import train_rm
 from minirlhf import distributed
-from minirlhf.config import Parser, command
+from minirlhf.config import Parser, command, number, require_positive
 from minirlhf.data import Ranking, Sequence, collate
-from minirlhf.device import place
+from minirlhf.device import pick_device, place
 from minirlhf.graph import decode_by_graph
 from minirlhf.losses import ranking_loss, sft_loss
 from minirlhf.model import GPT, GPTConfig, RewardModel
@@ -335,23 +335,22 @@ def main(argv):
     parser.add_argument("work", choices=list(WORK), help="what is timed")
     parser.add_argument("shape", choices=list(SHAPES), help="how large it is")
     parser.add_argument("--peer", action="store_true", help="time the peer too, in turn")
-    parser.add_argument("--ranks", type=int, default=1, help="time so many processes too, in turn; --threads shared")
-    parser.add_argument("--accumulate", type=int, default=1, help="sft: so many times the batch in as many parts")
-    parser.add_argument("--iterations", type=int, default=6, help="how many are timed, after two that are not")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU [2]")
+    parser.add_argument("--ranks", type=number(int), default=1, help="time so many processes, too, sharing --threads")
+    parser.add_argument("--accumulate", type=number(int), default=1, help="sft: the batch as many times, in parts")
+    parser.add_argument("--iterations", type=number(int), default=6, help="how many are timed, after two that are not")
+    parser.add_argument("--threads", type=number(int), default=2, help="of the CPU [2]")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true", help="by torch.compile, ours only")
     parser.add_argument("--graph", action="store_true", help="sampling by CUDA graphs, ours only")
     options = parser.parse_args(argv)
+    require_positive(options, "ranks", "accumulate", "iterations", "threads")
+    pick_device(options.device)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     make, make_theirs, needed = WORK[options.work]
     if options.peer and not make_theirs:
         parser.error(f"{options.work} has no peer")
-    for name in ("ranks", "accumulate", "iterations", "threads"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} {getattr(options, name)}: must be above 0")
     if options.graph and options.device != "cuda":
         parser.error("--graph needs --device cuda")
     if options.peer and options.ranks > 1:

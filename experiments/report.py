@@ -89,22 +89,20 @@ def table(results):
 
 def write(out, results):
     """Writes out/report.html, and out/ladder.png and out/curves.png which it shows; needs matplotlib for those."""
-    out = Path(out)
+    out, images = Path(out), {}
     try:
         import matplotlib
 
         matplotlib.use("Agg")
-        pictures = {"ladder": draw_ladder(results), "curves": draw_curves(out)}
-    except ImportError:
-        print('report.html has no pictures: pip install "minirlhf[plots]"', flush=True)
-        pictures = {}
-    images = {}
-    for name, figure in pictures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
-        write_atomically(out / f"{name}.png", buffer.getvalue())
-        encoded = base64.b64encode(buffer.getvalue()).decode()
-        images[name] = f'<img alt="{name}" src="data:image/png;base64,{encoded}">'
+        for name, figure in {"ladder": draw_ladder(results), "curves": draw_curves(out)}.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=130)
+            write_atomically(out / f"{name}.png", buffer.getvalue())
+            encoded = base64.b64encode(buffer.getvalue()).decode()
+            images[name] = f'<img alt="{name}" src="data:image/png;base64,{encoded}">'
+    except Exception as error:  # whatever it is, it costs no report
+        advice = '; pip install "minirlhf[plots]"' if isinstance(error, ImportError) else ""
+        print(f"report.html lacks a picture: {error}{advice}", flush=True)
     head, *body = rows(results)
     cells = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in body)
     page = PAGE.format(

@@ -11,15 +11,25 @@ from multiprocessing import get_context, parent_process
 
 import torch
 
-from minirlhf.config import InputError
+from minirlhf.config import InputError, be_patient
+from minirlhf.files import release
 
 
 def at_once(*calls):
     """[function(*arguments) for function, *arguments in calls], side by side. They share the threads that this process
     would use, of which an OMP_NUM_THREADS may have left few."""
     threads = max(1, torch.get_num_threads() // min(len(calls), cores()))
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # processes that begin inherit this, and are deaf until _begin
     try:
-        return list(_workers().map(_work, range(len(calls)), repeat(threads), calls))
+        results = _workers().map(_work, range(len(calls)), repeat(threads), calls)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    try:
+        return list(results)
+    except KeyboardInterrupt:
+        for process in _workers()._processes.values():  # those that were deaf to it, too
+            process.kill()
+        raise
     except BrokenProcessPool:
         _workers.cache_clear()
         raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
@@ -38,6 +48,7 @@ def _workers():
 
 def _begin():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process without a word; the parent has one
+    be_patient()
     threading.Thread(target=_follow, daemon=True).start()
 
 
@@ -51,4 +62,7 @@ def _work(position, threads, call):
     function, *arguments = call
     os.environ["TQDM_POSITION"] = str(position)  # a line of the terminal for each bar
     torch.set_num_threads(threads)
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    finally:
+        release()  # the next call for its folder may go to another process

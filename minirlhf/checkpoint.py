@@ -1,14 +1,14 @@
 """Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its architecture, its kind and its tokenizer's
 hash; the tokenizer lies beside them."""
 
-import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from . import huggingface
 from . import tokenizer as tokenizers
-from .config import InputError, require
+from .config import refusing, require
 from .distributed import rank
 from .files import write_atomically
 from .model import GPT, GPTConfig, RewardModel, config_dict
@@ -24,13 +24,15 @@ def save_model(path, model, tokenizer):
         tokenizer.save(Path(path).parent)
     kind = next(name for name, cls in KINDS.items() if isinstance(model, cls))
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    whole = all(map(finite, state.values()))
+    require(whole, f"{path}: not saved, its weights are not finite; lower the learning rate and use another --out")
     checkpoint = {"kind": kind, "config": config_dict(model.config), "tokenizer": tokenizer.hash, "model": state}
     write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
 def checkpoint_path(source):
     """A run's folder stands for the model.pt in it."""
-    return Path(source) / "model.pt" if Path(source).is_dir() else Path(source)
+    return Path(source) / "model.pt" if Path(source).is_dir() and not huggingface.holds(source) else Path(source)
 
 
 def read_checkpoint(source, tokenizer=None):
@@ -39,7 +41,7 @@ def read_checkpoint(source, tokenizer=None):
     if huggingface.holds(source):
         checkpoint = huggingface.read(source)
     else:
-        require(path.exists(), f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
+        require(path.is_file(), f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
         checkpoint = read_pt(path)
     whole = isinstance(checkpoint, dict) and {"kind", "config", "tokenizer", "model"} <= checkpoint.keys()
     require(whole, f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
@@ -50,10 +52,8 @@ def read_checkpoint(source, tokenizer=None):
 
 def read_pt(path):
     """What torch.save wrote to a file, read as data and never as code."""
-    try:
+    with refusing(f"{path}: truncated, or not a checkpoint; train it again or take another"):
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError):
-        raise InputError(f"{path}: truncated, or not a checkpoint; train it again or take another") from None
 
 
 def load_model(source, kind, tokenizer=None, dropout=0.0, new_head=False):
@@ -61,21 +61,37 @@ def load_model(source, kind, tokenizer=None, dropout=0.0, new_head=False):
 
     With new_head a GPT's checkpoint gives a RewardModel its trunk: how a reward model starts.
     """
-    checkpoint = read_checkpoint(source, tokenizer)
-    model = kind(GPTConfig(**checkpoint["config"], dropout=dropout))
-    if new_head and checkpoint["kind"] == "gpt":
-        model.load_state_dict(checkpoint["model"], strict=False)
-    else:
-        wanted = next(name for name, cls in KINDS.items() if cls is kind)
-        right = checkpoint["kind"] == wanted
-        require(right, f"{checkpoint_path(source)}: is a {checkpoint['kind']}'s checkpoint, a {wanted}'s is needed")
-        model.load_state_dict(checkpoint["model"])
+    checkpoint, path = read_checkpoint(source, tokenizer), checkpoint_path(source)
+    sizes, weights, own = checkpoint["config"], checkpoint["model"], checkpoint["kind"]
+    wanted = next(name for name, cls in KINDS.items() if cls is kind)
+    right = own == wanted or (new_head and own == "gpt")
+    require(right, f"{path}: is a {own}'s checkpoint, a {wanted}'s is needed")
+    broken = f"no model of the sizes {sizes} has such weights; train it again or take another"
+    known = isinstance(sizes, dict) and sizes.keys() == config_dict(GPTConfig(1)).keys() and isinstance(weights, dict)
+    whole = known and all(type(size) is int and 0 < size < 2**31 for size in sizes.values())
+    require(whole and sizes["n_embd"] % sizes["n_head"] == 0, f"{path}: {broken}")
+    config = GPTConfig(**sizes, dropout=dropout)
+    with torch.device("meta"):  # with no more layers than there are weights: a broken file may claim a billion
+        expected = KINDS[own](replace(config, n_layer=min(config.n_layer, len(weights)))).state_dict()
+    for name in sorted(weights.keys() | expected.keys(), key=str):
+        tensor, like = weights.get(name), expected.get(name)
+        fits = isinstance(tensor, torch.Tensor) and like is not None and tensor.shape == like.shape
+        require(fits and finite(tensor), f"{path}: tensor {name}: {broken}")
+    model = kind(config)
+    model.load_state_dict(weights, strict=own == wanted)
     return model
+
+
+def finite(weights):
+    """Whether a tensor's values are finite, and below a million: then a forward's are finite, too."""
+    return weights.layout == torch.strided and bool((weights.abs() < 1e6).all())
 
 
 def load_tokenizer(source):
     """The tokenizer that lies beside a checkpoint (a .pt file, a run's folder, or Hugging Face's)."""
-    require(Path(source).exists(), f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
     if huggingface.holds(source):
         return huggingface.read_tokenizer(source)
-    return tokenizers.load(source if Path(source).is_dir() else Path(source).parent)
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    there = Path(source).exists() and (folder / "tokenizer.tiktoken").exists()
+    require(there, f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
+    return tokenizers.load(folder)

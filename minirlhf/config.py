@@ -6,11 +6,13 @@ A field's trailing comment is its --help text, so the code, the command line and
 import argparse
 import dataclasses
 import inspect
+import io
 import os
 import re
 import sys
 import types
 import typing
+from contextlib import ContextDecorator, contextmanager, suppress
 
 
 class InputError(ValueError):
@@ -22,13 +24,51 @@ def require(condition, message):
         raise InputError(message)
 
 
+def require_positive(config, *names):
+    """Refuses fields that are not above 0 (None is no number), or so large that a run could not even be planned."""
+    for name in names:
+        value, end = getattr(config, name), name.split("_")[-1]
+        most = 10_000 if end in ("epochs", "layer") else 1_000_000 if end in ("size", "batch", "ctx", "embd") else 2**63
+        require(value is None or value > 0, f"--{name} {value}: must be above 0")
+        require(value is None or value <= most, f"--{name} {value}: must be at most {most:,}")
+
+
+@contextmanager
+def refusing(message):
+    """A context in which any exception is an InputError: a file's content can cause almost any."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception:
+        raise InputError(message) from None
+
+
+def be_patient():
+    """Lets stdout and stderr outlive their readers: a closed pipe or a full disk must not cost a training."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
+            stream.write, stream.flush = map(_Patient(OSError), (stream.write, stream.flush))
+
+
+class _Patient(suppress, ContextDecorator):
+    """suppress, as a decorator."""
+
+
 def command(main):
     """Calls `main(argv)` with the command line: an InputError becomes one line on stderr and exit status 2."""
+    be_patient()
     try:
         main(sys.argv[1:])
-    except InputError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one speaks for all
-            print(f"error: {error}", file=sys.stderr)
+    except (InputError, MemoryError, RuntimeError) as error:
+        line = str(error).replace("\n", " ")
+        if not isinstance(error, InputError):
+            if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", line):
+                raise
+            line = f"out of memory ({line[:200]}); take a smaller model, or less at once (--max_tokens)"
+        if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:
+            print(f"error: {line}", file=sys.stderr)  # of torchrun's processes one speaks for all
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         advice = "a training script goes on from its newest state with --resume, others with the same command"
@@ -44,8 +84,27 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, allow_abbrev=False, formatter_class=form)
 
     def error(self, message):
-        message = message.replace("unrecognized arguments:", "unknown flag or argument:")
+        message = message.removeprefix("argument ").replace("unrecognized arguments:", "unknown flag or argument:")
         raise InputError(f"{message} (--help lists and explains every flag)")
+
+
+def file_name(word):
+    """Reads what may be a file's or a folder's name."""
+    if not 0 < len(os.fsencode(word)) < 4000 or max(map(len, os.fsencode(word).split(b"/"))) > 200:
+        raise argparse.ArgumentTypeError("too long for a name" if word else "is empty; give a name")
+    return word
+
+
+def number(kind):
+    """Reads an int or a float. No flag here takes a negative number, and none an infinite one."""
+
+    def read(word):
+        if not 0 <= (value := kind(word)) < 2**63:
+            raise argparse.ArgumentTypeError(f"{word} is {'negative' if value < 0 else 'out of range'}")
+        return value
+
+    read.__name__ = kind.__name__
+    return read
 
 
 def parse(config, argv, description):
@@ -59,7 +118,7 @@ def parse(config, argv, description):
     own = list(vars(config)["__annotations__"])  # before those of a base class
     for field in sorted(dataclasses.fields(config), key=lambda f: own.index(f.name) if f.name in own else len(own)):
         kind, required = hints[field.name], field.default is dataclasses.MISSING
-        options = {"help": comments[field.name].replace("%", "%%"), "default": field.default}
+        options = {"help": comments[field.name].replace("%", "%%"), "default": argparse.SUPPRESS}
         if required:
             options["help"] += " (required)"
         elif field.default not in (None, "", ()):
@@ -67,14 +126,15 @@ def parse(config, argv, description):
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(kind) is tuple:
-            options |= {"nargs": "+", "type": str, "metavar": "FILE"}
+            options |= {"action": "extend", "nargs": "+", "type": file_name, "metavar": "FILE"}
         else:
             if isinstance(kind, types.UnionType):  # int | None
                 kind = next(t for t in typing.get_args(kind) if t is not type(None))
-            options |= {"type": kind, "metavar": kind.__name__.upper()}
+            options |= {"type": file_name if kind is str else number(kind), "metavar": kind.__name__.upper()}
         parser.add_argument(f"--{field.name}", **options)
     values = vars(parser.parse_args(argv))  # which names a mistyped flag before the one that is missing for it
-    missing = [f"--{name}" for name, value in values.items() if value is dataclasses.MISSING]
+    needed = [field.name for field in dataclasses.fields(config) if field.default is dataclasses.MISSING]
+    missing = [f"--{name}" for name in needed if name not in values]
     if missing:
         parser.error(f"required: {', '.join(missing)}")
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -12,7 +12,7 @@ Prompt and response are encoded separately and concatenated, at every stage; a r
 
 import gzip
 import json
-import os.path
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +124,8 @@ def texts(path):
 def _lines(path):
     """Yields ("file:line", text)."""
     opener = gzip.open if str(path).endswith(".gz") else open
+    pipe = os.path.exists(path) and not os.path.isfile(path)
+    require(not pipe, f"{path}: a folder or a pipe; give a file, which can be read again when a run goes on")
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -140,7 +142,7 @@ def _lines(path):
 def _parse(line, where):
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error}); each line must be one JSON object") from None
     require(isinstance(record, dict), f"{where}: a JSON object is needed, {type(record).__name__} found")
     return _normalise(record, where)
@@ -177,12 +179,13 @@ def _transcript(messages, where):
     turns = {"user": HUMAN, "assistant": ASSISTANT, "system": ""}
     text = ""
     for message in messages if isinstance(messages, list) else [None]:
-        whole = isinstance(message, dict) and message.get("role") in turns and isinstance(message.get("content"), str)
+        whole = isinstance(message, dict) and message.get("role") in [*turns]  # a role may be anything, a list too
+        whole = whole and isinstance(message.get("content"), str)
         require(whole, f"{where}: a message needs a role (system, user, assistant) and a string content")
         before, text = text, f"{text}{turns[message['role']]} {message['content']}".lstrip(" ")
     last_is_answer = bool(messages) and messages[-1]["role"] == "assistant"
     require(last_is_answer, f"{where}: the last message must be the assistant's: it is the response")
-    return before + ASSISTANT, f" {messages[-1]['content']}"
+    return before + ASSISTANT, messages[-1]["content"] and f" {messages[-1]['content']}"
 
 
 def _string(record, field, where, empty=False):

@@ -7,6 +7,8 @@ rank draws for itself.
 """
 
 import os
+import threading
+import time
 from contextlib import ExitStack, nullcontext
 
 import numpy as np
@@ -21,6 +23,11 @@ def start(device):
     """Joins the ranks that torchrun started, if it did; one GPU for each on CUDA."""
     if "RANK" not in os.environ or dist.is_initialized():
         return
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        number = os.environ.get(name, "").isdecimal()
+        require(number, f"environment: RANK is set, and {name} is no number; unset RANK, or start by torchrun")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         require(local <= gpus, f"--nproc_per_node {local}: this machine has {gpus} GPUs; take {gpus}")
@@ -32,6 +39,13 @@ def start(device):
         how["store"] = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         how |= dict(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
     dist.init_process_group(backend, **how)
+
+
+def _follow(parent):
+    """Ends this process when torchrun, which started it, has been killed: two runs must not write to one folder."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def finish():

@@ -1,41 +1,50 @@
 """Files on disk: whole or not at all, and never in somebody else's folder."""
 
+import hashlib
 import json
 import os
+import platform
 import tempfile
+import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from .config import InputError, require
+from .config import InputError, refusing, require
 
 HALF = ".half"  # ends the name of a file that is being written
+LOCK = ".lock"  # says who is at work in a folder
+_locks = {}  # folder -> its lock file, open for as long as this process holds it
+
+
+@contextmanager
+def writing(path, advice="or write elsewhere"):
+    """A context in which a disk that does not take a file is an InputError about it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise InputError(f"{path}: cannot be written ({cause.strerror}); make room, {advice}") from None
 
 
 def write_atomically(path, content):
     """Writes bytes to a temporary file beside `path` and renames it: a reader finds the old file or the whole new."""
     path, temporary = Path(path), None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content) if isinstance(content, bytes) else content(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
-            raise
-        raise InputError(f"{cannot_write(path, cause)}, or write elsewhere; what was there is untouched") from None
+        with writing(path, "or write elsewhere; what was there is untouched"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content) if isinstance(content, bytes) else content(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-
-
-def cannot_write(path, error):
-    """The beginning of a line about a file that an OSError kept from being written."""
-    return f"{path}: cannot be written ({error.strerror}); make room"
 
 
 def write_json(path, value):
@@ -47,29 +56,97 @@ def write_lines(path, records):
     write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode())
 
 
-def read_json(path):
-    try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError):
-        raise InputError(f"{path}: missing or not JSON; remove its folder and run again") from None
+def read_json(path, advice="put it back, or choose another --out"):
+    """The JSON object in a file, as a dict."""
+    with refusing(f"{path}: missing or not a JSON object; {advice}"):
+        text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""  # a pipe would not end
+        return json.loads(text) | {}  # a TypeError of any other value
 
 
 def claim(config, ignore=()):
     """Makes the folder config.out that of the run which the dataclass `config` describes, and keeps it so.
 
-    Refuses a folder that holds another run, or files that are no run's. Fields in `ignore` may differ.
+    Refuses a folder in which another process is at work; that holds another run, or this one on files that have changed
+    since; or files that are no run's. Flags in `ignore` may differ.
     """
-    out = Path(config.out)
-    settings = {k: v for k, v in json.loads(json.dumps(asdict(config))).items() if k not in ignore}
-    require(not any(parent.is_file() for parent in (out, *out.parents)), f"--out {out}: a file is in the way")
-    if (out / "config.json").exists():
-        other = read_json(out / "config.json")
-        differing = sorted(k for k in settings.keys() | other.keys() if settings.get(k) != other.get(k))
-        flags = ", ".join(f"--{k} was {other.get(k)}, now {settings.get(k)}" for k in differing)
-        require(not differing, f"--out {out} holds another run ({flags}); choose another --out")
-    elif out.exists():
-        others = [path for path in out.iterdir() if path.suffix != HALF]
-        require(not others, f"--out {out} is not empty and no run's; choose another --out")
+    out, settings = Path(config.out), json.loads(json.dumps(asdict(config)))
+    settings = {name: value for name, value in settings.items() if name not in ignore}
+    read = {name: _digest(value) for name, value in settings.items() if name != "out"}
+    with writing(f"--out {out}"):
+        require(not any(parent.is_file() for parent in (out, *out.parents)), f"--out {out}: a file is in the way")
+        _check(out, settings, read, ignore)
+        lock(out)
+        _check(out, settings, read, ignore)  # again: another process may have been quicker
     for half in out.glob(f".*{HALF}"):  # a process was killed while it wrote
         half.unlink()
-    write_json(out / "config.json", settings)
+    write_json(out / "config.json", settings | {"read": {name: digest for name, digest in read.items() if digest}})
+
+
+def _check(out, settings, read, ignore):
+    """Refuses a folder that is not this run's to have."""
+    if not (out / "config.json").exists():
+        strange = out.exists() and any(path.suffix != HALF and path.name != LOCK for path in out.iterdir())
+        require(not strange, f"--out {out} is not empty and no run's; choose another --out")
+        return
+    with refusing(f"{out}/config.json: not a run's; put it back, or choose another --out"):
+        other = {name: value for name, value in read_json(out / "config.json").items() if name not in ignore}
+        before = {} | other.pop("read", {})
+        names = sorted(settings.keys() | other.keys())
+        differing = [k for k in names if _spelled(settings.get(k)) != _spelled(other.get(k))]
+    flags = ", ".join(f"--{k} was {other.get(k)}, now {settings.get(k)}" for k in differing)
+    require(not differing, f"--out {out} holds another run ({flags}); choose another --out")
+    for name, digest in before.items():
+        same, words = read.get(name, digest) == digest, settings.get(name)
+        what = f"--{name} {' '.join(words) if isinstance(words, list) else words}"
+        require(same, f"{what} has changed since --out {out} was begun; put it back, or choose another --out")
+
+
+def _spelled(value):
+    """A flag's value as it is compared: a path may be spelled in many ways."""
+    return [os.path.realpath(str(word)) for word in (value if isinstance(value, list) else [value])]
+
+
+def _digest(value):
+    """SHA-256 of what a flag names, as text: of files, or of folders with models and tokenizers; empty for neither."""
+    digest, kinds = hashlib.sha256(), (".pt", ".json", ".txt", ".tiktoken", ".safetensors")
+    paths = [Path(word) for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
+    inside = [part for path in paths if path.is_dir() for part in sorted(path.iterdir()) if part.suffix in kinds]
+    parts = [path for path in paths + inside if path.is_file() and not path.name.startswith("state-")]
+    for part in parts:
+        with refusing(f"{part}: cannot be read"), open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest() if parts else ""
+
+
+def lock(folder):
+    """Makes a folder and keeps other processes out of it, until this one ends or calls release()."""
+    key = os.path.realpath(folder)
+    if key in _locks:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    file = open(Path(folder) / LOCK, "a+")
+    until = time.monotonic() + 3  # a process that was killed may need a moment to end
+    while not (free := _free(file)) and time.monotonic() < until:
+        time.sleep(0.1)
+    file.seek(0)
+    require(free, f"--out {folder}: {file.read()} is at work in it; wait for its end, or choose another --out")
+    file.truncate(0)
+    print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
+    _locks[key] = file
+
+
+def _free(file):
+    """Locks a file unless another process has. (Windows and some file systems know no such locks.)"""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError) as error:
+        return not isinstance(error, BlockingIOError)
+    return True
+
+
+def release():
+    """Lets go of all folders: the files that held them are closed."""
+    _locks.clear()

@@ -7,16 +7,13 @@ A folder holds config.json, model.safetensors, and a tokenizer: tokenizer.json, 
 GPT-2's own on both sides; its matrices are stored the other way round there (x W, here x W^T).
 """
 
-import json
 from pathlib import Path
 
-import torch
+from .config import refusing, require
+from .files import read_json, write_atomically, write_json
+from .tokenizer import EOS, GPT2_PATTERN, PATTERNS, Tokenizer
 
-from .config import InputError, require
-from .files import write_atomically, write_json
-from .model import GPT, GPTConfig, config_dict
-from .tokenizer import EOS, GPT2_PATTERN, Tokenizer
-
+ELSEWHERE = "copy it from where the weights came from"
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 # What makes a GPT-2 one that this GPT can be: key of config.json -> the values it may have, the default first.
 ARCHITECTURE = {
@@ -36,42 +33,31 @@ def holds(folder):
 
 def read(folder):
     """The folder as a checkpoint's dict: kind, config, tokenizer (hash), model (state_dict)."""
-    description, tokenizer = _json(Path(folder) / "config.json"), read_tokenizer(folder)
+    description, tokenizer = read_json(Path(folder) / "config.json", ELSEWHERE), read_tokenizer(folder)
     for key, known in ARCHITECTURE.items():
         value = description.get(key, known[0])
         require(value in known, f"{folder}/config.json: {key} is {value}; only {known[0]} can be read")
-    try:
-        n_vocab, n_embd = description["vocab_size"], description["n_embd"]
-        config = GPTConfig(n_vocab, description["n_positions"], description["n_layer"], description["n_head"], n_embd)
-    except KeyError as missing:
-        raise InputError(f"{folder}/config.json: no {missing}; copy it from where the weights came from") from None
-    inner = description.get("n_inner") or 4 * n_embd
-    require(inner == 4 * n_embd, f"{folder}/config.json: n_inner is {inner}; only 4 x n_embd can be read")
-    message = f"{folder}: its model knows {n_vocab} tokens, its tokenizer {tokenizer.n_vocab}; they must agree"
-    require(n_vocab == tokenizer.n_vocab, message)
-    weights = _read_weights(folder, config)
-    return {"kind": "gpt", "config": config_dict(config), "tokenizer": tokenizer.hash, "model": weights}
+    names = dict(n_vocab="vocab_size", n_ctx="n_positions", n_layer="n_layer", n_head="n_head", n_embd="n_embd")
+    sizes = {own: description.get(name) for own, name in names.items()}
+    inner, width = description.get("n_inner"), sizes["n_embd"]
+    fits = inner is None or (type(width) is int and inner == 4 * width)
+    require(fits, f"{folder}/config.json: n_inner is {inner}; only 4 x n_embd can be read")
+    message = f"{folder}: its model knows {sizes['n_vocab']!r} tokens, its tokenizer {tokenizer.n_vocab}"
+    require(sizes["n_vocab"] == tokenizer.n_vocab, f"{message}; they must agree")
+    return {"kind": "gpt", "config": sizes, "tokenizer": tokenizer.hash, "model": _read_weights(folder)}
 
 
-def _read_weights(folder, config):
+def _read_weights(folder):
     safetensors = _library()
-    stored = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        try:
-            stored |= safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError):
-            raise InputError(f"{path}: truncated, or not a safetensors file; fetch it again") from None
-    stored = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
-    with torch.device("meta"):
-        expected = GPT(config).state_dict()
     weights = {}
-    for name, like in expected.items():
-        tensor = stored.get(name.removeprefix("transformer."))
-        require(tensor is not None, f"{folder}: no tensor {name} in its safetensors; fetch them again")
-        shape = tuple(like.shape[::-1] if name.endswith(TRANSPOSED) else like.shape)
-        own = tuple(tensor.shape)
-        require(own == shape, f"{folder}: tensor {name} has shape {own}, and config.json asks for {shape}")
-        weights[name] = tensor.float().T.contiguous() if name.endswith(TRANSPOSED) else tensor.float()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with refusing(f"{path}: truncated, or not a safetensors file; fetch it again"):
+            stored = safetensors.torch.load_file(path)
+        for name, tensor in stored.items():
+            name = name.removeprefix("transformer.")
+            if name.startswith(("wte.", "wpe.", "h.", "ln_f.")) and not name.endswith((".attn.bias", ".masked_bias")):
+                turned = name.endswith(TRANSPOSED) and tensor.ndim == 2
+                weights[f"transformer.{name}"] = tensor.float().T.contiguous() if turned else tensor.float()
     return weights
 
 
@@ -80,28 +66,25 @@ def read_tokenizer(folder):
     folder = Path(folder)
     pattern, path = GPT2_PATTERN, folder / "tokenizer.json"
     if path.exists():
-        description = _json(path)
-        try:
+        description = read_json(path, ELSEWHERE)
+        with refusing(f"{path}: not a byte-level BPE as GPT-2's is; no other kind can be read"):
             vocabulary, merges = description["model"]["vocab"], description["model"]["merges"]
             merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
             pattern = _pattern(description["pre_tokenizer"])
-        except (KeyError, TypeError):
-            raise InputError(f"{path}: not a byte-level BPE as GPT-2's is; no other kind can be read") from None
     else:
         path, merges_path = folder / "vocab.json", folder / "merges.txt"
         both = path.exists() and merges_path.exists()
         require(both, f"{folder}: no tokenizer.json there, nor vocab.json and merges.txt; add them")
-        vocabulary = _json(path)
-        lines = merges_path.read_text(encoding="utf-8").split("\n")
+        vocabulary = read_json(path, ELSEWHERE)
+        with refusing(f"{merges_path}: cannot be read; {ELSEWHERE}"):
+            lines = merges_path.read_text(encoding="utf-8").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     known = {character: byte for byte, character in enumerate(_alphabet())}
-    try:
+    with refusing(f"{path}: its tokens are not made of GPT-2's alphabet of bytes, or of its merges"):
         ranks = {bytes(known[c] for c in token): i for token, i in vocabulary.items() if token != EOS}
         ids = [vocabulary[first + second] for first, second in merges]
-    except (KeyError, ValueError):
-        raise InputError(f"{path}: its tokens are not made of GPT-2's alphabet of bytes, or of its merges") from None
-    rising = ids == sorted(set(ids)) and len(ids) + 256 == len(ranks)
-    whole = sorted(ranks.values()) == list(range(len(ranks)))
+        rising = ids == sorted(set(ids)) and len(ids) + 256 == len(ranks)
+        whole = sorted(ranks.values()) == list(range(len(ranks))) and all(type(i) is int for i in ids)
     require(rising and whole, f"{path}: ids do not rise with the merges, as GPT-2's do; no other kind can be read")
     return Tokenizer(ranks, pattern)
 
@@ -111,7 +94,8 @@ def _pattern(splitter):
     if splitter["type"] == "ByteLevel" and splitter.get("use_regex", True) and not splitter["add_prefix_space"]:
         return GPT2_PATTERN
     first, second = splitter["pretokenizers"]
-    if (first["type"], first["behavior"], second["type"]) != ("Split", "Isolated", "ByteLevel"):
+    right = (first["type"], first["behavior"], second["type"]) == ("Split", "Isolated", "ByteLevel")
+    if not right or first["pattern"]["Regex"] not in PATTERNS:
         raise KeyError
     return first["pattern"]["Regex"]
 
@@ -176,16 +160,7 @@ def _alphabet():
     return [chr(byte) if byte in visible else next(unseen) for byte in range(256)]
 
 
-def _json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"{path}: missing or not JSON; copy it from where the weights came from") from None
-
-
 def _library():
-    try:
+    with refusing('Hugging Face folders need safetensors: pip install "minirlhf[huggingface]"'):
         import safetensors.torch
-    except ImportError:
-        raise InputError('Hugging Face folders need safetensors: pip install "minirlhf[huggingface]"') from None
     return safetensors

@@ -1,6 +1,6 @@
 """What stands around a training loop: the flags that all scripts share, and a run's folder.
 
-config.json         the flags
+config.json         the flags, and hashes of the files they name; .lock names the process at work
 metrics.jsonl       a line per step                        curves.png   the same, drawn
 state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
 
@@ -9,18 +9,20 @@ from the seed and the step's number. (On a GPU attention's backward adds in no f
 """
 
 import json
+import math
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .checkpoint import read_pt
-from .config import InputError, require
+from .checkpoint import finite, read_pt
+from .config import InputError, refusing, require, require_positive
 from .distributed import barrier, rank, say, world
-from .files import cannot_write, claim, write_atomically
+from .files import claim, write_atomically, write_lines, writing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,7 @@ class RunConfig:
     recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
 
     def __post_init__(self):
-        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
-        self.require_positive("max_grad_norm", "max_tokens", "save_every")
-
-    def require_positive(self, *names):
-        for name in names:
-            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: must be above 0")
+        require_positive(self, "max_grad_norm", "max_tokens", "save_every")
 
 
 def start_run(config):
@@ -95,21 +92,15 @@ class Run:
     def check(self, **losses):
         """Stops the run at a loss that is not finite, with the step named."""
         for name, value in losses.items():
-            if value != value or abs(value) == float("inf"):
-                advice = "lower the learning rate and use another --out"
-                raise InputError(
-                    f"step {self.step}: {name} is {value}; last good checkpoint: {self.last_good}; {advice}"
-                )
+            advice = f"last good checkpoint: {self.last_good}; lower the learning rate and use another --out"
+            require(math.isfinite(value), f"step {self.step}: {name} is {value}; {advice}")
 
     def log(self, **row):
         """Adds a line to metrics.jsonl."""
         if rank() == 0:
-            try:
-                with open(self.out / "metrics.jsonl", "a") as file:
-                    file.write(json.dumps({"step": self.step} | row) + "\n")
-            except OSError as error:
-                advice = "then go on from the newest state with --resume"
-                raise InputError(f"{cannot_write(self.out / 'metrics.jsonl', error)}; {advice}") from None
+            path, advice = self.out / "metrics.jsonl", "then go on from the newest state with --resume"
+            with writing(path, advice), open(path, "a") as file:
+                file.write(json.dumps({"step": self.step} | row) + "\n")
 
     def finish(self, **curves):
         """After the model is saved: drops the states, and draws columns of the metrics, {column: title}."""
@@ -117,25 +108,28 @@ class Run:
         draw_curves(self.out, curves)
 
     def _save_state(self, step):
+        networks = [part for part in self.parts if isinstance(part, torch.nn.Module)]
+        whole = all(finite(p.detach()) for network in networks for p in network.parameters())
+        self.check(weights=0.0 if whole else math.nan)
         self.last_good = self.out / f"state-{step:08d}.pt"
         if rank() == 0:
             state = {"step": step, "world": world(), "parts": [part.state_dict() for part in self.parts]}
             write_atomically(self.last_good, lambda file: torch.save(state, file))
-            for old in _states(self.out)[:-2]:
+            for old in [path for path in _states(self.out) if path < self.last_good][:-1]:
                 old.unlink()
 
     def _load_state(self):
         """Puts the parts back to the newest state that is whole; returns how many steps lie behind it, 0 for none."""
         for path in reversed(_states(self.out)):
-            if not _intact(path):
+            if not (state := _read_state(path)):
                 say(f"{path}: truncated or corrupt; trying the one before it")
                 continue
-            state = read_pt(path)
             same = state["world"] == world()
             n = state["world"]
             require(same, f"{path}: made by {n} processes, and there are {world()} now; go on with {n}")
-            for part, values in zip(self.parts, state["parts"], strict=True):
-                part.load_state_dict(values)
+            with refusing(f"{path}: not a state of this run; remove it to go on from the one before"):
+                for part, values in zip(self.parts, state["parts"], strict=True):
+                    part.load_state_dict(values)
             say(f"{self.out}: going on after step {state['step']}")
             return state["step"]
         return 0
@@ -144,9 +138,8 @@ class Run:
         """Those of steps that are about to come again, and a last one that was cut short."""
         path = self.out / "metrics.jsonl"
         if rank() == 0 and path.exists():
-            lines = path.read_text().split("\n")[:-1]  # a whole line ends in a newline
-            kept = [f"{line}\n" for line in lines if json.loads(line)["step"] < self.first]
-            write_atomically(path, "".join(kept).encode())
+            require(path.is_file(), f"{path}: not a file that metrics can be written to; remove it")
+            write_lines(path, [row for row in read_metrics(self.out) if row["step"] < self.first])
 
 
 def drop_states(out):
@@ -156,16 +149,16 @@ def drop_states(out):
 
 
 def _states(out):
-    return sorted(Path(out).glob("state-*.pt"))
+    return sorted(path for path in Path(out).glob("state-*.pt") if path.is_file())
 
 
-def _intact(path):
-    """torch.save writes zip files, with a checksum of each member that torch.load does not look at."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError):
-        return False
+def _read_state(path):
+    """The dict that _save_state wrote; None where the file is not whole. torch.save writes zip files, with checksums
+    that torch.load does not look at."""
+    with suppress(zipfile.BadZipFile, OSError, EOFError, InputError), zipfile.ZipFile(path) as archive:
+        state = read_pt(path) if archive.testzip() is None else None
+        if isinstance(state, dict) and state.keys() == {"step", "world", "parts"} and type(state["step"]) is int:
+            return state
 
 
 def progress(items, label, start=0):
@@ -179,7 +172,7 @@ def progress(items, label, start=0):
         from tqdm import tqdm
     except ImportError:
         tqdm = None
-    if tqdm and sys.stderr.isatty():
+    if tqdm and sys.stderr and sys.stderr.isatty():
         for i in tqdm(left, desc=label, leave=False, initial=start, total=len(items)):
             yield i, items[i]
         return
@@ -195,31 +188,35 @@ def progress(items, label, start=0):
 
 def read_metrics(out):
     """The rows of a run's metrics.jsonl, as dicts."""
-    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+    path = Path(out) / "metrics.jsonl"
+    with refusing(f"{path}: a line is no metrics of a run; remove it, or the file"):
+        lines = path.read_text().split("\n")[:-1]  # a kill may have cut the last one short
+        rows = [json.loads(line) for line in lines]
+        return [row for row in rows if row["step"] >= 0]
 
 
 def draw_curves(out, curves):
-    """Draws columns of a run's metrics to curves.png, a panel for each that has values. Needs matplotlib (an extra)."""
+    """Draws columns of a run's metrics to curves.png, a panel for each that has values. Needs matplotlib (an extra).
+    Nothing that goes wrong with a picture costs a run."""
     if rank() != 0:
         return
+    path = Path(out) / "curves.png"
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        print(f'no {Path(out) / "curves.png"}: pip install "minirlhf[plots]" for pictures', flush=True)
-        return
-    rows = read_metrics(out)
-    columns = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in curves}
-    columns = {name: points for name, points in columns.items() if points}
-    if not columns:
-        return
-    figure, axes = plt.subplots(1, len(columns), figsize=(3.4 * len(columns), 2.8), squeeze=False, layout="constrained")
-    for axis, (name, points) in zip(axes[0], columns.items()):
-        axis.plot(*zip(*points), marker="o" if len(points) < 20 else None, markersize=3)
-        axis.set(xlabel="step", title=curves[name])
-        axis.grid(alpha=0.3)
-    figure.suptitle(str(out))
-    figure.savefig(Path(out) / "curves.png", dpi=110)
-    plt.close(figure)
+        rows = read_metrics(out)
+        columns = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in curves}
+        columns = {name: points for name, points in columns.items() if points}
+        if not columns:
+            return
+        figure = Figure(figsize=(3.4 * len(columns), 2.8), layout="constrained")
+        axes = figure.subplots(1, len(columns), squeeze=False)
+        for axis, (name, points) in zip(axes[0], columns.items()):
+            axis.plot(*zip(*points), marker="o" if len(points) < 20 else None, markersize=3)
+            axis.set(xlabel="step", title=curves[name])
+            axis.grid(alpha=0.3)
+        figure.suptitle(str(out), parse_math=False)
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    except Exception as error:
+        advice = '; pip install "minirlhf[plots]"' if isinstance(error, ImportError) else ""
+        say(f"no {path}: {error}{advice}")

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import tiktoken
 
-from .config import InputError, require
-from .files import write_atomically
+from .config import refusing, require
+from .files import read_json, write_atomically
 
 EOS = "<|endoftext|>"
 # Letters, digits and the rest, each with the space before it. Both Python's re and tiktoken's engine read it alike.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+"
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+PATTERNS = PATTERN, GPT2_PATTERN  # no others are read from a file: a pattern can lose text, or never end
+LONG = 100_000  # spaces in a row; tiktoken's engine breaks at several times as many
 
 
 def train_bpe(texts, vocab_size, pattern=PATTERN):
@@ -97,13 +99,14 @@ class Tokenizer:
     def encode(self, text):
         """Ids of a str, or of any bytes. "<|endoftext|>" in a text is text: nobody's data can end a document."""
         if isinstance(text, str):
-            return self.encoding.encode_ordinary(text)
+            parts = re.split(f"(\\s{{{LONG}}})", text) if len(text) > LONG else [text]
+            return sum(map(self.encoding.encode_ordinary, parts), [])
         ids = []  # a byte that is not UTF-8 arrives as a lone surrogate, and is a token by itself
         for part in re.findall("[\udc80-\udcff]|[^\udc80-\udcff]+", text.decode("utf-8", "surrogateescape")):
             if "\udc80" <= part <= "\udcff":
                 ids.append(self.encoding.encode_single_token(part.encode("utf-8", "surrogateescape")))
             else:
-                ids += self.encoding.encode_ordinary(part)
+                ids += self.encode(part)
         return ids
 
     def decode(self, ids):
@@ -126,32 +129,28 @@ def load(source):
     A ranks file alone is taken to be GPT-2's kind: GPT-2's pattern, end-of-text after the last rank.
     """
     if source == "gpt2":
-        try:
+        advice = "give a local ranks file: --tokenizer FILE.tiktoken, or train one: python train_tokenizer.py"
+        with refusing(f"--tokenizer gpt2: tiktoken could not fetch GPT-2's ranks, as it does at first use; {advice}"):
             return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks, GPT2_PATTERN)
-        except Exception as error:  # tiktoken downloads the ranks at first use, by whatever client it has
-            reason = f"tiktoken could not fetch GPT-2's ranks ({type(error).__name__})"
-            advice = "give a local ranks file: --tokenizer FILE.tiktoken, or train one: python train_tokenizer.py"
-            raise InputError(f"--tokenizer gpt2: {reason}; {advice}") from None
     path = Path(source) / "tokenizer.tiktoken" if Path(source).is_dir() else Path(source)
-    require(
-        path.exists(), f"{source}: no tokenizer there; give a folder with tokenizer.tiktoken, a ranks file, or gpt2"
-    )
+    advice = "give a folder with tokenizer.tiktoken, a ranks file, or gpt2"
+    require(path.is_file(), f"{source}: no tokenizer there; {advice}")
     ranks = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
+    with refusing(f"{path}: cannot be read; give another tokenizer"):
+        lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        with refusing(f"{path}:{number}: not a line of a ranks file (base64 token, space, rank)"):
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
-        except ValueError:
-            raise InputError(f"{path}:{number}: not a line of a ranks file (base64 token, space, rank)") from None
     whole = set(ranks.values()) == set(range(len(ranks))) and all(bytes([b]) in ranks for b in range(256))
     require(whole, f"{path}: ranks must be 0, 1, 2, ... with no gap, all 256 bytes among them; the file looks cut off")
     description = path.with_name("tokenizer.json")
-    if not description.exists():
+    if not description.is_file():
         return Tokenizer(ranks, GPT2_PATTERN)
-    try:
-        return Tokenizer(ranks, json.loads(description.read_text())["pattern"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{description}: not a tokenizer's description; copy it from the run it came from") from None
+    advice = "copy it from the run it came from"
+    pattern = read_json(description, advice).get("pattern")
+    require(pattern in PATTERNS, f"{description}: its pattern is not one of these scripts'; {advice}")
+    return Tokenizer(ranks, pattern)
 
 
 def _dump(ranks):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from minirlhf import run
+from minirlhf import files, run
 from minirlhf.model import GPT, RewardModel
 
 
@@ -17,6 +17,13 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def world(tmp_path_factory, tokenizer):
     return tiny.make_world(tmp_path_factory.mktemp("world"), tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def release_folders():
+    """As when a run's process ends."""
+    yield
+    files.release()
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from minirlhf.config import InputError
+
 spec = importlib.util.spec_from_file_location("bench", Path(__file__).parent.parent / "bench" / "bench.py")
 bench = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bench)
@@ -38,3 +40,9 @@ def test_the_arithmetic_is_what_torch_counts(work):
     with FlopCounterMode(display=False) as counter:
         step()
     assert flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.parametrize(("flag", "word"), [("iterations", "0"), ("threads", "-1"), ("ranks", "9" * 30)])
+def test_numbers_beyond_sense_are_refused(flag, word):
+    with pytest.raises(InputError, match=f"--{flag}"):
+        bench.main(["sft", "toy", f"--{flag}", word])

@@ -37,7 +37,7 @@ def test_defaults_are_the_dataclasses():
 
 
 def test_to_flags_and_back_is_the_identity():
-    config = Example(("a", "b"), "x", -0.25, 9, 7, True)
+    config = Example(("a", "b"), "x", 0.25, 9, 7, True)
     assert parse(Example, to_flags(dataclasses.asdict(config)), "") == config
 
 
@@ -111,3 +111,7 @@ def test_an_interrupted_run_ends_without_a_traceback(capsys):
         command(main)
     assert stop.value.code == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_files_may_be_given_in_several_goes():
+    assert parse(Example, ["--data", "a", "b", "--out", "x", "--data", "c"], "").data == ("a", "b", "c")

@@ -1,12 +1,17 @@
 """What is on disk is whole or absent, and belongs to one run."""
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from minirlhf import files
 from minirlhf.config import InputError
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,11 @@ def test_json_comes_back(tmp_path):
     assert files.read_json(tmp_path / "x.json") == {"a": [1, None, "ü"]}
 
 
-@pytest.mark.parametrize("content", [None, "{"])
+@pytest.mark.parametrize("content", [None, "{", "[]", "7", "[" * 100_000])
 def test_json_that_is_missing_or_broken_is_named(tmp_path, content):
     if content:
         (tmp_path / "x.json").write_text(content)
-    with pytest.raises(InputError, match="x.json: missing or not JSON"):
+    with pytest.raises(InputError, match="x.json: missing or not a JSON object; put it back"):
         files.read_json(tmp_path / "x.json")
 
 
@@ -86,7 +91,55 @@ def test_a_folder_stays_its_runs_own(tmp_path):
     out = str(tmp_path / "run")
     files.claim(Settings(out))
     files.claim(Settings(out))
-    assert files.read_json(f"{out}/config.json") == {"out": out, "seed": 0, "data": ["a"]}
+    assert files.read_json(f"{out}/config.json") == {"out": out, "seed": 0, "data": ["a"], "read": {}}
+
+
+def test_a_folder_or_file_spelled_otherwise_is_the_same(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "d.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    files.claim(Settings("run", data=("d.txt",)))
+    for out, path in (("run/", "./d.txt"), ("./run", "sub/../d.txt"), (f"{tmp_path}/run", f"{tmp_path}/d.txt")):
+        files.claim(Settings(out, data=(path,)))
+    with pytest.raises(InputError, match="holds another run .--data was"):
+        files.claim(Settings("run", data=("other.txt",)))
+
+
+def test_a_file_whose_content_changed_under_a_run_is_named(tmp_path):
+    path = tmp_path / "d.txt"
+    for content in ("x", "x"):
+        path.write_text(content)
+        files.claim(Settings(str(tmp_path / "run"), data=(str(path),)))
+    path.write_text("y")
+    with pytest.raises(InputError, match=f"--data {path} has changed since --out {tmp_path}/run was begun"):
+        files.claim(Settings(str(tmp_path / "run"), data=(str(path),)))
+
+
+@pytest.mark.parametrize("name", ["model.pt", "epoch-1.pt", "tokenizer.json", "merges.txt", "x.safetensors"])
+def test_a_checkpoint_that_changed_under_a_run_is_named(name, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / name).write_text("x")
+    files.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+    (model / "state-00000001.pt").write_text("no part of it")
+    files.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+    (model / name).write_text("y")
+    with pytest.raises(InputError, match=f"--data {model} has changed"):
+        files.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+
+
+def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends(tmp_path):
+    code = "import sys, time; from minirlhf.files import lock; lock(sys.argv[1]); print(flush=True); time.sleep(99)"
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE, cwd=ROOT)
+    other.stdout.readline()
+    with pytest.raises(
+        InputError, match=f"run: process {other.pid} on .* is at work in it; wait for its end, or choose"
+    ):
+        files.claim(Settings(str(tmp_path / "run")))
+    assert not (tmp_path / "run" / "config.json").exists()
+    other.kill()
+    other.wait()
+    files.claim(Settings(str(tmp_path / "run")))
 
 
 def test_a_folder_of_another_run_is_refused_with_the_flags_that_differ(tmp_path):
@@ -95,6 +148,14 @@ def test_a_folder_of_another_run_is_refused_with_the_flags_that_differ(tmp_path)
     with pytest.raises(InputError, match="holds another run .--seed was 0, now 1.; choose another --out"):
         files.claim(Settings(str(tmp_path), seed=1))
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("value", ["\\ud800", "a\\u0000b"])
+def test_a_config_that_no_run_wrote_is_named(value, tmp_path):
+    files.claim(Settings(str(tmp_path)))
+    (tmp_path / "config.json").write_text(f'{{"out": "{value}"}}')
+    with pytest.raises(InputError, match="config.json: not a run's; put it back, or choose another --out"):
+        files.claim(Settings(str(tmp_path)))
 
 
 def test_flags_that_do_not_matter_may_differ(tmp_path):

@@ -44,10 +44,12 @@ def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_p
 
     monkeypatch.setattr(pretrain, "parse", lambda *args: replace(parse(*args), save_every=1))
     monkeypatch.setattr(train_sft, "save_model", stopped_once)
+    fold = config(tmp_path), f"{tmp_path}/fold-0"
+    tokenizer = folds.prepare_fold(*fold, RECORDS[20:], RECORDS[:20], [{"text": "a page"}])
     with pytest.raises(KeyboardInterrupt):
-        folds.train_fold(config(tmp_path), f"{tmp_path}/fold-0", RECORDS[:20], [{"text": "a page"}])
+        folds.train_fold(*fold, tokenizer)
     assert list((tmp_path / "fold-0" / "gpt").glob("state-*.pt"))
-    folds.train_fold(config(tmp_path), f"{tmp_path}/fold-0", RECORDS[:20], [{"text": "a page"}])
+    folds.train_fold(*fold, tokenizer)
     assert (tmp_path / "fold-0" / "rm" / "model.pt").exists()
     seen = "".join(path.read_text() for path in (tmp_path / "fold-0").glob("*.jsonl"))
     assert all(record["responses"][0] in seen for record in RECORDS[:20])

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import reproduce
 import train_sft
 from data import town
+from experiments import report
 from minirlhf import files, run
 from minirlhf.config import InputError
 from minirlhf.files import read_json
@@ -230,3 +232,13 @@ def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch
     reproduce.main(["--tiny", "--stage", "sft", "--out", str(out)])
     assert f"{out}/sft: going on after step" in capsys.readouterr().out
     assert (out / "sft" / "model.pt").read_bytes() == model
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_report(out, results, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    shutil.copytree(out, tmp_path / "copy")
+    (tmp_path / "copy" / "report.html").unlink()
+    monkeypatch.setattr(report, "draw_curves", lambda out: 1 / 0)
+    report.write(tmp_path / "copy", results)
+    assert "report.html lacks a picture: division by zero" in capsys.readouterr().out
+    assert "<table" in (tmp_path / "copy" / "report.html").read_text()

@@ -23,8 +23,8 @@ processes = get_context("forkserver")  # starts them in milliseconds, torch load
 processes.set_forkserver_preload([*SCRIPTS, "test_resume", "torch._dynamo"])  # which optimizers load
 
 
-def jobs(world, folder, steps=1):
-    """Runs of dozens of steps with a state after every third, by script."""
+def jobs(world, folder, steps=1, **other):
+    """Runs of dozens of steps with a state after every third, by script, unless `other` flags say otherwise."""
     common = dict(save_every=3, lr=1e-3, seed=2, max_tokens=80)
     sft = dict(init=world.gpt, data=[world.demonstrations], documents=[world.documents], batch_size=3)
     rm = dict(init=world.gpt, data=[world.rankings], demonstrations=[world.demonstrations], batch_size=2)
@@ -32,7 +32,7 @@ def jobs(world, folder, steps=1):
     ppo |= dict(max_response=8, batch_size=6, minibatch_size=3, inner_epochs=2, documents_per_episode=1)
     sft, rm, ppo = sft | {"epochs": 8 * steps}, rm | {"epochs": 8 * steps}, ppo | {"episodes": 108 * steps}
     own = dict(train_sft=sft | dict(dropout=0.2), train_rm=rm, train_ppo=ppo)
-    return {script: to_flags(own[script] | common | dict(out=str(folder / script))) for script in SCRIPTS}
+    return {script: to_flags(own[script] | common | other | dict(out=str(folder / script))) for script in SCRIPTS}
 
 
 def work(script, flags, die_in_write=0, room=None, stderr=None):
@@ -53,7 +53,7 @@ def work(script, flags, die_in_write=0, room=None, stderr=None):
 
     os.replace = watched
     sys.argv[1:] = flags
-    with redirect_stderr(open(stderr, "w") if stderr else sys.stderr):
+    with redirect_stderr(open(stderr, "w", buffering=1) if stderr else sys.stderr):
         command(script.main)
 
 
@@ -166,7 +166,7 @@ def test_torchrun_starts_a_job_again_that_lost_a_rank(world, tmp_path):
     for name in ("left_alone", "restarted"):
         folder = tmp_path / name
         folder.mkdir()
-        flags = [*jobs(world, folder)["train_ppo"], "--episodes", "36", "--save_every", "1", "--resume"]
+        flags = jobs(world, folder, episodes=36, save_every=1, resume=True)["train_ppo"]
         (folder / "jobs.json").write_text(json.dumps([("train_ppo", flags)]))
         result = torchrun(3, "--max-restarts", "2", RANKS, str(folder / "jobs.json"), *["die"] * (name == "restarted"))
         assert result.returncode == 0, result.stderr

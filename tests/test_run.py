@@ -1,6 +1,7 @@
 """A run's folder is its own; its states, metrics and picture let it be stopped anywhere, and be looked at."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def test_what_a_killed_process_half_wrote_is_swept_away(config, tmp_path):
         for name in names:
             (folder / name).write_bytes(b"ha")
         start_run(config)
-        assert [path.name for path in folder.iterdir()] == ["config.json"]
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json"]
 
 
 def test_states_that_a_kill_left_beside_the_finished_model_are_dropped(config, tmp_path):
@@ -178,12 +179,47 @@ def test_a_state_of_another_number_of_processes_is_refused(six, monkeypatch):
     assert len(logged(six)) == 7
 
 
-def test_a_state_is_never_run_as_code(six, tmp_path):
-    state = {"step": tiny.Intruder(tmp_path / "intruded"), "world": 1}
+@pytest.mark.parametrize("rule", ["code", "list", "lacking", "step"])
+def test_a_newest_state_that_is_none_is_named_never_run_as_code_and_the_one_before_it_used(rule, six, tmp_path, capsys):
+    intruder = tiny.Intruder(tmp_path / "intruded")
+    whole = {"step": 8, "world": 1, "parts": [{}, {}]}
+    state = {"code": whole | {"step": intruder}, "list": [], "lacking": {"step": 8}, "step": whole | {"step": "8"}}[
+        rule
+    ]
     torch.save(state, run.Path(six.out) / "state-00000008.pt")
-    with pytest.raises(InputError, match="state-00000008.pt: truncated, or not a checkpoint"):
-        Learner().run(six)
+    assert Learner().run(six).first == 6
+    assert "state-00000008.pt: truncated or corrupt; trying the one before it" in capsys.readouterr().out
     assert not (tmp_path / "intruded").exists()
+
+
+@pytest.mark.parametrize("parts", [[], [{}, {}], [None, None], [{"weight": 1}, {}]])
+def test_a_state_of_other_networks_is_named(parts, six):
+    torch.save({"step": 8, "world": 1, "parts": parts}, run.Path(six.out) / "state-00000008.pt")
+    with pytest.raises(InputError, match="state-00000008.pt: not a state of this run; remove it to go on from the one"):
+        Learner().run(six)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"step": "x"}', '{"loss": 1}', "\udcff", "[" * 100_000])
+def test_metrics_that_are_none_are_named_before_a_step_is_taken(line, six):
+    path = run.Path(six.out) / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n", errors="surrogateescape")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="metrics.jsonl: a line is no metrics of a run; remove it, or the file"):
+        Learner().run(six)
+    assert path.read_bytes() == before
+
+
+def test_weights_that_are_not_finite_leave_no_state(config):
+    start_run(config)
+    learner = Learner()
+    with torch.no_grad():
+        learner.model.weight[0, 0] = float("nan")
+    running = learner.run(config)
+    with pytest.raises(InputError, match="step 1: weights is nan; last good checkpoint: none was saved yet"):
+        for _ in running.steps(range(4)):
+            pass
+    assert not states(config)
 
 
 def test_a_finished_runs_states_are_dropped_and_its_curves_drawn(six):
@@ -262,3 +298,11 @@ def test_curves_are_drawn_from_the_metrics_also_where_a_column_has_gaps(tmp_path
     (tmp_path / "curves.png").unlink()
     draw_curves(tmp_path, {"absent": "absent"})  # there is nothing to show
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_metrics_that_are_no_file_are_refused_before_a_step_is_taken(six):
+    path = run.Path(six.out) / "metrics.jsonl"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="metrics.jsonl: not a file that metrics can be written to; remove it"):
+        Learner().run(six)

@@ -662,7 +662,7 @@ def test_the_command_keeps_what_is_there_and_refuses_what_cannot_be(tmp_path):
     (tmp_path / "full" / "web.jsonl").write_text("mine")
     with pytest.raises(InputError, match="is not empty and no run's"):
         town_command.main(["--out", str(tmp_path / "full")])
-    with pytest.raises(InputError, match="--web -1: must not be negative"):
+    with pytest.raises(InputError, match="--web: -1 is negative"):
         town_command.main(["--out", str(tmp_path / "new"), "--web", "-1"])
     assert (tmp_path / "full" / "web.jsonl").read_text() == "mine" and not (tmp_path / "new").exists()
 

@@ -6,7 +6,7 @@ python -m data.town --out runs/my-town --seed 1
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from minirlhf.config import command, parse, require
+from minirlhf.config import command, parse
 from minirlhf.files import claim, write_lines
 
 from .files import files
@@ -23,10 +23,6 @@ class Config:
     prompt_train: int = 6_000  # prompts for training
     prompt_validation: int = 500  # prompts for validation
     prompt_test: int = 2_000  # prompts for testing
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            require(name == "out" or value >= 0, f"--{name} {value}: must not be negative")
 
 
 def main(argv):
