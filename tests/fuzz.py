@@ -1,0 +1,374 @@
+"""Wrong inputs by rule: from each valid record, file, checkpoint, tokenizer and command line a stream of wrong ones.
+
+    python tests/fuzz.py --seed 1 --attempts 10000
+
+The promise that is tested: a script ends in an InputError of one line, or it succeeds and what it leaves is finite;
+no other exception, nothing that was there is changed, nothing is left half written. Some wrong inputs are right after
+all (a flipped letter in a text): then success is what makes sense.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import torch  # noqa: E402
+
+import chat  # noqa: E402
+import export  # noqa: E402
+import pretrain  # noqa: E402
+import select_sft  # noqa: E402
+import tiny  # noqa: E402
+import train_ppo  # noqa: E402
+import train_rm  # noqa: E402
+import train_sft  # noqa: E402
+import train_tokenizer  # noqa: E402
+from minirlhf import files, run  # noqa: E402
+from minirlhf.checkpoint import load_tokenizer, save_model  # noqa: E402
+from minirlhf.config import InputError, to_flags  # noqa: E402
+from minirlhf.model import GPT  # noqa: E402
+
+SCRIPTS = dict(tokenizer=train_tokenizer, gpt=pretrain, sft=train_sft, rm=train_rm, ppo=train_ppo, select=select_sft,
+               export=export, chat=chat)  # fmt: skip
+SECONDS = 30  # that an attempt may take before it counts as one that hangs
+
+# --- wrong values ----------------------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000
+VALUES = [
+    None, True, False, 0, 1, -1, 3.5, -0.0, 1e308, math.inf, math.nan, 2**31, 2**63, 2**64, 10**30,
+    "", " ", "\n", "\x00", "\ud800", "\ufeff", "x", "x" * 5000, "\x1b[2J",
+    [], [[]], ["a"], [None], [1, "a"], [[1, 2]], {}, {"a": 1}, {"role": "user"},
+]  # fmt: skip
+WORDS = [
+    "", " ", "x", "0", "-1", "1", "2", "3", "1e30", "1e-30", "inf", "-inf", "nan", "0.5", "1.0", "1_0", "٣", "0x10",
+    "9" * 25, "9" * 5000, f"{2**63}", f"{2**63 - 1}", f"{2**64}", "1000000000000", "1000000", "True", "none", "auto",
+    "cuda", "mps", "adam", "../..", "/", ".", "~", "a" * 300, "a/" * 3000, "é", "\udcff", "$x$", "%s", "{}",
+]  # fmt: skip
+
+
+def wrong_value(value, rng):
+    """A JSON value, wrong at one place by one rule."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        key = rng.choice([*value])
+        rule = rng.randrange(4)
+        if rule == 0:
+            return {k: v for k, v in value.items() if k != key}
+        if rule == 1:
+            return {(k + "x" if k == key else k): v for k, v in value.items()}
+        return value | {key: wrong_value(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.7:
+        i, rule = rng.randrange(len(value)), rng.randrange(4)
+        if rule == 0:
+            return value[:i] + value[i + 1 :]
+        if rule == 1:
+            return value * rng.choice([2, 20])
+        return [*value[:i], wrong_value(value[i], rng), *value[i + 1 :]]
+    return rng.choice(VALUES)
+
+
+def wrong_bytes(content, rng):
+    """A file's bytes, wrong at one place by one rule."""
+    at = rng.randrange(len(content) + 1)
+    other = rng.randrange(len(content) + 1)
+    return rng.choice([
+        lambda: b"", lambda: content[:at], lambda: content[at:], lambda: content[:-1], lambda: content + content,
+        lambda: content[:at] + rng.randbytes(1) + content[at + 1 :],
+        lambda: content[:at] + rng.randbytes(20) + content[at + 20 :],
+        lambda: content[:at] + b"\xff\xfe" + content[at:], lambda: b"\xef\xbb\xbf" + content,
+        lambda: content[:at] + b"\x00" * 9 + content[at:], lambda: content.replace(b"\n", b"\r\n"),
+        lambda: content.replace(b"\n", b" "), lambda: b"\n" * 50 + content, lambda: b" " * 10**6,
+        lambda: DEEP.encode(), lambda: b'{"a":' * 100_000, lambda: b"[]", lambda: b"{}", lambda: b"null",
+        lambda: b'"x"', lambda: b"7", lambda: rng.randbytes(300), lambda: b"\x1f\x8b" + content,
+        lambda: content[min(at, other) : max(at, other)],
+    ])()  # fmt: skip
+
+
+def wrong_path(path, rng):
+    """Puts something in a file's place that is no such file."""
+    path, rule = Path(path), rng.randrange(6)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    if rule == 0:
+        path.mkdir()
+    elif rule == 1:
+        os.mkfifo(path)
+    elif rule == 2:
+        path.symlink_to(path)
+    elif rule == 3:
+        path.symlink_to(path.parent / "nowhere")
+    elif rule == 4:
+        path.write_bytes(b"x")
+        path.chmod(0)
+
+
+def wrong_tensors(checkpoint, rng):
+    """A checkpoint's dict, wrong at one place."""
+    rule = rng.randrange(8)
+    if rule == 0:
+        return checkpoint | {"config": wrong_value(checkpoint["config"], rng)}
+    if rule == 1:
+        wrong = wrong_value({k: v for k, v in checkpoint.items() if k != "model"}, rng)
+        return wrong | {"model": checkpoint["model"]} if isinstance(wrong, dict) else wrong
+    if rule == 2:
+        return rng.choice([[], {}, 5, checkpoint["model"], torch.zeros(3)])
+    name = rng.choice([*checkpoint["model"]])
+    tensor = checkpoint["model"][name]
+    wrong = rng.choice([
+        tensor * math.nan, tensor + math.inf, tensor[:0], tensor[None], tensor.flatten()[1:], tensor.int(),
+        torch.zeros(()), "tensor", None, tensor.to(torch.complex64), tensor.half(), tensor.double(), tensor.to_sparse(),
+    ])  # fmt: skip
+    weights = dict(checkpoint["model"])
+    if rule == 3:
+        del weights[name]
+    elif rule == 4:
+        weights["transformer.h.9.extra"] = tensor
+    else:
+        weights[name] = wrong
+    return checkpoint | {"model": weights}
+
+
+# --- attempts --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Place:
+    """A fresh world in a folder of its own, and the flags with which each script runs there."""
+
+    folder: Path
+    flags: dict
+
+    def main(self, script, flags):
+        words = to_flags({k: v for k, v in flags.items() if k != "models"})
+        SCRIPTS[script].main([*map(str, flags.get("models", ())), *words])
+
+
+def make_place(folder, tokenizer):
+    folder.mkdir()
+    world = tiny.make_world(folder, tokenizer)
+    save_model(folder / "sft" / "epoch-1.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
+    chats = [{"messages": [{"role": "user", "content": "a dog"}, {"role": "assistant", "content": "red"}]}] * 2
+    pairs = [{"prompt": "a dog", "chosen": "red", "rejected": "the"}] * 2
+    alpaca = [{"instruction": "a dog", "input": "", "output": "red"}] * 2
+    for name, records in dict(chats=chats, pairs=pairs, alpaca=alpaca).items():
+        tiny.write_lines(folder / f"{name}.jsonl", records)
+    with contextlib.suppress(ImportError), contextlib.redirect_stdout(io.StringIO()):
+        export.main(to_flags(dict(checkpoint=world.gpt, out=folder / "hf")))
+    out, quick = folder / "out", dict(epochs=1, batch_size=2)
+    return Place(folder, {
+        "tokenizer": dict(data=(world.documents,), vocab_size=270, out=out),
+        "gpt": dict(data=(world.documents,), tokenizer=world.gpt, size="nano", n_layer=1, n_ctx=16, out=out) | quick,
+        "sft": dict(data=(world.demonstrations,), init=world.gpt, out=out) | quick,
+        "rm": dict(data=(world.rankings,), init=world.gpt, out=out) | quick,
+        "ppo": dict(policy=world.gpt, reward_model=world.rm, prompts=(world.prompts,), documents=(world.documents,),
+                    documents_per_episode=1, episodes=4, batch_size=4, minibatch_size=2, max_response=5, out=out),
+        "select": dict(sft=folder / "sft", reward_model=world.rm, prompts=(world.prompts,), max_response=5, out=out),
+        "export": dict(checkpoint=world.gpt, out=out),
+        "chat": dict(models=(world.gpt,), prompt="a dog", max_response=5),
+    })  # fmt: skip
+
+
+READERS = {  # who reads a file of the world
+    "documents.jsonl": ["tokenizer", "gpt", "ppo"], "demonstrations.jsonl": ["tokenizer", "sft"],
+    "rankings.jsonl": ["rm", "tokenizer"], "prompts.jsonl": ["ppo", "select"], "chats.jsonl": ["sft"],
+    "pairs.jsonl": ["rm", "sft"], "alpaca.jsonl": ["sft"], "gpt/model.pt": ["sft", "rm", "ppo", "export", "chat"],
+    "rm/model.pt": ["ppo", "select"], "sft/epoch-1.pt": ["select"],
+    "gpt/tokenizer.json": ["gpt", "sft", "chat"], "gpt/tokenizer.tiktoken": ["gpt", "sft", "chat"],
+    "hf/config.json": ["sft", "chat"], "hf/tokenizer.json": ["sft", "chat"], "hf/model.safetensors": ["sft", "chat"],
+}  # fmt: skip
+
+
+def spoil_a_file(place, rng):
+    """Returns (script, its flags, what was done)."""
+    name = rng.choice([*READERS])
+    script, path, flags = rng.choice(READERS[name]), place.folder / name, None
+    if not path.exists():  # no safetensors here
+        return spoil_a_file(place, rng)
+    flags = dict(place.flags[script])
+    if name.startswith("hf"):
+        key = "models" if script == "chat" else "init"
+        flags[key] = (place.folder / "hf",) if script == "chat" else place.folder / "hf"
+    elif name in ("chats.jsonl", "pairs.jsonl", "alpaca.jsonl"):
+        flags["data"] = (path,)
+    kind = rng.random()
+    if kind < 0.1:
+        wrong_path(path, rng)
+        return script, flags, f"{name}: no file"
+    if kind < 0.4 or path.suffix in (".safetensors", ".tiktoken"):
+        path.write_bytes(wrong_bytes(path.read_bytes(), rng))
+    elif path.suffix == ".jsonl":
+        lines = path.read_text().splitlines()
+        i = rng.randrange(len(lines))
+        lines[i] = json.dumps(wrong_value(json.loads(lines[i]), rng))
+        path.write_text("\n".join(lines) + "\n")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(wrong_value(json.loads(path.read_text()), rng)))
+    else:
+        torch.save(wrong_tensors(torch.load(path), rng), path)
+    return script, flags, f"{name} spoilt"
+
+
+def spoil_a_flag(place, rng):
+    script = rng.choice([*SCRIPTS])
+    flags = dict(place.flags[script])
+    config = getattr(SCRIPTS[script], "Config", None)
+    names = [f.name for f in fields(config)] if config else ["prompt", "max_response", "temperature", "seed", "ending"]
+    name = rng.choice([n for n in names if n not in ("compile",)])
+    word = rng.choice(WORDS)
+    if name == "out" and word in ("/", "~", ".", "../..", "x", "a/" * 3000):
+        word = str(place.folder / "gpt")
+    flags[name] = (word,) if isinstance(flags.get(name), tuple) else word
+    if word in ("1000000000000", "1000000") and name in ("episodes", "epochs", "inner_epochs", "warmup"):
+        flags[name] = "1000000000000"  # a million steps are many, and not wrong
+        if name == "episodes":
+            flags[name] = "10"
+    if word == "1000000" and name == "documents_per_episode":
+        flags[name] = "1000.5"
+    return script, flags, f"--{name} {word[:40]!r}"
+
+
+def spoil_a_run(place, rng):
+    """A run stopped after its first state, then a file of its folder spoilt, then --resume."""
+    script = rng.choice(["sft", "rm", "gpt"])
+    flags = place.flags[script] | dict(save_every=1, resume=True)
+    module = train_sft if script == "gpt" else SCRIPTS[script]  # whose loop it is
+    keep = module.save_model
+
+    def stop(path, *rest):
+        raise KeyboardInterrupt
+
+    module.save_model = stop
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(KeyboardInterrupt):
+            place.main(script, flags)
+    finally:
+        module.save_model = keep
+    found = sorted(p for p in (place.folder / "out").iterdir() if p.is_file() and p.name != ".lock")
+    path = rng.choice(found)
+    kind = rng.random()
+    if kind < 0.1 and path.name != "config.json":
+        wrong_path(path, rng)
+    elif kind < 0.5 or path.suffix not in (".json", ".pt"):
+        path.write_bytes(wrong_bytes(path.read_bytes(), rng))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(wrong_value(json.loads(path.read_text()), rng)))
+    else:
+        state = torch.load(path)
+        torch.save(wrong_value(state, rng) if rng.random() < 0.5 else rng.choice([[], {}, 5, None, "x"]), path)
+    return script, flags, f"out/{path.name} spoilt, --resume"
+
+
+KINDS = [spoil_a_file, spoil_a_file, spoil_a_flag, spoil_a_flag, spoil_a_run]
+
+
+def snapshot(folder):
+    """What is there, but for the run's own folder."""
+    own = folder / "out"
+    return {p: (p.lstat().st_mode, p.read_bytes() if p.is_file() and os.access(p, os.R_OK) else None)
+            for p in folder.rglob("*") if own not in (p, *p.parents)}  # fmt: skip
+
+
+class Hangs(BaseException):
+    pass
+
+
+def on_alarm(*_):
+    raise Hangs
+
+
+def attempt(seed, number, tokenizer, scratch):
+    """One attempt. Returns (what was done, what came of it, None or how the promise was broken)."""
+    rng = random.Random(f"{seed} {number}")
+    folder = scratch / f"{number}"
+    place = make_place(folder, tokenizer)
+    try:
+        script, flags, what = rng.choice(KINDS)(place, rng)
+        before = snapshot(folder)
+        os.chdir(folder)
+        outcome, broken = "succeeded", None
+        signal.signal(signal.SIGALRM, on_alarm)
+        signal.alarm(SECONDS)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                place.main(script, flags)
+        except InputError as error:
+            outcome = str(error)
+            if not outcome.strip():
+                broken = "a line that says nothing"
+        except SystemExit as error:
+            broken = None if error.code == 0 else f"exit {error.code}"
+        except Hangs:
+            broken = f"hangs for {SECONDS} s"
+        except BaseException as error:  # a panic of an engine is none of Exception
+            broken = f"{type(error).__name__}: {str(error)[:300]}"
+        finally:
+            signal.alarm(0)
+        files.release()
+        after = snapshot(folder)
+        if not broken and any(after.get(path) != was for path, was in before.items()):
+            broken = "something that was there has changed"
+        halves = [p.name for p in folder.rglob(f"*{files.HALF}")]
+        if not broken and halves:
+            broken = f"left half written: {halves}"
+        out = folder / "out"
+        if not broken and outcome == "succeeded" and (out / "model.pt").exists():
+            model = torch.load(out / "model.pt")["model"]
+            if not all(t.isfinite().all() for t in model.values()):
+                broken = "saved a model that is not finite"
+            load_tokenizer(out)
+        return f"{script}: {what}", outcome, broken
+    finally:
+        os.chdir(scratch)
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)
+        shutil.rmtree(folder)
+
+
+def main(seed, attempts, show=False):
+    """The attempts that broke the promise, as lines."""
+    run.draw_curves = lambda *args: None
+    torch.set_num_threads(1)
+    tokenizer, found, succeeded = tiny.make_tokenizer(), [], 0
+    with tempfile.TemporaryDirectory() as scratch:
+        here = os.getcwd()
+        os.chdir(scratch)
+        try:
+            for number in range(attempts):
+                what, outcome, broken = attempt(seed, number, tokenizer, Path(scratch))
+                succeeded += outcome == "succeeded"
+                if show:
+                    print(number, what, "->", outcome[:200], flush=True)
+                if broken:
+                    found.append(f"seed {seed}, attempt {number}: {what}: {broken}")
+                    print(found[-1], flush=True)
+        finally:
+            os.chdir(here)
+    ended = f"{attempts - succeeded} ended in a line or worse, {succeeded} succeeded"
+    print(f"seed {seed}: {attempts} attempts, {ended}, {len(found)} broke the promise", file=sys.stderr)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--attempts", type=int, default=1000)
+    parser.add_argument("--show", action="store_true", help="every attempt and its outcome")
+    args = parser.parse_args()
+    sys.exit(bool(main(args.seed, args.attempts, args.show)))

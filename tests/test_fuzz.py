@@ -1,0 +1,15 @@
+"""Inputs that are wrong by rule (fuzz.py), a thousand; by hand it is run for longer, with other seeds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FUZZ = Path(__file__).with_name("fuzz.py")
+
+
+def test_wrong_inputs_end_in_a_line_and_change_nothing():
+    words = [sys.executable, str(FUZZ), "--attempts", "500"]
+    halves = [subprocess.Popen([*words, "--seed", seed], stdout=subprocess.PIPE, text=True) for seed in "01"]
+    broken = [half.communicate()[0] for half in halves]
+    assert not any(broken), "".join(broken)
+    assert not any(half.returncode for half in halves)
