@@ -50,7 +50,7 @@ def read(folder):
 def _read_weights(folder):
     safetensors = _library()
     weights = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in filter(Path.is_file, sorted(Path(folder).glob("*.safetensors"))):  # a pipe would not end
         with refusing(f"{path}: truncated, or not a safetensors file; fetch it again"):
             stored = safetensors.torch.load_file(path)
         for name, tensor in stored.items():
