@@ -9,6 +9,7 @@ all (a flipped letter in a text): then success is what makes sense.
 
 import argparse
 import contextlib
+import faulthandler
 import io
 import json
 import math
@@ -303,6 +304,7 @@ def attempt(seed, number, tokenizer, scratch):
         outcome, broken = "succeeded", None
         signal.signal(signal.SIGALRM, on_alarm)
         signal.alarm(SECONDS)
+        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # where no signal is heard; --show names the attempt
         try:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -319,6 +321,7 @@ def attempt(seed, number, tokenizer, scratch):
             broken = f"{type(error).__name__}: {str(error)[:300]}"
         finally:
             signal.alarm(0)
+            faulthandler.cancel_dump_traceback_later()
         files.release()
         after = snapshot(folder)
         if not broken and any(after.get(path) != was for path, was in before.items()):
