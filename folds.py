@@ -76,27 +76,26 @@ def main(argv):
     parts = []
     for number, held_out in enumerate(folds[: config.run_folds]):  # all that must be refused is, before any training
         folder, train = f"{config.out}/fold-{number}", [r for fold in folds if fold is not held_out for r in fold]
-        parts.append((folder, held_out, train, prepare_fold(config, folder, held_out, train, documents)))
+        tokenizer, kept = prepare_fold(config, folder, held_out, train, documents)
+        with refusing(f"{config.pairs}: too little for the comparison with word counts; give more rankings"):
+            parts.append((folder, tokenizer, kept, bag_of_words(train, kept)))
     outcomes = {"reward model": [], "the shorter wins": [], "bag of words": []}
-    dropped = 0
-    for number, (folder, held_out, train, tokenizer) in enumerate(parts):
+    for number, (folder, tokenizer, kept, by_words) in enumerate(parts):
         train_fold(config, folder, tokenizer)
         tokenizer = load_tokenizer(f"{folder}/rm")
         model = load_model(f"{folder}/rm", RewardModel, tokenizer)
-        kept = [r for r in held_out if fits(r, tokenizer, model.config.n_ctx)]
-        dropped += len(held_out) - len(kept)
         scored = ranking_scores(model, data.encode_rankings(kept, tokenizer, model.config.n_ctx), tokenizer.pad)
         outcomes["reward model"] += accuracy(kept, scored)
         outcomes["the shorter wins"] += accuracy(kept, [[-len(y) for y in r["responses"]] for r in kept])
-        outcomes["bag of words"] += accuracy(kept, bag_of_words(train, kept))
+        outcomes["bag of words"] += accuracy(kept, by_words)
         print(f"fold {number}: " + ", ".join(f"{name} {np.mean(o):.3f}" for name, o in outcomes.items()), flush=True)
-    results = summarise(outcomes) | {"pairs_dropped": dropped, "pairs": len(outcomes["reward model"])}
+    measured = len(outcomes["reward model"])
+    dropped = sum(map(len, folds[: config.run_folds])) - measured
+    results = summarise(outcomes) | {"pairs_dropped": dropped, "pairs": measured}
     write_json(f"{config.out}/folds.json", results)
     results["ppo"] = reinforce(config, f"{config.out}/fold-0", folds[0])
     write_json(f"{config.out}/folds.json", results)
-    print(
-        f"dropped {dropped} of {dropped + len(outcomes['reward model'])} rankings, too long for --n_ctx {config.n_ctx}"
-    )
+    print(f"dropped {dropped} of {dropped + measured} rankings, too long for --n_ctx {config.n_ctx}")
     for name, value in results["accuracy"].items():
         print(f"{name:>18}: {value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})")
     for name, value in results["reward_model_minus"].items():
@@ -136,7 +135,8 @@ def own_flags(config):
 
 
 def prepare_fold(config, folder, held_out, train, documents):
-    """Writes the training folds as the scripts' files, and returns where the tokenizer for them is."""
+    """Writes the training folds as the scripts' files, and returns (where the tokenizer for them is, the held-out
+    records that fit the context)."""
     texts = documents + [{"text": r["prompt"] + best(r)} for r in train]
     write_lines(f"{folder}/web.jsonl", [{"text": r["text"]} for r in texts])
     answered = [{"prompt": r["prompt"], "response": best(r)} for r in train if best(r)]
@@ -149,11 +149,14 @@ def prepare_fold(config, folder, held_out, train, documents):
         flags = dict(data=(f"{folder}/web.jsonl",), out=source, vocab_size=config.vocab_size)
         train_tokenizer.main(to_flags(flags))
     tokenizer = load(source)
-    room = config.n_ctx - config.max_response
-    for what, records in (("training", train), ("held-out", held_out)):
-        some = any(fits(r, tokenizer, config.n_ctx) and len(tokenizer.encode(r["prompt"])) <= room for r in records)
-        require(some, f"--n_ctx {config.n_ctx}: none of the {what} rankings of {folder} fits; take a longer one")
-    return source
+    room, fitting = config.n_ctx - config.max_response, {"training": train, "held-out": held_out}
+    for what, records in fitting.items():
+        fitting[what] = [r for r in records if fits(r, tokenizer, config.n_ctx)]
+        some = any(len(tokenizer.encode(r["prompt"])) <= room and best(r) and len(set(r["ranks"])) > 1
+                   for r in fitting[what])  # fmt: skip
+        message = f"none of the {what} rankings of {folder} fits, with one answer above another"
+        require(some, f"--n_ctx {config.n_ctx}: {message}; take a longer one, or give other --pairs")
+    return source, fitting["held-out"]
 
 
 def train_fold(config, folder, tokenizer):

@@ -106,13 +106,13 @@ def main(argv):
     seconds = read_json(finished) if finished.exists() else {}
     numbers = all(isinstance(s, (int, float)) for s in seconds.values())
     require(numbers, f"{finished}: not the seconds of stages; remove it, and what is finished is found again")
-    for name, files in LEFT.items():
-        gone = [file for file in files if not (Path(config.out) / file).exists()]
+    for name, (_, *left) in STAGES.items():
+        gone = [file for file in left if not (Path(config.out) / file).exists()]
         if gone and seconds.pop(name, None) is not None:
             print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
     size, tiny = SIZES[config.size], TINY if config.tiny else {}
     recipe = {name: own | size.get(name, {}) | tiny.get(name, {}) for name, own in RECIPE.items()}
-    for name, stage in STAGES.items():
+    for name, (stage, *_) in STAGES.items():
         if name in seconds:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
         else:
@@ -233,13 +233,6 @@ def make_ppo(config, recipe):
     at_once((train_ppo.main, ppo), (train_ppo.main, ppo_ptx))
 
 
-LEFT = {  # by each stage: one of which a file is gone runs again
-    "town": ("town/web.jsonl", "town/prompts_selection.jsonl", "tokenizer/tokenizer.tiktoken"),
-    "gpt": ("gpt/model.pt",), "sft": ("sft/model.pt",), "rankings": ("town/rankings.jsonl",),
-    "rm": ("rm/model.pt", "rl_start/model.pt"), "select": ("sft_selected/model.pt",),
-    "ppo": ("ppo/model.pt", "ppo_ptx/model.pt"), "evaluate": ("evaluation.json",),
-    "report": ("results.json", "report.html"),
-}  # fmt: skip
 MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start": "rl_start", "ppo": "ppo",
           "ppo_ptx": "ppo_ptx"}  # fmt: skip
 
@@ -274,10 +267,17 @@ def make_report(config, recipe):
     report.write(config.out, results)
 
 
-STAGES = {
-    "town": make_town, "gpt": make_gpt, "sft": make_sft, "rankings": make_rankings, "rm": make_rm,
-    "select": select_epoch, "ppo": make_ppo, "evaluate": evaluate, "report": make_report,
-}  # fmt: skip
+STAGES = {  # what each does, and of the files that it leaves some without which it runs again
+    "town": (make_town, "town/web.jsonl", "town/prompts_selection.jsonl", "tokenizer/tokenizer.tiktoken"),
+    "gpt": (make_gpt, "gpt/model.pt"),
+    "sft": (make_sft, "sft/model.pt"),
+    "rankings": (make_rankings, "town/rankings.jsonl"),
+    "rm": (make_rm, "rm/model.pt", "rl_start/model.pt"),
+    "select": (select_epoch, "sft_selected/model.pt"),
+    "ppo": (make_ppo, "ppo/model.pt", "ppo_ptx/model.pt"),
+    "evaluate": (evaluate, "evaluation.json"),
+    "report": (make_report, "results.json", "report.html"),
+}
 
 if __name__ == "__main__":
     command(main)

@@ -85,9 +85,9 @@ class Config(RunConfig):
         needed = self.ptx_coef == 0 or self.documents
         require(needed, f"--ptx_coef {self.ptx_coef} needs --documents to learn from; --ptx_coef 0 is plain PPO")
         per_step = self.minibatch_size * self.documents_per_episode
-        whole = self.ptx_coef == 0 or (per_step > 0.5 and abs(per_step - round(per_step)) < 1e-6)
+        whole = self.ptx_coef == 0 or (0.5 < per_step <= 1e6 and abs(per_step - round(per_step)) < 1e-6)
         message = f"--documents_per_episode {self.documents_per_episode}: {per_step:g} a minibatch of "
-        require(whole, f"{message}{self.minibatch_size}; must be a whole number, 1 at least")
+        require(whole, f"{message}{self.minibatch_size}; must be a whole number from 1 to 1,000,000")
 
 
 class Networks(NamedTuple):

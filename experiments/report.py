@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minirlhf.files import write_atomically
-from minirlhf.run import read_metrics
+from minirlhf.run import drawing, read_metrics
 
 NAMES = {"gpt": "GPT", "gpt_prompted": "GPT, prompted", "sft": "SFT", "rl_start": "RL start", "ppo": "PPO",
          "ppo_ptx": "PPO-ptx"}  # fmt: skip
@@ -88,21 +88,15 @@ def table(results):
 
 
 def write(out, results):
-    """Writes out/report.html, and out/ladder.png and out/curves.png which it shows; needs matplotlib for those."""
+    """Writes out/report.html, and out/ladder.png and out/curves.png which it shows."""
     out, images = Path(out), {}
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        for name, figure in {"ladder": draw_ladder(results), "curves": draw_curves(out)}.items():
+    for name, draw in {"ladder": lambda: draw_ladder(results), "curves": lambda: draw_curves(out)}.items():
+        with drawing(out / f"{name}.png"):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=130)
+            draw().savefig(buffer, format="png", dpi=130)
             write_atomically(out / f"{name}.png", buffer.getvalue())
             encoded = base64.b64encode(buffer.getvalue()).decode()
             images[name] = f'<img alt="{name}" src="data:image/png;base64,{encoded}">'
-    except Exception as error:  # whatever it is, it costs no report
-        advice = '; pip install "minirlhf[plots]"' if isinstance(error, ImportError) else ""
-        print(f"report.html lacks a picture: {error}{advice}", flush=True)
     head, *body = rows(results)
     cells = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in body)
     page = PAGE.format(
@@ -119,9 +113,10 @@ def write(out, results):
 
 def draw_ladder(results):
     """Win rates against SFT with their intervals: the paper's Figure 1 for one size."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axis = plt.subplots(figsize=(7.5, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.4), layout="constrained")
+    axis = figure.subplots()
     models = {name: figures for name, figures in results["models"].items() if figures["win_rate_vs_sft"]}
     for x, (name, figures) in enumerate(models.items()):
         rate = figures["win_rate_vs_sft"]
@@ -141,9 +136,10 @@ def draw_ladder(results):
 
 def draw_curves(out):
     """Six panels: the losses of pretraining, SFT and the reward model; RM score, KL and pretraining loss in RL."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(2, 3, figsize=(10, 5.2), layout="constrained")
+    figure = Figure(figsize=(10, 5.2), layout="constrained")
+    axes = figure.subplots(2, 3)
     first = {"gpt": "pretraining loss", "sft": "SFT loss", "rm": "ranking loss"}  # of each batch, and their mean
     for axis, (name, title) in zip(axes[0], first.items()):
         lines = [row for row in read_metrics(out / name) if "loss" in row]

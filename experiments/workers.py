@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import repeat
@@ -12,6 +11,7 @@ from multiprocessing import get_context, parent_process
 import torch
 
 from minirlhf.config import InputError, be_patient
+from minirlhf.distributed import end_with
 from minirlhf.files import release
 
 
@@ -49,13 +49,7 @@ def _workers():
 def _begin():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process without a word; the parent has one
     be_patient()
-    threading.Thread(target=_follow, daemon=True).start()
-
-
-def _follow():
-    """Ends this process when its parent has: two runs must not write to one folder."""
-    parent_process().join()
-    os._exit(1)
+    end_with(parent_process().pid)
 
 
 def _work(position, threads, call):

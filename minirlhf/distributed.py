@@ -27,7 +27,7 @@ def start(device):
         number = os.environ.get(name, "").isdecimal()
         require(number, f"environment: RANK is set, and {name} is no number; unset RANK, or start by torchrun")
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+        end_with(os.getppid())  # torchrun, which may be killed
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         require(local <= gpus, f"--nproc_per_node {local}: this machine has {gpus} GPUs; take {gpus}")
@@ -41,11 +41,16 @@ def start(device):
     dist.init_process_group(backend, **how)
 
 
-def _follow(parent):
-    """Ends this process when torchrun, which started it, has been killed: two runs must not write to one folder."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def end_with(parent):
+    """Ends this process soon after the one that started it has ended, however: two runs must not write to one folder.
+    parent: its process's number."""
+
+    def follow():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def finish():

@@ -13,7 +13,7 @@ import math
 import sys
 import time
 import zipfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,9 +155,9 @@ def _states(out):
 def _read_state(path):
     """The dict that _save_state wrote; None where the file is not whole. torch.save writes zip files, with checksums
     that torch.load does not look at."""
-    with suppress(zipfile.BadZipFile, OSError, EOFError, InputError), zipfile.ZipFile(path) as archive:
+    with suppress(InputError), refusing(f"{path}: not whole"), zipfile.ZipFile(path) as archive:
         state = read_pt(path) if archive.testzip() is None else None
-        if isinstance(state, dict) and state.keys() == {"step", "world", "parts"} and type(state["step"]) is int:
+        if state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt":
             return state
 
 
@@ -195,13 +195,21 @@ def read_metrics(out):
         return [row for row in rows if row["step"] >= 0]
 
 
+@contextmanager
+def drawing(path):
+    """A context for a picture: nothing that goes wrong with it costs a run. Pictures need matplotlib (an extra)."""
+    try:
+        yield
+    except Exception as error:
+        advice = '; pip install "minirlhf[plots]"' if isinstance(error, ImportError) else ""
+        say(f"no {path}: {error}{advice}")
+
+
 def draw_curves(out, curves):
-    """Draws columns of a run's metrics to curves.png, a panel for each that has values. Needs matplotlib (an extra).
-    Nothing that goes wrong with a picture costs a run."""
+    """Draws columns of a run's metrics to curves.png, a panel for each that has values."""
     if rank() != 0:
         return
-    path = Path(out) / "curves.png"
-    try:
+    with drawing(Path(out) / "curves.png"):
         from matplotlib.figure import Figure
 
         rows = read_metrics(out)
@@ -216,7 +224,4 @@ def draw_curves(out, curves):
             axis.set(xlabel="step", title=curves[name])
             axis.grid(alpha=0.3)
         figure.suptitle(str(out), parse_math=False)
-        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
-    except Exception as error:
-        advice = '; pip install "minirlhf[plots]"' if isinstance(error, ImportError) else ""
-        say(f"no {path}: {error}{advice}")
+        write_atomically(Path(out) / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))

@@ -39,7 +39,7 @@ import train_sft  # noqa: E402
 import train_tokenizer  # noqa: E402
 from minirlhf import files, run  # noqa: E402
 from minirlhf.checkpoint import load_tokenizer, save_model  # noqa: E402
-from minirlhf.config import InputError, to_flags  # noqa: E402
+from minirlhf.config import InputError, be_patient, to_flags  # noqa: E402
 from minirlhf.model import GPT  # noqa: E402
 
 SCRIPTS = dict(tokenizer=train_tokenizer, gpt=pretrain, sft=train_sft, rm=train_rm, ppo=train_ppo, select=select_sft,
@@ -374,4 +374,5 @@ if __name__ == "__main__":
     parser.add_argument("--attempts", type=int, default=1000)
     parser.add_argument("--show", action="store_true", help="every attempt and its outcome")
     args = parser.parse_args()
+    be_patient()  # with lines that hold half a letter
     sys.exit(bool(main(args.seed, args.attempts, args.show)))

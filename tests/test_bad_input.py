@@ -343,14 +343,10 @@ def test_a_pretraining_coefficient_without_documents_is_refused(refused):
     refused("ppo", "--ptx_coef 27.8 needs --documents", ptx_coef=27.8)
 
 
-def test_documents_that_are_no_whole_number_a_minibatch_are_refused(world, refused):
-    refused(
-        "ppo",
-        "--documents_per_episode 0.3",
-        documents_per_episode=0.3,
-        ptx_coef=1,
-        documents=(world.documents,),
-    )
+@pytest.mark.parametrize("count", [0.3, 0, 10**12])
+def test_documents_that_are_no_whole_number_a_minibatch_are_refused(count, world, refused):
+    documents = dict(ptx_coef=1, documents=(world.documents,))
+    refused("ppo", f"--documents_per_episode {float(count)}", documents_per_episode=count, **documents)
 
 
 def test_a_new_models_shape_is_checked(world, refused):

@@ -45,7 +45,7 @@ def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_p
     monkeypatch.setattr(pretrain, "parse", lambda *args: replace(parse(*args), save_every=1))
     monkeypatch.setattr(train_sft, "save_model", stopped_once)
     fold = config(tmp_path), f"{tmp_path}/fold-0"
-    tokenizer = folds.prepare_fold(*fold, RECORDS[20:], RECORDS[:20], [{"text": "a page"}])
+    tokenizer, _ = folds.prepare_fold(*fold, RECORDS[20:], RECORDS[:20], [{"text": "a page"}])
     with pytest.raises(KeyboardInterrupt):
         folds.train_fold(*fold, tokenizer)
     assert list((tmp_path / "fold-0" / "gpt").glob("state-*.pt"))

@@ -272,21 +272,11 @@ def test_an_export_that_was_cut_short_is_done_again_and_replaces_nothing(world, 
 
 def test_a_rank_ends_when_torchrun_is_killed(tmp_path):
     """Its parent here is a shell that is killed as torchrun may be."""
-    code = (
-        "import os, threading, time; from minirlhf.distributed import _follow\n"
-        "threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()\n"
-        f"while True: open({str(tmp_path / 'beat')!r}, 'a').write('x'); time.sleep(0.01)"
-    )
+    follow = "import os; from minirlhf.distributed import end_with; end_with(os.getppid())"
+    code = f"{follow}; {tiny.beats(tmp_path / 'beat')}"
     starter = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {code!r}])"
-    agent = subprocess.Popen([sys.executable, "-c", starter], cwd=ROOT)
-    while not (tmp_path / "beat").exists():
-        time.sleep(0.1)
-    agent.kill()
-    agent.wait()
-    time.sleep(2.5)
-    size = (tmp_path / "beat").stat().st_size
-    time.sleep(0.5)
-    assert (tmp_path / "beat").stat().st_size == size
+    tiny.kill_when_it_beats(subprocess.Popen([sys.executable, "-c", starter], cwd=ROOT), tmp_path / "beat")
+    assert tiny.stopped_beating(tmp_path / "beat")
 
 
 @pytest.mark.parametrize(("name", "value"), [("WORLD_SIZE", None), ("RANK", "x"), ("MASTER_PORT", "")])
@@ -438,6 +428,20 @@ def test_folds_refuses_before_any_training_and_names_its_own_flag(flag, value, p
     with pytest.raises(InputError) as error:
         folds.main(to_flags(pairs | {flag: value} | ({"max_response": 2} if flag == "n_ctx" else {})))
     assert f"--{flag} {value}" in str(error.value) or f"{value}: no tokenizer there" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "says"),
+    [("y", "n", "too little for the comparison with word counts"), ("yes", "yes", "one answer above another"),
+     ("", "no", "one answer above another")],
+)  # fmt: skip
+def test_folds_refuses_pairs_of_which_it_cannot_learn_before_any_training(chosen, rejected, says, pairs, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(pretrain, "main", lambda argv: pytest.fail("trained"))
+    ranks = [1, 1 if chosen == rejected else 2]
+    records = [{"prompt": f"{i}", "responses": [chosen, rejected], "ranks": ranks} for i in range(12)]
+    with pytest.raises(InputError, match=says):
+        folds.main(to_flags(pairs | dict(pairs=tiny.write_lines(pairs["out"].parent / "other.jsonl", records))))
 
 
 def test_a_corrected_flag_of_folds_keeps_the_stages_that_did_not_use_it(pairs, monkeypatch, no_pictures, capsys):

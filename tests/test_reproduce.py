@@ -240,5 +240,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_report(out, results, tmp_path, 
     (tmp_path / "copy" / "report.html").unlink()
     monkeypatch.setattr(report, "draw_curves", lambda out: 1 / 0)
     report.write(tmp_path / "copy", results)
-    assert "report.html lacks a picture: division by zero" in capsys.readouterr().out
+    assert f"no {tmp_path / 'copy' / 'curves.png'}: division by zero" in capsys.readouterr().out
+    page = (tmp_path / "copy" / "report.html").read_text()
+    assert 'alt="ladder"' in page and 'alt="curves"' not in page
     assert "<table" in (tmp_path / "copy" / "report.html").read_text()

@@ -172,6 +172,17 @@ def test_one_wrong_bit_in_a_state_is_noticed(six, capsys):
     assert "state-00000006.pt: truncated or corrupt" in capsys.readouterr().out
 
 
+def test_a_state_whose_members_have_no_names_is_passed_over(six, capsys):
+    newest = run.Path(six.out) / "state-00000006.pt"
+    content = bytearray(newest.read_bytes())
+    at = content.rindex(b"PK\x01\x02")  # an entry of the zip's directory: flags at 8, the name at 46
+    content[at + 9] |= 8  # names are UTF-8
+    content[at + 46] = 0xB3  # which this is not
+    newest.write_bytes(content)
+    assert Learner().run(six).first == 4
+    assert "state-00000006.pt: truncated or corrupt" in capsys.readouterr().out
+
+
 def test_a_state_of_another_number_of_processes_is_refused(six, monkeypatch):
     monkeypatch.setattr(run, "world", lambda: 2)
     with pytest.raises(InputError, match="state-00000006.pt: made by 1 processes, and there are 2 now; go on with 1"):
@@ -179,14 +190,13 @@ def test_a_state_of_another_number_of_processes_is_refused(six, monkeypatch):
     assert len(logged(six)) == 7
 
 
-@pytest.mark.parametrize("rule", ["code", "list", "lacking", "step"])
+@pytest.mark.parametrize("rule", ["code", "list", "lacking", "step", "less"])
 def test_a_newest_state_that_is_none_is_named_never_run_as_code_and_the_one_before_it_used(rule, six, tmp_path, capsys):
     intruder = tiny.Intruder(tmp_path / "intruded")
     whole = {"step": 8, "world": 1, "parts": [{}, {}]}
-    state = {"code": whole | {"step": intruder}, "list": [], "lacking": {"step": 8}, "step": whole | {"step": "8"}}[
-        rule
-    ]
-    torch.save(state, run.Path(six.out) / "state-00000008.pt")
+    states = {"code": whole | {"step": intruder}, "list": [], "lacking": {"step": 8}, "step": whole | {"step": "8"}}
+    states |= {"less": whole | {"step": -1}}
+    torch.save(states[rule], run.Path(six.out) / "state-00000008.pt")
     assert Learner().run(six).first == 6
     assert "state-00000008.pt: truncated or corrupt; trying the one before it" in capsys.readouterr().out
     assert not (tmp_path / "intruded").exists()

@@ -1,15 +1,16 @@
 """Functions at once: in order, with one line where one is killed, and gone when the run is."""
 
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import tiny
 from experiments import workers
 from experiments.workers import at_once
 from minirlhf.config import InputError
@@ -38,14 +39,22 @@ def test_a_killed_process_ends_the_run_with_a_line():
 
 def test_processes_end_with_the_run_that_started_them(tmp_path):
     """However it ended: a restarted run must have its folder to itself."""
-    beat = f"import time\nwhile True: open({str(tmp_path / 'beat')!r}, 'a').write('x'); time.sleep(0.01)"
+    beat = tiny.beats(tmp_path / "beat")
     code = f"from experiments.workers import at_once; at_once((exec, {beat!r}), (exec, {beat!r}))"
     run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    while not (tmp_path / "beat").exists():
-        time.sleep(0.1)
-    run.kill()
-    run.wait()
-    time.sleep(1)
-    size = (tmp_path / "beat").stat().st_size
-    time.sleep(1)
-    assert (tmp_path / "beat").stat().st_size == size
+    tiny.kill_when_it_beats(run, tmp_path / "beat")
+    assert tiny.stopped_beating(tmp_path / "beat")
+
+
+def test_processes_that_begin_are_deaf_to_ctrl_c():
+    """They would have a traceback for it; the parent has a line, and ends them."""
+    code = "from experiments.workers import at_once; print(at_once((pow, 2, 3), (pow, 3, 2)))"
+    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    children, heard = Path(f"/proc/{run.pid}/task/{run.pid}/children"), set()
+    if not children.exists():
+        pytest.skip("no /proc that lists a process's children")
+    while len(heard) < 3 and run.poll() is None:  # two, and the one that counts multiprocessing's resources
+        for process in set(children.read_text().split()) - heard:
+            os.kill(int(process), signal.SIGINT)
+            heard.add(process)
+    assert run.communicate(timeout=60)[0] == "[8, 9]\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,3 +93,26 @@ class Intruder:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def beats(path):
+    """A program that lets a file grow for as long as it runs."""
+    return f"import time\nwhile True: open({str(path)!r}, 'a').write('x'); time.sleep(0.01)"
+
+
+def kill_when_it_beats(process, path):
+    """Kills the process that started such programs, once one of them runs."""
+    while not path.exists():
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+
+
+def stopped_beating(path):
+    time.sleep(1.5)
+    size = path.stat().st_size
+    time.sleep(0.5)
+    return path.stat().st_size == size
