@@ -110,8 +110,7 @@ def main(argv):
         gone = [file for file in left if not (Path(config.out) / file).exists()]
         if gone and seconds.pop(name, None) is not None:
             print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
-    size, tiny = SIZES[config.size], TINY if config.tiny else {}
-    recipe = {name: own | size.get(name, {}) | tiny.get(name, {}) for name, own in RECIPE.items()}
+    recipe = recipe_of(config.size, config.tiny)
     for name, (stage, *_) in STAGES.items():
         if name in seconds:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
@@ -126,6 +125,12 @@ def main(argv):
     if "report" in seconds:
         print(report.table(read_json(Path(config.out) / "results.json")))
         print(f"{config.out}/report.html shows it{'; a tiny run, whose figures mean nothing' if config.tiny else ''}")
+
+
+def recipe_of(size, tiny=False):
+    """{stage: its settings} for models of a size."""
+    changes = SIZES[size], TINY if tiny else {}
+    return {name: own | changes[0].get(name, {}) | changes[1].get(name, {}) for name, own in RECIPE.items()}
 
 
 def flags(config, name, settings, resume=True):

@@ -68,6 +68,7 @@ class Config(RunConfig):
     gae_lambda: float = 0.95  # GAE's lambda (ours)
     ema_decay: float = 0.992  # of the averaged weights, which are what is saved as model.pt (paper: 0.992)
     rollout_batch_size: int = 128  # episodes that a process samples at once; keys and values of more need more memory
+    show: int = 8  # episodes of an iteration that samples.jsonl shows: prompt, response, RM score, KL
     save_every: int = 50  # iterations between the states that --resume goes on from
     graph: bool = False  # replay each sampling step as one CUDA graph, so that the GPU does not wait for launches
 
@@ -166,7 +167,7 @@ def train(config, networks, tokenizer, prompts, documents):
 
         row = {name: float(np.mean([step[name] for step in figures])) for name in figures[0]}
         row |= statistics(episodes, config, tokenizer.eos) | {"episodes": (iteration + 1) * config.batch_size}
-        run.log(**row, episodes_per_second=run.rate(config.batch_size))
+        run.log(*shown(episodes, config.show, tokenizer), **row, episodes_per_second=run.rate(config.batch_size))
 
     save_model(f"{config.out}/policy.pt", networks.policy, tokenizer)
     save_model(f"{config.out}/value.pt", networks.value, tokenizer)
@@ -248,6 +249,14 @@ def statistics(episodes, config, eos):
         "explained_variance": 1 - residual / spread.clamp(min=1e-8),
     }
     return {name: value.item() for name, value in row.items()}
+
+
+def shown(episodes, count, tokenizer):
+    """The first `count` episodes as rows for samples.jsonl: what a rising score rewards is best seen in the answers."""
+    responses, names = episodes.responses, ("prompt", "response", "score", "kl")
+    kl = ((episodes.logp - episodes.ref_logp) * responses.mask).sum(1)  # nats per response
+    columns = responses.prompts(tokenizer), responses.texts(tokenizer), episodes.scores.tolist(), kl.tolist()
+    return [dict(zip(names, row)) for row in itertools.islice(zip(*columns), count)]
 
 
 def warn_of_a_short_run(config, steps):

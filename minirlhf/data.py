@@ -83,6 +83,10 @@ class Responses(NamedTuple):
         R, T = mask.sum(1).max(), (prompt_lengths + mask.sum(1)).max()
         return Responses(self.tokens[rows, :T], prompt_lengths, mask[:, :R])
 
+    def prompts(self, tokenizer):
+        """The prompts as text."""
+        return [tokenizer.decode(row[:n]) for row, n in zip(self.tokens.tolist(), self.prompt_lengths.tolist())]
+
     def texts(self, tokenizer):
         """The responses as text, without end-of-text."""
         rows = zip(self.targets.tolist(), self.response_lengths.tolist())

@@ -2,6 +2,7 @@
 
 config.json         the flags, and hashes of the files they name; .lock names the process at work
 metrics.jsonl       a line per step                        curves.png   the same, drawn
+samples.jsonl       of PPO: a few episodes of each iteration
 state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
 
 Nothing else has to be kept for a run to go on bit by bit: what is random at a step (order, noise, dropout) is drawn
@@ -23,6 +24,8 @@ from .checkpoint import finite, read_pt
 from .config import InputError, refusing, require, require_positive
 from .distributed import barrier, rank, say, world
 from .files import claim, write_atomically, write_lines, writing
+
+LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,8 @@ def start_run(config):
         advice = "add --resume to go on from there, or choose another --out"
         require(not _states(out), f"--out {out}: this very run was stopped after a checkpoint; {advice}")
         if rank() == 0:
-            (out / "metrics.jsonl").unlink(missing_ok=True)
+            for name in LOGS:
+                (out / name).unlink(missing_ok=True)
     return True
 
 
@@ -95,12 +99,13 @@ class Run:
             advice = f"last good checkpoint: {self.last_good}; lower the learning rate and use another --out"
             require(math.isfinite(value), f"step {self.step}: {name} is {value}; {advice}")
 
-    def log(self, **row):
-        """Adds a line to metrics.jsonl."""
+    def log(self, *samples, **row):
+        """Adds a line to metrics.jsonl, and the samples (dicts) to samples.jsonl."""
         if rank() == 0:
-            path, advice = self.out / "metrics.jsonl", "then go on from the newest state with --resume"
-            with writing(path, advice), open(path, "a") as file:
-                file.write(json.dumps({"step": self.step} | row) + "\n")
+            for name, rows in (("samples.jsonl", samples), ("metrics.jsonl", [row])):
+                path, advice = self.out / name, "then go on from the newest state with --resume"
+                with writing(path, advice), open(path, "a", encoding="utf-8") as file:
+                    file.writelines(json.dumps({"step": self.step} | r, ensure_ascii=False) + "\n" for r in rows)
 
     def finish(self, **curves):
         """After the model is saved: drops the states, and draws columns of the metrics, {column: title}."""
@@ -136,10 +141,10 @@ class Run:
 
     def _forget_rows(self):
         """Those of steps that are about to come again, and a last one that was cut short."""
-        path = self.out / "metrics.jsonl"
-        if rank() == 0 and path.exists():
-            require(path.is_file(), f"{path}: not a file that metrics can be written to; remove it")
-            write_lines(path, [row for row in read_metrics(self.out) if row["step"] < self.first])
+        for path in (self.out / name for name in LOGS):
+            if rank() == 0 and path.exists():
+                require(path.is_file(), f"{path}: not a file that rows can be written to; remove it")
+                write_lines(path, [row for row in read_metrics(self.out, path.name) if row["step"] < self.first])
 
 
 def drop_states(out):
@@ -186,11 +191,11 @@ def progress(items, label, start=0):
             print(f"{label}: {done}/{len(items)}, {rate:.1f}/s, {left_over}", flush=True)
 
 
-def read_metrics(out):
-    """The rows of a run's metrics.jsonl, as dicts."""
-    path = Path(out) / "metrics.jsonl"
+def read_metrics(out, name="metrics.jsonl"):
+    """The rows of a run's metrics.jsonl or samples.jsonl, as dicts."""
+    path = Path(out) / name
     with refusing(f"{path}: a line is no metrics of a run; remove it, or the file"):
-        lines = path.read_text().split("\n")[:-1]  # a kill may have cut the last one short
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last one short
         rows = [json.loads(line) for line in lines]
         return [row for row in rows if row["step"] >= 0]
 

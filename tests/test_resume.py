@@ -91,6 +91,8 @@ def assert_same(folder, other):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine), path.name
     assert metrics(folder) == metrics(other)
+    for path in folder.glob("samples.jsonl"):
+        assert path.read_bytes() == (other / path.name).read_bytes()
 
 
 def lines(folder):
@@ -149,7 +151,7 @@ def test_a_run_whose_newest_state_is_truncated(script, alone, world, tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize(("room", "named"), [(16_000, ".pt"), (600, "metrics.jsonl")])
+@pytest.mark.parametrize(("room", "named"), [(16_000, ".pt"), (600, ".jsonl")])
 def test_a_full_disk_is_a_line_and_the_run_goes_on_where_there_is_room(script, room, named, alone, world, tmp_path):
     flags, folder = jobs(world, tmp_path)[script], tmp_path / script
     process = start(script, flags, 0, room, tmp_path / "stderr")

@@ -310,9 +310,10 @@ def test_curves_are_drawn_from_the_metrics_also_where_a_column_has_gaps(tmp_path
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_metrics_that_are_no_file_are_refused_before_a_step_is_taken(six):
-    path = run.Path(six.out) / "metrics.jsonl"
-    path.unlink()
+@pytest.mark.parametrize("name", run.LOGS)
+def test_metrics_that_are_no_file_are_refused_before_a_step_is_taken(name, six):
+    path = run.Path(six.out) / name
+    path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with pytest.raises(InputError, match="metrics.jsonl: not a file that metrics can be written to; remove it"):
+    with pytest.raises(InputError, match=f"{name}: not a file that rows can be written to; remove it"):
         Learner().run(six)

@@ -422,6 +422,24 @@ def test_a_pretraining_sequence_has_the_length_asked_for(with_documents, watch):
     assert max(lengths) == 9
 
 
+def test_samples_show_episodes_as_the_reward_model_scored_them(settings, world):
+    train(settings, show=3)
+    rows, tokenizer = read_metrics(settings["out"], "samples.jsonl"), load_tokenizer(world.gpt)
+    assert [row["step"] for row in rows] == [0, 0, 0, 1, 1, 1]
+    assert {row["prompt"] for row in rows} <= {record["prompt"] for record in tiny.PROMPTS}
+    assert [row["kl"] for row in rows[:3]] == pytest.approx([0] * 3, abs=1e-5)  # the policy is the reference yet
+    assert all(abs(row["kl"]) > 1e-4 for row in rows[3:])
+    rm, policy = load_model(world.rm, RewardModel), load_model(world.gpt, GPT)
+    prompts = [tokenizer.encode(row["prompt"]) for row in rows[:3]]
+    noise = uniforms((0, 0), range(8), 6)[:3]
+    responses, _ = generate(policy, prompts, noise, tokenizer.eos, tokenizer.pad)
+    assert [row["response"] for row in rows[:3]] == responses.texts(tokenizer)
+    with torch.no_grad():
+        last = responses.lengths - 1
+        scores = rm(responses.tokens)[torch.arange(3), last]
+    assert [row["score"] for row in rows[:3]] == pytest.approx(scores.tolist(), abs=1e-4)
+
+
 def test_the_paper_is_the_default():
     config = train_ppo.Config(policy="", reward_model="", prompts=(), out="", documents=("d",))
     assert (config.ptx_coef, config.documents_per_episode, config.kl_coef, config.ema_decay) == (
