@@ -69,7 +69,7 @@ def wrong_value(value, rng):
         if rule == 0:
             return {k: v for k, v in value.items() if k != key}
         if rule == 1:
-            return {(k + "x" if k == key else k): v for k, v in value.items()}
+            return {(f"{k}x" if k == key else k): v for k, v in value.items()}
         return value | {key: wrong_value(value[key], rng)}
     if isinstance(value, list) and value and rng.random() < 0.7:
         i, rule = rng.randrange(len(value)), rng.randrange(4)
