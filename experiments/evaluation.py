@@ -43,10 +43,10 @@ def first_lines(samples, tokenizer):
     return [town.first_line(texts[i]) for i in range(len(texts))]
 
 
-def answers(folder, records, limit, seed):
+def answers(folder, records, limit, seed, prefix=""):
     """A model's answers to records, as texts."""
     model, tokenizer = load(folder, GPT)
-    return first_lines(sample(model, tokenizer, records, limit, seed), tokenizer)
+    return first_lines(sample(model, tokenizer, records, limit, seed, prefix), tokenizer)
 
 
 class Measured(NamedTuple):
@@ -67,10 +67,7 @@ def measure(folder, reward_model, records, documents, limit, seed, prefix="", re
     texts = first_lines(samples, tokenizer)
     judgements = [town.judge(*both) for both in zip(records, texts)]
     utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
-
-    rows = [[tokenizer.eos, *tokenizer.encode(d["text"]), tokenizer.eos][: model.config.n_ctx + 1] for d in documents]
-    losses = sequence_losses(model, [Sequence(np.array(row), 1) for row in rows], tokenizer.pad)
-
+    losses = document_losses(model, tokenizer, documents)
     sequences = [encode_response(r["prompt"], text, tokenizer) for r, text in zip(records, texts)]
     rm_scores = sequence_scores(load(reward_model, RewardModel)[0], sequences, tokenizer.pad).numpy()
 
@@ -79,6 +76,12 @@ def measure(folder, reward_model, records, documents, limit, seed, prefix="", re
         start, _ = load(reference, GPT)
         drift = interval(np.concatenate([kl(model, start, responses).cpu().numpy() for _, responses in samples]))
     return Measured(texts, judgements, utilities, losses, rm_scores, drift)
+
+
+def document_losses(model, tokenizer, documents):
+    """Nats of each document, up to the context's length, and how many tokens that is: two arrays."""
+    rows = [[tokenizer.eos, *tokenizer.encode(d["text"]), tokenizer.eos][: model.config.n_ctx + 1] for d in documents]
+    return sequence_losses(model, [Sequence(np.array(row), 1) for row in rows], tokenizer.pad)
 
 
 def compare(records, measured, seed):

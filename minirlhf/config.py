@@ -80,8 +80,9 @@ class Parser(argparse.ArgumentParser):
     """Whose complaints are InputErrors, and whose flags are not abbreviated."""
 
     def __init__(self, description):
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, allow_abbrev=False, formatter_class=form)
+        form, module = argparse.RawDescriptionHelpFormatter, sys.modules["__main__"].__spec__
+        prog = module and f"python -m {module.name.removesuffix('.__main__')}"  # else the script's name
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=form)
 
     def error(self, message):
         message = message.removeprefix("argument ").replace("unrecognized arguments:", "unknown flag or argument:")

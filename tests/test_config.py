@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from minirlhf import run
 from minirlhf.config import InputError, command, parse, require, to_flags
 
+ROOT = Path(__file__).parents[1]
 SCRIPTS = ["train_tokenizer", "pretrain", "train_sft", "train_rm", "train_ppo", "select_sft", "reproduce", "folds",
            "data.town.__main__"]  # fmt: skip
 
@@ -64,6 +66,12 @@ def test_require_raises_its_message_only_where_the_condition_fails():
     require(True, "no")
     with pytest.raises(InputError, match="^yes$"):
         require(False, "yes")
+
+
+@pytest.mark.parametrize(("words", "named"), [(["-m", "data.town"], "python -m data.town"), (["chat.py"], "chat.py")])
+def test_help_names_the_command_as_it_was_given(words, named):
+    shown = subprocess.run([sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert shown.startswith(f"usage: {named} [-h]")
 
 
 def test_help_shows_each_fields_comment_and_default(capsys):

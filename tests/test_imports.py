@@ -21,11 +21,12 @@ STEPS = {
     "pretrain": {"train_sft"},
     "reproduce": TRAINING,
     "folds": {"train_tokenizer", "pretrain", "train_sft", "train_rm", "train_ppo"},
+    "findings.lab": TRAINING | {"reproduce"},
     "bench.bench": {"train_rm", "train_ppo"},
 }
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 LINES = {name: number for number, line in enumerate(LIBRARY.splitlines()) for name in line.split()}
-FOLDERS = ("minirlhf", "data/town", "experiments", "bench", ".")
+FOLDERS = ("minirlhf", "data/town", "experiments", "findings", "bench", ".")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
 
 
@@ -45,7 +46,7 @@ def imports(path, code):
             module = ".".join([*above, *filter(None, [node.module])])
             inside = [f"{module}.{alias.name}" for alias in node.names]
             found |= {name for name in inside if (ROOT / (name.replace(".", "/") + ".py")).exists()} or {module}
-    return {name for name in found if name.split(".")[0] in {"minirlhf", "data", "experiments", *SCRIPTS}}
+    return {name for name in found if name.split(".")[0] in {"minirlhf", "data", "experiments", "findings", *SCRIPTS}}
 
 
 def wrong(path, code):
@@ -58,6 +59,8 @@ def wrong(path, code):
     if me.startswith("minirlhf."):
         mine = LINES[me.split(".")[1]]
         return found - {f"minirlhf.{name}" for name, line in LINES.items() if line < mine}
+    if not me.startswith(("findings", "bench")) and any(name.startswith("findings") for name in found):
+        return found
     may = TRAINING if me.startswith("experiments.") else STEPS.get(me, set())
     return found & SCRIPTS - may
 
@@ -79,6 +82,8 @@ def test_imports_go_one_way(path):
         ("data/town/__main__.py", "import reproduce"),
         ("experiments/evaluation.py", "from reproduce import LIMIT"),
         ("train_rm.py", "from train_sft import plan"),
+        ("experiments/report.py", "from findings import pictures"),
+        ("findings/tasks.py", "import folds"),
         ("chat.py", "import reproduce"),
     ],
 )
