@@ -1,8 +1,14 @@
-"""Fixtures that several test files share; what they are made of is in tiny.py."""
+"""Fixtures that several test files share; what they are made of is in tiny.py.
 
+Tests run on the CPU also where there is a GPU; CUDA_VISIBLE_DEVICES=0 pytest tests/test_cuda.py asks for it.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch looks, and for the processes that tests start
 
 import tiny
 from minirlhf import files, run
