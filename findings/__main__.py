@@ -35,6 +35,7 @@ class Config:
     out: str
     seed: int
     tiny: bool
+    judge_on: str
 
 
 def main(argv):
@@ -44,6 +45,8 @@ def main(argv):
     parser.add_argument("--all", action="store_true", help="run all that are not yet there")
     parser.add_argument("--seed", type=number(int), default=0, help="of everything that is drawn [0]")
     parser.add_argument("--out", type=file_name, help="folder for all of it [runs/findings, with another seed -SEED]")
+    parser.add_argument("--judge_on", choices=("test", "validation"), default="test", help="whose prompts models are "
+                        "judged on; validation, to try a recipe [test]")  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="a hundredth of the work; its figures mean nothing")
     args = parser.parse_args(argv)
     for name in args.names:
@@ -52,8 +55,8 @@ def main(argv):
     out = args.out or f"runs/{kind}" + (f"-{args.seed}" if args.seed else "")
     if not args.names and not args.all:
         return show(findings)
-    claim(Config(out, args.seed, args.tiny))
-    lab = Lab(out, args.seed, args.tiny)
+    claim(Config(out, args.seed, args.tiny, args.judge_on))
+    lab = Lab(out, args.seed, args.tiny, args.judge_on)
     chosen = args.names or [name for name in findings if not Path(f"{out}/{name}.json").exists()]
     for i, name in enumerate(chosen):
         left = sum(findings[n].minutes for n in chosen[i:])

@@ -1,8 +1,8 @@
 """Four public benchmarks of the town, of kinds that the web is full of: what pretraining taught, and RL may forget.
 
 They stand where the paper has SQuAD, DROP, HellaSwag and translation from French. Each item is the beginning of a page
-of the web, about things that no training page has; where such a page holds several items, a solved one or two come
-first.
+of the web. Passages, lists and sentences are such as no page has that a model was trained on; stories are new ones.
+Where a page of the web holds several items, a solved one or two come first.
 """
 
 import random
@@ -24,30 +24,30 @@ from minirlhf.rollout import generate
 LIMIT = 20  # tokens of an answer
 
 
-def reading(rng):
+def reading(rng, split):
     """(the page's beginning, the right answers) of a question about a passage."""
-    record = draw_record("closed_qa", rng, "test")
+    record = draw_record("closed_qa", rng, split)
     who, thing = rng.choice(world.NAMES), rng.choice(world.THINGS)
     (answer,) = record["answers"]
     right = {plain(answer), plain(record["form"].format(answer))}
     return f"{record['passage']} {tale(who, thing, rng, length=2)} Question: {record['question']} Answer:", right
 
 
-def reasoning(rng):
+def reasoning(rng, split):
     """Lists of so many of a kind, one of which is not wanted; after two that are right."""
     page = ""
-    for split in ("train", "train", "test"):
-        record = draw_record("brainstorm", rng, split)
+    for part in ("train", "train", split):
+        record = draw_record("brainstorm", rng, part)
         category, count, exclude = record["category"], record["count"], record["exclude"]
         page += f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}:"
-        if split == "train":
+        if part == "train":
             page += f" {listed(category, some(category, count, exclude, rng))}. "
     return page, record
 
 
-def translation(rng):
+def translation(rng, split):
     """A sentence in Tovish, after one that is translated."""
-    shown, asked = draw_record("tovish", rng, "train"), draw_record("tovish", rng, "test")
+    shown, asked = draw_record("tovish", rng, "train"), draw_record("tovish", rng, split)
     first = f"{world.sentence(shown['english'])} In Tovish: {world.sentence(world.translate(shown['english']))}"
     return f"{first} {world.sentence(asked['english'])} In Tovish:", {plain(world.translate(asked["english"]))}
 
@@ -61,12 +61,12 @@ def completion(rng):
     return stories[0][0], [second for _, second in stories]
 
 
-def accuracy(folder, n, seed):
-    """{benchmark: 1 or 0 for each of n items} of the model in a folder. Answers are greedy."""
+def accuracy(folder, n, seed, split="test"):
+    """{benchmark: 1 or 0 for each of n items of a split} of the model in a folder. Answers are greedy."""
     model, tokenizer = load(folder, GPT)
     hits = {}
     for make in (reading, reasoning, translation):
-        items = [make(random.Random(f"{make.__name__} {seed} {i}")) for i in range(n)]
+        items = [make(random.Random(f"{make.__name__} {seed} {i}"), split) for i in range(n)]
         texts = [text.split(".")[0] for text in complete(model, tokenizer, [page for page, _ in items])]
         if make is reasoning:
             right = [judge(record, world.sentence(text.strip() or "-")).satisfies_constraints

@@ -40,6 +40,7 @@ class Finding:
     """
 
     paper = ""  # the paper's own figure, and where it stands
+    remark = ""  # what is otherwise in the town
     minutes = 0  # on two cores, with nothing kept; without what the findings share
 
     @classmethod

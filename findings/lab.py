@@ -37,10 +37,11 @@ LIMIT = reproduce.LIMIT
 
 
 class Lab:
-    """out: the folder; tiny: everything a hundredth as large, to see that it runs."""
+    """out: the folder; tiny: everything a hundredth as large, to see that it runs; judge_on: test, or validation to try
+    a recipe: whose prompts models are judged on."""
 
-    def __init__(self, out, seed=0, tiny=False):
-        self.out, self.seed, self.tiny = out, seed, tiny
+    def __init__(self, out, seed=0, tiny=False, judge_on="test"):
+        self.out, self.seed, self.tiny, self.judge_on = out, seed, tiny, judge_on
         self.sizes = TINY_SIZES if tiny else SIZES
 
     # --- models
@@ -48,7 +49,7 @@ class Lab:
     @functools.cached_property
     def toy(self):
         """The folder of reproduce.py's run."""
-        flags = {"out": f"{self.out}/toy", "seed": self.seed, "tiny": self.tiny}
+        flags = {"out": f"{self.out}/toy", "seed": self.seed, "tiny": self.tiny, "judge_on": self.judge_on}
         reproduce.main(to_flags(flags))
         return f"{self.out}/toy"
 
@@ -118,8 +119,8 @@ class Lab:
 
     @functools.cached_property
     def test(self):
-        """The town's test prompts."""
-        return read(self.file("prompts_test"), "prompt")
+        """The prompts that models are judged on."""
+        return read(self.file(f"prompts_{self.judge_on}"), "prompt")
 
     def records(self, name, kind):
         return read(self.file(name), kind)
@@ -133,9 +134,9 @@ class Lab:
         """The town's rankings, each with the record of its prompt."""
         return [self.about[ranking["prompt"]] | ranking for ranking in self.records(name, "ranking")]
 
-    def ask(self, kinds, n, purpose, split="test"):
-        """n more prompts of some kinds, in equal shares, by the split's users about the split's contents."""
-        rng = self.rng(purpose)
+    def ask(self, kinds, n, purpose):
+        """n more prompts of some kinds to judge models on, in equal shares."""
+        rng, split = self.rng(purpose), self.judge_on
         n = n // 20 if self.tiny else n
         return [draw_record(kinds[i % len(kinds)], rng, split, rng.choice(USERS_OF[split])) for i in range(n)]
 

@@ -31,9 +31,10 @@ def card(out, finding, result, state):
     picture = Path(out) / f"{name}.png"
     image = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
     shown = f'<img alt="{name}" src="data:image/png;base64,{image}">' if image else ""
-    return CARD.format(name=name, state=state, style=state.replace(" ", "-"), claim=html.escape(finding.claim()),
-                       paper=html.escape(finding.paper), lines=lines, rows=rows, shown=shown, examples=examples,
-                       seconds=result["seconds"])  # fmt: skip
+    words = {key: html.escape(value) for key, value in
+             dict(claim=finding.claim(), paper=finding.paper, remark=finding.remark).items()}  # fmt: skip
+    return CARD.format(name=name, state=state, style=state.replace(" ", "-"), lines=lines, rows=rows, shown=shown,
+                       examples=examples, seconds=result["seconds"], **words)  # fmt: skip
 
 
 def text(value):
@@ -53,7 +54,7 @@ def bound(claim):
 MARKS = {True: "holds", False: "does not hold", None: "open"}
 LINK = '<a class="{style}" href="#{name}">{name}</a> '
 CARD = """<section id="{name}"><h2>{name} <span class="{style}">{state}</span></h2>
-<p>{claim}</p><p><small>The paper: {paper}.</small></p>{shown}
+<p>{claim}</p><p><small>The paper: {paper}. {remark}</small></p>{shown}
 <div class="wide"><table><tr><th>claim<th>ours, with its interval<th>asked for<th></tr>{lines}</table></div>{examples}
 <details><summary>All figures</summary><div class="wide"><table>{rows}</table></div></details>
 <p><small>{seconds:.0f} s with what was kept. Again: python -m findings {name}</small></p></section>

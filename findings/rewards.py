@@ -32,7 +32,8 @@ def lead(one, other, records):
 
 
 class ComparisonsTogether(Finding):
-    """All comparisons of a prompt in one batch element do not overfit in an epoch; the same ones, shuffled, do."""
+    """Shuffled into one data set, the comparisons overfit in an epoch; all of a prompt in one batch element, they do
+    not."""
 
     paper = "Section 3.5: shuffled, a single pass over the data set overfits"
     minutes = 4
@@ -44,29 +45,43 @@ class ComparisonsTogether(Finding):
             k = range(len(r["responses"]))
             pairs += [{"prompt": r["prompt"], "responses": [r["responses"][a], r["responses"][b]], "ranks": [1, 2]}
                       for a in k for b in k if r["ranks"][a] < r["ranks"][b]]  # fmt: skip
-        batch = lab.recipe("rm")["batch_size"]
-        wide = max(1, round(batch * len(pairs) / len(rankings)))  # so that a step sees as many comparisons
+        wide = max(1, round(lab.recipe("rm")["batch_size"] * len(pairs) / len(rankings)))
+        shuffled = lab.write("rankings-shuffled", pairs)
         folders = lab.train({
             "rm-together": lab.rm(lab.write("rankings-together", rankings)),
-            "rm-shuffled": lab.rm(lab.write("rankings-shuffled", pairs), batch_size=wide),
+            "rm-shuffled": lab.rm(shuffled),  # each pair is an element as a ranking was: more and smaller steps
+            "rm-shuffled, wide": lab.rm(shuffled, batch_size=wide),  # as many comparisons to a step, as many steps
         })  # fmt: skip
-        held_out = lab.rankings("rankings_held_out")
-        found, f, losses = accuracies(lab, folders), {}, {}
-        for name, folder in folders.items():
-            tokenizer = load_tokenizer(folder)
-            model = load_model(folder, RewardModel, tokenizer)
-            scores = ranking_scores(model, encode_rankings(held_out, tokenizer, model.config.n_ctx), tokenizer.pad)
-            pairs = [(torch.tensor([row]), torch.tensor([r["ranks"]])) for row, r in zip(scores, held_out)]
-            losses[name] = np.array([ranking_loss(*pair).item() for pair in pairs])
-            f[f"accuracy, {name[3:]}"] = accuracy(found[name], held_out)
-            f[f"loss, {name[3:]}"] = mean(losses[name], held_out)
-        f["loss, shuffled less together"] = mean(losses["rm-shuffled"] - losses["rm-together"], held_out)
-        f["accuracy, together less shuffled"] = lead(found["rm-together"], found["rm-shuffled"], held_out)
-        return f
+        f = {}
+        for what, asked in (("held-out", lab.rankings("rankings_held_out")), ("its own", rankings[:1000])):
+            losses = {name[3:]: losses_of(folder, asked) for name, folder in folders.items()}
+            f |= {f"loss on {what} rankings, {name}": mean(own, asked) for name, own in losses.items()}
+            less = mean(losses["shuffled"] - losses["together"], asked)
+            f[f"loss on {what} rankings, shuffled less together"] = less
+        found, held_out = accuracies(lab, folders), lab.rankings("rankings_held_out")
+        return f | {f"accuracy, {name[3:]}": accuracy(pairs, held_out) for name, pairs in found.items()}
 
     def claims(self, f):
-        yield Claim("on held-out rankings the loss is higher when shuffled", f["loss, shuffled less together"], above=0)
-        yield Claim("and the accuracy lower", f["accuracy, together less shuffled"], above=0)
+        start, end = "loss on", "rankings, shuffled less together"
+        yield Claim("shuffled, the loss on held-out rankings is higher", f[f"{start} held-out {end}"], above=0)
+        yield Claim("and on those that were trained on lower: it overfits", f[f"{start} its own {end}"], below=0)
+
+    def draw(self, figure, f):
+        for axis, start in zip(
+            figure.subplots(1, 3), ("loss on held-out rankings", "loss on its own rankings", "accuracy")
+        ):
+            names = [name for name in f if name.startswith(start) and "less" not in name]
+            pictures.dots(axis, {name.removeprefix(f"{start}, "): f[name] for name in names})
+            axis.set_title(start)
+
+
+def losses_of(folder, rankings):
+    """The reward model's loss (eq. 1) on each ranking, in nats."""
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, RewardModel, tokenizer)
+    scores = ranking_scores(model, encode_rankings(rankings, tokenizer, model.config.n_ctx), tokenizer.pad)
+    pairs = [(torch.tensor([row]), torch.tensor([r["ranks"]])) for row, r in zip(scores, rankings)]
+    return np.array([ranking_loss(*pair).item() for pair in pairs])
 
 
 class RewardModelScaling(Finding):
@@ -141,13 +156,11 @@ class RatingsOrComparisons(Finding):
                 ratings.append(min(7, max(1, round(middle + stretch * feeling))))
             order = sorted(set(ratings), reverse=True)
             rated.append(r | {"ranks": [1 + order.index(rating) for rating in ratings]})
-        folders = lab.train({
-            "rm-rankings": lab.rm(lab.file("rankings")),
-            "rm-ratings": lab.rm(lab.write("rankings-from-ratings", rated)),
-        })  # fmt: skip
-        found, held_out = accuracies(lab, folders), lab.rankings("rankings_held_out")
-        f = {name.removeprefix("rm-"): accuracy(pairs, held_out) for name, pairs in found.items()}
-        return f | {"rankings less ratings": lead(found["rm-rankings"], found["rm-ratings"], held_out)}
+        folders = lab.train({"rm-ratings": lab.rm(lab.write("rankings-from-ratings", rated))})
+        found = accuracies(lab, {"rankings": f"{lab.toy}/rm", "ratings": folders["rm-ratings"]})
+        held_out = lab.rankings("rankings_held_out")
+        f = {name: accuracy(pairs, held_out) for name, pairs in found.items()}
+        return f | {"rankings less ratings": lead(found["rankings"], found["ratings"], held_out)}
 
     def claims(self, f):
         yield Claim("trained on rankings, more pairs right", f["rankings less ratings"], above=0)

@@ -22,7 +22,8 @@ ITEMS = 400  # of each benchmark
 def scores(lab, folders):
     """{name: {benchmark: hits}} of {name: folder}, on the same items."""
     n = ITEMS // 20 if lab.tiny else ITEMS
-    return dict(zip(folders, at_once(*[(benchmarks.accuracy, folder, n, lab.seed) for folder in folders.values()])))
+    calls = [(benchmarks.accuracy, folder, n, lab.seed, lab.judge_on) for folder in folders.values()]
+    return dict(zip(folders, at_once(*calls)))
 
 
 def together(hits):
@@ -73,9 +74,12 @@ class PtxSweep(Finding):
     values = (0.0, 0.05, 0.2, 0.8, 3.2)
 
     def measure(self, lab):
-        start = lab.models()["rl_start"]
-        folders = lab.train({f"ppo-ptx-{value}": lab.ppo(start, ptx_coef=value) for value in self.values})
-        return swept(lab, dict(zip(self.values, folders.values())), "ptx_coef")
+        models = lab.models()
+        there = {0.0: models["ppo"], lab.recipe("ppo_ptx")["ptx_coef"]: models["ppo_ptx"]}
+        new = [value for value in self.values if value not in there]
+        folders = lab.train({f"ppo-ptx-{value}": lab.ppo(models["rl_start"], ptx_coef=value) for value in new})
+        folders = there | dict(zip(new, folders.values()))
+        return swept(lab, {value: folders[value] for value in self.values}, "ptx_coef")
 
     def claims(self, f):
         yield Claim("without it held-out pages are lost", f["loss above the start"][0], above=0)
@@ -175,7 +179,7 @@ class PublicTasks(Finding):
 
 
 class InContext(Finding):
-    """The base model learns from examples in its context: the more it is shown of a task, the oftener it does it."""
+    """The base model learns from examples in its context: shown some of a task, it does it oftener than shown none."""
 
     paper = "Section 3.5 prompts GPT-3 with examples (Brown et al. 2020): accuracy grows with their number"
     minutes = 1
@@ -210,6 +214,7 @@ class InContext(Finding):
     def draw(self, figure, f):
         axis = figure.subplots()
         pictures.curve(axis, f["examples shown"], f["follows"])
+        axis.set_xticks(f["examples shown"])
         axis.set(xlabel="examples before the prompt", title="answers that follow")
 
 

@@ -61,7 +61,7 @@ MADE_UP = {
                      "made up, ppo_ptx less gpt": (-0.2, 0.2), "fit for a customer, ppo_ptx less gpt": (0.2, -0.2)},
     "held_out_labelers": {"ppo_ptx wins, held-out labelers": (0.6, 0.4), "wins, training less held-out": (0.01, 0.2),
                           "RM accuracy, others": (0.7, 0.4), "RM accuracy, own less others": (0.02, 0.2)},
-    "truthful": {"ppo_ptx over gpt, a ratio": (2, 1), "ppo_ptx over gpt_prompted, a ratio": (2, 0.5),
+    "truthful": {"ppo_ptx over gpt, a ratio": (2, 1), "after a page of good answers, a ratio": (2, 0.5),
                  "myths, ppo_ptx less gpt": (0.2, -0.2), "other questions, ppo_ptx less gpt": (0.2, -0.2)},
     "hallucination": {"ppo_ptx over gpt, a ratio": (0.5, 0.9)},
     "toxicity": {"told to be kind, ppo_ptx less gpt": (-0.1, 0.1), "told nothing, ppo_ptx less gpt": (0.0, -0.2),
@@ -73,13 +73,13 @@ MADE_UP = {
     "kl_sweep": {"loss above ppo_ptx": ([0.1] * 5, [-0.1] * 5)},
     "public_tasks": {"flan against sft": (0.3, 0.6), "t0 against sft": (0.3, 0.6)},
     "rare_instructions": {"Tovish, ppo_ptx less gpt": (0.2, -0.2), "a kind left out, ppo_ptx less gpt": (0.2, -0.2)},
-    "simple_mistakes": {"agrees with a false premise": (0.3, 0.05), "one less both": (0.1, -0.1)},
-    "comparisons_together": {"loss, shuffled less together": (0.1, -0.1),
-                             "accuracy, together less shuffled": (0.1, -0.1)},
+    "simple_mistakes": {"told less alone": (0.1, -0.1), "one less both": (0.1, -0.1)},
+    "comparisons_together": {"loss on held-out rankings, shuffled less together": (0.1, -0.1),
+                             "loss on its own rankings, shuffled less together": (-0.1, 0.1)},
     "reward_model_scaling": {"all rankings less an eighth": (0.1, -0.1), "all responses less two": (0.1, -0.1),
                              "larger less smaller": (0.1, -0.1)},
     "overoptimization": {"proxy, end less peak": (0.1, -0.1), "gold, end less peak": (-0.1, 0.1)},
-    "alternatives": {f"wins against sft: {name}": (0.6, 0.4) for name in ("best of 16", "dpo", "ppo", "ppo_ptx")},
+    "alternatives": {f"wins against SFT: {name}": (0.6, 0.4) for name in ("best of 16", "DPO", "ppo", "ppo_ptx")},
     "ratings_or_comparisons": {"rankings less ratings": (0.1, -0.1)},
     "in_context": {"most examples less none": (0.1, -0.1)},
     "instruction_tuning": {"most kinds less one": (0.1, -0.1), "larger less smaller": (0.1, -0.1)},
@@ -151,7 +151,7 @@ def test_best_of_n_from_a_pool_is_the_mean_over_all_draws(monkeypatch):
     monkeypatch.setattr(optimization, "mean", lambda values, records: values)
     finding = optimization.Overoptimization()
     finding.pool, finding.ns = 5, (1, 2, 3, 5)
-    f = finding.best_of_n(type("", (), {"test": [0] * 3}))
+    f = finding.best_of_n(type("", (), {"records": lambda self, *names: [0] * 3})())
     for n, of_proxy, of_gold in zip(finding.ns, f["best of n: proxy"], f["best of n: gold"]):
         for row in range(3):
             best = [max(drawn, key=lambda i: proxy[row, i]) for drawn in itertools.combinations(range(5), n)]
@@ -178,7 +178,7 @@ def test_a_cut_ranking_keeps_the_order_of_what_is_left():
 @pytest.mark.parametrize("make", [benchmarks.reading, benchmarks.translation])
 def test_a_benchmarks_answers_are_those_that_the_web_would_give(make):
     for i in range(50):
-        beginning, answers = make(random.Random(i))
+        beginning, answers = make(random.Random(i), "test")
         assert all(answer == plain(answer) and answer for answer in answers)
         if make is benchmarks.reading:
             passage = beginning.split(" Question: ")[0]
