@@ -25,8 +25,8 @@ def write(out, results):
 
 def card(out, finding, result, state):
     f, name = result["figures"], finding.name()
-    lines = "".join(line(c.text, text(c.value), bound(c), MARKS[c.holds]) for c in finding.claims(f))
-    rows = "".join(line(key, text(value)) for key, value in f.items() if pictures.is_figure(value))
+    lines = "".join(line(pictures.spoken(c.text), text(c.value), bound(c), MARKS[c.holds]) for c in finding.claims(f))
+    rows = "".join(line(pictures.spoken(key), text(value)) for key, value in f.items() if pictures.is_figure(value))
     examples = "".join(f"<p><b>{html.escape(asked)}</b><br>{html.escape(said)}" for asked, said in finding.examples(f))
     picture = Path(out) / f"{name}.png"
     image = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""

@@ -1,8 +1,11 @@
 """The findings' pictures: points with intervals, and curves. Grey letters, no ground: for white pages and black."""
 
-from experiments.report import COLOURS, NAMES
+import re
+
+from experiments import report
 
 GREY = "#7f8b99"
+COLOURS = report.COLOURS | {"sft": "#3a8fb7"}  # the report is for white pages alone
 LINES = ("#647acb", "#d64545", "#e8a33d", "#3a9d8f", "#9b6bc9", "#7f8b99")
 
 
@@ -19,11 +22,16 @@ def dots(axis, figures, mark=None):
         words = label.split()
         colour = next((COLOURS[word] for word in words if word in COLOURS), LINES[0])
         axis.errorbar(value["mean"], y, xerr=error, fmt="o", color=colour, markersize=6, capsize=3)
-    axis.set_yticks(range(len(labels)), [NAMES.get(label, label) for label in labels])
+    axis.set_yticks(range(len(labels)), [spoken(label) for label in labels])
     axis.set_ylim(len(labels) - 0.5, -0.5)
     if mark is not None:
         axis.axvline(mark, color=GREY, linewidth=1, linestyle="--")
     plain(axis)
+
+
+def spoken(label):
+    """'ppo_ptx less gpt' -> 'PPO-ptx less GPT'."""
+    return re.sub(r"\w+", lambda word: report.NAMES.get(word[0], word[0]), label)
 
 
 def curve(axis, xs, figures, label=None, colour=LINES[0]):

@@ -64,8 +64,9 @@ MADE_UP = {
     "truthful": {"ppo_ptx over gpt, a ratio": (2, 1), "after a page of good answers, a ratio": (2, 0.5),
                  "myths, ppo_ptx less gpt": (0.2, -0.2), "other questions, ppo_ptx less gpt": (0.2, -0.2)},
     "hallucination": {"ppo_ptx over gpt, a ratio": (0.5, 0.9)},
-    "toxicity": {"told to be kind, ppo_ptx less gpt": (-0.1, 0.1), "told nothing, ppo_ptx less gpt": (0.0, -0.2),
-                 "told to be rude, ppo_ptx less gpt": (0.1, -0.1)},
+    "toxicity": {"told to be kind, helpful_first less gpt": (-0.1, 0.1),
+                 "told nothing, helpful_first less gpt": (0.1, -0.2),
+                 "told to be rude, helpful_first less gpt": (0.1, -0.1)},
     "bias": {"ppo_ptx less gpt, in bits": (-0.1, 0.3)},
     "alignment_tax": {"all four, ppo less rl_start": (-0.1, 0.1), "all four, ppo_ptx less ppo": (0.1, -0.1)},
     "ptx_sweep": {"loss above the start": ([0.2] * 4 + [0.0], [-0.2] * 4 + [0.1]),
@@ -315,3 +316,10 @@ def test_other_sizes_are_judged_by_the_one_reward_model(lab):
     script, flags = lab.ppo(lab.models("nano")["rl_start"], "nano")
     assert flags["reward_model"] == f"{lab.toy}/rm" and script is reproduce.train_ppo
     assert lab.sft("x", "nano")[0] is train_sft
+
+
+def test_who_puts_helpfulness_first_ranks_the_same_answers(lab):
+    rows = [json.loads(line) for line in open(f"{lab.out}/rankings-helpful.jsonl")]
+    of_town = lab.rankings()
+    assert [row["responses"] for row in rows] == [ranking["responses"] for ranking in of_town]
+    assert not {row["labeler"] for row in rows} & {labeler.name for labeler in town.HELD_OUT_LABELERS}
