@@ -186,6 +186,6 @@ def utilities(records, texts):
 
 def mean(values, records, weights=None):
     """A figure: the mean and its interval, resampling what the records are about; with weights, a ratio of sums."""
-    if not len(records):  # nothing was measured, and it might be anything
+    if not len(records) or (weights is not None and not np.any(weights)):  # nothing was measured: it might be anything
         return {"mean": math.nan, "low": -math.inf, "high": math.inf}
     return interval(values, weights, contents_of(records))
