@@ -32,7 +32,7 @@ from minirlhf.model import GPT, RewardModel
 
 SIZES = ("nano", "toy", "medium")  # a hundred times apart in parameters
 TINY_SIZES = ("nano", "toy")
-CHANGES = {"medium": {"gpt": dict(epochs=3)}}  # of reproduce.py's recipes: here the web has a third of the pages
+CHANGES = {"medium": {"gpt": dict(epochs=2)}}  # of reproduce.py's recipes: here the web has a third of the pages
 LIMIT = reproduce.LIMIT
 
 
