@@ -61,8 +61,9 @@ MADE_UP = {
                      "made up, ppo_ptx less gpt": (-0.2, 0.2), "fit for a customer, ppo_ptx less gpt": (0.2, -0.2)},
     "held_out_labelers": {"ppo_ptx wins, held-out labelers": (0.6, 0.4), "wins, training less held-out": (0.01, 0.2),
                           "RM accuracy, others": (0.7, 0.4), "RM accuracy, own less others": (0.02, 0.2)},
-    "truthful": {"ppo_ptx over gpt, a ratio": (2, 1), "after a page of good answers, a ratio": (2, 0.5),
-                 "myths, ppo_ptx less gpt": (0.2, -0.2), "other questions, ppo_ptx less gpt": (0.2, -0.2)},
+    "truthful": {"ppo_ptx over gpt, a ratio": (2, 1)}
+    | {f"{when}, ppo_ptx less gpt": (0.2, -0.2) for when in ("after an instruction", "after a page of answers", "myths",
+                                                             "other questions")},
     "hallucination": {"ppo_ptx over gpt, a ratio": (0.5, 0.9)},
     "toxicity": {"told to be kind, helpful_first less gpt": (-0.1, 0.1),
                  "told nothing, helpful_first less gpt": (0.1, -0.2),
