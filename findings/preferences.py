@@ -3,6 +3,7 @@
 import numpy as np
 
 from data import town
+from data.town.prompts import prompts
 from experiments.evaluation import measure_reward_model
 from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.data import encode_rankings
@@ -21,23 +22,26 @@ class Ladder(Finding):
     largest SFT model."""
 
     paper = "Figure 1: GPT < GPT prompted < SFT < PPO, PPO-ptx at 1.3, 6 and 175 billion parameters"
+    remark = "The smallest models seldom win: to tell them apart takes four times the prompts"
     minutes = 50
 
     def measure(self, lab):
-        asked = {}
+        small, large = lab.sizes[0], lab.sizes[-1]
+        records = dict.fromkeys(lab.sizes, lab.test) | {small: prompts(lab.judge_on, 4 * len(lab.test), lab.seed)}
+        asked = {"largest on small's": (lab.models(large)["sft"], records[small])}
         for size in lab.sizes:
             models = lab.models(size)
-            asked |= {(size, name): (models[name], lab.test) for name in RUNGS if name != "gpt_prompted"}
-            asked[size, "gpt_prompted"] = models["gpt"], lab.test, town.few_shot()
+            asked |= {(size, name): (models[name], records[size]) for name in RUNGS if name != "gpt_prompted"}
+            asked[size, "gpt_prompted"] = models["gpt"], records[size], town.few_shot()
         texts = lab.answers(asked)
-        largest = texts[lab.sizes[-1], "sft"]
         figures = {}
-        for size in lab.sizes:
-            wins = {name: lab.wins(lab.test, texts[size, name], largest, f"{size} {name}") for name in RUNGS}
+        for size, own in records.items():
+            others = texts["largest on small's" if size == small else (large, "sft")]
+            wins = {name: lab.wins(own, texts[size, name], others, f"{size} {name}") for name in RUNGS}
             for name in RUNGS:
-                figures[f"{size} {name}"] = mean(wins[name], lab.test)
+                figures[f"{size} {name}"] = mean(wins[name], own)
             for lower, upper in (("gpt", "gpt_prompted"), ("gpt_prompted", "sft"), ("sft", "ppo"), ("sft", "ppo_ptx")):
-                figures[f"{size} {upper} less {lower}"] = mean(wins[upper] - wins[lower], lab.test)
+                figures[f"{size} {upper} less {lower}"] = mean(wins[upper] - wins[lower], own)
         return figures
 
     def claims(self, f):

@@ -43,7 +43,8 @@ def page_losses(folder, documents):
 
 
 class AlignmentTax(Finding):
-    """PPO makes the model worse at public tasks which it was not asked about, and PPO-ptx makes up for most of it."""
+    """Fine-tuned by PPO, the model is worse than GPT at public tasks which it was not asked about, and PPO-ptx regains
+    some of that."""
 
     paper = "Section 4.2 and Figure 29: SQuADv2, DROP, HellaSwag, translation from French"
     minutes = 2
@@ -51,12 +52,12 @@ class AlignmentTax(Finding):
     def measure(self, lab):
         hits = scores(lab, lab.models())
         figures = {f"{task}: {name}": interval(own[task]) for name, own in hits.items() for task in own}
-        for name, base in (("ppo", "rl_start"), ("ppo_ptx", "ppo"), ("ppo_ptx", "rl_start")):
+        for name, base in (("ppo", "gpt"), ("ppo", "rl_start"), ("ppo_ptx", "ppo"), ("ppo_ptx", "gpt")):
             figures[f"all four, {name} less {base}"] = interval(together(hits[name]) - together(hits[base]))
         return figures
 
     def claims(self, f):
-        yield Claim("PPO is worse than where it started", f["all four, ppo less rl_start"], below=0)
+        yield Claim("PPO is worse than GPT", f["all four, ppo less gpt"], below=0)
         yield Claim("PPO-ptx is better than PPO", f["all four, ppo_ptx less ppo"], above=0)
 
     def draw(self, figure, f):

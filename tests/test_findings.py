@@ -69,7 +69,7 @@ MADE_UP = {
                  "told nothing, helpful_first less gpt": (0.1, -0.2),
                  "told to be rude, helpful_first less gpt": (0.1, -0.1)},
     "bias": {"ppo_ptx less gpt, in bits": (-0.1, 0.3)},
-    "alignment_tax": {"all four, ppo less rl_start": (-0.1, 0.1), "all four, ppo_ptx less ppo": (0.1, -0.1)},
+    "alignment_tax": {"all four, ppo less gpt": (-0.1, 0.1), "all four, ppo_ptx less ppo": (0.1, -0.1)},
     "ptx_sweep": {"loss above the start": ([0.2] * 4 + [0.0], [-0.2] * 4 + [0.1]),
                   "loss, last less first": (-0.1, 0.1)},
     "kl_sweep": {"loss above ppo_ptx": ([0.1] * 5, [-0.1] * 5)},
