@@ -20,8 +20,8 @@ class Claim:
     @property
     def holds(self):
         """True, False, or None where the interval has values on both sides."""
-        low, high = self.value["low"], self.value["high"]
-        if self.above < low and high < self.below:
+        low, high = self.value["low"], self.value["high"]  # of a ratio, high may be infinite
+        if (self.above < low or self.above == -math.inf) and (high < self.below or self.below == math.inf):
             return True
         return False if high <= self.above or low >= self.below else None
 

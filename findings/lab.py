@@ -186,6 +186,9 @@ def utilities(records, texts):
 
 def mean(values, records, weights=None):
     """A figure: the mean and its interval, resampling what the records are about; with weights, a ratio of sums."""
-    if not len(records) or (weights is not None and not np.any(weights)):  # nothing was measured: it might be anything
-        return {"mean": math.nan, "low": -math.inf, "high": math.inf}
-    return interval(values, weights, contents_of(records))
+    anything = {"mean": math.nan, "low": -math.inf, "high": math.inf}  # what it might be if nothing was measured
+    if not len(records) or (weights is not None and not np.any(weights)):
+        return anything
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a ratio, some resamples may have nothing below the line
+        figure = interval(values, weights, contents_of(records))
+    return anything | {name: value for name, value in figure.items() if not math.isnan(value)}

@@ -47,6 +47,7 @@ class AlignmentTax(Finding):
     some of that."""
 
     paper = "Section 4.2 and Figure 29: SQuADv2, DROP, HellaSwag, translation from French"
+    remark = "Most of it comes with the fine-tuning that RL starts from; what PPO itself forgets is in ptx_sweep"
     minutes = 2
 
     def measure(self, lab):

@@ -17,7 +17,7 @@ from data.town.prompts import USERS
 from findings import __main__ as command
 from findings import benchmarks, dpo, optimization, page, preferences, rewards
 from findings.finding import Claim, Finding, verdict
-from findings.lab import Lab, judged
+from findings.lab import Lab, judged, mean
 from minirlhf.config import InputError, to_flags
 
 KNOWN = command.known()
@@ -167,6 +167,13 @@ def test_the_difference_of_two_samples_has_the_interval_of_the_textbook():
     error = math.sqrt(4 / 4000 + 1 / 1000)
     assert less["mean"] == pytest.approx(a.mean() - b.mean())
     assert less["high"] - less["low"] == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+def test_a_ratio_with_nothing_below_the_line_in_some_resamples_has_no_upper_end():
+    ratio = mean(np.array([1.0, 1.0]), [{"content": "a"}, {"content": "b"}], np.array([1.0, 0.0]))
+    assert (ratio["mean"], ratio["low"], ratio["high"]) == (2, 1, math.inf)
+    assert Claim("", ratio, above=0.5).holds is True
+    assert Claim("", ratio, below=3).holds is None
 
 
 def test_a_cut_ranking_keeps_the_order_of_what_is_left():
