@@ -25,12 +25,13 @@ LIMIT = 20  # tokens of an answer
 
 
 def reading(rng, split):
-    """(the page's beginning, the right answers) of a question about a passage."""
+    """(the page's beginning, the right answers, what it is about) of a question about a passage."""
     record = draw_record("closed_qa", rng, split)
     who, thing = rng.choice(world.NAMES), rng.choice(world.THINGS)
     (answer,) = record["answers"]
     right = {plain(answer), plain(record["form"].format(answer))}
-    return f"{record['passage']} {tale(who, thing, rng, length=2)} Question: {record['question']} Answer:", right
+    page = f"{record['passage']} {tale(who, thing, rng, length=2)} Question: {record['question']} Answer:"
+    return page, right, record["content"]
 
 
 def reasoning(rng, split):
@@ -42,45 +43,48 @@ def reasoning(rng, split):
         page += f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}:"
         if part == "train":
             page += f" {listed(category, some(category, count, exclude, rng))}. "
-    return page, record
+    return page, record, record["content"]
 
 
 def translation(rng, split):
     """A sentence in Tovish, after one that is translated."""
     shown, asked = draw_record("tovish", rng, "train"), draw_record("tovish", rng, split)
     first = f"{world.sentence(shown['english'])} In Tovish: {world.sentence(world.translate(shown['english']))}"
-    return f"{first} {world.sentence(asked['english'])} In Tovish:", {plain(world.translate(asked["english"]))}
+    page = f"{first} {world.sentence(asked['english'])} In Tovish:"
+    return page, {plain(world.translate(asked["english"]))}, asked["content"]
 
 
 def completion(rng):
-    """(a story's first sentence, four second ones of which the first belongs to it)."""
+    """(a story's first sentence, four second ones of which the first belongs to it, what it is about)."""
     stories, pairs = [], rng.sample([(who, thing) for who in world.ANIMALS for thing in world.THINGS], 4)
     for who, thing in pairs:
         first, second, *_ = tale(who, thing, rng, length=3).split(". ")
         stories.append((first + ".", f" {second}."))
-    return stories[0][0], [second for _, second in stories]
+    return stories[0][0], [second for _, second in stories], " ".join(pairs[0])
 
 
 def accuracy(folder, n, seed, split="test"):
-    """{benchmark: 1 or 0 for each of n items of a split} of the model in a folder. Answers are greedy."""
+    """{benchmark: (1 or 0 for each of n items of a split, what each is about)} of the model in a folder. Answers are
+    greedy."""
     model, tokenizer = load(folder, GPT)
     hits = {}
     for make in (reading, reasoning, translation):
         items = [make(random.Random(f"{make.__name__} {seed} {i}"), split) for i in range(n)]
-        texts = [text.split(".")[0] for text in complete(model, tokenizer, [page for page, _ in items])]
+        texts = [text.split(".")[0] for text in complete(model, tokenizer, [page for page, *_ in items])]
         if make is reasoning:
             right = [judge(record, world.sentence(text.strip() or "-")).satisfies_constraints
-                     for text, (_, record) in zip(texts, items)]  # fmt: skip
+                     for text, (_, record, _) in zip(texts, items)]  # fmt: skip
         else:
-            right = [plain(text) in answers for text, (_, answers) in zip(texts, items)]
-        hits[make.__name__] = np.array(right, float)
+            right = [plain(text) in answers for text, (_, answers, _) in zip(texts, items)]
+        hits[make.__name__] = np.array(right, float), [content for *_, content in items]
     items = [completion(random.Random(f"completion {seed} {i}")) for i in range(n)]
     sequences = []
-    for first, seconds in items:
+    for first, seconds, _ in items:
         start = [tokenizer.eos, *tokenizer.encode(first)]
         sequences += [Sequence(np.array(start + tokenizer.encode(second)), len(start)) for second in seconds]
     losses, counts = sequence_losses(model, sequences, tokenizer.pad)
-    hits["completion"] = ((losses / counts).reshape(n, 4).argmin(1) == 0).astype(float)
+    right = (losses / counts).reshape(n, 4).argmin(1) == 0
+    hits["completion"] = right.astype(float), [content for *_, content in items]
     return hits
 
 

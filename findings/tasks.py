@@ -16,19 +16,21 @@ from . import benchmarks, pictures
 from .finding import Claim, Finding
 from .lab import LIMIT, judged, mean, utilities
 
-ITEMS = 400  # of each benchmark
+ITEMS = 1000  # of each benchmark
 
 
 def scores(lab, folders):
-    """{name: {benchmark: hits}} of {name: folder}, on the same items."""
+    """{name: {benchmark: (hits, contents)}} of {name: folder}, on the same items."""
     n = ITEMS // 20 if lab.tiny else ITEMS
     calls = [(benchmarks.accuracy, folder, n, lab.seed, lab.judge_on) for folder in folders.values()]
     return dict(zip(folders, at_once(*calls)))
 
 
-def together(hits):
-    """The mean over benchmarks of each item number: what intervals resample."""
-    return np.mean(list(hits.values()), 0)
+def less(one, other):
+    """How much better a model is than another on all four benchmarks together, of their scores."""
+    pairs = [(one[task][0] - other[task][0], task, one[task][1]) for task in one]
+    contents = [f"{task} {content}" for _, task, contents in pairs for content in contents]
+    return interval(np.concatenate([difference for difference, *_ in pairs]), items=contents)
 
 
 def web_losses(lab, folders):
@@ -52,9 +54,10 @@ class AlignmentTax(Finding):
 
     def measure(self, lab):
         hits = scores(lab, lab.models())
-        figures = {f"{task}: {name}": interval(own[task]) for name, own in hits.items() for task in own}
+        figures = {f"{task}: {name}": interval(values, items=contents)
+                   for name, own in hits.items() for task, (values, contents) in own.items()}  # fmt: skip
         for name, base in (("ppo", "gpt"), ("ppo", "rl_start"), ("ppo_ptx", "ppo"), ("ppo_ptx", "gpt")):
-            figures[f"all four, {name} less {base}"] = interval(together(hits[name]) - together(hits[base]))
+            figures[f"all four, {name} less {base}"] = less(hits[name], hits[base])
         return figures
 
     def claims(self, f):
@@ -132,7 +135,7 @@ def swept(lab, folders, name):
     texts = lab.answers({value: (folder, records) for value, folder in folders.items()}, "sweep")
     (base, tokens), f = losses["start"], {name: list(folders)}
     f["loss above the start"] = [interval(losses[value][0] - base, tokens) for value in folders]
-    f["benchmarks less the start's"] = [interval(together(hits[v]) - together(hits["start"])) for v in folders]
+    f["benchmarks less the start's"] = [less(hits[value], hits["start"]) for value in folders]
     gold = {value: utilities(records, own) for value, own in texts.items()}
     f["true utility"] = [mean(own, records) for own in gold.values()]
     first, *_, last = folders

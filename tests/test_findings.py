@@ -15,7 +15,7 @@ from data import town
 from data.town.grammar import plain
 from data.town.prompts import USERS
 from findings import __main__ as command
-from findings import benchmarks, dpo, optimization, page, preferences, rewards
+from findings import benchmarks, dpo, optimization, page, preferences, rewards, tasks
 from findings.finding import Claim, Finding, verdict
 from findings.lab import Lab, judged, mean
 from minirlhf.config import InputError, to_flags
@@ -187,7 +187,7 @@ def test_a_cut_ranking_keeps_the_order_of_what_is_left():
 @pytest.mark.parametrize("make", [benchmarks.reading, benchmarks.translation])
 def test_a_benchmarks_answers_are_those_that_the_web_would_give(make):
     for i in range(50):
-        beginning, answers = make(random.Random(i), "test")
+        beginning, answers, _ = make(random.Random(i), "test")
         assert all(answer == plain(answer) and answer for answer in answers)
         if make is benchmarks.reading:
             passage = beginning.split(" Question: ")[0]
@@ -196,10 +196,16 @@ def test_a_benchmarks_answers_are_those_that_the_web_would_give(make):
 
 def test_a_completions_first_choice_goes_on_about_the_same():
     for i in range(50):
-        first, seconds = benchmarks.completion(random.Random(i))
+        first, seconds, _ = benchmarks.completion(random.Random(i))
         who, thing = next((w, t) for w in town.world.ANIMALS for t in town.world.THINGS
                           if f" {w} " in first and t in first)  # fmt: skip
         assert len(seconds) == 4 and (who in seconds[0] or thing in seconds[0])
+
+
+def test_an_item_that_comes_four_times_is_one_item():
+    hits, contents = np.random.default_rng(0).integers(0, 2, (2, 50)).astype(float), [f"{i}" for i in range(50)]
+    once, four = ([{"reading": (np.tile(own, times), contents * times)} for own in hits] for times in (1, 4))
+    assert {**tasks.less(*once), "n": 0} == {**tasks.less(*four), "n": 0}
 
 
 # --- a tiny run of all -----------------------------------------------------------------------------------------------
