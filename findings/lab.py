@@ -20,7 +20,7 @@ import train_ppo
 import train_rm
 import train_sft
 from data import town
-from data.town.prompts import USERS_OF, draw_record
+from data.town.prompts import USERS_OF, draw_record, prompts
 from experiments.evaluation import answers, contents_of
 from experiments.workers import at_once
 from minirlhf.checkpoint import load_model, read_checkpoint
@@ -121,6 +121,11 @@ class Lab:
     def test(self):
         """The prompts that models are judged on."""
         return read(self.file(f"prompts_{self.judge_on}"), "prompt")
+
+    @functools.cached_property
+    def many(self):
+        """Four times as many others, to tell what differs little."""
+        return prompts(self.judge_on, 4 * len(self.test), self.seed)
 
     def records(self, name, kind):
         return read(self.file(name), kind)

@@ -198,13 +198,15 @@ class Iterate(Finding):
         _, flags = rm = lab.rm(lab.file("rankings"))
         rm = lab.train({"rm-second": (rm[0], flags | dict(data=(lab.file("rankings"), path)))})["rm-second"]
         again = lab.train({"ppo_ptx-second": lab.ppo(best, reward_model=rm)})["ppo_ptx-second"]
-        texts = {"first round": lab.test_answers["ppo_ptx"]} | lab.answers({"second round": (again, lab.test)}, "again")
-        own = {name: utilities(lab.test, answers) for name, answers in texts.items()}
-        f = {f"true utility: {name}": mean(values, lab.test) for name, values in own.items()}
+        folders = {"SFT": lab.models()["sft"], "first round": best, "second round": again}
+        texts = lab.answers({name: (folder, lab.many) for name, folder in folders.items()}, "again")
+        sft, own, f = texts.pop("SFT"), {}, {}
         for name, answers in texts.items():
-            wins = lab.wins(lab.test, answers, lab.test_answers["sft"], f"iterate {name}")
-            f[f"wins against SFT: {name}"] = mean(wins, lab.test)
-        return f | {"true utility, second less first": mean(own["second round"] - own["first round"], lab.test)}
+            own[name] = utilities(lab.many, answers)
+            f[f"true utility: {name}"] = mean(own[name], lab.many)
+            wins = lab.wins(lab.many, answers, sft, f"iterate {name}")
+            f[f"wins against SFT: {name}"] = mean(wins, lab.many)
+        return f | {"true utility, second less first": mean(own["second round"] - own["first round"], lab.many)}
 
     def claims(self, f):
         yield Claim("the second round's answers are liked more", f["true utility, second less first"], above=0)

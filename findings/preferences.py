@@ -3,7 +3,6 @@
 import numpy as np
 
 from data import town
-from data.town.prompts import prompts
 from experiments.evaluation import measure_reward_model
 from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.data import encode_rankings
@@ -27,7 +26,7 @@ class Ladder(Finding):
 
     def measure(self, lab):
         small, large = lab.sizes[0], lab.sizes[-1]
-        records = dict.fromkeys(lab.sizes, lab.test) | {small: prompts(lab.judge_on, 4 * len(lab.test), lab.seed)}
+        records = dict.fromkeys(lab.sizes, lab.test) | {small: lab.many}
         asked = {"largest on small's": (lab.models(large)["sft"], records[small])}
         for size in lab.sizes:
             models = lab.models(size)

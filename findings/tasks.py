@@ -282,12 +282,12 @@ class PretrainingMixInSft(Finding):
             "ppo with": models["ppo"],
         }
         losses = web_losses(lab, folders)
-        texts = lab.answers({"ppo without": (without, lab.test)}, "mix") | {"ppo with": lab.test_answers["ppo"]}
-        gold = {name: utilities(lab.test, own) for name, own in texts.items()}
+        texts = lab.answers({name: (folders[name], lab.many) for name in ("ppo without", "ppo with")}, "mix")
+        gold = {name: utilities(lab.many, own) for name, own in texts.items()}
         f = {f"loss: {name}": interval(*own) for name, own in losses.items()}
         (nats, tokens), (others, _) = losses["ppo with"], losses["ppo without"]
         f["loss of ppo, with less without"] = interval(nats - others, tokens)
-        f["true utility of ppo, with less without"] = mean(gold["ppo with"] - gold["ppo without"], lab.test)
+        f["true utility of ppo, with less without"] = mean(gold["ppo with"] - gold["ppo without"], lab.many)
         return f
 
     def claims(self, f):
