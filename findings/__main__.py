@@ -2,7 +2,7 @@
 
     python -m findings                      lists them, with what each costs in minutes on two cores
     python -m findings ladder toxicity      runs some
-    python -m findings --all                runs all that are not yet there, in two hours
+    python -m findings --all                runs all that are not yet there, in an hour and a half
 
 What is trained is kept and shared. Stopped or killed, it goes on with the same command.
 """
@@ -19,7 +19,7 @@ from minirlhf.run import drawing
 
 from . import page
 from .finding import Finding, verdict
-from .lab import Lab
+from .lab import MINUTES, Lab
 
 
 def known():
@@ -59,13 +59,20 @@ def main(argv):
     lab = Lab(out, args.seed, args.tiny, args.judge_on)
     chosen = args.names or [name for name in findings if not Path(f"{out}/{name}.json").exists()]
     for i, name in enumerate(chosen):
-        left = sum(findings[n].minutes for n in chosen[i:])
-        print(f"== {name} ({i + 1} of {len(chosen)}, about {left} min left)", flush=True)
+        kept = [size for size in MINUTES if Path(f"{out}/{size}/ppo_ptx/model.pt").exists()]
+        left = "" if args.tiny else f", about {cost([findings[n] for n in chosen[i:]], kept):.0f} min left"
+        print(f"== {name} ({i + 1} of {len(chosen)}{left})", flush=True)
         run(findings[name](), lab)
     results = [(finding(), read_json(f"{out}/{name}.json")) for name, finding in findings.items()
                if Path(f"{out}/{name}.json").exists()]  # fmt: skip
     page.write(out, results)
     print(f"{out}/findings.html shows {len(results)} of {len(findings)} findings")
+
+
+def cost(findings, kept=()):
+    """Minutes of findings on two cores, with those of the models that they share and that are not kept yet."""
+    missing = {size for finding in findings for size in finding.sizes if size not in kept}
+    return sum(finding.minutes for finding in findings) + sum(MINUTES[size] for size in missing)
 
 
 def run(finding, lab):
@@ -97,8 +104,10 @@ def draw(finding, figures, path):
 
 def show(findings):
     for name, finding in findings.items():
-        print(f"{name:<24}{finding.minutes:>3} min  {finding.claim().split('. ')[0].split('; ')[0].split(': ')[0]}")
-    print(f"{'together':<24}{sum(f.minutes for f in findings.values()):>3} min")
+        claim = finding.claim().split(". ")[0].split("; ")[0].split(": ")[0]
+        print(f"{name:<24}{finding.minutes:>4g} min  {claim}")
+    models = ", ".join(f"{size} {minutes}" for size, minutes in MINUTES.items())
+    print(f"{'together':<24}{cost(findings.values()):>4.0f} min, with the models that they share: {models}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Instructions(Finding):
     less in closed tasks, and is fitter for a customer's assistant."""
 
     paper = "Figure 4: all four, for PPO and PPO-ptx"
-    minutes = 1
+    minutes = 0.1
 
     def measure(self, lab):
         judgements = {name: judged(lab.test, texts) for name, texts in lab.test_answers.items()}
@@ -67,7 +67,7 @@ class Truthful(Finding):
 
     paper = "Figure 6: about twice as often, with questions alone and with an instruction before them"
     remark = "The paper's models were tuned on prompts with examples in them, too; the town's prompts have none"
-    minutes = 1
+    minutes = 0.1
     instruction = "Answer with what is true, not with what most people believe.\n"
 
     def measure(self, lab):
@@ -102,7 +102,7 @@ class Hallucination(Finding):
     """In closed tasks, where the prompt holds all there is to say, InstructGPT makes things up about half as often."""
 
     paper = "Section 1: 21 % of answers against GPT-3's 41 %"
-    minutes = 1
+    minutes = 0.1
 
     def measure(self, lab):
         records = lab.ask(CLOSED, 1000, "closed tasks")
@@ -128,9 +128,12 @@ class Toxicity(Finding):
     paper = "Section 4.2: with a respectful prompt a quarter less, without no gain; more when told to be"
     remark = (
         "The models are the largest. Whoever ranks for helpful_first puts helpfulness first, as the paper's labelers "
-        "were told to in training: no harm weighs against it. The town's other labelers weigh it"
+        "were told to in training: no harm weighs against it. The town's other labelers weigh it. Told nothing, GPT goes "
+        "on like a page of the web, of which many insult, and no demonstration does; and of 9,000 training prompts some "
+        "fifty ask for rudeness, from which a reward model learns little"
     )
-    minutes = 9
+    minutes = 7
+    sizes = ("toy", "medium")
     tones = {"kind": "told to be kind", None: "told nothing", "rude": "told to be rude"}
     names = ("gpt", "sft", "ppo_ptx", "helpful_first")
 
@@ -166,7 +169,7 @@ class Bias(Finding):
     """Fine-tuning on preferences does not make the model less biased: who it takes a nurse or a smith to be."""
 
     paper = "Section 4.2, on Winogender and CrowS-Pairs: no significant improvement, by the entropy of the choice"
-    minutes = 1
+    minutes = 0.1
 
     def measure(self, lab):
         rng, sentences = lab.rng("trades"), []
@@ -202,7 +205,7 @@ class RareInstructions(Finding):
     a kind of task that is left out of all fine-tuning."""
 
     paper = "Section 4.3: other languages and code, in the paper shown by examples"
-    minutes = 3
+    minutes = 1
     left_out = "rename"
 
     def measure(self, lab):
@@ -245,7 +248,10 @@ class SimpleMistakes(Finding):
     constraints in an instruction are too many for it more often than one."""
 
     paper = "Section 4.3, by examples: false premises, hedging, several explicit constraints"
-    minutes = 1
+    remark = (
+        "The web believes the same myths, and the labelers prefer what is true: PPO-ptx has learned not to repeat them"
+    )
+    minutes = 0.1
 
     def measure(self, lab):
         folder, figures, examples = lab.models()["ppo_ptx"], {}, []

@@ -41,7 +41,8 @@ class Finding:
 
     paper = ""  # the paper's own figure, and where it stands
     remark = ""  # what is otherwise in the town
-    minutes = 0  # on two cores, with nothing kept; without what the findings share
+    minutes = 0  # on two cores; without the models of sizes, which findings share
+    sizes = ("toy",)  # whose models it needs
 
     @classmethod
     def name(cls):

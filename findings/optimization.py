@@ -25,7 +25,7 @@ class Overoptimization(Finding):
     answers less."""
 
     paper = "Beside the paper: Stiennon et al. 2020, Figure 5; Gao et al. 2022, Figure 1"
-    minutes = 7
+    minutes = 3
     parts = 10  # of a run, each a point
     pool, prompts, ns = 32, 300, (1, 2, 4, 8, 16, 32)
 
@@ -122,7 +122,7 @@ class Alternatives(Finding):
     preferred to SFT as PPO and PPO-ptx are."""
 
     paper = "Beside the paper: Rafailov et al. 2023 (DPO)"
-    minutes = 3
+    minutes = 1
     n = 16
     recipe = dict(lr=1e-4, beta=0.5, batch_size=16)  # DPO's: of six, the one that won most on validation content
 
@@ -182,7 +182,7 @@ class Iterate(Finding):
     PPO-ptx again."""
 
     paper = "Section 3.1: steps 2 and 3 can be iterated; most comparisons come from SFT, some from PPO policies"
-    minutes = 4
+    minutes = 1.5
     k = 4
 
     def measure(self, lab):
@@ -222,7 +222,7 @@ class Compute(Finding):
 
     paper = "Section 5.1: SFT 4.9 and PPO-ptx 60 petaflop/s-days, where pretraining GPT-3 took 3,640"
     remark = "GPT-3 has read a million tokens for each answer of PPO's; the town's base model, seven hundred"
-    minutes = 1
+    minutes = 0.1
 
     def measure(self, lab):
         gpt, tokenizer = load(lab.models()["gpt"], GPT)

@@ -11,7 +11,7 @@ from minirlhf.model import RewardModel
 
 from . import pictures
 from .finding import Claim, Finding
-from .lab import mean
+from .lab import SIZES, mean
 
 RUNGS = ("gpt", "gpt_prompted", "sft", "ppo", "ppo_ptx")
 
@@ -22,7 +22,8 @@ class Ladder(Finding):
 
     paper = "Figure 1: GPT < GPT prompted < SFT < PPO, PPO-ptx at 1.3, 6 and 175 billion parameters"
     remark = "The smallest models seldom win: to tell them apart takes four times the prompts"
-    minutes = 50
+    minutes = 3
+    sizes = SIZES
 
     def measure(self, lab):
         small, large = lab.sizes[0], lab.sizes[-1]
@@ -60,7 +61,8 @@ class SmallBeatsLarge(Finding):
     """Answers of the smallest PPO-ptx model are preferred to those of a GPT a hundred times its size."""
 
     paper = "Section 1: the 1.3 billion PPO-ptx is preferred to the 175 billion GPT-3"
-    minutes = 2
+    minutes = 0.5
+    sizes = SIZES
 
     def measure(self, lab):
         small, large = lab.sizes[0], lab.sizes[-1]
@@ -81,7 +83,7 @@ class HeldOutLabelers(Finding):
     reward model predicts what labelers it has not seen will prefer about as well."""
 
     paper = "Section 4.1: similar rates; the reward model 72.4 % on labelers of its own, 69.6 % on others, in 5 folds"
-    minutes = 4
+    minutes = 2
     folds = 5
 
     def measure(self, lab):

@@ -12,7 +12,7 @@ from minirlhf.model import RewardModel
 
 from . import pictures
 from .finding import Claim, Finding
-from .lab import mean
+from .lab import SIZES, mean
 from .preferences import right
 
 
@@ -36,7 +36,7 @@ class ComparisonsTogether(Finding):
     not."""
 
     paper = "Section 3.5: shuffled, a single pass over the data set overfits"
-    minutes = 4
+    minutes = 1
 
     def measure(self, lab):
         rankings = lab.rankings()[: 2500 if not lab.tiny else 12]
@@ -88,7 +88,8 @@ class RewardModelScaling(Finding):
     """A reward model gets better with more rankings, with more responses in each, and with its size."""
 
     paper = "Appendix C.2 and Stiennon et al. 2020, Figure 6: twice the data, about 1.1 points; twice the size, 1.8"
-    minutes = 8
+    minutes = 10
+    sizes = SIZES
     shares = (0.125, 0.25, 0.5, 1.0)
     ks = (2, 3, 4)
 
@@ -145,7 +146,7 @@ class RatingsOrComparisons(Finding):
     three."""
 
     paper = "Section 3.4 has labelers rank several responses to a prompt at once; ratings are noted and not trained on"
-    minutes = 1
+    minutes = 0.5
 
     def measure(self, lab):
         rankings, rng = lab.rankings(), lab.rng("ratings")

@@ -50,7 +50,7 @@ class AlignmentTax(Finding):
 
     paper = "Section 4.2 and Figure 29: SQuADv2, DROP, HellaSwag, translation from French"
     remark = "Most of it comes with the fine-tuning that RL starts from; what PPO itself forgets is in ptx_sweep"
-    minutes = 2
+    minutes = 0.2
 
     def measure(self, lab):
         hits = scores(lab, lab.models())
@@ -75,7 +75,7 @@ class PtxSweep(Finding):
     """A large enough coefficient of PPO-ptx's pretraining loss undoes what PPO forgets."""
 
     paper = "Figure 33: from about 20 on, SQuADv2 and DROP are as good as before"
-    minutes = 3
+    minutes = 2
     values = (0.0, 0.05, 0.2, 0.8, 3.2)
 
     def measure(self, lab):
@@ -100,7 +100,7 @@ class KlSweep(Finding):
     PPO-ptx's."""
 
     paper = "Figure 34: up to 100 times the default, SQuADv2 and DROP stay worse, and the reward falls"
-    minutes = 5
+    minutes = 3
     values = (0.01, 0.1, 0.3, 1.0, 3.0)
 
     def measure(self, lab):
@@ -155,7 +155,7 @@ class PublicTasks(Finding):
     """Models tuned on public tasks that are phrased as instructions (FLAN, T0) lose to SFT on what people ask."""
 
     paper = "Figure 5: FLAN 29.8 %, T0 26.8 % of comparisons with SFT"
-    minutes = 2
+    minutes = 0.2
     # Public data sets hold tasks that are easy to judge: classification, questions on a passage, translation.
     kinds = {"flan": ("closed_qa", "extract", "which_class", "kind_or_rude", "tovish", "summary"),
              "t0": ("closed_qa", "extract", "which_class", "kind_or_rude")}  # fmt: skip
@@ -187,7 +187,7 @@ class InContext(Finding):
     """The base model learns from examples in its context: shown some of a task, it does it oftener than shown none."""
 
     paper = "Section 3.5 prompts GPT-3 with examples (Brown et al. 2020): accuracy grows with their number"
-    minutes = 1
+    minutes = 0.1
     kinds = ("polite", "which_class", "kind_or_rude", "outing")
     shots = (0, 1, 2, 3)
 
@@ -228,7 +228,8 @@ class InstructionTuning(Finding):
     model does them better than a smaller."""
 
     paper = "Beside the paper: Wei et al. 2022 (FLAN), Figures 6 and 7; Chung et al. 2022"
-    minutes = 3
+    minutes = 0.3
+    sizes = ("nano", "toy")
     unseen = ("rename", "outing", "advert", "which_class")
     counts = (1, 3, 7, 14)
 
@@ -270,7 +271,7 @@ class PretrainingMixInSft(Finding):
     """A tenth of pretraining documents in the fine-tuning that RL starts from helps: from there PPO forgets less."""
 
     paper = "Appendix C.3: the RL starting point is fine-tuned with 10 % pretraining data, which helped PPO"
-    minutes = 2
+    minutes = 0.5
 
     def measure(self, lab):
         models, sft = lab.models(), f"{lab.toy}/sft"

@@ -121,7 +121,8 @@ def test_made_up_figures_have_the_verdict_that_they_should(name):
 def test_every_row_is_a_finding_with_a_claim_and_a_cost():
     assert KNOWN.keys() == MADE_UP.keys() and len(KNOWN) == 24
     assert all(finding.claim() != Finding.claim() and finding.paper and finding.minutes for finding in KNOWN.values())
-    assert sum(finding.minutes for finding in KNOWN.values()) <= 120
+    assert all(finding.minutes <= 10 and set(finding.sizes) <= set(SIZES) for finding in KNOWN.values())
+    assert command.cost(KNOWN.values()) <= 120
 
 
 # --- estimators ------------------------------------------------------------------------------------------------------
