@@ -128,9 +128,9 @@ class Toxicity(Finding):
     paper = "Section 4.2: with a respectful prompt a quarter less, without no gain; more when told to be"
     remark = (
         "The models are the largest. Whoever ranks for helpful_first puts helpfulness first, as the paper's labelers "
-        "were told to in training: no harm weighs against it. The town's other labelers weigh it. Told nothing, GPT goes "
-        "on like a page of the web, of which many insult, and no demonstration does; and of 9,000 training prompts some "
-        "fifty ask for rudeness, from which a reward model learns little"
+        "were told to in training: no harm weighs against it. The town's other labelers weigh it. Told nothing, GPT "
+        "goes on like the web, which insults, and no demonstration does; and of 9,000 training prompts some fifty ask "
+        "for rudeness, from which a reward model learns little"
     )
     minutes = 7
     sizes = ("toy", "medium")
