@@ -8,6 +8,7 @@ What is trained is kept and shared. Stopped or killed, it goes on with the same 
 """
 
 import importlib
+import math
 import pkgutil
 import time
 from dataclasses import dataclass
@@ -60,12 +61,12 @@ def main(argv):
     chosen = args.names or [name for name in findings if not Path(f"{out}/{name}.json").exists()]
     for i, name in enumerate(chosen):
         kept = [size for size in MINUTES if Path(f"{out}/{size}/ppo_ptx/model.pt").exists()]
-        left = "" if args.tiny else f", about {cost([findings[n] for n in chosen[i:]], kept):.0f} min left"
+        left = "" if args.tiny else f", about {math.ceil(cost([findings[n] for n in chosen[i:]], kept))} min left"
         print(f"== {name} ({i + 1} of {len(chosen)}{left})", flush=True)
         run(findings[name](), lab)
     results = [(finding(), read_json(f"{out}/{name}.json")) for name, finding in findings.items()
                if Path(f"{out}/{name}.json").exists()]  # fmt: skip
-    page.write(out, results)
+    page.write(out, results, f"seed {args.seed}, judged on {args.judge_on} prompts, in {out}")
     print(f"{out}/findings.html shows {len(results)} of {len(findings)} findings")
 
 

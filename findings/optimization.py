@@ -24,7 +24,7 @@ class Overoptimization(Finding):
     """Past some distance from where it started, a policy's score by the reward model still rises while people like its
     answers less."""
 
-    paper = "Beside the paper: Stiennon et al. 2020, Figure 5; Gao et al. 2022, Figure 1"
+    paper = "Beside the paper, Stiennon et al. 2020, Figure 5; Gao et al. 2022, Figure 1"
     minutes = 3
     parts = 10  # of a run, each a point
     pool, prompts, ns = 32, 300, (1, 2, 4, 8, 16, 32)
@@ -121,7 +121,7 @@ class Alternatives(Finding):
     """The same rankings serve by other ways, too: the best of sixteen samples, and direct preference optimization, are
     preferred to SFT as PPO and PPO-ptx are."""
 
-    paper = "Beside the paper: Rafailov et al. 2023 (DPO)"
+    paper = "Beside the paper, Rafailov et al. 2023 (DPO)"
     minutes = 1
     n = 16
     recipe = dict(lr=1e-4, beta=0.5, batch_size=16)  # DPO's: of six, the one that won most on validation content

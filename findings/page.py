@@ -12,14 +12,14 @@ from . import pictures
 from .finding import verdict
 
 
-def write(out, results):
-    """Writes out/findings.html from results: [(Finding, {"figures", "seconds"})]."""
+def write(out, results, run):
+    """Writes out/findings.html from results, [(Finding, {"figures", "seconds"})], of what is called run."""
     states = [verdict(list(finding.claims(result["figures"]))) for finding, result in results]
     total = ", ".join(f"{n} {state}" for state, n in sorted(Counter(states).items(), key=lambda pair: -pair[1]))
     links = "".join(LINK.format(name=finding.name(), style=state.replace(" ", "-"))
                     for (finding, _), state in zip(results, states))  # fmt: skip
     cards = "".join(card(out, *both, state) for both, state in zip(results, states))
-    page = PAGE.format(total=total, links=links, cards=cards, out=html.escape(str(out)))
+    page = PAGE.format(total=total, links=links, cards=cards, run=html.escape(run))
     write_atomically(Path(out) / "findings.html", page.encode())
 
 
@@ -31,8 +31,8 @@ def card(out, finding, result, state):
     picture = Path(out) / f"{name}.png"
     image = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
     shown = f'<img alt="{name}" src="data:image/png;base64,{image}">' if image else ""
-    words = {key: html.escape(value) for key, value in
-             dict(claim=finding.claim(), paper=finding.paper, remark=finding.remark).items()}  # fmt: skip
+    words = dict(claim=html.escape(finding.claim()), paper=html.escape(finding.paper))
+    words["remark"] = f"<br>Here: {html.escape(finding.remark)}." if finding.remark else ""
     return CARD.format(name=name, state=state, style=state.replace(" ", "-"), lines=lines, rows=rows, shown=shown,
                        examples=examples, seconds=result["seconds"], **words)  # fmt: skip
 
@@ -54,10 +54,10 @@ def bound(claim):
 MARKS = {True: "holds", False: "does not hold", None: "open"}
 LINK = '<a class="{style}" href="#{name}">{name}</a> '
 CARD = """<section id="{name}"><h2>{name} <span class="{style}">{state}</span></h2>
-<p>{claim}</p><p><small>The paper: {paper}. {remark}</small></p>{shown}
+<p>{claim}</p><p><small>Source: {paper}.{remark}</small></p>{shown}
 <div class="wide"><table><tr><th>claim<th>ours, with its interval<th>asked for<th></tr>{lines}</table></div>{examples}
 <details><summary>All figures</summary><div class="wide"><table>{rows}</table></div></details>
-<p><small>{seconds:.0f} s with what was kept. Again: python -m findings {name}</small></p></section>
+<p><small>{seconds:.1f} s with what was kept. Again: python -m findings {name}</small></p></section>
 """
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -73,7 +73,7 @@ p > a {{ display: inline-block; margin: .1rem 0; text-decoration: none }}
 </style>
 <h1>InstructGPT's findings in the town</h1>
 <p>{total}. A finding is reproduced where the 95 % interval of each of its claims lies wholly on the side that is asked
-for, and not reproduced where one lies wholly on the other. Run in {out}.</p>
+for, and not reproduced where one lies wholly on the other. This is {run}.</p>
 <p>{links}</p>
 {cards}
 </html>

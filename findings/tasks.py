@@ -227,7 +227,7 @@ class InstructionTuning(Finding):
     """Fine-tuned on instructions of more kinds, a model does kinds better that it was not fine-tuned on; and a larger
     model does them better than a smaller."""
 
-    paper = "Beside the paper: Wei et al. 2022 (FLAN), Figures 6 and 7; Chung et al. 2022"
+    paper = "Beside the paper, Wei et al. 2022 (FLAN), Figures 6 and 7; Chung et al. 2022"
     minutes = 0.3
     sizes = ("nano", "toy")
     unseen = ("rename", "outing", "advert", "which_class")
