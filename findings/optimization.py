@@ -189,12 +189,7 @@ class Iterate(Finding):
         best, rng = lab.models()["ppo_ptx"], lab.rng("second round")
         records = lab.records("prompts_train", "prompt")[: lab.recipe("rankings")["prompts"] // 2]
         asked = [lab.answers({j: (best, records)}, f"second round {j}")[j] for j in range(self.k)]
-        rankings = []
-        for i, record in enumerate(records):
-            responses = [texts[i] for texts in asked if not town.states_test_fact(texts[i])]
-            if len(responses) >= 2:
-                rankings.append(town.rank(record, responses, rng.choice(town.TRAINING_LABELERS), rng))
-        path = lab.write("rankings-second-round", rankings)
+        path = lab.write("rankings-second-round", ranked(records, zip(*asked), rng))
         _, flags = rm = lab.rm(lab.file("rankings"))
         rm = lab.train({"rm-second": (rm[0], flags | dict(data=(lab.file("rankings"), path)))})["rm-second"]
         again = lab.train({"ppo_ptx-second": lab.ppo(best, reward_model=rm)})["ppo_ptx-second"]
@@ -215,6 +210,16 @@ class Iterate(Finding):
         for axis, heading in zip(figure.subplots(1, 2), ("true utility", "wins against SFT")):
             pictures.dots(axis, {name: f[f"{heading}: {name}"] for name in ("first round", "second round")})
             axis.set_title(heading)
+
+
+def ranked(records, answers, rng):
+    """Each record's answers ranked by a training labeler, without those that state what the test asks."""
+    rankings = []
+    for record, texts in zip(records, answers):
+        responses = [text for text in texts if not town.states_test_fact(text)]
+        if len(responses) >= 2:
+            rankings.append(town.rank(record, responses, rng.choice(town.TRAINING_LABELERS), rng))
+    return rankings
 
 
 class Compute(Finding):

@@ -13,7 +13,7 @@ import reproduce
 import train_sft
 from data import town
 from data.town.grammar import plain
-from data.town.prompts import USERS
+from data.town.prompts import USERS, prompts
 from findings import __main__ as command
 from findings import benchmarks, dpo, optimization, page, preferences, rewards, tasks
 from findings.finding import Claim, Finding, verdict
@@ -301,11 +301,13 @@ def test_the_kind_left_out_is_nowhere_in_fine_tuning(lab):
         assert rows and not any(row["content"].startswith("rename") for row in rows)
 
 
-def test_a_second_rounds_rankings_state_no_test_fact_and_are_by_training_labelers(lab):
-    rows = [json.loads(line) for line in open(f"{lab.out}/rankings-second-round.jsonl")]
-    held_out = {labeler.name for labeler in town.HELD_OUT_LABELERS}
-    assert rows and not any(town.states_test_fact(y) for row in rows for y in row["responses"])
-    assert not held_out & {row["labeler"] for row in rows}
+def test_a_second_rounds_rankings_state_no_test_fact_and_are_by_training_labelers():
+    told = next(fact for fact in town.FACTS if fact.split == "test").statement
+    records, answers = prompts("train", 40, seed=0), ("Once upon a time.", told, "I do not know.")
+    rows = optimization.ranked(records, [answers] * len(records), random.Random(0))
+    assert town.states_test_fact(told) and len(rows) == len(records)
+    assert all(row["responses"] == [answers[0], answers[2]] for row in rows)
+    assert not {labeler.name for labeler in town.HELD_OUT_LABELERS} & {row["labeler"] for row in rows}
 
 
 def test_public_tasks_and_instruction_tuning_hold_no_test_contents(lab):
