@@ -18,6 +18,7 @@ from findings import __main__ as command
 from findings import benchmarks, dpo, optimization, page, preferences, rewards, tasks
 from findings.finding import Claim, Finding, verdict
 from findings.lab import Lab, judged, mean
+from minirlhf import data
 from minirlhf.config import InputError, to_flags
 
 KNOWN = command.known()
@@ -273,8 +274,9 @@ def test_a_stage_of_other_settings_is_refused_by_name(lab):
 def test_prompts_of_a_findings_own_are_by_test_users_about_test_contents(lab):
     records = lab.ask(("say", "closed_qa", "fact", "rename"), 2000, "test of the lab")
     assert len(records) == 100 and {r["kind"] for r in records} == {"say", "closed_qa", "fact", "rename"}
-    assert {USERS[r["user"]] for r in records} == {"test"}
-    for r in records:
+    assert len(lab.many) == 4 * len(lab.test) and not lab.many[: len(lab.test)] == lab.test
+    assert {USERS[r["user"]] for r in records + lab.many} == {"test"}
+    for r in records + lab.many:
         place = town.world.digest(r["content"]) / 2**64  # test has the last 35 %
         assert town.world.FACT[r["fact"]].split == "test" if "fact" in r else place >= 0.65
 
@@ -333,6 +335,18 @@ def test_other_sizes_are_judged_by_the_one_reward_model(lab):
     script, flags = lab.ppo(lab.models("nano")["rl_start"], "nano")
     assert flags["reward_model"] == f"{lab.toy}/rm" and script is reproduce.train_ppo
     assert lab.sft("x", "nano")[0] is train_sft
+
+
+def test_other_sizes_read_no_page_that_losses_are_measured_on(lab):
+    read = json.loads(open(f"{lab.out}/nano/gpt/config.json").read())["data"]
+    held_out = {r["text"] for r in lab.records("web_held_out", "document")}
+    assert read and not held_out & {r["text"] for file in read for r in data.read(file, "document")}
+
+
+@pytest.mark.parametrize("judge_on", ["test", "validation"])
+def test_benchmarks_are_of_the_split_that_models_are_judged_on(judge_on, monkeypatch):
+    monkeypatch.setattr(tasks, "at_once", lambda *calls: [split for *_, split in calls])
+    assert tasks.scores(Lab("somewhere", judge_on=judge_on), {"gpt": "folder"}) == {"gpt": judge_on}
 
 
 def test_who_puts_helpfulness_first_ranks_the_same_answers(lab):
