@@ -1,27 +1,24 @@
 """Records in, batches out. data/README.md shows every format with an example.
 
-A record is a line of a JSON-lines file (plain or .gz), checked here, once, with the file and line named:
+A record is a line of a JSON-lines file, checked here, once, with the file and line named:
 
     document      {"text"}                            all of its tokens are learned
     demonstration {"prompt", "response"}              the response's are
     ranking       {"prompt", "responses", "ranks"}    K = 2 to 9 responses, rank 1 is best, equal ranks are ties
     prompt        {"prompt"}
 
-Prompt and response are encoded separately and concatenated, at every stage; a response ends with end-of-text.
+Other people's records become these in formats.py. Prompt and response are encoded separately and concatenated, at
+every stage; a response ends with end-of-text.
 """
 
-import gzip
-import json
-import os
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .config import InputError, require
+from . import formats
+from .config import require
 from .distributed import say
-
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 class Sequence(NamedTuple):
@@ -103,11 +100,8 @@ def read(path, kind):
     """
     check = {"document": _document, "demonstration": _demonstration, "ranking": _ranking, "prompt": _prompt}[kind]
     if str(path).endswith(".txt") and kind == "document":
-        return [check({"text": "\n".join(text for _, text in _lines(path))}, str(path))]
-    records = []
-    for where, line in _lines(path):
-        if line.strip():
-            records.append(check(_parse(line, where), where))
+        return [check({"text": "\n".join(text for _, text in formats.lines(path))}, str(path))]
+    records = [check(record, where) for where, record in formats.records(path, kind)]
     require(records, f"{path}: no records in it; a {kind} a line is needed (data/README.md)")
     return records
 
@@ -115,81 +109,13 @@ def read(path, kind):
 def texts(path):
     """Every text in a file of any kind of record, for training a tokenizer."""
     if str(path).endswith(".txt"):
-        yield "\n".join(text for _, text in _lines(path))
+        yield "\n".join(text for _, text in formats.lines(path))
         return
-    for where, line in _lines(path):
-        record = _parse(line, where) if line.strip() else {}
+    for _, record in formats.records(path, "text"):
         several = record.get("responses")
         fields = [record.get("text"), record.get("prompt")]
         fields += several if isinstance(several, list) else [record.get("response")]
         yield from (field for field in fields if isinstance(field, str))
-
-
-def _lines(path):
-    """Yields ("file:line", text)."""
-    opener = gzip.open if str(path).endswith(".gz") else open
-    pipe = os.path.exists(path) and not os.path.isfile(path)
-    require(not pipe, f"{path}: a folder or a pipe; give a file, which can be read again when a run goes on")
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        where = f"{path}:{number}"
-        raise InputError(f"{where}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); is it whole, and of the kind its name says?") from None
-
-
-def _parse(line, where):
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); each line must be one JSON object") from None
-    require(isinstance(record, dict), f"{where}: a JSON object is needed, {type(record).__name__} found")
-    return _normalise(record, where)
-
-
-def _normalise(record, where):
-    """Other people's fields in our names. A pair of chosen and rejected is a ranking, and chosen a demonstration."""
-    record = dict(record)
-    if "messages" in record:
-        record["prompt"], record["response"] = _transcript(record.pop("messages"), where)
-    elif "instruction" in record and "output" in record:
-        parts = [record["instruction"], record.get("input", ""), ""]
-        require(all(isinstance(p, str) for p in parts), f"{where}: instruction and input must be strings")
-        record["prompt"], record["response"] = (
-            "\n".join(p for i, p in enumerate(parts) if p or i != 1),
-            record["output"],
-        )
-    elif "chosen" in record and "rejected" in record:
-        chosen, rejected = record["chosen"], record["rejected"]
-        require(isinstance(chosen, str) and isinstance(rejected, str), f"{where}: chosen and rejected must be strings")
-        if "prompt" not in record:
-            shared = os.path.commonprefix([chosen, rejected])
-            end = shared.rfind(ASSISTANT) + len(ASSISTANT)
-            require(ASSISTANT in shared, f"{where}: chosen and rejected share no prompt that ends in {ASSISTANT!r}")
-            record["prompt"], chosen, rejected = shared[:end], chosen[end:], rejected[end:]
-        record |= {"response": chosen, "responses": [chosen, rejected], "ranks": [1, 2]}
-    elif "completion" in record and "response" not in record:
-        record["response"] = record["completion"]
-    return record
-
-
-def _transcript(messages, where):
-    """Chat messages as a transcript; the prompt ends before the last message, which must be the assistant's."""
-    turns = {"user": HUMAN, "assistant": ASSISTANT, "system": ""}
-    text = ""
-    for message in messages if isinstance(messages, list) else [None]:
-        whole = isinstance(message, dict) and message.get("role") in [*turns]  # a role may be anything, a list too
-        whole = whole and isinstance(message.get("content"), str)
-        require(whole, f"{where}: a message needs a role (system, user, assistant) and a string content")
-        before, text = text, f"{text}{turns[message['role']]} {message['content']}".lstrip(" ")
-    last_is_answer = bool(messages) and messages[-1]["role"] == "assistant"
-    require(last_is_answer, f"{where}: the last message must be the assistant's: it is the response")
-    return before + ASSISTANT, messages[-1]["content"] and f" {messages[-1]['content']}"
 
 
 def _string(record, field, where, empty=False):
@@ -245,24 +171,54 @@ def encode_response(record_prompt, response, tokenizer):
 
 
 def encode_demonstrations(records, tokenizer, n_ctx, where=""):
-    """Sequences of prompt + response + end-of-text; those over n_ctx tokens are dropped, and the drop is said aloud."""
-    sequences = [encode_response(r["prompt"], r["response"], tokenizer) for r in records]
-    return _drop_long(sequences, [len(s.tokens) for s in sequences], n_ctx, where, "demonstrations")
+    """Sequences of prompt + response + end-of-text, of at most n_ctx tokens."""
+
+    def encode(record, prompt):
+        sequence = encode_response(prompt, record["response"], tokenizer)
+        return sequence, len(sequence.tokens)
+
+    return _fitting(records, encode, n_ctx, where, "demonstrations")[1]
 
 
 def encode_rankings(records, tokenizer, n_ctx, where=""):
-    """Rankings whose longest prompt + response + end-of-text is at most n_ctx; the others are dropped, aloud."""
-    rankings = [
-        Ranking([encode_response(r["prompt"], y, tokenizer) for y in r["responses"]], r["ranks"]) for r in records
-    ]
-    return _drop_long(rankings, [longest(r) for r in rankings], n_ctx, where, "rankings")
+    """Rankings whose longest prompt + response + end-of-text has at most n_ctx tokens."""
+
+    def encode(record, prompt):
+        sequences = [encode_response(prompt, response, tokenizer) for response in record["responses"]]
+        ranking = Ranking(sequences, record["ranks"])
+        return ranking, longest(ranking)
+
+    return _fitting(records, encode, n_ctx, where, "rankings")[1]
 
 
 def encode_prompts(records, tokenizer, limit, where=""):
-    """(records, their token lists), without the prompts over `limit` tokens, which are dropped aloud."""
-    both = [(record, tokenizer.encode(record["prompt"])) for record in records]
-    both = _drop_long(both, [len(tokens) for _, tokens in both], limit, where, "prompts")
-    return [record for record, _ in both], [tokens for _, tokens in both]
+    """(records, their token lists), of the prompts that have at most `limit` tokens."""
+
+    def encode(record, prompt):
+        tokens = tokenizer.encode(prompt)
+        return tokens, len(tokens)
+
+    return _fitting(records, encode, limit, where, "prompts")
+
+
+def _fitting(records, encode, limit, where, what):
+    """(records, what encode(record, its prompt) makes of them), those that fit in `limit` tokens. A long conversation
+    loses its oldest turns; what is too long even so is dropped. Both are said aloud."""
+    kept, items, shortened = [], [], 0
+    for record in records:
+        prompt, (item, length) = record["prompt"], encode(record, record["prompt"])
+        while length > limit and (prompt := formats.without_first_turn(prompt)):
+            item, length = encode(record, prompt)
+        if length <= limit:
+            kept.append(record)
+            items.append(item)
+            shortened += prompt != record["prompt"]
+    if shortened:
+        say(f"{where}: {shortened} of {len(records)} {what} lost their oldest turns, to fit in {limit} tokens")
+    if len(kept) < len(records):
+        say(f"{where}: dropped {len(records) - len(kept)} of {len(records)} {what}, longer than {limit} tokens")
+    require(kept, f"{where}: none of its {what} fits in {limit} tokens; use a longer context")
+    return kept, items
 
 
 def load_documents(paths, tokenizer, n_ctx):
@@ -287,15 +243,6 @@ def load_prompts(paths, tokenizer, n_ctx, max_response):
     message = f"--max_response {max_response} leaves no room for a prompt in a context of {n_ctx} tokens"
     require(room > 0, f"{message}; take less than {n_ctx}")
     return [tokens for path in paths for tokens in encode_prompts(read(path, "prompt"), tokenizer, room, path)[1]]
-
-
-def _drop_long(items, lengths, limit, where, what):
-    kept = [item for item, length in zip(items, lengths) if length <= limit]
-    if len(kept) < len(items):
-        dropped = len(items) - len(kept)
-        say(f"{where}: dropped {dropped} of {len(items)} {what}, longer than {limit} tokens")
-    require(kept, f"{where}: none of its {what} fits in {limit} tokens; use a longer context")
-    return kept
 
 
 def longest(ranking):

@@ -107,16 +107,24 @@ def _spelled(value):
 
 
 def _digest(value):
-    """SHA-256 of what a flag names, as text: of files, or of folders with models and tokenizers; empty for neither."""
-    digest, kinds = hashlib.sha256(), (".pt", ".json", ".txt", ".tiktoken", ".safetensors")
+    """SHA-256 of what a flag names, as text: of files, or of folders with a model and a tokenizer, or with data; empty
+    for none of them."""
+    digest = hashlib.sha256()
     paths = [Path(word) for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
-    inside = [part for path in paths if path.is_dir() for part in sorted(path.iterdir()) if part.suffix in kinds]
-    parts = [path for path in paths + inside if path.is_file() and not path.name.startswith("state-")]
+    inside = [part for path in paths if path.is_dir() for part in _that_matter(sorted(path.iterdir()))]
+    parts = [path for path in paths + inside if path.is_file()]
     for part in parts:
         with refusing(f"{part}: cannot be read"), open(part, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest() if parts else ""
+
+
+def _that_matter(files):
+    """Of the files in a folder those of a model; where it is none's, data."""
+    files = [file for file in files if not file.name.startswith("state-")]
+    model = [file for file in files if file.suffix in (".pt", ".json", ".txt", ".tiktoken", ".safetensors")]
+    return model or [file for file in files if file.suffix in (".jsonl", ".gz", ".parquet")]
 
 
 def lock(folder):

@@ -104,7 +104,7 @@ def test_a_broken_line_of_any_file_is_named(script, line, says, tmp_path, refuse
         ({"prompt": "a", "response": ["b"]}, "field 'response' is missing or not a string"),
         ({"instruction": "a", "output": ""}, "'response' is empty"),
         ({"instruction": "a", "input": 3, "output": "b"}, "instruction and input must be strings"),
-        ({"messages": []}, "last message must be the assistant's"),
+        ({"messages": []}, "a conversation without messages"),
         ({"messages": "hi"}, "a message needs a role"),
         ({"messages": [{"role": "user", "content": "a"}]}, "last message must be the assistant's"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "a message needs a role"),
@@ -140,7 +140,8 @@ def test_a_ranking_that_is_none_is_named(change, says, tmp_path, refused):
     ("record", "says"),
     [
         ({"chosen": "no marker", "rejected": "no such"}, "share no prompt that ends in"),
-        ({"prompt": "a", "chosen": [], "rejected": "b"}, "chosen and rejected must be strings"),
+        ({"prompt": "a", "chosen": [], "rejected": "b"}, "a conversation without messages"),
+        ({"prompt": "a", "chosen": 3, "rejected": "b"}, "chosen and rejected must be strings"),
     ],
 )
 def test_a_pair_that_is_none_is_named(record, says, tmp_path, refused):

@@ -1,7 +1,6 @@
 """Every format is read, no token is lost or learned twice, and what is dropped is said."""
 
 import gzip
-import json
 import tracemalloc
 
 import numpy as np
@@ -10,12 +9,8 @@ import torch
 
 import tiny
 from minirlhf import data
+from minirlhf.config import InputError
 from minirlhf.data import Ranking, Sequence
-
-HH = {
-    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: See you",
-    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: Go",
-}
 
 
 def read_one(tmp_path, record, kind):
@@ -24,49 +19,6 @@ def read_one(tmp_path, record, kind):
 
 
 # --- reading ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("record", "prompt", "response"),
-    [
-        ({"prompt": "a ", "response": "b"}, "a ", "b"),
-        ({"prompt": "a ", "completion": " b"}, "a ", " b"),
-        ({"instruction": "Add.", "input": "1 2", "output": "3"}, "Add.\n1 2\n", "3"),
-        ({"instruction": "Say hi.", "input": "", "output": "Hi"}, "Say hi.\n", "Hi"),
-        ({"instruction": "Say hi.", "output": "Hi"}, "Say hi.\n", "Hi"),
-        (
-            {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
-            "\n\nHuman: Hi\n\nAssistant:",
-            " Hello",
-        ),
-        (
-            {"messages": [
-                {"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"},
-                {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Bye"},
-                {"role": "assistant", "content": "See you"},
-            ]},
-            "Be kind.\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:",
-            " See you",
-        ),
-    ],
-)  # fmt: skip
-def test_a_demonstration_in_each_of_its_forms(tmp_path, record, prompt, response):
-    read = read_one(tmp_path, record, "demonstration")
-    assert (read["prompt"], read["response"]) == (prompt, response)
-
-
-@pytest.mark.parametrize(
-    ("record", "prompt", "responses"),
-    [
-        ({"prompt": "a ", "chosen": "good", "rejected": "bad"}, "a ", ["good", "bad"]),
-        (HH, "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:", [" See you", " Go"]),
-        ({"prompt": "a ", "responses": ["x", "", "z"], "ranks": [1, 2, 2]}, "a ", ["x", "", "z"]),
-    ],
-)
-def test_a_ranking_in_each_of_its_forms(tmp_path, record, prompt, responses):
-    read = read_one(tmp_path, record, "ranking")
-    assert (read["prompt"], read["responses"]) == (prompt, responses)
-    assert read["ranks"] == record.get("ranks", [1, 2])
 
 
 def test_a_prompt_keeps_its_other_fields(tmp_path):
@@ -91,20 +43,8 @@ def test_blank_lines_are_skipped_and_windows_line_ends_are_fine(tmp_path):
 
 def test_texts_are_those_of_every_kind_of_record(tmp_path, world):
     assert list(data.texts(world.documents)) == tiny.TEXTS
-    path = tiny.write_lines(tmp_path / "p.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r"}])
-    assert sorted(data.texts(path)) == ["c", "p", "r"]
     path = tiny.write_lines(tmp_path / "r.jsonl", [{"prompt": "p", "responses": ["x", "y"], "ranks": [1, 2]}])
     assert sorted(data.texts(path)) == ["p", "x", "y"]
-
-
-def test_the_public_preference_data_is_read(real_data):
-    rankings = data.read(real_data / "hh_harmless_base_test.jsonl.gz", "ranking")
-    assert all(r["prompt"].endswith("\n\nAssistant:") for r in rankings)
-    with gzip.open(real_data / "hh_harmless_base_test.jsonl.gz", "rt", encoding="utf-8") as file:
-        for ranking, line in zip(rankings, file):
-            pair = json.loads(line)
-            whole = [ranking["prompt"] + response for response in ranking["responses"]]
-            assert whole == [pair["chosen"], pair["rejected"]]
 
 
 # --- encoding -----------------------------------------------------------------------------------------------
@@ -175,8 +115,34 @@ def test_over_long_prompts_are_dropped_whole_and_counted_aloud(tokenizer, capsys
     assert "dropped 1 of 5 prompts" in capsys.readouterr().out
 
 
+def test_a_long_conversation_loses_its_oldest_turns_whole_and_aloud(tokenizer, capsys):
+    system, turns = "Be kind.", [f"\n\nHuman: the cat {i}\n\nAssistant: a dog {i}" for i in range(9)]
+    last = "\n\nHuman: bye\n\nAssistant:"
+    record = {"prompt": system + "".join(turns) + last, "response": " so long"}
+    shorter = [system + "".join(turns[i:]) + last for i in range(10)]
+    lengths = [len(data.encode_response(prompt, " so long", tokenizer).tokens) for prompt in shorter]
+    for limit in (lengths[3], lengths[3] + 1, lengths[9]):
+        (kept,) = data.encode_demonstrations([record], tokenizer, limit, "talk.jsonl")
+        expected = next(prompt for prompt, length in zip(shorter, lengths) if length <= limit)
+        assert tokenizer.decode(kept.tokens[: kept.start]) == expected
+        assert "talk.jsonl: 1 of 1 demonstrations lost their oldest turns" in capsys.readouterr().out
+    with pytest.raises(InputError, match="none of its demonstrations fits"):
+        data.encode_demonstrations([record], tokenizer, lengths[9] - 1, "talk.jsonl")
+
+
+def test_rankings_and_prompts_lose_oldest_turns_too(tokenizer):
+    long, short = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:", "\n\nHuman: three\n\nAssistant:"
+    responses = [" four", " five!"]
+    limit = max(len(data.encode_response(short, y, tokenizer).tokens) for y in responses)
+    (ranking,) = data.encode_rankings([{"prompt": long, "responses": responses, "ranks": [1, 2]}], tokenizer, limit)
+    texts = [tokenizer.decode(s.tokens[:-1]) for s in ranking.sequences]
+    assert texts == [short + y for y in responses] and ranking.ranks == [1, 2]
+    records, tokens = data.encode_prompts([{"prompt": long}], tokenizer, len(tokenizer.encode(short)))
+    assert tokens == [tokenizer.encode(short)] and records == [{"prompt": long}]
+
+
 def test_a_file_of_which_nothing_fits_is_an_error(tokenizer):
-    with pytest.raises(data.InputError, match="none of its prompts fits in 2 tokens"):
+    with pytest.raises(InputError, match="none of its prompts fits in 2 tokens"):
         data.encode_prompts(tiny.PROMPTS, tokenizer, 2, "p.jsonl")
 
 

@@ -115,8 +115,20 @@ def test_a_file_whose_content_changed_under_a_run_is_named(tmp_path):
         files.claim(Settings(str(tmp_path / "run"), data=(str(path),)))
 
 
-@pytest.mark.parametrize("name", ["model.pt", "epoch-1.pt", "tokenizer.json", "merges.txt", "x.safetensors"])
-def test_a_checkpoint_that_changed_under_a_run_is_named(name, tmp_path):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.pt",
+        "epoch-1.pt",
+        "tokenizer.json",
+        "merges.txt",
+        "x.safetensors",
+        "a.parquet",
+        "b.jsonl",
+        "c.jsonl.gz",
+    ],
+)
+def test_a_folder_of_a_model_or_of_data_that_changed_under_a_run_is_named(name, tmp_path):
     model = tmp_path / "model"
     model.mkdir()
     (model / name).write_text("x")

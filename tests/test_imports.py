@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = """
     shapes config model
     losses distributed device muon
-    files data
+    files formats
+    data
     tokenizer rollout
     huggingface evaluate graph
     checkpoint

@@ -1,0 +1,330 @@
+"""Other people's records become ours: one small file of each shape, as its makers publish it, and what it must give."""
+
+import gzip
+import json
+
+import pytest
+
+import tiny
+from minirlhf import data, formats
+from minirlhf.config import InputError
+
+USER, BOT = "\n\nHuman:", "\n\nAssistant:"
+HI = [{"role": "user", "content": "Hi"}]
+HELLO, GO = [{"role": "assistant", "content": "Hello"}], [{"role": "assistant", "content": "Go"}]
+TALK = [{"role": "system", "content": "Be kind."}, *HI, *HELLO, {"role": "user", "content": "Bye"}]
+BYE = {"role": "assistant", "content": "See you"}
+HH = {
+    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: See you",
+    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: Go",
+}
+NECTAR = {
+    "prompt": "\n\nHuman: Name a food.\n\nAssistant: ",
+    "answers": [{"answer": f"Food {i}.", "model": f"m{i}", "rank": float(rank)}
+                for i, rank in enumerate((3, 1, 2, 4, 5, 7, 6))],
+    "turns": 1, "num_responses": 7, "source": ["lmsys-chat-1m"], "good_natured": True,
+}  # fmt: skip
+ULTRAFEEDBACK = {
+    "source": "flan", "instruction": "Name a food.", "models": ["a", "b", "c", "d"],
+    "completions": [{"model": m, "response": f"{m}!", "overall_score": s, "fine-grained_score": 4.0, "critique": "ok"}
+                    for m, s in zip("abcd", (7.0, 8.5, 7.0, 1.0))],
+}  # fmt: skip
+TLDR = {
+    "info": {"id": "t3", "post": "I lost a kite.", "title": "Kite", "subreddit": "pets", "site": None, "article": None},
+    "summaries": [{"text": " Kite lost.", "policy": "sup1", "note": None}, {"text": " No.", "policy": "ref"}],
+    "choice": 1, "worker": "w", "batch": "b", "split": "train", "extra": {"confidence": 3},
+}  # fmt: skip
+SHP = {
+    "post_id": "p", "domain": "askhr", "history": "What now?", "human_ref_A": "Wait.", "human_ref_B": "Go.",
+    "labels": 0, "score_A": 3, "score_B": 9, "score_ratio": 3.0, "seconds_difference": 10.0,
+}  # fmt: skip
+
+
+def message(name, parent, role, text, rank=None, **more):
+    return {"message_id": name, "parent_id": parent, "message_tree_id": "a", "role": role, "text": text, "rank": rank,
+            "lang": "en", "deleted": False, "review_result": True} | more  # fmt: skip
+
+
+MESSAGES = [
+    message("b", "a", "assistant", "Hello", 1),
+    message("a", None, "prompter", "Hi"),
+    message("c", "a", "assistant", "Good day", 0),
+    message("d", "a", "assistant", "Bad", 2, deleted=True),
+    message("e", "c", "prompter", "Bye"),
+    message("f", "e", "assistant", "See you"),
+    message("g", "c", "prompter", "And?"),
+]
+
+
+def tree_of(name):
+    (node,) = (m for m in MESSAGES if m["message_id"] == name)
+    return node | {"replies": [tree_of(m["message_id"]) for m in MESSAGES if m["parent_id"] == name]}
+
+
+TREE = {"message_tree_id": "a", "tree_state": "ready_for_export", "prompt": tree_of("a")}
+
+
+def read(tmp_path, records, kind):
+    return data.read(tiny.write_lines(tmp_path / "some.jsonl", records), kind)
+
+
+# --- demonstrations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"prompt": "a ", "response": "b"}, [("a ", "b")]),
+        ({"prompt": "a ", "completion": " b"}, [("a ", " b")]),
+        ({"instruction": "Add.", "input": "1 2", "output": "3"}, [("Add.\n1 2\n", "3")]),
+        ({"instruction": "Say hi.", "input": "", "output": "Hi"}, [("Say hi.\n", "Hi")]),
+        ({"instruction": "Say hi.", "output": "Hi"}, [("Say hi.\n", "Hi")]),
+        ({"instruction": "Add.", "instances": [{"input": "1 2", "output": "3"}, {"input": "", "output": "0"}]},
+         [("Add.\n1 2\n", "3"), ("Add.\n", "0")]),
+        ({"messages": HI + HELLO}, [(f"{USER} Hi{BOT}", " Hello")]),
+        ({"messages": [*TALK, BYE]},
+         [(f"Be kind.{USER} Hi{BOT}", " Hello"),
+          (f"Be kind.{USER} Hi{BOT} Hello{USER} Bye{BOT}", " See you")]),
+        ({"prompt": HI, "completion": HELLO}, [(f"{USER} Hi{BOT}", " Hello")]),
+        (HH, [(f"{USER} Hi{BOT} Hello{USER} Bye{BOT}", " See you")]),
+        (NECTAR, [(f"{USER} Name a food.{BOT}", " Food 1.")]),
+        (ULTRAFEEDBACK, [(f"{USER} Name a food.{BOT}", " b!")]),
+        (TLDR, [("SUBREDDIT: r/pets\n\nTITLE: Kite\n\nPOST: I lost a kite.\n\nTL;DR:", " No.")]),
+        (SHP, [(f"{USER} What now?{BOT}", " Go.")]),
+        (TREE, [(f"{USER} Hi{BOT}", " Good day"), (f"{USER} Hi{BOT} Good day{USER} Bye{BOT}", " See you")]),
+    ],
+)  # fmt: skip
+def test_demonstrations(tmp_path, record, expected):
+    found = [(r["prompt"], r["response"]) for r in read(tmp_path, [record], "demonstration")]
+    assert found == expected
+
+
+def test_the_loss_of_a_conversation_is_on_every_answer_and_on_nothing_else(tmp_path, tokenizer):
+    """What is learned of it, put together, is the assistant's words, each once and with an end of its own."""
+    path = tiny.write_lines(tmp_path / "talk.jsonl", [{"messages": [*TALK, BYE]}])
+    sequences = data.load_demonstrations([path], tokenizer, 200)
+    learned = [tokenizer.decode(s.tokens[s.start : -1]) for s in sequences]
+    assert learned == [" Hello", " See you"]
+    assert all(s.tokens[-1] == tokenizer.eos for s in sequences)
+    read_only = [tokenizer.decode(s.tokens[: s.start]) for s in sequences]
+    assert read_only[1].startswith(read_only[0] + learned[0])  # the second answer reads the first
+
+
+# --- rankings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt", "responses", "ranks"),
+    [
+        ({"prompt": "a ", "responses": ["x", "", "z"], "ranks": [1, 2, 2]}, "a ", ["x", "", "z"], [1, 2, 2]),
+        ({"messages": HI, "responses": ["Ho", "", "Hum"], "ranks": [2, 3, 1]},
+         f"{USER} Hi{BOT}", [" Ho", "", " Hum"], [2, 3, 1]),
+        ({"prompt": "a ", "chosen": "good", "rejected": "bad"}, "a ", ["good", "bad"], [1, 2]),
+        (HH, f"{USER} Hi{BOT} Hello{USER} Bye{BOT}", [" See you", " Go"], [1, 2]),
+        ({"prompt": HI, "chosen": HELLO, "rejected": GO}, f"{USER} Hi{BOT}", [" Hello", " Go"], [1, 2]),
+        ({"chosen": HI + HELLO, "rejected": HI + GO}, f"{USER} Hi{BOT}", [" Hello", " Go"], [1, 2]),
+        ({"prompt": "Hi", "chosen": HI + HELLO, "rejected": HI + GO, "messages": HI + HELLO, "score_chosen": 8.0},
+         f"{USER} Hi{BOT}", [" Hello", " Go"], [1, 2]),
+        (NECTAR, f"{USER} Name a food.{BOT}", [f" Food {i}." for i in range(7)], [3, 1, 2, 4, 5, 7, 6]),
+        (ULTRAFEEDBACK, f"{USER} Name a food.{BOT}", [" a!", " b!", " c!", " d!"], [2, 1, 2, 3]),
+        (TLDR, "SUBREDDIT: r/pets\n\nTITLE: Kite\n\nPOST: I lost a kite.\n\nTL;DR:", [" Kite lost.", " No."], [2, 1]),
+        (SHP, f"{USER} What now?{BOT}", [" Wait.", " Go."], [2, 1]),
+        (SHP | {"labels": 1}, f"{USER} What now?{BOT}", [" Wait.", " Go."], [1, 2]),
+        (TREE, f"{USER} Hi{BOT}", [" Hello", " Good day"], [2, 1]),
+    ],
+)  # fmt: skip
+def test_rankings(tmp_path, record, prompt, responses, ranks):
+    (found,) = read(tmp_path, [record], "ranking")
+    assert (found["prompt"], found["responses"], found["ranks"]) == (prompt, responses, ranks)
+
+
+def test_the_public_preference_data_is_read(real_data):
+    rankings = data.read(real_data / "hh_harmless_base_test.jsonl.gz", "ranking")
+    assert all(r["prompt"].endswith("\n\nAssistant:") for r in rankings)
+    with gzip.open(real_data / "hh_harmless_base_test.jsonl.gz", "rt", encoding="utf-8") as file:
+        for ranking, line in zip(rankings, file):
+            pair = json.loads(line)
+            whole = [ranking["prompt"] + response for response in ranking["responses"]]
+            assert whole == [pair["chosen"], pair["rejected"]]
+
+
+def test_the_self_instruct_seeds_are_read(real_data):
+    path = real_data / "seed_tasks.jsonl"
+    tasks = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    instances = [(task["instruction"], i["output"]) for task in tasks for i in task["instances"]]
+    found = data.read(path, "demonstration")
+    assert [r["response"] for r in found] == [output for _, output in instances] and len(found) > 100
+    assert all(r["prompt"].startswith(instruction) for r, (instruction, _) in zip(found, instances))
+
+
+# --- prompts and texts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"messages": HI}, [f"{USER} Hi{BOT}"]),
+        ({"messages": [*TALK, BYE]}, [f"Be kind.{USER} Hi{BOT} Hello{USER} Bye{BOT}"]),
+        ({"prompt": HI}, [f"{USER} Hi{BOT}"]),
+        (TREE, [f"{USER} Hi{BOT}" + more for more in ("", f" Good day{USER} Bye{BOT}", f" Good day{USER} And?{BOT}")]),
+        (SHP, [f"{USER} What now?{BOT}"]),
+    ],
+)  # fmt: skip
+def test_prompts(tmp_path, record, expected):
+    assert [r["prompt"] for r in read(tmp_path, [record], "prompt")] == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, ["p", "c", "r"]),
+        ({"messages": TALK}, [f"Be kind.{USER} Hi{BOT} Hello{USER} Bye"]),
+        (SHP, [f"{USER} What now?{BOT}", " Wait.", " Go."]),
+    ],
+)
+def test_texts_for_a_tokenizer(tmp_path, record, expected):
+    assert sorted(data.texts(tiny.write_lines(tmp_path / "t.jsonl", [record]))) == sorted(expected)
+
+
+# --- trees -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["demonstration", "ranking", "prompt"])
+def test_messages_in_any_order_are_the_tree(tmp_path, kind):
+    assert read(tmp_path, MESSAGES, kind) == read(tmp_path, [TREE], kind)
+
+
+def test_what_is_left_out_of_a_tree_is_said(tmp_path, capsys):
+    read(tmp_path, [TREE], "ranking")
+    said = capsys.readouterr().out
+    assert "an OpenAssistant tree: 1 rankings from 1 records" in said
+    for reason in ("1: deleted, or refused in review", "1: no two answers are ranked", "1: not answered"):
+        assert f"left out {reason}" in said
+
+
+def test_a_circle_of_messages_ends(tmp_path):
+    circle = [message("a", "b", "prompter", "Hi"), message("b", "a", "assistant", "Hello")]
+    assert (
+        len(read(tmp_path, [*circle, *[m | {"message_id": m["message_id"] + "!"} for m in MESSAGES[1:2]]], "prompt"))
+        == 1
+    )
+
+
+# --- what is left out ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (NECTAR | {"answers": NECTAR["answers"][:1]}, "1 answers, and a ranking has 2 to 9"),
+        (ULTRAFEEDBACK | {"completions": [{"response": "a", "overall_score": None}] * 4}, "without text or score"),
+        (ULTRAFEEDBACK | {"completions": [{"response": "a", "overall_score": 1e999}] * 4}, "without text or score"),
+        (TLDR | {"choice": None}, "nobody chose"),
+        (TLDR | {"info": {"id": "x", "post": None}}, "neither a post nor an article"),
+    ],
+)  # fmt: skip
+def test_a_record_that_says_nothing_is_left_out_aloud(tmp_path, capsys, record, reason):
+    whole = {"info": TLDR, "completions": ULTRAFEEDBACK, "answers": NECTAR}
+    same = next(other for field, other in whole.items() if field in record)
+    assert len(read(tmp_path, [record, same], "ranking")) == 1
+    said = capsys.readouterr().out
+    assert "1 rankings from 2 records; left out 1: " in said and reason in said
+
+
+def test_an_article_is_summarised_too(tmp_path):
+    record = TLDR | {"info": {"post": None, "title": "News", "article": "It rained."}}
+    assert read(tmp_path, [record], "ranking")[0]["prompt"] == "TITLE: News\n\nARTICLE: It rained.\n\nTL;DR:"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"messages": [{"role": "tool", "content": "x"}]}, "a message needs a role"),
+        ({"messages": HI, "responses": "x", "ranks": [1]}, "'responses' must be a list"),
+        ({"messages": HI + HELLO, "responses": ["x", "y"], "ranks": [1, 2]}, "must be the user's"),
+        ({"chosen": HI + HELLO, "rejected": [{"role": "user", "content": "Ho"}, *GO]}, "last message alone"),
+        ({"chosen": HI + HELLO, "rejected": "x"}, "a message needs"),
+        ({"chosen": "x", "rejected": HI}, "must be strings, or both"),
+        (NECTAR | {"prompt": "Name a food."}, "must be a transcript"),
+        (NECTAR | {"answers": "x"}, "'answers' must be a list of objects with answer and rank"),
+        (ULTRAFEEDBACK | {"instruction": 3}, "string content"),
+        (TLDR | {"info": 3}, "'info' must be an object"),
+        (SHP | {"labels": 2}, "'labels' must be 1"),
+        ({"instruction": "x", "instances": [{"input": "y"}]}, "input and output"),
+        (TREE | {"prompt": {"role": "prompter"}}, "a message needs a role, a text and its replies"),
+        (message("a", 3, "prompter", "x"), "message_id must be a string"),
+    ],
+)
+def test_a_malformed_record_is_refused_with_its_line(tmp_path, record, message):
+    with pytest.raises(InputError, match=r"some.jsonl:1: .*" + message):
+        read(tmp_path, [record], "ranking")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parquet():
+    return pytest.importorskip("pyarrow.parquet", reason="pyarrow reads parquet")
+
+
+PAIR = {"chosen": HI + HELLO, "rejected": HI + GO}
+
+
+@pytest.mark.parametrize("records", [[NECTAR, NECTAR], [ULTRAFEEDBACK], [TLDR], [SHP], MESSAGES, [PAIR]])
+def test_parquet_gives_what_json_lines_give(tmp_path, parquet, records):
+    import pyarrow
+
+    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "some.parquet")
+    assert data.read(tmp_path / "some.parquet", "ranking") == read(tmp_path, records, "ranking")
+
+
+def test_a_row_of_parquet_is_named(tmp_path, parquet):
+    import pyarrow
+
+    parquet.write_table(pyarrow.Table.from_pylist([SHP, SHP | {"labels": 7}]), tmp_path / "some.parquet")
+    with pytest.raises(InputError, match="some.parquet:2: 'labels' must be 1"):
+        data.read(tmp_path / "some.parquet", "ranking")
+
+
+def test_half_a_parquet_file_is_refused(tmp_path, parquet):
+    (tmp_path / "some.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="some.parquet: not a whole parquet file; fetch it again"):
+        data.read(tmp_path / "some.parquet", "ranking")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "some.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r'needs pyarrow; pip install "minirlhf\[parquet\]"'):
+        data.read(tmp_path / "some.parquet", "ranking")
+
+
+def test_a_folder_is_its_files_in_order(tmp_path, parquet):
+    import pyarrow
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    tiny.write_lines(folder / "train-00000-of-00003.jsonl", [{"prompt": "a"}])
+    with gzip.open(folder / "train-00001-of-00003.jsonl.gz", "wt") as file:
+        file.write('{"prompt": "b"}\n')
+    parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "c"}]), folder / "train-00002-of-00003.parquet")
+    (folder / "README.md").write_text("not data")
+    assert [r["prompt"] for r in data.read(folder, "prompt")] == ["a", "b", "c"]
+    tiny.write_lines(folder / "test-00000-of-00001.jsonl", [{"prompt": "d"}])
+    with pytest.raises(InputError, match="data: holds test and train data; name the files of one of them"):
+        data.read(folder, "prompt")
+
+
+def test_a_folder_without_data_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no file in this folder ends in .jsonl"):
+        data.read(tmp_path, "prompt")
+
+
+def test_the_oldest_turn_goes_first_and_the_system_s_words_stay():
+    prompt = f"Be kind.{USER} a{BOT} b{USER} c{BOT} d{USER} e{BOT}"
+    shorter = formats.without_first_turn(prompt)
+    assert shorter == f"Be kind.{USER} c{BOT} d{USER} e{BOT}"
+    assert formats.without_first_turn(shorter) == f"Be kind.{USER} e{BOT}"
+    assert formats.without_first_turn(f"Be kind.{USER} e{BOT}") is None
+    assert formats.without_first_turn("Who built the church?\n") is None
