@@ -127,13 +127,14 @@ def _that_matter(files):
     return model or [file for file in files if file.suffix in (".jsonl", ".gz", ".parquet")]
 
 
-def lock(folder):
-    """Makes a folder and keeps other processes out of it, until this one ends or calls release()."""
-    key = os.path.realpath(folder)
+def lock(folder, name=LOCK):
+    """Makes a folder and keeps other processes out of it, until this one ends or calls release(). With another name the
+    lock is not on the folder, but on what is so named."""
+    key = os.path.realpath(Path(folder) / name)
     if key in _locks:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    file = open(Path(folder) / LOCK, "a+")
+    file = open(Path(folder) / name, "a+")
     until = time.monotonic() + 3  # a process that was killed may need a moment to end
     while not (free := _free(file)) and time.monotonic() < until:
         time.sleep(0.1)

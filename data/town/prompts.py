@@ -129,6 +129,10 @@ def tovish(rng):
     english = f"the {adjective} {noun}"
     if rng.random() < 0.6:
         english = f"the {noun} {rng.choice(tuple(world.TOVISH_VERBS))} the {other} {object_}"
+    return in_tovish(english)
+
+
+def in_tovish(english):
     words = world.translate(english).split()
     return Draw(
         {"english": english},
@@ -156,7 +160,10 @@ def kind_or_rude(rng):
 
 def which_class(rng):
     category, other = two(rng, tuple(world.CLASSES))
-    word, right, wrong = rng.choice(world.CATEGORIES[category]), world.CLASSES[category], world.CLASSES[other]
+    return of_class(rng.choice(world.CATEGORIES[category]), world.CLASSES[category], world.CLASSES[other])
+
+
+def of_class(word, right, wrong):
     offered = " or ".join(sorted((right, wrong), key=lambda c: digest(word + c)))
     return Draw(
         {"word": word, "classes": sorted((right, wrong))},
@@ -170,23 +177,31 @@ def closed_qa(rng):
     place, elsewhere = two(rng, world.PLACES)
     if rng.random() < 0.3:
         passage = f"{a} is at the {place}. {b} is at the {elsewhere}."
-        question, form, answer, wrong = rng.choice(
-            (
-                (f"Where is {b}?", f"{b} is {{}}", f"at the {elsewhere}", f"at the {place}"),
-                (f"Where is {a}?", f"{a} is {{}}", f"at the {place}", f"at the {elsewhere}"),
-                (f"Who is at the {place}?", f"{{}} is at the {place}", a, b),
-            )
-        )
     else:
         passage = f"{a} has {an(p)} {x}. {b} has {an(q)} {y}."
-        question, form, answer, wrong = rng.choice(
-            (
-                (f"What does {a} have?", f"{a} has {{}}", f"{an(p)} {x}", f"{an(q)} {y}"),
-                (f"What does {b} have?", f"{b} has {{}}", f"{an(q)} {y}", f"{an(p)} {x}"),
-                (f"Who has the {y}?", f"{{}} has the {y}", b, a),
-                (f"What colour is the {x}?", f"the {x} is {{}}", p, q),
-            )
+    return about_passage(passage, rng.choice(questions_of(passage)))
+
+
+def questions_of(passage):
+    """(question, form, answer, wrong answer) of all that can be asked of such a passage."""
+    a, _, _, p, x, b, _, _, q, y = passage.replace(".", "").split()
+    if " is at " in passage:
+        place, elsewhere = x, y
+        return (
+            (f"Where is {b}?", f"{b} is {{}}", f"at the {elsewhere}", f"at the {place}"),
+            (f"Where is {a}?", f"{a} is {{}}", f"at the {place}", f"at the {elsewhere}"),
+            (f"Who is at the {place}?", f"{{}} is at the {place}", a, b),
         )
+    return (
+        (f"What does {a} have?", f"{a} has {{}}", f"{an(p)} {x}", f"{an(q)} {y}"),
+        (f"What does {b} have?", f"{b} has {{}}", f"{an(q)} {y}", f"{an(p)} {x}"),
+        (f"Who has the {y}?", f"{{}} has the {y}", b, a),
+        (f"What colour is the {x}?", f"the {x} is {{}}", p, q),
+    )
+
+
+def about_passage(passage, asked):
+    question, form, answer, wrong = asked
     return Draw(
         {"passage": passage, "question": question},
         (f"{passage} {question}", f"{question} {passage}"),
@@ -240,6 +255,11 @@ def rename(rng):
             f"{{}} likes the {colour} {thing}",
         )
     )
+    return renamed(said, old, new)
+
+
+def renamed(said, old, new):
+    """said: a sentence with a gap for the name."""
     passage = sentence(said.format(old))
     return Draw(
         {"passage": f"{passage} {new}"},
@@ -342,13 +362,17 @@ def split_of(kind, slots):
 
 def draw_record(kind, rng, split=None, user=None):
     """One record of this kind; of this split, or (None) of any; in a user's way of asking, or (None) in nobody's."""
-    use_case, _, draw = KINDS[kind]
+    draw = KINDS[kind][2]
     while True:
         slots, phrasings, extra = draw(rng)
         if split is None or split_of(kind, slots) == split:
             text = rng.choice(phrasings) if user is None else habits(user).ask(phrasings, rng)
-            known = {"user": user, "use_case": use_case, "kind": kind, "content": content(kind, slots)}
-            return {"prompt": text + "\n", **known, **slots, **extra}
+            return {"prompt": text + "\n", **asked(kind, slots, extra, user)}
+
+
+def asked(kind, slots, extra, user):
+    """What a record says besides its text."""
+    return {"user": user, "use_case": KINDS[kind][0], "kind": kind, "content": content(kind, slots), **slots, **extra}
 
 
 def prompts(split, n, seed):

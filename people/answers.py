@@ -1,0 +1,125 @@
+"""Models' answers to prompts: several for a ranking, sampled ahead of the person; or one, token by token."""
+
+import random
+import threading
+from collections import deque
+
+import numpy as np
+import torch
+
+from minirlhf.checkpoint import load_model, load_tokenizer
+from minirlhf.config import require
+from minirlhf.data import encode_prompts
+from minirlhf.device import pick_device
+from minirlhf.losses import at_least_fp32
+from minirlhf.model import GPT, Cache
+from minirlhf.rollout import generate, sample_token
+
+ROUNDS = 3  # of sampling, until there are as many different answers as were asked for
+KEPT = 8  # prompts whose answers wait
+
+
+class Speaker:
+    """A GPT and its tokenizer."""
+
+    def __init__(self, source, limit):
+        self.name, self.limit, self.tokenizer = str(source), limit, load_tokenizer(source)
+        self.device = pick_device("auto")
+        self.model = load_model(source, GPT, self.tokenizer).to(self.device).eval()
+        self.room = self.model.config.n_ctx - limit  # tokens of a prompt at the most
+        message = f"--max_response {limit}: {source} reads {self.model.config.n_ctx} tokens in all; take less"
+        require(self.room > 0, message)
+
+    def several(self, prompt, n, seed):
+        """n sampled answers, as texts; the same for the same seed (ints)."""
+        noise = torch.from_numpy(np.random.default_rng(seed).random((n, self.limit), dtype=np.float32))
+        tokens, tokenizer = [self.tokenizer.encode(prompt)] * n, self.tokenizer
+        responses, _ = generate(self.model, tokens, noise.to(self.device), tokenizer.eos, tokenizer.pad)
+        return responses.texts(self.tokenizer)
+
+    @torch.no_grad()
+    def stream(self, prompt, temperature, rng):
+        """Yields a sampled answer as far as it is known, after each token: ever longer texts."""
+        tokens, said = torch.tensor([self.tokenizer.encode(prompt)], device=self.device), []
+        cache = Cache(tokens.shape[1] + self.limit)
+        while len(said) < self.limit:
+            last = torch.tensor([[tokens.shape[1] - 1]], device=self.device)
+            logits = at_least_fp32(self.model(tokens, cache=cache, at=last)[:, 0])
+            noise = torch.from_numpy(rng.random(1, dtype=np.float32)).to(self.device)
+            tokens = sample_token((logits / temperature).log_softmax(-1), noise)[:, None]
+            if tokens.item() == self.tokenizer.eos:
+                return
+            said.append(tokens.item())
+            yield self.tokenizer.decode(said)
+
+
+def speakers(sources, limit):
+    return [Speaker(source, limit) for source in sources]
+
+
+def that_fit(records, speakers, where):
+    """The records whose prompts all models can read; the others are left out, aloud."""
+    for speaker in speakers:
+        records, _ = encode_prompts(records, speaker.tokenizer, speaker.room, where)
+    return records
+
+
+class Answers:
+    """k different answers to each of some prompts, by models in turn: a thread samples those that come next."""
+
+    def __init__(self, speakers, prompts, k, seed=0):
+        self.speakers, self.prompts, self.k, self.seed = speakers, prompts, k, seed
+        self.ready, self.wanted, self.changed = {}, deque(), threading.Condition()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def of(self, i):
+        """[(text, [names of the models that said it])] in a random order, of at most k different texts."""
+        with self.changed:
+            while i not in self.ready:
+                if i not in self.wanted:
+                    self.wanted.appendleft(i)
+                    self.changed.notify_all()
+                self.changed.wait(1)
+            answers = self.ready[i]
+        if isinstance(answers, Exception):
+            raise answers
+        return answers
+
+    def prepare(self, rows):
+        """Says which prompts come next."""
+        with self.changed:
+            self.wanted.extend(rows)
+            self.changed.notify_all()
+
+    def _work(self):
+        while True:
+            with self.changed:
+                while not self.wanted:
+                    self.changed.wait()
+                i = self.wanted.popleft()
+                if i in self.ready:
+                    continue
+            try:
+                answers = self.sample(i)
+            except Exception as error:
+                answers = error
+            with self.changed:
+                while len(self.ready) >= KEPT:
+                    del self.ready[next(iter(self.ready))]
+                self.ready[i] = answers
+                self.changed.notify_all()
+
+    def sample(self, i):
+        found, texts = {}, {}  # by what is seen of them: the models, and the text as it was sampled
+        for round in range(ROUNDS):
+            for j, speaker in enumerate(self.speakers):
+                n = len(range(j, self.k, len(self.speakers)))
+                for text in speaker.several(self.prompts[i], n, (self.seed, i, round, j)):
+                    if text.strip() in found or len(found) < self.k:
+                        texts.setdefault(text.strip(), text)
+                        found.setdefault(text.strip(), set()).add(speaker.name)
+            if len(found) == self.k:
+                break
+        answers = [(texts[seen], sorted(models)) for seen, models in found.items()]
+        random.Random(f"order {self.seed} {i}").shuffle(answers)
+        return answers
