@@ -1,57 +1,81 @@
-"""Talk to one or more models side by side, on the command line.
+"""Talk to one or more models side by side, on the command line or in a browser.
 
     python chat.py runs/town/ppo_ptx runs/town/gpt
     python chat.py runs/town/ppo_ptx --prompt "Write a story about a fox and a kite."
+    python chat.py runs/town/ppo_ptx runs/town/sft --web --reward_model runs/town/rm --out preferences.jsonl
 
-Each line you type is a prompt of its own: these models learned to answer once and remember no turn before. What is
+Each line you type is a prompt of its own: most models here learned to answer once and remember no turn before. What is
 sent to the model is your line and --ending, a newline unless given, as the town's prompts end; for HH-RLHF's
-transcripts say --beginning $'\\n\\nHuman: ' --ending $'\\n\\nAssistant:'. An empty line, or end of input, ends.
+transcripts say --beginning $'\\n\\nHuman: ' --ending $'\\n\\nAssistant:'. A model that was trained on conversations
+("messages") is told all that was said before with --dialogue. An empty line, or end of input, ends.
+
+In the browser two models answer side by side, and which is which you learn when you have said which answer is better;
+with --out that is kept, as a ranking that train_rm.py reads.
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
-import torch
 
-from minirlhf.checkpoint import load_model, load_tokenizer
+from minirlhf import files
 from minirlhf.config import InputError, Parser, command, file_name, number, require, require_positive
-from minirlhf.model import GPT
-from minirlhf.rollout import generate
+from people import labels, server
+from people.answers import speakers
+from people.talk import Talks, Way, fitted
 
 
 def main(argv):
     parser = Parser(__doc__)
     parser.add_argument("models", nargs="+", type=file_name, help="runs' folders, or .pt files")
     parser.add_argument("--prompt", help="answer this and stop")
+    parser.add_argument("--dialogue", action="store_true", help="send all that was said, and by whom: for models that "
+                        "were trained on conversations")  # fmt: skip
     parser.add_argument("--beginning", default="", help="put before each line")
     parser.add_argument("--ending", default="\n", help="put after each line [a newline]")
     parser.add_argument("--max_response", type=number(int), default=32, help="tokens of an answer at the most [32]")
     parser.add_argument("--temperature", type=number(float), default=1.0, help="1 as in training, less is safer [1]")
     parser.add_argument("--seed", type=number(int), default=0, help="of the sampling [0]")
+    parser.add_argument("--web", action="store_true", help="in a browser, one model or two")
+    parser.add_argument("--reward_model", type=file_name, help="with --web: shows its score under each answer")
+    parser.add_argument("--out", type=file_name, help="with --web: file of rankings, .jsonl, to keep preferences in")
+    parser.add_argument("--port", type=number(int), default=8001, help="of the page; 0 takes any that is free [8001]")
+    parser.add_argument("--host", default="127.0.0.1", help=server.HOST_HELP)
     args = parser.parse_args(argv)
     require(args.temperature >= 0.01, f"--temperature {args.temperature}: take 0.01, all but greedy, or more")
     require_positive(args, "max_response")
-    models = []
-    for source in args.models:
-        tokenizer = load_tokenizer(source)
-        model = load_model(source, GPT, tokenizer).eval()
-        n_ctx = model.config.n_ctx
-        message = f"--max_response {args.max_response}: {source} reads {n_ctx} tokens in all; take less"
-        require(args.max_response < n_ctx, message)
-        models.append((source, model, tokenizer))
+    able, way = speakers(args.models, args.max_response), Way(args.dialogue, args.beginning, args.ending)
+    if args.web:
+        return web(able, way, args)
     rng, width = np.random.default_rng(args.seed), max(map(len, args.models))
+    said = [[] for _ in able]  # each model remembers its own answers
     for line in [args.prompt] if args.prompt is not None else lines():
-        for source, model, tokenizer in models:
+        for i, speaker in enumerate(able):
+            messages = [*said[i], {"role": "user", "content": line}]
             try:
-                answer = reply(model, tokenizer, f"{args.beginning}{line}{args.ending}", args, rng)
+                answer, forgotten = reply(speaker, way.prompt(messages), args.temperature, rng)
             except InputError as error:
                 if args.prompt is not None:
                     raise
-                answer = f"({error})"
-            # Escape codes that a model wrote must not reach the terminal.
-            answer = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in answer)
-            answer = answer.replace("\n", f"\n{'':>{width}} | ")
-            print(f"{source:>{width}} | {answer}", flush=True)
+                answer, forgotten = f"({error})", 0
+            else:
+                said[i] = [*messages, {"role": "assistant", "content": answer}] if args.dialogue else []
+            if forgotten:
+                print(f"({speaker.name} has no room for the {forgotten} oldest turns any more)")
+            answer = shown(answer).replace("\n", f"\n{'':>{width}} | ")
+            print(f"{speaker.name:>{width}} | {answer}", flush=True)
+
+
+def reply(speaker, prompt, temperature, rng):
+    """(one sampled answer, how many turns were forgotten)."""
+    prompt, forgotten = fitted(prompt, speaker)
+    *_, answer = "", *speaker.stream(prompt, temperature, rng)
+    return answer.strip(), forgotten
+
+
+def shown(text):
+    """Control characters that a model wrote are shown, and do not reach the terminal as such."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def lines():
@@ -75,14 +99,17 @@ def lines():
         yield line
 
 
-def reply(model, tokenizer, prompt, args, rng):
-    """One sampled answer, as text."""
-    tokens, room = tokenizer.encode(prompt), model.config.n_ctx - args.max_response
-    require(tokens, "nothing to answer: the prompt is empty; say something")
-    require(len(tokens) <= room, f"{len(tokens)} tokens, but {max(room, 0)} fit before an answer; say it shorter")
-    noise = torch.from_numpy(rng.random((1, args.max_response), dtype=np.float32))
-    responses, _ = generate(model, [tokens], noise, tokenizer.eos, tokenizer.pad, args.temperature)
-    return responses.texts(tokenizer)[0].strip()
+def web(able, way, args):
+    require(len(able) <= 2, f"{len(able)} models: the page shows one, or two side by side")
+    keep = None
+    if args.out:
+        labels.check(args.out)
+        files.lock(Path(args.out).absolute().parent, f".{Path(args.out).name}.lock")
+        keep = labels.Lines(args.out, "ranking", lambda offset, record: None).append
+    talks = Talks(able, way, args.temperature, args.seed, args.reward_model, keep)
+    routes = {"/begin": talks.begin, "/say": talks.say, "/prefer": talks.prefer}
+    about = f"preferences go to {args.out}" if keep else "nothing is kept (--out FILE would)"
+    server.open_page(server.page("chat"), routes, args.host, args.port, about)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@
     python label.py --out runs/mine/rankings.jsonl --report --reward_model runs/town/rm
     python label.py --out runs/mine/rankings.jsonl --export trl
 
-To each prompt the models give --answers answers; whose they are is not shown. With --rate each is first rated alone, from
-1 to 7, with flags, as in the paper's interface (Figure 12, Table 3); then all are ranked, and ties are welcome. One
-prompt in twenty comes again later, to see how well a labeler agrees with him- or herself.
+To each prompt the models give --answers answers; whose they are is not shown. With --rate each is first rated alone,
+from 1 to 7, with flags, as in the paper's interface (Figure 12, Table 3); then all are ranked, and ties are welcome.
+One prompt in twenty comes again later, to see how well labelers agree with themselves.
 
-What was saved is safe: a kill loses nothing, and the same command goes on. train_rm.py --data reads the rankings as they
-are, and train_sft.py --data the answers that people wrote (rankings-demonstrations.jsonl). --report says how many there
-are and what they are worth: on the town's prompts also against the town's own labelers.
+What was saved is safe: a kill loses nothing, and the same command goes on. train_rm.py --data reads the rankings as
+they are, and train_sft.py --data the answers that people wrote (rankings-demonstrations.jsonl). --report says how many
+there are and what they are worth: on the town's prompts also against the town's own labelers.
 """
 
 import inspect
@@ -29,12 +29,11 @@ def main(argv):
     parser.add_argument("--models", nargs="+", type=file_name, help="runs' folders, or .pt files, that answer")
     parser.add_argument("--prompts", type=file_name, help="file of prompts")
     parser.add_argument("--answers", type=number(int), default=4, help="to each prompt, 2 to 9 (paper: 4 to 9) [4]")
-    parser.add_argument("--rate", action="store_true", help="rate each answer before ranking them, as the paper did")
+    parser.add_argument("--rate", action="store_true", help="rate each answer before all are ranked, as the paper did")
     parser.add_argument("--max_response", type=number(int), default=32, help="tokens of an answer at the most [32]")
     parser.add_argument("--seed", type=number(int), default=0, help="of the sampling [0]")
     parser.add_argument("--port", type=number(int), default=8000, help="of the page; 0 takes any that is free [8000]")
-    parser.add_argument("--host", default="127.0.0.1", help="another than this machine itself opens the page to others, "
-                        "who need the token in the address [127.0.0.1]")  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help=server.HOST_HELP)
     parser.add_argument("--report", action="store_true", help="say what the rankings in --out are worth, and stop")
     parser.add_argument("--reward_model", type=file_name, help="for --report: a reward model to compare with")
     parser.add_argument("--export", choices=tuple(worth.EXPORTS), help="write the rankings as pairs of chosen and "
@@ -73,22 +72,21 @@ def routes(asked):
             told["task"] = own | {"before": before}
         return told
 
-    def asks(function=None):
+    def asks(function):
         def answer(question):
             labeler = named(question.pop("labeler", None))
             with turn:
-                if function:
-                    try:
-                        call = inspect.signature(function).bind(asked, labeler, **question)
-                    except TypeError:
-                        raise server.Refused("this is not a question that the page asks") from None
-                    function(*call.args, **call.kwargs)
+                try:
+                    call = inspect.signature(function).bind(asked, labeler, **question)
+                except TypeError:
+                    raise server.Refused("this is not a question that the page asks") from None
+                function(*call.args, **call.kwargs)
                 return state(labeler)
 
         return answer
 
     return {
-        "/next": asks(),
+        "/next": asks(Labels.next),
         "/rank": asks(Labels.rank),
         "/skip": asks(Labels.skip),
         "/back": asks(Labels.back),

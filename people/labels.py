@@ -1,11 +1,11 @@
 """What people said, in files that only grow, and whom to ask what next.
 
-    OUT.jsonl                 rankings, as train_rm.py reads them; responses stand in the order in which they were shown
+    OUT.jsonl                 rankings, as train_rm.py reads them; responses stand in the order in which they came
     OUT-demonstrations.jsonl  better answers that people wrote, as train_sft.py reads them
     OUT-skipped.jsonl         prompts that somebody had no answer to
 
-Every line is written at once and synced to the disk before it is acknowledged. Where a labeler stands follows from these
-files alone: after a kill the same prompt comes with the same answers.
+Every line is written at once and synced to the disk before it is acknowledged. Where a labeler stands follows from
+these files alone: after a kill the same prompt comes with the same answers.
 """
 
 import hashlib
@@ -261,7 +261,9 @@ class Labels:
     def _open(self, labeler, id):
         task = self.next(labeler)
         if task is None or task.id != id:
-            raise Refused("this one is not open any more: it was saved before, or in another window. Nothing was changed")
+            raise Refused(
+                "this one is not open any more: it was saved before, or in another window. Nothing was changed"
+            )
         return task
 
 

@@ -20,6 +20,7 @@ from minirlhf.config import InputError, require
 MOST = 64 * 1024  # bytes of a question
 AT_ONCE = 32  # connections
 LOOPBACK = ("127.0.0.1", "localhost")
+HOST_HELP = "other than this machine's own, it opens the page to all who have the token that is printed [127.0.0.1]"
 OWN_NAME = re.compile(rf"({'|'.join(map(re.escape, LOOPBACK))})(:[0-9]{{1,5}})?")
 
 

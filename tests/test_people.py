@@ -1,0 +1,606 @@
+"""What people say is kept, whole and once; what nobody on the page said changes nothing; agreement is counted right."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import asking
+import chat
+import label
+from asking import ask, labelling, serving
+from data import town
+from minirlhf import data, files
+from minirlhf.config import InputError
+from minirlhf.formats import prompt_of
+from minirlhf.losses import ranked_above
+from people import labels, server, worth
+from people.answers import Answers, Speaker, that_fit
+from people.labels import beside
+from people.server import Refused
+from people.talk import Talks, Way
+from train_rm import score_rankings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "rankings.jsonl"
+
+
+def saved(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def rank(asked, labeler="Ada", ranks=(1, 2, 3, 4), **more):
+    return asked.rank(labeler, asked.next(labeler).id, list(ranks), 5.0, **more)
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+
+def test_a_ranking_is_a_line_that_the_reward_model_s_script_reads(out):
+    asked = asking.labels(out)
+    task = asked.next("Ada")
+    assert rank(asked, ranks=(2, 1, 4, 2)) == 1
+    (record,) = data.read(out, "ranking")
+    assert record["prompt"] == "question 0\n" and record["responses"] == task.responses
+    assert record["ranks"] == [2, 1, 3, 2]  # the same order, without a gap
+    assert record["labeler"] == "Ada" and record["models"] == [["sft"], ["gpt"], ["gpt"], ["gpt"]]
+    assert record["seconds"] == 5.0 and record["about"] == {"use_case": "chat"}
+
+
+def test_what_was_ranked_is_what_the_ranking_loss_compares(out, tokenizer, reward_model):
+    asked = asking.labels(out)
+    rank(asked, ranks=(2, 1, 3, 2))
+    (ranking,) = data.load_rankings([out], tokenizer, 64)
+    _, ranks = score_rankings(reward_model, [ranking], tokenizer.pad)
+    texts = [tokenizer.decode(s.tokens[s.start : -1]) for s in ranking.sequences]
+    compared = {(texts[a], texts[b]) for a, b in ranked_above(ranks)[0].nonzero().tolist()}
+    a, b, c, d = (f" answer {letter} to 0" for letter in "abcd")
+    assert compared == {(b, a), (b, c), (b, d), (a, c), (d, c)}  # a and d tie
+
+
+def test_ratings_and_flags_are_kept_beside_the_ranks(out):
+    asked = asking.labels(out, rate=True)
+    rank(asked, ratings=[1, 7, 4, 4], flags=[["harmful", "fails the task"], [], [], []])
+    (record,) = saved(out)
+    assert record["ratings"] == [1, 7, 4, 4] and record["flags"] == [["fails the task", "harmful"], [], [], []]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        dict(ranks=[1, 2, 3]), dict(ranks=[1, 2, 3, 5]), dict(ranks=[0, 1, 2, 3]), dict(ranks=[1, 2, 3, True]),
+        dict(ranks="1234"), dict(ranks=None), dict(ranks=[1.0, 2, 3, 4]), dict(ratings=None), dict(ratings=[1, 2, 3]),
+        dict(ratings=[0, 1, 2, 3]), dict(ratings=[1, 2, 3, 8]), dict(flags=[[], [], [], ["bad"]]), dict(flags=[[]]),
+        dict(flags=[{}, [], [], []]), dict(flags=None), dict(flags=[[["x"]], [], [], []]), dict(id="0" * 32),
+    ],
+)  # fmt: skip
+def test_what_is_no_ranking_is_refused_and_changes_nothing(out, said):
+    asked = asking.labels(out, rate=True)
+    usual = dict(id=asked.next("Ada").id, ranks=[1, 2, 3, 4], seconds=1, ratings=[1, 2, 3, 4], flags=[[], [], [], []])
+    with pytest.raises(Refused):
+        asked.rank("Ada", **usual | said)
+    assert not out.exists() and asked.next("Ada").id == usual["id"]
+
+
+def test_the_same_ranking_twice_is_saved_once(out):
+    asked = asking.labels(out)
+    task = asked.next("Ada")
+    asked.rank("Ada", task.id, [1, 2, 3, 4], 1)
+    with pytest.raises(Refused, match="not open any more"):
+        asked.rank("Ada", task.id, [1, 2, 3, 4], 1)
+    assert len(saved(out)) == 1
+
+
+def test_a_better_answer_is_a_demonstration(out):
+    asked = asking.labels(out)
+    asked.demonstrate("Ada", asked.next("Ada").id, " The best one. ")
+    (record,) = data.read(beside(out, "demonstrations"), "demonstration")
+    assert (record["prompt"], record["response"], record["labeler"]) == ("question 0\n", "The best one.", "Ada")
+    for nothing in ("", "  ", 3, None, "x" * 9000):
+        with pytest.raises(Refused):
+            asked.demonstrate("Ada", asked.next("Ada").id, nothing)
+    assert len(saved(beside(out, "demonstrations"))) == 1
+
+
+def test_a_skipped_prompt_does_not_come_again_also_after_a_restart(out):
+    asked = asking.labels(out)
+    asked.skip("Ada", asked.next("Ada").id)
+    assert asked.next("Ada").prompt == "question 1\n"
+    assert asking.labels(out).next("Ada").prompt == "question 1\n"
+    assert asking.labels(out).next("Ben").prompt == "question 0\n"  # who has not seen it
+    assert data.read(beside(out, "skipped"), "prompt")[0]["prompt"] == "question 0\n"
+
+
+def test_back_corrects_a_ranking_in_its_place(out):
+    asked = asking.labels(out)
+    for _ in range(3):
+        rank(asked)
+    asked.back("Ada", asked.next("Ada").id)
+    asked.back("Ada", asked.next("Ada").id)
+    task = asked.next("Ada")
+    assert task.prompt == "question 1\n" and task.before["ranks"] == [1, 2, 3, 4]
+    assert rank(asked, ranks=(4, 3, 2, 1)) == 3
+    assert [record["ranks"][0] for record in saved(out)] == [1, 4, 1]
+    assert asked.next("Ada").prompt == "question 3\n"
+    assert rank(asked) == 4
+    assert [r["prompt"] for r in saved(out)] == [f"question {i}\n" for i in range(4)]
+
+
+def test_before_the_first_there_is_nothing_to_go_back_to(out):
+    asked = asking.labels(out)
+    with pytest.raises(Refused, match="none before"):
+        asked.back("Ada", asked.next("Ada").id)
+
+
+# --- who is asked what -----------------------------------------------------------------------------------------------
+
+
+def test_after_a_restart_the_same_answers_come_to_the_same_prompt(out, world):
+    def start():
+        files.release()
+        speakers = [Speaker(world.gpt, 8)]
+        records = [{"prompt": text} for text in ("name a dog\n", "where is the cat?\n", "what is two plus three?\n")]
+        return labels.Labels(out, records, Answers(speakers, [r["prompt"] for r in records], 4))
+
+    asked = start()
+    rank(asked, ranks=range(1, len(asked.next("Ada").responses) + 1))
+    task = asked.next("Ada")
+    again = start()
+    assert again.next("Ada") == task
+    again.rank("Ada", task.id, [1] * len(task.responses), 1)  # sent by the page of before the restart
+    assert len(saved(out)) == 2
+
+
+def test_of_twenty_rankings_one_is_asked_again_with_the_same_answers_in_another_order(out):
+    asked = asking.labels(out, n=100)
+    for _ in range(60):
+        rank(asked)
+    records = saved(out)
+    again = [i for i, record in enumerate(records) if record.get("again")]
+    assert again == [19, 39, 59]
+    for i, place in zip(again, (0, 1, 2)):
+        assert records[i]["prompt"] == records[place]["prompt"]
+        assert sorted(records[i]["responses"]) == sorted(records[place]["responses"])
+    assert any(records[i]["responses"] != records[place]["responses"] for i, place in zip(again, (0, 1, 2)))
+    assert len({r["prompt"] for r in records}) == 57
+
+
+def test_two_labelers_have_prompts_of_their_own_and_now_and_then_the_same(out):
+    asked = asking.labels(out, n=100)
+    for _ in range(20):
+        rank(asked, "Ada")
+        rank(asked, "Ben")
+    by = {name: [r["prompt"] for r in saved(out) if r["labeler"] == name] for name in ("Ada", "Ben")}
+    shared = set(by["Ada"]) & set(by["Ben"])
+    assert len(shared) == 2  # one each of ten
+    for prompt in shared:
+        one, other = (next(r for r in saved(out) if r["labeler"] == n and r["prompt"] == prompt) for n in by)
+        assert sorted(one["responses"]) == sorted(other["responses"])
+
+
+def test_when_nothing_is_new_others_prompts_come_and_then_nothing(out):
+    asked = asking.labels(out, n=3)
+    for _ in range(3):
+        rank(asked, "Ada")
+    assert asked.next("Ada") is None
+    prompts = []
+    while asked.next("Ben"):
+        prompts.append(asked.next("Ben").prompt)
+        rank(asked, "Ben")
+    assert prompts == ["question 0\n", "question 1\n", "question 2\n"]
+
+
+def test_a_prompt_that_comes_twice_is_asked_once_and_one_without_two_answers_never(out):
+    records = [{"prompt": "a"}, {"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}]
+    asked = labels.Labels(out, records, asking.QuickAnswers(texts={2: ["same"]}))
+    assert asked.next("Ada").prompt == "a"
+    rank(asked)
+    assert asked.next("Ada").prompt == "c"
+
+
+def test_answers_that_look_alike_are_one_and_know_all_their_models(world, tmp_path):
+    speakers = [Speaker(world.gpt, 3), Speaker(world.gpt, 3)]
+    speakers[1].name = "other"
+    for speaker, texts in zip(speakers, (["a", " a"], ["a ", "b"])):
+        speaker.several = lambda prompt, n, seed, texts=texts: texts[:n]
+    answers = Answers.sample(type("Four", (), dict(speakers=speakers, prompts=["p"], k=4, seed=0))(), 0)
+    assert sorted(answers) == [("a", sorted([world.gpt, "other"])), ("b", ["other"])]
+
+
+def test_prompts_too_long_for_a_model_are_left_out_aloud(world, capsys):
+    records = [{"prompt": "name a dog\n"}, {"prompt": "x" * 60}]
+    assert that_fit(records, [Speaker(world.gpt, 8)], "prompts.jsonl") == records[:1]
+    assert "prompts.jsonl: dropped 1 of 2 prompts, longer than 56 tokens" in capsys.readouterr().out
+
+
+def test_a_thousand_labels_more_take_no_more_memory_than_their_places_in_an_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    asked = asking.labels(tmp_path / "r.jsonl", n=2100)
+    asked.answers.asked = type("Nothing", (), {"append": lambda self, i: None})()
+    sizes = []
+    tracemalloc.start()
+    for _ in range(2):
+        for _ in range(1000):
+            rank(asked)
+        sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert (sizes[1] - sizes[0]) / 1000 < 500
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_last_line_that_is_not_whole_is_taken_away(out, capsys):
+    rank(asking.labels(out))
+    whole = out.read_bytes()
+    out.write_bytes(whole + whole[:50])
+    files.release()
+    asking.labels(out)
+    assert out.read_bytes() == whole and "not whole" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("nonsense", "not JSON"), ('{"prompt": "a"}', "'responses'"), ('{"chosen": "a", "rejected": 1}', "")],
+)
+def test_a_file_that_is_not_ours_is_refused_and_left_alone(out, line, says):
+    out.write_text(line + "\n")
+    with pytest.raises(InputError, match=rf"rankings.jsonl.*{says}"):
+        asking.labels(out)
+    assert out.read_text() == line + "\n"
+
+
+def test_a_full_disk_saves_nothing_and_says_so(out, monkeypatch):
+    asked = asking.labels(out)
+    rank(asked)
+    before, write = out.read_bytes(), os.write
+    monkeypatch.setattr(os, "write", lambda handle, line: write(handle, line[:9]))
+    task = asked.next("Ada")
+    with pytest.raises(Refused, match="cannot be written"):
+        rank(asked)
+    monkeypatch.undo()
+    assert out.read_bytes() == before and asked.next("Ada") == task
+    rank(asked)
+
+
+def test_a_second_process_is_told_who_is_at_work(out):
+    asking.labels(out)
+    code = f"import asking; asking.labels({str(out)!r})"
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "is at work in it" in done.stderr
+
+
+def _serve(out, pipe):
+    with labelling(asking.labels(out, n=100_000)) as port:
+        pipe.send(port)
+        time.sleep(60)
+
+
+def test_twenty_kills_lose_nothing_that_was_acknowledged(out):
+    """SIGKILL at any moment: what the page was told is saved is in the file, which every script can read."""
+    rng, kept, context = random.Random(0), [], multiprocessing.get_context("fork")
+    for _ in range(20):
+        ours, theirs = context.Pipe()
+        child = context.Process(target=_serve, args=(str(out), theirs))
+        child.start()
+        port = ours.recv()
+        kill = f"import os, time; time.sleep({rng.uniform(0.02, 0.25)}); os.kill({child.pid}, {int(signal.SIGKILL)})"
+        killer = subprocess.Popen([sys.executable, "-S", "-c", kill])
+        while child.is_alive():
+            try:
+                _, (told,) = ask(port, "/next", {"labeler": "Ada"})
+                task = told["task"]
+                status, _ = ask(
+                    port, "/rank", {"labeler": "Ada", "id": task["id"], "ranks": [1, 2, 2, 3], "seconds": 1}
+                )
+                if status == 200:
+                    kept.append((task["prompt"], task["answers"]))
+            except (OSError, ValueError):
+                pass
+        child.join()
+        killer.wait()
+        found = [(r["prompt"], r["responses"]) for r in data.read(out, "ranking")] if kept else []
+        missing = [each for each in kept if each not in found]
+        assert not missing and len(found) - len(kept) <= 20
+    assert len(kept) > 20
+
+
+# --- the door --------------------------------------------------------------------------------------------------------
+
+
+def refusals(port, task):
+    """(path, question, headers ...) that no page of ours sends."""
+    good = {"labeler": "Ada", "id": task["id"], "ranks": [1, 2, 3, 4], "seconds": 1}
+    home = f"http://127.0.0.1:{port}"
+    paths = ("/rank", "/skip", "/back", "/demonstrate", "/next")
+    for path in paths:
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example", "",
+                     "127.0.0.1@evil.example", "[::1]:80", "0.0.0.0", "127.0.0.1:99999999", "127.0.0.1\t.evil",
+                     None):  # fmt: skip
+            yield dict(path=path, question=good, Host=host, Origin=f"http://{host}")
+        for origin in ("http://evil.example", "null", None, home + "/", home.replace("http", "https"), home + "0", "",
+                       f"http://localhost:{port}", "http://127.0.0.1", home + ".evil.example"):  # fmt: skip
+            yield dict(path=path, question=good, Origin=origin)
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None):
+            yield dict(path=path, question=good, Content_Type=kind)
+        for body in (b"", b"{", b"[]", b"null", b"3", b'"x"', b"\xff\xfe", b"[" * 30_000, b'{"labeler": "Ada"'):
+            yield dict(path=path, body=body)
+        for length in ("-1", "x", "99999999999999", "65537", "1e3", "+5", None):
+            yield dict(path=path, body=b"{}", Content_Length=length)
+        yield dict(path=path, body=b'{"labeler": "' + b"x" * 65_536 + b'"}')
+        yield dict(path=path, question=good, Transfer_Encoding="chunked")
+        yield dict(path=path, question=good | {"more": 1})
+        for labeler in (None, 3, "", " ", "x" * 41, "a\nb", ["Ada"], {"a": 1}, "\x1b[2J"):
+            yield dict(path=path, question=good | {"labeler": labeler})
+    for path in ("/../label.py", "/etc/passwd", "/rank/", "/rank?x=1", "/RANK", "/%2e%2e/", "/label.html", "/__class__",
+                 "/rank#x", "http://evil.example/rank", "*", "/_open"):  # fmt: skip
+        yield dict(path=path, question=good)
+        yield dict(path=path, method="GET")
+    for method in ("PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE", "CONNECT"):
+        yield dict(path="/rank", question=good, method=method)
+    for bad in (
+        {"ranks": [9, 9, 9, 9]},
+        {"ranks": "<script>"},
+        {"ranks": []},
+        {"id": "x"},
+        {"id": None},
+        {"id": ["a"]},
+    ):
+        yield dict(path="/rank", question=good | bad)
+
+
+def test_hundreds_of_requests_that_should_be_refused_change_nothing(out):
+    asked = asking.labels(out)
+    with labelling(asked) as port:
+        _, (told,) = ask(port, "/next", {"labeler": "Ada"})
+        requests = list(refusals(port, told["task"]))
+        assert len(requests) > 200
+        for request in requests:
+            status, _ = ask(port, **request)
+            assert status == 0 or status >= 400, request
+        assert ask(port, "/next", {"labeler": "Ada"}) == (200, [told])
+        assert not any(path.suffix == ".jsonl" for path in out.parent.iterdir())
+        good = {"labeler": "Ada", "id": told["task"]["id"], "ranks": [1, 2, 3, 4], "seconds": 1}
+        assert ask(port, "/rank", good)[0] == 200  # and so it would have been saved
+        assert ask(port, "/rank", good)[0] == 409
+    assert len(saved(out)) == 1
+
+
+def test_open_to_others_the_page_wants_its_token(out):
+    with pytest.raises(InputError, match="a token is needed"):
+        server.Server(("0.0.0.0", 0), "", {})
+    with serving(server.page("label"), label.routes(asking.labels(out)), token="secret") as port:
+        for header in (None, "Bearer wrong", "secret2", "Bearer "):
+            assert ask(port, "/next", {"labeler": "Ada"}, Authorization=header)[0] == 401
+        assert ask(port, "/next", {"labeler": "Ada"}, Authorization="Bearer secret")[0] == 200
+        named = dict(Host="label.example:80", Origin="http://label.example:80")
+        assert ask(port, "/next", {"labeler": "Ada"}, Authorization="Bearer secret", **named)[0] == 200
+
+
+def test_pages_are_small_and_load_nothing_from_elsewhere():
+    for name in ("label", "chat"):
+        html = server.page(name)
+        assert len(html.encode()) < 100_000 and "<!-- common.html -->" not in html
+        assert "http://" not in html and "https://" not in html and "innerHTML" not in html
+        assert server.policy(html).startswith("default-src 'none'; script-src 'sha256-")
+
+
+def test_a_server_takes_only_so_many_connections_at_once(out, monkeypatch):
+    import socket
+
+    monkeypatch.setattr(server, "AT_ONCE", 3)
+    with labelling(asking.labels(out)) as port:
+        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        time.sleep(0.3)
+        assert ask(port, "/next", {"labeler": "Ada"})[0] == 0
+        for each in held:
+            each.close()
+        time.sleep(0.3)
+        assert ask(port, "/next", {"labeler": "Ada"})[0] == 200
+
+
+# --- what rankings are worth -----------------------------------------------------------------------------------------
+
+
+def test_agreement_is_over_pairs_that_neither_ties():
+    assert worth.alike([1, 2, 3], [1, 2, 3]) == (3, 3)
+    assert worth.alike([1, 2, 3], [3, 2, 1]) == (0, 3)
+    assert worth.alike([1, 1, 2], [1, 2, 3]) == (2, 2)  # the first two tie in one of them
+    assert worth.alike([1, 2, 3, 4], [2, 1, 3, 4]) == (5, 6)
+
+
+def ranking(prompt, responses, ranks, labeler, **more):
+    return {"prompt": prompt, "responses": responses, "ranks": ranks, "labeler": labeler} | more
+
+
+def test_the_same_answers_in_another_order_are_the_same_answers():
+    first = ranking("p", ["a", "b", "c"], [1, 2, 3], "Ada")
+    same, others = worth.twice([
+        first,
+        ranking("p", ["c", "a", "b"], [3, 2, 1], "Ada", again=True), ranking("p", ["b", "a", "c"], [2, 1, 3], "Ben"),
+        ranking("p", ["a", "b", "d"], [1, 2, 3], "Ada"),
+    ])  # fmt: skip
+    assert same == [("p", 2, 3)]  # b above a, the second time
+    assert others == [("p", 3, 3), ("p", 2, 3)]
+
+
+def town_rankings(labeler, n=60):
+    """Of answers by people, as this labeler of the town ranks them."""
+    rng, lines = random.Random(0), []
+    for record in town.prompts("train", n, 0):
+        texts = list({town.demonstrations([record], seed)[0]["response"] for seed in range(4)})
+        if len(texts) > 1:
+            about = {name: value for name, value in record.items() if name != "prompt"}
+            lines.append(town.rank(record, texts, labeler, rng) | {"about": about})
+    return lines
+
+
+def test_in_the_town_rankings_are_compared_with_the_truth_that_its_pool_knows(tmp_path):
+    flawless = town.LABELERS[0].__class__(**(vars(town.LABELERS[0]) | {"noise": 0.0}))
+    hits = {}
+    for name, rankings in (("good", town_rankings(flawless)), ("noisy", town_rankings(town.LABELERS[0]))):
+        pool = []
+        for r in rankings:
+            about = r["about"] | {"prompt": r["prompt"]}
+            utilities = [-town.mean_utility(town.judge(about, text), text) for text in r["responses"]]
+            pool.append(worth.alike(r["ranks"], utilities))
+        hits[name] = np.sum(pool, 0)
+        text = "\n".join(worth.with_the_town(rankings))
+        right, pairs = hits[name]
+        assert f"pool, which does not err: {100 * right / pairs:.1f} %" in text and f"of {pairs} pairs" in text
+        assert text.count(": ") >= 40
+    assert hits["good"][0] / hits["good"][1] > 0.9 > hits["noisy"][0] / hits["noisy"][1]
+
+
+def test_a_report_says_how_many_how_long_and_who_agrees(out, world):
+    asked = asking.labels(out, rate=True, n=40, texts={i: [" a dog", " red", " five", " no"] for i in range(40)})
+    for i in range(20):
+        rank(
+            asked, ratings=[7, 4, 2, 1], flags=[[], [], [], ["harmful"]], ranks=(1, 2, 3, 4) if i < 19 else (1, 2, 4, 3)
+        )
+    asked.skip("Ada", asked.next("Ada").id)
+    asked.demonstrate("Ada", asked.next("Ada").id, "better")
+    text = worth.report(out, world.rm)
+    for says in ("20 rankings of 19 prompts, by Ada 20", "1 skipped; 1 better answers written", "took 5 seconds",
+                 "rated 3.5 of 7 on average; flagged: harmful 25 %", "two labelers: no pair yet", f"with {world.rm}: ",
+                 "of 6 pairs on 1 prompts"):  # fmt: skip
+        assert says in text
+    label.main(["--out", str(out), "--report"])
+
+
+@pytest.mark.parametrize("shape", worth.EXPORTS)
+def test_exported_pairs_are_read_back_as_what_was_ranked(out, shape, capsys):
+    asked = asking.labels(out)
+    rank(asked, ranks=(2, 1, 3, 2))
+    label.main(["--out", str(out), "--export", shape])
+    path = out.with_name(f"rankings-{shape}.jsonl")
+    assert "5 pairs" in capsys.readouterr().out
+    found = {tuple(text.strip() for text in r["responses"]) for r in data.read(path, "ranking")}
+    a, b, c, d = (f"answer {letter} to 0" for letter in "abcd")
+    assert found == {(b, a), (b, c), (b, d), (a, c), (d, c)}
+    if shape == "hh":
+        assert all(r["prompt"] == "\n\nHuman: question 0\n\nAssistant:" for r in data.read(path, "ranking"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--out", "x.json", "--report"], "ends in .jsonl"), (["--out", "x.jsonl"], "--models: name"),
+        (["--out", "x.jsonl", "--models", "m"], "--prompts: name"),
+        (["--out", "x.jsonl", "--report"], "x.jsonl: no such file"),
+        (["--out", "x.jsonl", "--models", "m", "--prompts", "p", "--answers", "1"], "--answers 1"),
+        (["--out", "x.jsonl", "--models", "m", "--prompts", "p", "--port", "70000"], "--port 70000"),
+        (["--out", "x.jsonl", "--models", "m", "--prompts", "p"], "m: no checkpoint there"),
+    ],
+)  # fmt: skip
+def test_flags_that_cannot_be_are_named(tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=says):
+        label.main(words)
+
+
+# --- talking ---------------------------------------------------------------------------------------------------------
+
+
+def parts(stream):
+    *grown, last = list(stream)
+    texts = {}
+    for part in grown:
+        assert part["text"].startswith(texts.get(part["side"], "")) or "\ufffd" in texts[part["side"]]
+        texts[part["side"]] = part["text"]
+    return texts, last
+
+
+@pytest.fixture
+def talks(world, out):
+    able = [Speaker(world.gpt, 8), Speaker(world.gpt, 8)]
+    able[1].name = "other"
+    kept = []
+    own = Talks(able, Way(dialogue=True), 1.0, scorer=world.rm, keep=kept.append)
+    own.kept = kept
+    return own
+
+
+def test_an_answer_that_is_streamed_is_the_one_that_would_be_sampled(world):
+    speaker = Speaker(world.gpt, 8)
+    *_, text = "", *speaker.stream("name a dog\n", 1.0, np.random.default_rng(3))
+    noise = np.random.default_rng(3).random(8, dtype=np.float32)
+    import torch
+
+    from minirlhf.rollout import generate
+
+    responses, _ = generate(speaker.model, [speaker.tokenizer.encode("name a dog\n")], torch.from_numpy(noise[None]),
+                            speaker.tokenizer.eos, speaker.tokenizer.pad)  # fmt: skip
+    assert text == responses.texts(speaker.tokenizer)[0] and text
+
+
+def test_two_models_answer_blind_and_a_dialogue_goes_on_from_the_better_answer(talks):
+    name = talks.begin({})["talk"]
+    texts, last = parts(talks.say({"talk": name, "text": "name a dog"}))
+    assert len(last["scores"]) == 2 and "models" not in last
+    with pytest.raises(Refused, match="which answer"):
+        talks.say({"talk": name, "text": "and a cat"})
+    told = talks.prefer({"talk": name, "better": 1})
+    (record,) = talks.kept
+    assert record["responses"] == [texts.get(0, ""), texts.get(1, "")] and record["ranks"] == [2, 1]
+    assert record["models"] == told["models"] and sorted(told["models"]) == sorted(s.name for s in talks.speakers)
+    first = {"role": "user", "content": "name a dog"}
+    assert record["prompt"] == prompt_of([first], "")
+    parts(talks.say({"talk": name, "text": "cat?"}))
+    said = [first, {"role": "assistant", "content": texts.get(1, "").strip()}, {"role": "user", "content": "cat?"}]
+    assert talks.talks[name]["prompt"] in prompt_of(said, "")
+    talks.prefer({"talk": name, "better": None})
+    assert talks.kept[1]["ranks"] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [{"text": ""}, {"text": 3}, {"text": "x" * 500}, {"text": "a", "temperature": 0}, {"text": "a", "talk": None},
+     {"text": "a", "temperature": "hot"}, {"text": "a", "temperature": float("nan")}, {"text": "a", "talk": "unknown"}],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_refused_and_remembered_by_nobody(talks, question):
+    name = talks.begin({})["talk"]
+    with pytest.raises(Refused):
+        list(talks.say({"talk": name} | question))
+    assert talks.talks[name]["messages"] == []
+    for better in (2, -1, "0", True, 0.0, [0]):
+        with pytest.raises(Refused):
+            talks.prefer({"talk": name, "better": better})
+    with pytest.raises(Refused, match="no two answers"):
+        talks.prefer({"talk": name, "better": 0})
+
+
+def test_conversations_are_forgotten_when_there_are_many(talks, monkeypatch):
+    from people import talk
+
+    monkeypatch.setattr(talk, "MOST", 3)
+    names = [talks.begin({})["talk"] for _ in range(5)]
+    assert list(talks.talks) == names[2:]
+
+
+def test_a_chat_with_dialogue_remembers_the_turns_and_says_what_it_forgets(world, monkeypatch, capsys):
+    import io
+
+    sent = []
+    monkeypatch.setattr(chat, "reply", lambda speaker, prompt, *rest: (sent.append(prompt), ("yes", 0))[1])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
+    chat.main([world.gpt, "--dialogue"])
+    assert sent == ["\n\nHuman: one\n\nAssistant:", "\n\nHuman: one\n\nAssistant: yes\n\nHuman: two\n\nAssistant:"]
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat\nthe dog\nthe mat\n")))
+    chat.main([world.gpt, "--dialogue", "--max_response", "10"])
+    assert "has no room for the" in capsys.readouterr().out
