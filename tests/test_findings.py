@@ -77,6 +77,8 @@ MADE_UP = {
     "public_tasks": {"flan against sft": (0.3, 0.6), "t0 against sft": (0.3, 0.6)},
     "rare_instructions": {"Tovish, ppo_ptx less gpt": (0.2, -0.2), "a kind left out, ppo_ptx less gpt": (0.2, -0.2)},
     "simple_mistakes": {"told less alone": (0.1, -0.1), "one less both": (0.1, -0.1)},
+    "dialogue": {f"follow-ups: dialogue{one} less {other}": (0.2, -0.2) for one, other in (
+        ("", "single-turn"), ("", "dialogue, without the turn before"), (", SFT", "single-turn, SFT"))},
     "comparisons_together": {"loss on held-out rankings, shuffled less together": (0.1, -0.1),
                              "loss on its own rankings, shuffled less together": (-0.1, 0.1)},
     "reward_model_scaling": {"all rankings less an eighth": (0.1, -0.1), "all responses less two": (0.1, -0.1),
@@ -120,7 +122,7 @@ def test_made_up_figures_have_the_verdict_that_they_should(name):
 
 
 def test_every_row_is_a_finding_with_a_claim_and_a_cost():
-    assert KNOWN.keys() == MADE_UP.keys() and len(KNOWN) == 24
+    assert KNOWN.keys() == MADE_UP.keys() and len(KNOWN) == 25
     assert all(finding.claim() != Finding.claim() and finding.paper and finding.minutes for finding in KNOWN.values())
     assert all(finding.minutes <= 10 and set(finding.sizes) <= set(SIZES) for finding in KNOWN.values())
     assert command.cost(KNOWN.values()) <= 120

@@ -398,7 +398,7 @@ def test_a_chat_that_cannot_answer_fails(words, says, world):
 
 
 def test_control_characters_of_a_model_are_shown_and_not_obeyed(world, monkeypatch, capsys):
-    monkeypatch.setattr(chat, "reply", lambda *args: "a\x1b[2Jb\rc\nd\u202e")
+    monkeypatch.setattr(chat, "reply", lambda *args: ("a\x1b[2Jb\rc\nd\u202e", 0))
     chat.main([world.gpt, "--prompt", "x"])
     shown = capsys.readouterr().out
     assert "a\\x1b[2Jb\\rc\n" in shown and "| d\\u202e\n" in shown
