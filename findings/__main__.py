@@ -66,7 +66,8 @@ def main(argv):
         run(findings[name](), lab)
     results = [(finding(), read_json(f"{out}/{name}.json")) for name, finding in findings.items()
                if Path(f"{out}/{name}.json").exists()]  # fmt: skip
-    page.write(out, results, f"seed {args.seed}, judged on {args.judge_on} prompts, in {out}")
+    flags = "".join(f" {word}" for word in argv if word not in args.names and word != "--all")
+    page.write(out, results, f"seed {args.seed}, judged on {args.judge_on} prompts, in {out}", flags)
     print(f"{out}/findings.html shows {len(results)} of {len(findings)} findings")
 
 

@@ -12,18 +12,18 @@ from . import pictures
 from .finding import verdict
 
 
-def write(out, results, run):
-    """Writes out/findings.html from results, [(Finding, {"figures", "seconds"})], of what is called run."""
+def write(out, results, run, flags=""):
+    """Writes out/findings.html from results, [(Finding, {"figures", "seconds"})], of what is called run and has flags."""
     states = [verdict(list(finding.claims(result["figures"]))) for finding, result in results]
     total = ", ".join(f"{n} {state}" for state, n in sorted(Counter(states).items(), key=lambda pair: -pair[1]))
     links = "".join(LINK.format(name=finding.name(), style=state.replace(" ", "-"))
                     for (finding, _), state in zip(results, states))  # fmt: skip
-    cards = "".join(card(out, *both, state) for both, state in zip(results, states))
+    cards = "".join(card(out, *both, state, flags) for both, state in zip(results, states))
     page = PAGE.format(total=total, links=links, cards=cards, run=html.escape(run))
     write_atomically(Path(out) / "findings.html", page.encode())
 
 
-def card(out, finding, result, state):
+def card(out, finding, result, state, flags):
     f, name = result["figures"], finding.name()
     lines = "".join(line(pictures.spoken(c.text), text(c.value), bound(c), MARKS[c.holds]) for c in finding.claims(f))
     rows = "".join(line(pictures.spoken(key), text(value)) for key, value in f.items() if pictures.is_figure(value))
@@ -31,7 +31,7 @@ def card(out, finding, result, state):
     picture = Path(out) / f"{name}.png"
     image = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
     shown = f'<img alt="{name}" src="data:image/png;base64,{image}">' if image else ""
-    words = dict(claim=html.escape(finding.claim()), paper=html.escape(finding.paper))
+    words = dict(claim=html.escape(finding.claim()), paper=html.escape(finding.paper), flags=html.escape(flags))
     words["remark"] = f"<br>Here: {html.escape(finding.remark)}." if finding.remark else ""
     return CARD.format(name=name, state=state, style=state.replace(" ", "-"), lines=lines, rows=rows, shown=shown,
                        examples=examples, seconds=result["seconds"], **words)  # fmt: skip
@@ -57,7 +57,7 @@ CARD = """<section id="{name}"><h2>{name} <span class="{style}">{state}</span></
 <p>{claim}</p><p><small>Source: {paper}.{remark}</small></p>{shown}
 <div class="wide"><table><tr><th>claim<th>ours, with its interval<th>asked for<th></tr>{lines}</table></div>{examples}
 <details><summary>All figures</summary><div class="wide"><table>{rows}</table></div></details>
-<p><small>{seconds:.1f} s with what was kept. Again: python -m findings {name}</small></p></section>
+<p><small>{seconds:.1f} s with what was kept. Again: python -m findings {name}{flags}</small></p></section>
 """
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
