@@ -13,7 +13,7 @@ from .finding import verdict
 
 
 def write(out, results, run, flags=""):
-    """Writes out/findings.html from results, [(Finding, {"figures", "seconds"})], of what is called run and has flags."""
+    """Writes out/findings.html from results, [(Finding, {"figures", "seconds"})], of a run and its flags."""
     states = [verdict(list(finding.claims(result["figures"]))) for finding, result in results]
     total = ", ".join(f"{n} {state}" for state, n in sorted(Counter(states).items(), key=lambda pair: -pair[1]))
     links = "".join(LINK.format(name=finding.name(), style=state.replace(" ", "-"))

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -65,49 +65,28 @@ def that_fit(records, speakers, where):
 
 
 class Answers:
-    """k different answers to each of some prompts, by models in turn: a thread samples those that come next."""
+    """k different answers to each of some prompts, by models in turn; a thread samples those that come next."""
 
     def __init__(self, speakers, prompts, k, seed=0):
         self.speakers, self.prompts, self.k, self.seed = speakers, prompts, k, seed
-        self.ready, self.wanted, self.changed = {}, deque(), threading.Condition()
-        threading.Thread(target=self._work, daemon=True).start()
+        self.worker, self.ready, self.turn = ThreadPoolExecutor(1), {}, threading.Lock()
 
     def of(self, i):
         """[(text, [names of the models that said it])] in a random order, of at most k different texts."""
-        with self.changed:
-            while i not in self.ready:
-                if i not in self.wanted:
-                    self.wanted.appendleft(i)
-                    self.changed.notify_all()
-                self.changed.wait(1)
-            answers = self.ready[i]
-        if isinstance(answers, Exception):
-            raise answers
-        return answers
+        return self._soon(i).result()
 
     def prepare(self, rows):
         """Says which prompts come next."""
-        with self.changed:
-            self.wanted.extend(rows)
-            self.changed.notify_all()
+        for i in rows:
+            self._soon(i)
 
-    def _work(self):
-        while True:
-            with self.changed:
-                while not self.wanted:
-                    self.changed.wait()
-                i = self.wanted.popleft()
-                if i in self.ready:
-                    continue
-            try:
-                answers = self.sample(i)
-            except Exception as error:
-                answers = error
-            with self.changed:
+    def _soon(self, i):
+        with self.turn:
+            if i not in self.ready:
                 while len(self.ready) >= KEPT:
                     del self.ready[next(iter(self.ready))]
-                self.ready[i] = answers
-                self.changed.notify_all()
+                self.ready[i] = self.worker.submit(self.sample, i)
+            return self.ready[i]
 
     def sample(self, i):
         found, texts = {}, {}  # by what is seen of them: the models, and the text as it was sampled
