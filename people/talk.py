@@ -105,8 +105,8 @@ class Talks:
         yield told
 
     def prefer(self, question):
-        """Keeps which of two answers is better (0 the left one, 1 the right; None: neither), and says whose they are.
-        A dialogue goes on from it, or from the left one."""
+        """Keeps which of two answers is better (0 the first, 1 the second; None: neither), and says whose they are.
+        A dialogue goes on from it, or from the first."""
         talk, better = self._talk(question), question.get("better")
         if better not in (0, 1, None) or isinstance(better, (bool, float)):
             raise Refused("better is 0, 1 or null")

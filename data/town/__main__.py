@@ -9,6 +9,7 @@ from pathlib import Path
 from minirlhf.config import command, parse
 from minirlhf.files import claim, write_lines
 
+from .dialogues import dialogues
 from .files import files
 
 
@@ -23,14 +24,20 @@ class Config:
     prompt_train: int = 6_000  # prompts for training
     prompt_validation: int = 500  # prompts for validation
     prompt_test: int = 2_000  # prompts for testing
+    dialogue: int = 0  # conversations of two turns, and as many that wait for the second answer, to train and to test
 
 
 def main(argv):
     config = parse(Config, argv, __doc__)
     claim(config)
     numbers = asdict(config)
-    out = Path(numbers.pop("out"))
-    for name, records in files(**numbers).items():
+    out, n = Path(numbers.pop("out")), numbers.pop("dialogue")
+    made = files(**numbers)
+    if n:
+        made["dialogues"] = dialogues("train", n, config.seed)
+        for split in ("train", "test"):
+            made[f"dialogue_prompts_{split}"] = dialogues(split, n, config.seed + 1, answered=False)
+    for name, records in made.items():
         write_lines(out / f"{name}.jsonl", records)
         print(f"{len(records):7d}  {out / name}.jsonl", flush=True)
 
