@@ -164,8 +164,8 @@ class Labels:
             return self._other(labeler)
         for offset in self.mine[labeler] if place == 0 else ():
             record = self.rankings.at(offset)
-            done = (labeler, key(record["prompt"])) in self.repeated | self.skipped
-            if not done and not record.get("again"):
+            place = labeler, key(record["prompt"])
+            if not record.get("again") and place not in self.repeated and place not in self.skipped:
                 return self._as_before(labeler, record, again=True)
         return None
 
