@@ -1,0 +1,51 @@
+"""The walkthrough shows what its blocks print."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("run", ROOT / "docs" / "run.py")
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+PAGE = (ROOT / "docs" / "walkthrough.md").read_text()
+
+
+@pytest.fixture
+def float32():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_every_block_prints_what_the_page_shows(float32):
+    shown = 0
+    for match, expected, printed in run.blocks(PAGE):
+        assert run.alike(expected, printed), f"{match[1][:200]}\nprints\n{printed}"
+        shown += bool(expected)
+    assert shown > 8
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("loss 0.700", "loss  0.701", True), ("loss 0.70", "loss 0.75", False), ("loss 0.70", "less 0.70", False),
+        ("-1.20 a", "1.20 a", False), ("12 rows", "13 rows", False), ("", "x", False), ("1.0 2.0", "1.0", False),
+    ],
+)  # fmt: skip
+def test_only_rounding_may_differ(one, other, same):
+    assert run.alike(one, other) is same
+
+
+def test_a_page_is_written_with_what_its_blocks_print():
+    page = "A\n\n```python\nx = 2\n```\n\n```python\nprint(x)\n```\n\n```text\nwrong\n```\n\nB\n"
+    expected = "A\n\n```python\nx = 2\n```\n\n```python\nprint(x)\n```\n\n```text\n2\n```\n\nB\n"
+    assert run.written(page) == expected == run.written(expected)
+
+
+def test_the_notebook_is_the_page():
+    cells = run.notebook(PAGE)["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [match[1].strip() for match in run.BLOCK.finditer(PAGE)] and len(code) > 8
+    assert "".join(cells[0]["source"]).startswith("# One small run")
