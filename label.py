@@ -56,7 +56,10 @@ def main(argv):
     sampler = answers.Answers(speakers, [record["prompt"] for record in records], args.answers, args.seed)
     asked = Labels(args.out, records, sampler, args.rate, args.seed)
     sampler.prepare([0])
-    server.open_page(server.page("label"), routes(asked), args.host, args.port, f"rankings go to {args.out}")
+    try:
+        server.open_page(server.page("label"), routes(asked), args.host, args.port, f"rankings go to {args.out}")
+    finally:
+        sampler.close()
 
 
 def routes(asked):

@@ -38,28 +38,35 @@ class Dialogue(Finding):
             "dialogue, SFT": (start, with_turns),
             "single-turn, SFT": (single_turn_start, with_turns),
             "single prompts, dialogue": (policy, [recast(r) for r in lab.test]),
+            "single prompts, recast": (single_turn_start, [recast(r) for r in lab.test]),
         }, "dialogue")  # fmt: skip
-        single = texts.pop("single prompts, dialogue")
+        single, form = texts.pop("single prompts, dialogue"), texts.pop("single prompts, recast")
         hits = {name: right(asked, own) for name, own in texts.items()}
         f = {f"follow-ups: {name}": mean(own, asked) for name, own in hits.items()}
         for one, other in (("dialogue", "single-turn"), ("dialogue", "dialogue, without the turn before"),
                            ("dialogue, SFT", "single-turn, SFT")):  # fmt: skip
             f[f"follow-ups: {one} less {other}"] = mean(hits[one] - hits[other], asked)
-        both = right(lab.test, single), right(lab.test, lab.test_answers["ppo_ptx"])
-        f |= {f"single prompts: {name}": mean(own, lab.test) for name, own in zip(("dialogue", "single-turn"), both)}
-        f["single prompts: dialogue less single-turn"] = mean(both[0] - both[1], lab.test)
+        own = {"dialogue": single, "single-turn": lab.test_answers["ppo_ptx"],
+               "single-turn, SFT": lab.test_answers["rl_start"], "single-turn, SFT on transcripts": form}  # fmt: skip
+        own = {name: right(lab.test, answers) for name, answers in own.items()}
+        f |= {f"single prompts: {name}": mean(values, lab.test) for name, values in own.items()}
+        for one, other in (("dialogue", "single-turn"), ("single-turn, SFT on transcripts", "single-turn, SFT")):
+            f[f"single prompts: {one} less {other}"] = mean(own[one] - own[other], lab.test)
         said = ["\n".join(m["content"] for m in r["messages"]) for r in asked[:4]]
         both = zip(said, texts["dialogue"], texts["single-turn"])
         return f | {"examples": [(text, f"dialogue: {a.strip()}\nsingle-turn: {b.strip()}") for text, a, b in both]}
 
     def train(self, lab):
-        """Folders of SFT on dialogues and on the town's demonstrations recast as dialogue; of the same without the
-        dialogues; and of a policy by PPO-ptx from the former. Its reward model learns from the town's rankings, recast,
-        and from rankings of what the former might say next in its own conversations."""
+        """Folders of SFT on dialogues and on the town's demonstrations recast as dialogue; of the same with as many
+        more demonstrations in place of the dialogues' two turns; and of a policy by PPO-ptx from the former. Its reward
+        model learns from the town's rankings, recast, and from rankings of what the former might say next in its own
+        conversations."""
         demonstrations = [recast_answered(r) for r in lab.records("demonstrations", "demonstration")]
-        talks = [{"messages": r["messages"]} for r in town.dialogues("train", len(demonstrations) // 2, lab.seed)]
+        n, more = len(demonstrations), lab.seed + 2  # others than the town's files hold
+        talks = [{"messages": r["messages"]} for r in town.dialogues("train", n // 2, lab.seed)]
+        others = [recast_answered(r) for r in town.demonstrations(town.prompts("train", n, more), more)]
         mixed = lab.write("demonstrations-dialogue", demonstrations + talks)
-        alone = lab.write("demonstrations-recast", demonstrations)
+        alone = lab.write("demonstrations-recast", demonstrations + others)
         base, web = lab.models()["rl_start"], (lab.file("web"),)  # ChatGPT's was a GPT-3.5, fine-tuned itself
         start, single_turn_start = lab.train({
             "dialogue-start": lab.sft(base, data=(mixed,), documents=web),
@@ -90,7 +97,7 @@ class Dialogue(Finding):
                     f["follow-ups: dialogue less single-turn"], above=0)  # fmt: skip
         yield Claim("than by itself without the turn before",
                     f["follow-ups: dialogue less dialogue, without the turn before"], above=0)  # fmt: skip
-        yield Claim("and after SFT than after SFT on the same format without dialogues",
+        yield Claim("and after SFT than after SFT on as many single turns in the same form",
                     f["follow-ups: dialogue, SFT less single-turn, SFT"], above=0)  # fmt: skip
 
     def draw(self, figure, f):

@@ -12,11 +12,17 @@ Chat messages become one text, a transcript, the way HH-RLHF writes them:
 import gzip
 import json
 import os
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
 from .config import InputError, refusing, require
 from .distributed import say
+
+
+class LeftOut(Exception):
+    """Why a record, whole as it is, becomes none of ours."""
+
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 FILES = (".jsonl", ".jsonl.gz", ".parquet")  # what is read of a folder
@@ -45,15 +51,25 @@ def records(path, kind):
 def _converted(path, kind, read):
     """Yields ("file:line", a record of ours, or why there is none), and counts in `read` of which shapes they were."""
     messages = {}
+
+    def shaped(shape, row, where):
+        try:
+            for record in shape(row, kind, where):
+                foreign = shape is not ours and isinstance(record, dict)
+                empty = foreign and kind == "demonstration" and record.get("response") in ("", " ")
+                yield where, "an empty answer" if empty else record
+        except LeftOut as reason:
+            yield where, str(reason)
+
     for where, row in rows(path):
         name, shape = shape_of(row)
         read[name] += 1
         if shape is None:
             messages[where] = row  # a tree's messages may stand anywhere in a file
         else:
-            yield from ((where, record) for record in shape(row, kind, where))
+            yield from shaped(shape, row, where)
     for where, tree in trees(messages):
-        yield from ((where, record) for record in openassistant(tree, kind, where))
+        yield from shaped(openassistant, tree, where)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -76,8 +92,9 @@ def files(path):
         return [path]
     inside = sorted(str(file) for file in Path(path).iterdir() if file.name.endswith(FILES))
     require(inside, f"{path}: no file in this folder ends in {', '.join(FILES)}; name the files")
-    splits = sorted({s for s in SPLITS for file in inside if os.path.basename(file).split(".")[0].split("-")[0] == s})
-    require(len(splits) < 2, f"{path}: holds {' and '.join(splits)} data; name the files of one of them")
+    stems = {re.split("[-.]", os.path.basename(file))[0] for file in inside}  # train_sft of train_sft-00000-of-00003
+    parts = sorted(stem for stem in stems if {*stem.split("_")} & {*SPLITS})
+    require(len(parts) < 2, f"{path}: holds {' and '.join(parts)} data; name the files of one of them")
     return inside
 
 
@@ -89,7 +106,7 @@ def lines(path):
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                yield f"{path}:{number}", line.decode("utf-8").rstrip("\r\n")
+                yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         where = f"{path}:{number}"
         raise InputError(f"{where}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from None
@@ -130,11 +147,15 @@ def transcript(messages, where):
     turns = {"user": HUMAN, "assistant": ASSISTANT, "system": ""}
     parts, text = [], ""
     for message in messages if isinstance(messages, list) else [None]:
-        whole = isinstance(message, dict) and message.get("role") in [*turns]  # a role may be anything, a list too
-        whole = whole and isinstance(message.get("content"), str)
+        whole = isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
         require(whole, f"{where}: a message needs a role (system, user, assistant) and a string content")
+        if message["role"] in ("tool", "function", "developer") or message["content"] is None:
+            raise LeftOut("a tool's or a developer's message, or one without content")
+        right = message["role"] in turns and isinstance(message["content"], str)
+        require(right, f"{where}: a message needs a role (system, user, assistant) and a string content")
         marker, own = turns[message["role"]], message["content"] and f" {message['content']}"
-        own = own if marker else message["content"]
+        if not marker:
+            marker, own = "\n\n" if text else "", message["content"]
         parts.append((message["role"], text + marker, own))
         text += marker + own
     require(parts, f"{where}: a conversation without messages")
@@ -144,7 +165,8 @@ def transcript(messages, where):
 def prompt_of(messages, where):
     """A conversation whose last word the user has, as the text to which the assistant's answer is to come."""
     role, before, own = transcript(messages, where)[-1]
-    require(role == "user", f"{where}: the last message of a prompt must be the user's")
+    if role != "user":
+        raise LeftOut("a prompt whose last message is not the user's")
     return before + own + ASSISTANT
 
 
@@ -167,14 +189,15 @@ def conversation(row, kind, where):
         yield others | {"prompt": prompt_of(whole, where)}
     else:
         answers = [(before, own) for role, before, own in parts if role == "assistant"]
-        last_is_answer = parts[-1][0] == "assistant"
-        require(last_is_answer, f"{where}: the last message must be the assistant's: it is the response")
+        if not answers:
+            raise LeftOut("a conversation without an answer")
         for before, own in answers:
             yield others | {"prompt": before, "response": own}
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
-# Each takes a record, the kind that is wanted, and where it stands; it yields records of ours, or why there is none.
+# Each takes a record, the kind that is wanted, and where it stands; it yields records of ours or, for what is left out,
+# the reason, as text (or raises it as LeftOut).
 
 
 def ours(row, kind, where):
@@ -184,6 +207,8 @@ def ours(row, kind, where):
         row = {name: value for name, value in row.items() if name not in ("prompt", "completion")}
         yield from conversation(row | {"messages": with_answer}, kind, where)
     elif "completion" in row and "response" not in row:
+        if row.get("label") is False and kind == "demonstration":  # TRL's unpaired preferences
+            raise LeftOut("an answer that somebody found bad")
         yield row | {"response": row["completion"]}
     else:
         yield row
@@ -203,9 +228,11 @@ def pair(row, kind, where):
     """{"chosen", "rejected"} with a prompt or, as in HH-RLHF, with what both begin with; texts, or TRL's messages."""
     chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
     if isinstance(chosen, list):
-        before = prompt if isinstance(prompt, list) else []
+        before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
+        both = [answer if isinstance(answer, list) else None for answer in (chosen, rejected)]
+        said = any(isinstance(m, dict) and m.get("role") == "user" for m in chosen)  # the prompt is in them already
         (*first, (_, prompt, chosen)), (*second, (_, other, rejected)) = (
-            transcript(before + answer if isinstance(answer, list) else None, where) for answer in (chosen, rejected)
+            transcript(answer if said or answer is None else before + answer, where) for answer in both
         )
         same = first == second and prompt == other and prompt.endswith(ASSISTANT)
         require(same, f"{where}: chosen and rejected must differ in the assistant's last message alone")
@@ -216,6 +243,10 @@ def pair(row, kind, where):
         end = shared.rfind(ASSISTANT) + len(ASSISTANT)
         require(ASSISTANT in shared, f"{where}: chosen and rejected share no prompt that ends in {ASSISTANT!r}")
         prompt, chosen, rejected = shared[:end], chosen[end:], rejected[end:]
+    elif isinstance(prompt, str) and prompt and chosen.startswith(prompt) and rejected.startswith(prompt):
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if chosen == rejected and kind == "ranking":
+        raise LeftOut("chosen and rejected are the same")
     yield row | {"prompt": prompt, "response": chosen, "responses": [chosen, rejected], "ranks": [1, 2]}
 
 
@@ -243,7 +274,7 @@ def nectar(row, kind, where):
     answers = _objects(row, "answers", ("answer", "rank"), where)
     prompt = row["prompt"].rstrip() if isinstance(row["prompt"], str) else ""
     require(prompt.endswith(ASSISTANT), f"{where}: the prompt must be a transcript that ends in {ASSISTANT!r}")
-    yield _ranked(prompt, [(a["answer"], a["rank"]) for a in answers], where)
+    yield _ranked(prompt, [(a["answer"], a["rank"]) for a in answers], kind)
 
 
 def ultrafeedback(row, kind, where):
@@ -251,7 +282,7 @@ def ultrafeedback(row, kind, where):
     completions = _objects(row, "completions", ("response", "overall_score"), where)
     prompt = prompt_of([{"role": "user", "content": row["instruction"]}], where)
     scored = [(c["response"], _negative(c["overall_score"])) for c in completions]
-    yield _ranked(prompt, scored, where)
+    yield _ranked(prompt, scored, kind)
 
 
 def tldr(row, kind, where):
@@ -265,12 +296,10 @@ def tldr(row, kind, where):
     elif "article" in said:
         head = f"TITLE: {said.get('title', '')}\n\nARTICLE: {said['article']}"
     else:
-        yield "neither a post nor an article"
-        return
-    if row["choice"] not in (0, 1):
-        yield "nobody chose"
-        return
-    yield _ranked(f"{head}\n\nTL;DR:", [(s["text"], i != row["choice"]) for i, s in enumerate(summaries)], where)
+        raise LeftOut("neither a post nor an article")
+    if row.get("choice") not in (0, 1):
+        raise LeftOut("nobody chose")
+    yield _ranked(f"{head}\n\nTL;DR:", [(s["text"], i != row["choice"]) for i, s in enumerate(summaries)], kind)
 
 
 def shp(row, kind, where):
@@ -278,7 +307,7 @@ def shp(row, kind, where):
     prompt = prompt_of([{"role": "user", "content": row["history"]}], where)
     require(row["labels"] in (0, 1), f"{where}: 'labels' must be 1 (A is preferred) or 0")
     a_loses = row["labels"] == 0
-    yield _ranked(prompt, [(row["human_ref_A"], a_loses), (row["human_ref_B"], not a_loses)], where)
+    yield _ranked(prompt, [(row["human_ref_A"], a_loses), (row["human_ref_B"], not a_loses)], kind)
 
 
 def openassistant(row, kind, where):
@@ -288,27 +317,29 @@ def openassistant(row, kind, where):
         right = isinstance(node, dict) and node.get("role") in ("prompter", "assistant")
         right = right and isinstance(node.get("text"), str) and isinstance(node.get("replies") or [], list)
         require(right and depth < 200, f"{where}: a message needs a role, a text and its replies")
-        if node.get("deleted") or node.get("review_result") is False:
+        if refused(node):
             yield "deleted, or refused in review"
             return
         role = "user" if node["role"] == "prompter" else "assistant"
         said, replies = [*said, {"role": role, "content": node["text"]}], node.get("replies") or []
         if role == "user":
-            yield from answered(prompt_of(said, where), [r for r in replies if isinstance(r, dict)])
+            yield answered(prompt_of(said, where), [r for r in replies if isinstance(r, dict) and not refused(r)])
         for reply in replies:
             yield from visit(reply, said, depth + 1)
 
+    def refused(node):
+        return bool(node.get("deleted")) or node.get("review_result") is False
+
     def answered(prompt, replies):
-        texts = [r for r in replies if isinstance(r.get("text"), str) and not r.get("deleted")]
-        ranked = [(r["text"], r["rank"]) for r in texts if _is_number(r.get("rank"))]
-        if len(ranked) > 1:
-            yield _ranked(prompt, ranked, where)
-        elif kind == "prompt":
-            yield {"prompt": prompt}
-        elif kind == "demonstration" and len(texts) == 1:
-            yield {"prompt": prompt, "response": f" {texts[0]['text']}"}
-        else:
-            yield "not answered" if not texts else "no two answers are ranked"
+        texts = [r["text"] for r in replies if isinstance(r.get("text"), str)]
+        ranked = [
+            (r["text"], r["rank"]) for r in replies if isinstance(r.get("text"), str) and is_number(r.get("rank"))
+        ]
+        if len(ranked) > 1 or kind == "prompt":
+            return _ranked(prompt, sorted(ranked, key=lambda reply: reply[1])[:9], kind)
+        if kind == "demonstration" and len(texts) == 1:
+            return {"prompt": prompt, "response": f" {texts[0].strip()}"}
+        return "no two answers are ranked" if texts else "not answered"
 
     yield from visit(row["prompt"], [])
 
@@ -317,11 +348,11 @@ def trees(messages):
     """Yields ("file:line", tree) from OpenAssistant's messages, {"file:line": row}, each of which names its parent."""
     replies = defaultdict(list)
     for where, row in messages.items():
-        named = isinstance(row["message_id"], str) and isinstance(row["parent_id"], str | None)
+        named = isinstance(row["message_id"], str) and isinstance(row.get("parent_id"), str | None)
         require(named, f"{where}: message_id must be a string, and parent_id one or null")
-        replies[row["parent_id"]].append(row)
+        replies[row.get("parent_id")].append(row)
     for where, row in messages.items():
-        if row["parent_id"] is None:
+        if row.get("parent_id") is None:
             stack = [row]
             while stack:
                 node = stack.pop()
@@ -340,35 +371,36 @@ def _objects(row, field, names, where):
     return objects
 
 
-def _ranked(prompt, answers, where):
-    """A ranking of (text, the less the better) pairs, equal numbers a tie; the best is a demonstration too. Or why it
-    is none."""
-    if not all(isinstance(text, str) and _is_number(place) for text, place in answers):
-        return "an answer without text or score"
+def _ranked(prompt, answers, kind):
+    """A ranking of (text, the less the better) pairs, equal numbers a tie; the best is a demonstration too."""
+    if kind == "prompt":
+        return {"prompt": prompt}
+    if not all(isinstance(text, str) and is_number(place) for text, place in answers):
+        raise LeftOut("an answer without text or score")
     if not 2 <= len(answers) <= 9:
-        return f"{len(answers)} answers, and a ranking has 2 to 9"
+        raise LeftOut(f"{len(answers)} answers, and a ranking has 2 to 9")
     places = sorted({place for _, place in answers})
     ranks = [places.index(place) + 1 for _, place in answers]
     texts = [f" {text.strip()}" if text.strip() else "" for text, _ in answers]  # as after "Assistant:"
     return {"prompt": prompt, "response": texts[ranks.index(1)], "responses": texts, "ranks": ranks}
 
 
-def _is_number(value):
+def is_number(value):
     return isinstance(value, (int, float)) and abs(value) < 1e9  # which no infinite number is, and no NaN
 
 
 def _negative(score):
-    return -score if _is_number(score) else None
+    return -score if is_number(score) else None
 
 
 SHAPES = (  # (name, the fields by which it is known, what reads it), the first that fits; None: put together by trees()
     ("ours", {"messages", "responses", "ranks"}, ranked_conversation),
     ("ours", {"prompt", "responses", "ranks"}, ours),
     ("an OpenAssistant tree", {"message_tree_id", "prompt"}, openassistant),
-    ("OpenAssistant messages", {"message_id", "parent_id", "role", "text"}, None),
+    ("OpenAssistant messages", {"message_id", "role", "text"}, None),
     ("Nectar", {"prompt", "answers", "num_responses"}, nectar),
     ("UltraFeedback", {"instruction", "completions"}, ultrafeedback),
-    ("TL;DR comparisons", {"info", "summaries", "choice"}, tldr),
+    ("TL;DR comparisons", {"info", "summaries"}, tldr),
     ("SHP", {"history", "human_ref_A", "human_ref_B", "labels"}, shp),
     ("chosen and rejected", {"chosen", "rejected"}, pair),
     ("conversations", {"messages"}, conversation),
@@ -380,4 +412,5 @@ SHAPES = (  # (name, the fields by which it is known, what reads it), the first 
 
 def shape_of(row):
     """(name, function) of the shape that a record has."""
-    return next((name, shape) for name, fields, shape in SHAPES if fields <= row.keys())
+    there = {name for name, value in row.items() if value is not None}  # parquet files have nulls for what is not there
+    return next((name, shape) for name, fields, shape in SHAPES if fields <= there)

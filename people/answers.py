@@ -9,7 +9,6 @@ import torch
 
 from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.config import require
-from minirlhf.data import encode_prompts
 from minirlhf.device import pick_device
 from minirlhf.losses import at_least_fp32
 from minirlhf.model import GPT, Cache
@@ -58,10 +57,12 @@ def speakers(sources, limit):
 
 
 def that_fit(records, speakers, where):
-    """The records whose prompts all models can read; the others are left out, aloud."""
-    for speaker in speakers:
-        records, _ = encode_prompts(records, speaker.tokenizer, speaker.room, where)
-    return records
+    """The records whose whole prompts all models can read; the others are left out, aloud."""
+    kept = [r for r in records if all(len(s.tokenizer.encode(r["prompt"])) <= s.room for s in speakers)]
+    if len(kept) < len(records):
+        print(f"{where}: left out {len(records) - len(kept)} of {len(records)} prompts, too long for the models")
+    require(kept, f"{where}: none of its prompts is short enough for the models; take a smaller --max_response")
+    return kept
 
 
 class Answers:
@@ -79,6 +80,10 @@ class Answers:
         """Says which prompts come next."""
         for i in rows:
             self._soon(i)
+
+    def close(self):
+        """Forgets what is not sampled yet."""
+        self.worker.shutdown(wait=False, cancel_futures=True)
 
     def _soon(self, i):
         with self.turn:

@@ -5,7 +5,7 @@
     OUT-skipped.jsonl         prompts that somebody had no answer to
 
 Every line is written at once and synced to the disk before it is acknowledged. Where a labeler stands follows from
-these files alone: after a kill the same prompt comes with the same answers.
+these files alone: after a kill the same prompt comes to a labeler who is alone, with the same answers.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import os
 import random
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +40,9 @@ class Lines:
     """A file of JSON lines that grows by whole lines. `visit(offset, record)` sees each, those that are there first."""
 
     def __init__(self, path, kind, visit):
-        self.path, self.visit = Path(path), visit
-        if self.path.exists():
-            self._mend()
+        self.path, self.visit = Path(path).resolve(), visit
+        if half := self._half():
+            self._set_aside(half)
         if self.path.exists() and self.path.stat().st_size:
             read(self.path, kind)  # or an InputError that names the line
         for offset, record in self._records():
@@ -49,13 +50,27 @@ class Lines:
             require(own, f"{self.path}: holds records that label.py did not write; choose another --out")
             visit(offset, record)
 
-    def _mend(self):
-        """Cuts off a last line that is not whole: a machine went down while it was written, and nobody was told."""
+    def _half(self):
+        """How many bytes a last line has that is not whole: a machine went down while it was written. (One that only
+        lacks its line end gets that.)"""
+        text = self.path.read_bytes() if self.path.exists() else b""
+        last = text[text.rfind(b"\n") + 1 :]
+        if last:
+            with suppress(ValueError, TypeError, RecursionError):
+                json.loads(last) | {}
+                with files.writing(self.path), open(self.path, "ab") as file:
+                    file.write(b"\n")
+                return 0
+        return len(last)
+
+    def _set_aside(self, half):
+        """Moves it to another file: nobody was told that it was saved, and it may be something else altogether."""
         with files.writing(self.path), open(self.path, "rb+") as file:
-            text = file.read()
-            if whole := text.rfind(b"\n") + 1 - len(text):
-                print(f"{self.path}: its last line is not whole, and is taken away")
-                file.truncate(len(text) + whole)
+            whole = file.seek(-half, os.SEEK_END)
+            aside = f"{self.path}.half"
+            files.write_atomically(aside, file.read())
+            file.truncate(whole)
+        print(f"{self.path}: its last line is not whole, and stands in {aside} now")
 
     def _records(self):
         offset = 0
@@ -65,16 +80,20 @@ class Lines:
             offset += len(line)
 
     def append(self, record):
-        line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        line = as_line(record)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                offset = os.fstat(handle).st_size
-                if os.write(handle, line) < len(line):
+                if (offset := os.fstat(handle).st_size) == 0:
+                    sync_folder(self.path.parent)
+                try:
+                    if os.write(handle, line) < len(line):
+                        raise OSError("no room for it")
+                    os.fsync(handle)
+                except OSError:
                     os.ftruncate(handle, offset)
-                    raise OSError("no room for it")
-                os.fsync(handle)
+                    raise
             finally:
                 os.close(handle)
         except OSError as error:
@@ -90,11 +109,23 @@ class Lines:
         """Writes the file anew with another record in place of the one at `offset`."""
         text = self.path.read_bytes()
         end = text.index(b"\n", offset) + 1
-        line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "replace")
         try:
-            files.write_atomically(self.path, text[:offset] + line + text[end:])
+            files.write_atomically(self.path, text[:offset] + as_line(record) + text[end:])
         except InputError as error:
             raise Refused(str(error)) from None
+
+
+def as_line(record):
+    """Dates and the like, which parquet files have, become text."""
+    return (json.dumps(record, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace")
+
+
+def sync_folder(folder):
+    """So that a new file is in it after a power cut, too. (Windows cannot.)"""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 
 @dataclass
@@ -178,7 +209,8 @@ class Labels:
 
     def _as_before(self, labeler, record, again):
         """The same answers in another order."""
-        responses, models = record["responses"], record.get("models", [[] for _ in record["responses"]])
+        responses = record["responses"]
+        models = record.get("models") or [[] for _ in responses]
         order = list(range(len(responses)))
         random.Random(f"{labeler} {record['prompt']} {self.seed}").shuffle(order)
         about = record.get("about", {})
@@ -192,11 +224,11 @@ class Labels:
         for place, i in enumerate(free):
             answers = self.answers.of(i)
             self.answers.prepare(free[place + 1 : place + 4])
-            if len(answers) > 1:
+            if len(answers) > 1:  # else all models say the same
                 texts, models = zip(*answers)
                 about = {name: value for name, value in self.records[i].items() if name != "prompt"}
                 return Task(labeler, self.records[i]["prompt"], list(texts), list(models), about)
-            self.passed.add(i)  # all models say the same
+            self.passed.add(i)
         return None
 
     # --- what people say
@@ -221,7 +253,7 @@ class Labels:
         if task.replaces is None:
             self.rankings.append(record)
         else:
-            self._correct(labeler, task.replaces, record)
+            self._correct(labeler, task.replaces, task.before | record)
         del self.tasks[labeler]
         return len(self.mine[labeler])
 
@@ -239,15 +271,15 @@ class Labels:
         del self.tasks[labeler]
 
     def back(self, labeler, id):
-        """Opens the labeler's ranking before this one again, to be corrected."""
-        task = self._open(labeler, id)
-        place = (len(self.mine[labeler]) if task.replaces is None else task.replaces) - 1
+        """Opens the labeler's ranking before this one again, to be corrected; id is None where nothing is left."""
+        task = None if id is None and self.next(labeler) is None else self._open(labeler, id)
+        place = (len(self.mine[labeler]) if task is None or task.replaces is None else task.replaces) - 1
         if place < 0:
             raise Refused("there is none before this one")
         record = self.rankings.at(self.mine[labeler][place])
         self.tasks[labeler] = Task(
-            labeler, record["prompt"], record["responses"], record.get("models", []), record.get("about", {}),
-            bool(record.get("again")), place, record,
+            labeler, record["prompt"], record["responses"], record.get("models") or [[] for _ in record["responses"]],
+            record.get("about", {}), bool(record.get("again")), place, record,
         )  # fmt: skip
 
     def demonstrate(self, labeler, id, response):

@@ -10,7 +10,10 @@ import hmac
 import json
 import re
 import secrets
+import socket
+import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import GeneratorType
@@ -19,6 +22,7 @@ from minirlhf.config import InputError, require
 
 MOST = 64 * 1024  # bytes of a question
 AT_ONCE = 32  # connections
+PATIENCE = 20  # seconds
 LOOPBACK = ("127.0.0.1", "localhost")
 HOST_HELP = "other than this machine's own, it opens the page to all who have the token that is printed [127.0.0.1]"
 OWN_NAME = re.compile(rf"({'|'.join(map(re.escape, LOOPBACK))})(:[0-9]{{1,5}})?")
@@ -75,11 +79,28 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address):
         """A window that was closed in the middle of an answer is no error."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
-    timeout = 20  # seconds that a connection may say nothing
+    timeout = PATIENCE  # with a connection that says nothing
     server_version = sys_version = ""
+
+    def setup(self):
+        """A question that comes a letter at a time is cut off, too."""
+        super().setup()
+        self.deadline = threading.Timer(PATIENCE, self.hang_up)
+        self.deadline.daemon = True
+        self.deadline.start()
+
+    def hang_up(self):
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def finish(self):
+        self.deadline.cancel()
+        super().finish()
 
     def do_GET(self):
         if not self.refused():
@@ -107,6 +128,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(413, f"a question has {MOST:,} bytes at the most")
         try:
             question = json.loads(self.rfile.read(int(length)).decode())
+            self.deadline.cancel()  # an answer may take its time
             if not isinstance(question, dict):
                 raise ValueError
         except (ValueError, RecursionError):
@@ -115,6 +137,9 @@ class Handler(BaseHTTPRequestHandler):
             answer = self.server.routes[self.path](question)
         except Refused as refused:
             return self.refuse(409, str(refused))
+        except Exception:
+            self.refuse(500, "something went wrong here; the server's own window says what")
+            raise
         if not isinstance(answer, GeneratorType):
             return self.answer(200, "application/json", json.dumps(answer).encode())
         self.begin(200, "application/x-ndjson")

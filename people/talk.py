@@ -56,16 +56,16 @@ class Talks:
     def begin(self, question):
         """A new conversation."""
         name = secrets.token_hex(8)
-        with self.turn:
-            self.talks[name] = {"messages": [], "prompt": None, "answers": None, "order": None}
-            while len(self.talks) > MOST:
-                self.talks.popitem(last=False)
+        self.talks[name] = {"messages": [], "prompt": None, "answers": None, "order": None, "pair": None}
+        while len(self.talks) > MOST:
+            self.talks.popitem(last=False)
         names = [speaker.name for speaker in self.speakers]
         told = {"talk": name, "sides": len(names), "dialogue": self.way.dialogue, "temperature": self.temperature}
         return told | {"keeps": self.keep is not None, "models": names}
 
     def say(self, question):
-        """Yields {"side", "text"} as the answers grow, all sides in turn; then {"scores", "forgotten"}."""
+        """Yields {"side", "text"} as the answers grow, all sides in turn; then {"scores", "forgotten", "pair"}, where
+        pair names the two answers."""
         text, temperature = question.get("text"), question.get("temperature", self.temperature)
         if not isinstance(text, str) or not text.strip():
             raise Refused("say something")
@@ -97,24 +97,31 @@ class Talks:
                     else:
                         answers[side] = text
                         yield {"side": side, "text": text}
-            told = {"scores": self._scores(prompt, answers), "forgotten": forgotten}
+            told = {"scores": self._scores(prompt, answers), "forgotten": forgotten, "pair": secrets.token_hex(8)}
+            before = dict(talk)
             if len(order) > 1:
                 talk |= {"messages": messages, "prompt": prompt, "answers": answers, "order": order}
+                talk["pair"] = told["pair"]
             else:
                 talk["messages"] = [*messages, {"role": "assistant", "content": answers[0].strip()}]
-        yield told
+        try:
+            yield told
+        except GeneratorExit:  # the window never heard the end of it
+            talk |= before
+            raise
 
     def prefer(self, question):
         """Keeps which of two answers is better (0 the first, 1 the second; None: neither), and says whose they are.
         A dialogue goes on from it, or from the first."""
-        talk, better = self._talk(question), question.get("better")
+        talk, better = self._talk(question), question.get("better", "")
         if better not in (0, 1, None) or isinstance(better, (bool, float)):
             raise Refused("better is 0, 1 or null")
         with self.turn:
-            if not talk["answers"]:
-                raise Refused("there are no two answers to choose from; nothing was changed")
+            if not talk["answers"] or question.get("pair") != talk["pair"]:
+                raise Refused("these two answers are not open any more; nothing was changed")
             names = [self.speakers[i].name for i in talk["order"]]
-            ranks = [1, 1] if better is None else [1, 2] if better == 0 else [2, 1]
+            same = talk["answers"][0] == talk["answers"][1]
+            ranks = [1, 1] if better is None or same else [1, 2] if better == 0 else [2, 1]
             record = {"prompt": talk["prompt"], "responses": talk["answers"], "ranks": ranks, "models": names}
             if self.keep:
                 self.keep(record)

@@ -1,5 +1,6 @@
 """What rankings are worth: how many there are, who agrees with whom; and the same rankings in other people's shapes."""
 
+import math
 import random
 from collections import Counter, defaultdict
 from itertools import combinations
@@ -7,9 +8,8 @@ from pathlib import Path
 from statistics import fmean, median
 
 from data import town
-from data.town.prompts import KINDS
 from minirlhf.checkpoint import load_model, load_tokenizer
-from minirlhf.data import encode_rankings, read
+from minirlhf.data import encode_rankings, longest, read
 from minirlhf.evaluate import interval, ranking_accuracy
 from minirlhf.files import write_lines
 from minirlhf.formats import ASSISTANT, HUMAN
@@ -91,17 +91,22 @@ def with_the_town(rankings):
 
 
 def is_towns(about):
-    return isinstance(about, dict) and about.get("kind") in KINDS
+    """Whether a record has what the town's judge needs."""
+    try:
+        return bool(town.judge(about, "a"))
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def with_reward_model(rankings, folder):
-    tokenizer = load_tokenizer(folder)
+    """Of the rankings that are short enough for the reward model."""
+    tokenizer, hits = load_tokenizer(folder), []
     model = load_model(folder, RewardModel, tokenizer)
-    hits = []
     for ranking in rankings:
-        (encoded,) = encode_rankings([ranking], tokenizer, model.config.n_ctx)
-        right, pairs = ranking_accuracy(model, [encoded], tokenizer.pad)
-        hits.append((ranking["prompt"], right[0], pairs[0]))
+        (encoded,) = encode_rankings([ranking], tokenizer, math.inf)
+        if longest(encoded) <= model.config.n_ctx:
+            right, pairs = ranking_accuracy(model, [encoded], tokenizer.pad)
+            hits.append((ranking["prompt"], right[0], pairs[0]))
     return hits
 
 

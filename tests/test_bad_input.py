@@ -102,11 +102,9 @@ def test_a_broken_line_of_any_file_is_named(script, line, says, tmp_path, refuse
         ({"prompt": "a"}, "field 'response' is missing"),
         ({"prompt": "a", "response": ""}, "'response' is empty"),
         ({"prompt": "a", "response": ["b"]}, "field 'response' is missing or not a string"),
-        ({"instruction": "a", "output": ""}, "'response' is empty"),
         ({"instruction": "a", "input": 3, "output": "b"}, "instruction and input must be strings"),
         ({"messages": []}, "a conversation without messages"),
         ({"messages": "hi"}, "a message needs a role"),
-        ({"messages": [{"role": "user", "content": "a"}]}, "last message must be the assistant's"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "a message needs a role"),
         ({"messages": [{"role": "assistant"}]}, "a message needs a role"),
     ],
@@ -140,7 +138,7 @@ def test_a_ranking_that_is_none_is_named(change, says, tmp_path, refused):
     ("record", "says"),
     [
         ({"chosen": "no marker", "rejected": "no such"}, "share no prompt that ends in"),
-        ({"prompt": "a", "chosen": [], "rejected": "b"}, "a conversation without messages"),
+        ({"prompt": "a", "chosen": [], "rejected": "b"}, "a message needs a role"),
         ({"prompt": "a", "chosen": 3, "rejected": "b"}, "chosen and rejected must be strings"),
     ],
 )

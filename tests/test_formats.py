@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -29,6 +30,7 @@ ULTRAFEEDBACK = {
     "completions": [{"model": m, "response": f"{m}!", "overall_score": s, "fine-grained_score": 4.0, "critique": "ok"}
                     for m, s in zip("abcd", (7.0, 8.5, 7.0, 1.0))],
 }  # fmt: skip
+PAIR = {"chosen": HI + HELLO, "rejected": HI + GO}
 TLDR = {
     "info": {"id": "t3", "post": "I lost a kite.", "title": "Kite", "subreddit": "pets", "site": None, "article": None},
     "summaries": [{"text": " Kite lost.", "policy": "sup1", "note": None}, {"text": " No.", "policy": "ref"}],
@@ -130,7 +132,7 @@ def test_the_loss_of_a_conversation_is_on_every_answer_and_on_nothing_else(tmp_p
         (TLDR, "SUBREDDIT: r/pets\n\nTITLE: Kite\n\nPOST: I lost a kite.\n\nTL;DR:", [" Kite lost.", " No."], [2, 1]),
         (SHP, f"{USER} What now?{BOT}", [" Wait.", " Go."], [2, 1]),
         (SHP | {"labels": 1}, f"{USER} What now?{BOT}", [" Wait.", " Go."], [1, 2]),
-        (TREE, f"{USER} Hi{BOT}", [" Hello", " Good day"], [2, 1]),
+        (TREE, f"{USER} Hi{BOT}", [" Good day", " Hello"], [1, 2]),
     ],
 )  # fmt: skip
 def test_rankings(tmp_path, record, prompt, responses, ranks):
@@ -210,6 +212,68 @@ def test_a_circle_of_messages_ends(tmp_path):
     )
 
 
+# --- what else there is in public files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"messages": TALK}, [(f"Be kind.{USER} Hi{BOT}", " Hello")]),  # the user has the last word
+        ({"prompt": "a ", "completion": "b", "label": True}, [("a ", "b")]),
+        ({"messages": None, "prompt": "a ", "completion": "b"}, [("a ", "b")]),  # parquet's nulls
+        ({"prompt": "Hi", "chosen": HELLO, "rejected": GO}, [(f"{USER} Hi{BOT}", " Hello")]),
+        ({"prompt": HI, "chosen": HI + HELLO, "rejected": HI + GO}, [(f"{USER} Hi{BOT}", " Hello")]),
+        ({"prompt": "a ", "chosen": "a good", "rejected": "a bad"}, [("a ", "good")]),
+        ({"messages": [*HI, {"role": "system", "content": "Go."}, *HELLO]}, [(f"{USER} Hi\n\nGo.{BOT}", " Hello")]),
+    ],
+)  # fmt: skip
+def test_demonstrations_in_odd_clothes(tmp_path, record, expected):
+    assert [(r["prompt"], r["response"]) for r in read(tmp_path, [record], "demonstration")] == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "reason"),
+    [
+        ({"messages": [{"role": "tool", "content": "x"}]}, "demonstration", "a tool's"),
+        ({"messages": [{"role": "user", "content": None}]}, "demonstration", "without content"),
+        ({"messages": HI}, "demonstration", "a conversation without an answer"),
+        ({"messages": HI + [{"role": "assistant", "content": ""}]}, "demonstration", "an empty answer"),
+        ({"messages": HI + HELLO, "responses": ["x", "y"], "ranks": [1, 2]}, "ranking", "not the user's"),
+        ({"instruction": "Say hi.", "output": ""}, "demonstration", "an empty answer"),
+        ({"prompt": "a ", "completion": "b", "label": False}, "demonstration", "somebody found bad"),
+        ({"prompt": "a ", "chosen": "x", "rejected": "x"}, "ranking", "chosen and rejected are the same"),
+        ({"prompt": "a ", "chosen": "", "rejected": "x"}, "demonstration", "an empty answer"),
+    ],
+)
+def test_what_is_left_out_is_said_with_its_reason(tmp_path, capsys, record, kind, reason):
+    other = {"demonstration": {"messages": HI + HELLO}, "ranking": PAIR}[kind]
+    assert len(read(tmp_path, [record, other], kind)) == 1
+    assert "left out 1: " in (said := capsys.readouterr().out) and reason in said
+
+
+def test_a_reply_that_review_refused_is_no_answer_and_many_are_the_best_nine(tmp_path):
+    refused = message("h", "e", "assistant", "Spam", 0, review_result=False)
+    found = [r["response"] for r in read(tmp_path, [*MESSAGES, refused], "demonstration")]
+    assert found == [" Good day", " See you"]
+    many = [
+        message("a", None, "prompter", "Hi"),
+        *[message(f"x{i}", "a", "assistant", f"{i}", 11 - i) for i in range(12)],
+    ]
+    del many[0]["parent_id"]  # as exports without nulls have it
+    (ranking,) = read(tmp_path, many, "ranking")
+    assert ranking["responses"] == [f" {i}" for i in range(11, 2, -1)]
+    assert len(read(tmp_path, many, "prompt")) == 1
+
+
+def test_prompts_of_what_cannot_be_ranked_are_prompts_all_the_same(tmp_path):
+    assert len(read(tmp_path, [ULTRAFEEDBACK | {"completions": []}], "prompt")) == 1
+
+
+def test_a_byte_order_mark_is_none_of_the_text(tmp_path):
+    (tmp_path / "some.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps({"prompt": "a"}).encode())
+    assert data.read(tmp_path / "some.jsonl", "prompt") == [{"prompt": "a"}]
+
+
 # --- what is left out ------------------------------------------------------------------------------------------------
 
 
@@ -239,9 +303,9 @@ def test_an_article_is_summarised_too(tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"messages": [{"role": "tool", "content": "x"}]}, "a message needs a role"),
+        ({"messages": [{"role": 3, "content": "x"}]}, "a message needs a role"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "string content"),
         ({"messages": HI, "responses": "x", "ranks": [1]}, "'responses' must be a list"),
-        ({"messages": HI + HELLO, "responses": ["x", "y"], "ranks": [1, 2]}, "must be the user's"),
         ({"chosen": HI + HELLO, "rejected": [{"role": "user", "content": "Ho"}, *GO]}, "last message alone"),
         ({"chosen": HI + HELLO, "rejected": "x"}, "a message needs"),
         ({"chosen": "x", "rejected": HI}, "must be strings, or both"),
@@ -266,9 +330,6 @@ def test_a_malformed_record_is_refused_with_its_line(tmp_path, record, message):
 @pytest.fixture
 def parquet():
     return pytest.importorskip("pyarrow.parquet", reason="pyarrow reads parquet")
-
-
-PAIR = {"chosen": HI + HELLO, "rejected": HI + GO}
 
 
 @pytest.mark.parametrize("records", [[NECTAR, NECTAR], [ULTRAFEEDBACK], [TLDR], [SHP], MESSAGES, [PAIR]])
@@ -311,9 +372,11 @@ def test_a_folder_is_its_files_in_order(tmp_path, parquet):
     parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "c"}]), folder / "train-00002-of-00003.parquet")
     (folder / "README.md").write_text("not data")
     assert [r["prompt"] for r in data.read(folder, "prompt")] == ["a", "b", "c"]
-    tiny.write_lines(folder / "test-00000-of-00001.jsonl", [{"prompt": "d"}])
-    with pytest.raises(InputError, match="data: holds test and train data; name the files of one of them"):
-        data.read(folder, "prompt")
+    for name, holds in (("test-00000-of-00001", "test and train"), ("test_sft-00000-of-00001", "test_sft and train")):
+        other = tiny.write_lines(folder / f"{name}.jsonl", [{"prompt": "d"}])
+        with pytest.raises(InputError, match=f"data: holds {holds} data; name the files of one of them"):
+            data.read(folder, "prompt")
+        os.remove(other)
 
 
 def test_a_folder_without_data_is_refused(tmp_path):

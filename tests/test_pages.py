@@ -280,7 +280,29 @@ def test_when_nothing_is_left_the_page_says_so(chromium, out):
         browser = Browser(chromium, port).begin()
         browser.press("s")
         browser.until(lambda: "Nothing is left" in browser.text("said"))
-        assert not browser["work"].is_displayed()
+        assert not browser["work"].is_displayed() and not browser["skip"].is_displayed()
+        browser["other"].click()
+        browser.until(lambda: browser["hello"].is_displayed())
+        assert browser["name"].get_attribute("value") == ""
+
+
+def test_a_key_that_is_held_says_a_thing_once(page):
+    page.begin()
+    held = (
+        "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: '%s', repeat: true, bubbles: true}))"
+    )
+    page.driver.execute_script(held % "s")
+    page.press("1")
+    page.driver.execute_script(held % "1")
+    assert page.text("prompt") == "question 0" and sorted(page.ranks().values()) == [0, 0, 0, 1]
+
+
+def test_a_rank_can_be_chosen_from_a_list(page):
+    page.begin()
+    for letter, rank in (("C", "1"), ("A", "3")):
+        page.driver.find_element(By.CSS_SELECTOR, f'select[aria-label="Rank of answer {letter}"]').send_keys(rank)
+        page.until(lambda letter=letter, rank=rank: page.ranks()[letter] == int(rank))
+    assert page.ranks() == {"A": 3, "B": 0, "C": 1, "D": 0}
 
 
 def test_the_page_has_names_for_all_that_can_be_used(page):
@@ -290,7 +312,7 @@ def test_the_page_has_names_for_all_that_can_be_used(page):
     page.press(Keys.ESCAPE)
     unnamed = page.driver.execute_script("""
         const named = (e) => e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length || e.placeholder;
-        return [...document.querySelectorAll("button, input, textarea, [tabindex], section, dialog")]
+        return [...document.querySelectorAll("button, input, textarea, select, [tabindex='0'], section, dialog")]
             .filter((e) => !named(e)).map((e) => e.outerHTML)""")
     assert unnamed == []
     assert page.driver.execute_script("return performance.getEntriesByType('resource').every("
@@ -394,6 +416,19 @@ def test_two_models_are_told_apart_only_when_one_is_preferred_by_one_key(talking
     browser.press("0")
     browser.until(lambda: not browser["choice"].is_displayed())
     assert saved(out)[1]["ranks"] == [1, 1]
+
+
+def test_whoever_writes_on_is_not_taken_to_have_chosen(talking, out):
+    browser, _ = talking(2)
+    browser.press("name a dog", Keys.ENTER)
+    browser["line"].send_keys("1 2 and ")
+    browser.until(lambda: browser["choice"].is_displayed())
+    browser.press("0", " ")
+    assert browser["line"].get_attribute("value") == "1 2 and 0 " and not out.exists()
+    browser["line"].clear()
+    browser.driver.execute_script("document.getElementById('choice').focus()")
+    browser.press("w", "1")  # a letter leads to where one writes
+    assert browser["line"].get_attribute("value") == "w1" and not out.exists()
 
 
 def test_a_chat_says_what_cannot_be_answered(talking):

@@ -223,7 +223,7 @@ def test_answers_that_look_alike_are_one_and_know_all_their_models(world, tmp_pa
 def test_prompts_too_long_for_a_model_are_left_out_aloud(world, capsys):
     records = [{"prompt": "name a dog\n"}, {"prompt": "x" * 60}]
     assert that_fit(records, [Speaker(world.gpt, 8)], "prompts.jsonl") == records[:1]
-    assert "prompts.jsonl: dropped 1 of 2 prompts, longer than 56 tokens" in capsys.readouterr().out
+    assert "prompts.jsonl: left out 1 of 2 prompts, too long for the models" in capsys.readouterr().out
 
 
 def test_a_thousand_labels_more_take_no_more_memory_than_their_places_in_an_index(tmp_path, monkeypatch):
@@ -243,13 +243,72 @@ def test_a_thousand_labels_more_take_no_more_memory_than_their_places_in_an_inde
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_last_line_that_is_not_whole_is_taken_away(out, capsys):
+def test_a_last_line_that_is_not_whole_is_set_aside_and_one_without_its_end_gets_it(out, capsys):
     rank(asking.labels(out))
     whole = out.read_bytes()
     out.write_bytes(whole + whole[:50])
     files.release()
     asking.labels(out)
     assert out.read_bytes() == whole and "not whole" in capsys.readouterr().out
+    assert Path(f"{out}.half").read_bytes() == whole[:50]
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept(out):
+    rank(asking.labels(out))
+    whole = out.read_bytes()
+    out.write_bytes(whole.rstrip(b"\n"))
+    files.release()
+    asking.labels(out)
+    assert out.read_bytes() == whole
+
+
+def test_a_line_that_cannot_be_synced_is_not_left_behind(out, monkeypatch):
+    asked = asking.labels(out)
+    rank(asked)
+    before, sync = out.read_bytes(), os.fsync
+
+    def broken(handle):
+        raise OSError("no quota")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(Refused, match="cannot be written"):
+        rank(asked)
+    monkeypatch.setattr(os, "fsync", sync)
+    assert out.read_bytes() == before and rank(asked) == 2
+
+
+def test_every_line_is_synced_before_it_is_acknowledged(out, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size) or sync(handle))
+    rank(asking.labels(out))
+    assert out.stat().st_size in synced
+
+
+def test_a_correction_keeps_ratings_that_are_not_asked_for_any_more(out):
+    rank(asking.labels(out, rate=True), ratings=[1, 2, 3, 4], flags=[[], [], [], ["harmful"]])
+    files.release()
+    asked = asking.labels(out)
+    asked.back("Ada", asked.next("Ada").id)
+    rank(asked, ranks=(4, 3, 2, 1))
+    (record,) = saved(out)
+    assert record["ranks"] == [4, 3, 2, 1] and record["ratings"] == [1, 2, 3, 4] and record["flags"][3] == ["harmful"]
+
+
+def test_the_last_ranking_can_be_corrected_when_nothing_is_left(out):
+    asked = asking.labels(out, n=1)
+    rank(asked)
+    assert asked.next("Ada") is None
+    asked.back("Ada", None)
+    rank(asked, ranks=(4, 3, 2, 1))
+    assert [record["ranks"] for record in saved(out)] == [[4, 3, 2, 1]] and asked.next("Ada") is None
+
+
+def test_dates_in_a_prompt_s_record_become_text(out):
+    import datetime
+
+    asked = labels.Labels(out, [{"prompt": "a", "when": datetime.date(2022, 3, 4)}], asking.QuickAnswers())
+    rank(asked)
+    assert saved(out)[0]["about"] == {"when": "2022-03-04"}
 
 
 @pytest.mark.parametrize(
@@ -397,6 +456,38 @@ def test_pages_are_small_and_load_nothing_from_elsewhere():
         assert len(html.encode()) < 100_000 and "<!-- common.html -->" not in html
         assert "http://" not in html and "https://" not in html and "innerHTML" not in html
         assert server.policy(html).startswith("default-src 'none'; script-src 'sha256-")
+
+
+def test_a_question_that_comes_a_letter_at_a_time_is_cut_off(out, monkeypatch):
+    import socket
+
+    monkeypatch.setattr(server, "PATIENCE", 0.5)
+    with labelling(asking.labels(out)) as port:
+        slow, until = socket.create_connection(("127.0.0.1", port)), time.monotonic() + 8
+        with pytest.raises(OSError):
+            while time.monotonic() < until:
+                slow.sendall(b"G")
+                time.sleep(0.05)
+        assert time.monotonic() < until
+
+
+def test_a_fault_of_ours_is_said_and_shown_in_the_server_s_own_window(capsys):
+    def broken(question):
+        raise ValueError("a fault")
+
+    with serving("", {"/broken": broken}) as port:
+        status, (told,) = ask(port, "/broken", {})
+        time.sleep(0.2)
+    assert status == 500 and "server's own window" in told["error"] and "a fault" in capsys.readouterr().err
+
+
+def test_a_pair_whose_end_was_never_heard_is_not_open(talks):
+    name = talks.begin({})["talk"]
+    stream = talks.say({"talk": name, "text": "name a dog"})
+    while "pair" not in next(stream):
+        pass
+    stream.close()
+    assert talks.talks[name]["answers"] is None and talks.talks[name]["messages"] == []
 
 
 def test_a_server_takes_only_so_many_connections_at_once(out, monkeypatch):
@@ -554,16 +645,18 @@ def test_two_models_answer_blind_and_a_dialogue_goes_on_from_the_better_answer(t
     assert len(last["scores"]) == 2 and "models" not in last
     with pytest.raises(Refused, match="which answer"):
         talks.say({"talk": name, "text": "and a cat"})
-    told = talks.prefer({"talk": name, "better": 1})
+    with pytest.raises(Refused, match="not open any more"):
+        talks.prefer({"talk": name, "better": 1, "pair": "another"})
+    told = talks.prefer({"talk": name, "better": 1, "pair": last["pair"]})
     (record,) = talks.kept
     assert record["responses"] == [texts.get(0, ""), texts.get(1, "")] and record["ranks"] == [2, 1]
     assert record["models"] == told["models"] and sorted(told["models"]) == sorted(s.name for s in talks.speakers)
     first = {"role": "user", "content": "name a dog"}
     assert record["prompt"] == prompt_of([first], "")
-    parts(talks.say({"talk": name, "text": "cat?"}))
+    _, last = parts(talks.say({"talk": name, "text": "cat?"}))
     said = [first, {"role": "assistant", "content": texts.get(1, "").strip()}, {"role": "user", "content": "cat?"}]
     assert talks.talks[name]["prompt"] in prompt_of(said, "")
-    talks.prefer({"talk": name, "better": None})
+    talks.prefer({"talk": name, "better": None, "pair": last["pair"]})
     assert talks.kept[1]["ranks"] == [1, 1]
 
 
@@ -580,7 +673,7 @@ def test_what_cannot_be_answered_is_refused_and_remembered_by_nobody(talks, ques
     for better in (2, -1, "0", True, 0.0, [0]):
         with pytest.raises(Refused):
             talks.prefer({"talk": name, "better": better})
-    with pytest.raises(Refused, match="no two answers"):
+    with pytest.raises(Refused, match="not open any more"):
         talks.prefer({"talk": name, "better": 0})
 
 
