@@ -141,6 +141,12 @@ def test_rankings_and_prompts_lose_oldest_turns_too(tokenizer):
     assert tokens == [tokenizer.encode(short)] and records == [{"prompt": long}]
 
 
+def test_a_prompt_leaves_room_for_the_longest_response(tokenizer, tmp_path):
+    path = tiny.write_lines(tmp_path / "p.jsonl", [*tiny.PROMPTS[:1], {"prompt": "a"}])
+    n = len(tokenizer.encode(tiny.PROMPTS[0]["prompt"]))
+    assert [len(data.load_prompts([path], tokenizer, n_ctx, 8)) for n_ctx in (n + 7, n + 8)] == [1, 2]
+
+
 def test_a_file_of_which_nothing_fits_is_an_error(tokenizer):
     with pytest.raises(InputError, match="none of its prompts fits in 2 tokens"):
         data.encode_prompts(tiny.PROMPTS, tokenizer, 2, "p.jsonl")

@@ -126,6 +126,7 @@ def test_a_file_whose_content_changed_under_a_run_is_named(tmp_path):
         "a.parquet",
         "b.jsonl",
         "c.jsonl.gz",
+        "x.tiktoken",
     ],
 )
 def test_a_folder_of_a_model_or_of_data_that_changed_under_a_run_is_named(name, tmp_path):

@@ -274,6 +274,49 @@ def test_a_byte_order_mark_is_none_of_the_text(tmp_path):
     assert data.read(tmp_path / "some.jsonl", "prompt") == [{"prompt": "a"}]
 
 
+def replies(*nodes):
+    """A tree of a question and these answers, each a message, with its own replies if there are any."""
+    return {"message_tree_id": "a", "prompt": message("a", None, "prompter", "Hi") | {"replies": list(nodes)}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "kind", "n"),
+    [
+        (replies(message("b", "a", "assistant", "Yo", 0)), "demonstration", 1),  # the only one is the best one
+        (replies(message("b", "a", "assistant", "Yo"), message("c", "a", "assistant", "Ho")), "demonstration", 0),
+        (replies(message("b", "a", "assistant", "Yo") | {"replies": [
+            message("c", "b", "prompter", "Bad", review_result=False)]}), "prompt", 1),
+    ],
+)  # fmt: skip
+def test_which_nodes_of_a_tree_count(tmp_path, tree, kind, n):
+    assert len(read(tmp_path, [tree, TREE], kind)) - len(read(tmp_path, [TREE], kind)) == n
+
+
+def test_a_tree_without_end_is_refused():
+    node = message("z", "y", "assistant", "end")
+    for i in range(301):
+        node = message(f"{i}", None, ("prompter", "assistant")[i % 2], "x") | {"replies": [node]}
+    with pytest.raises(InputError, match="a message needs a role, a text and its replies"):
+        list(formats.openassistant({"prompt": node}, "prompt", "f:1"))
+
+
+def test_of_two_messages_with_one_name_one_has_the_replies(tmp_path):
+    root = message("a", None, "prompter", "Hi")
+    assert len(read(tmp_path, [root, root, message("b", "a", "assistant", "Yo")], "demonstration")) == 1
+
+
+def test_the_same_reason_is_counted(tmp_path, capsys):
+    ten = NECTAR | {"answers": [{"answer": f"{i}", "rank": i} for i in range(10)]}
+    read(tmp_path, [TLDR | {"choice": None}, TLDR | {"choice": 2}, TLDR, ten], "ranking")
+    said = capsys.readouterr().out
+    assert "left out 2: nobody chose; left out 1: 10 answers, and a ranking has 2 to 9" in said
+
+
+def test_an_export_with_fewer_fields_is_known_too(tmp_path):
+    few = {name: ULTRAFEEDBACK[name] for name in ("instruction", "completions")}
+    assert read(tmp_path, [few], "ranking")[0]["ranks"] == [2, 1, 2, 3]
+
+
 # --- what is left out ------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +351,12 @@ def test_an_article_is_summarised_too(tmp_path):
         ({"messages": HI, "responses": "x", "ranks": [1]}, "'responses' must be a list"),
         ({"chosen": HI + HELLO, "rejected": [{"role": "user", "content": "Ho"}, *GO]}, "last message alone"),
         ({"chosen": HI + HELLO, "rejected": "x"}, "a message needs"),
+        ({"chosen": HI + HELLO, "rejected": HI + [{"role": "user", "content": "Ho"}]}, "last message alone"),
+        ({"chosen": HI + HELLO + HI, "rejected": HI + HELLO + HI}, "last message alone"),
+        (
+            {"chosen": HI + HELLO, "rejected": [{"role": "system", "content": f"{USER} Hi"}, *HELLO]},
+            "last message alone",
+        ),
         ({"chosen": "x", "rejected": HI}, "must be strings, or both"),
         (NECTAR | {"prompt": "Name a food."}, "must be a transcript"),
         (NECTAR | {"answers": "x"}, "'answers' must be a list of objects with answer and rank"),

@@ -263,16 +263,29 @@ def test_what_a_model_wrote_is_shown_as_text(page):
     assert page.driver.find_elements(By.TAG_NAME, "img") == []
 
 
-def test_what_the_server_refuses_is_said_and_a_server_that_is_gone_costs_no_ranking(chromium, out):
-    with labelling(asking.labels(out)) as port:
-        browser = Browser(chromium, port).begin()
-        browser.press("1", "2", "2", "3")
-    browser.press(Keys.ENTER)
-    browser.until(lambda: browser["echo"].is_displayed())
-    browser.press(Keys.ENTER)
-    browser.until(lambda: "does not answer" in browser.text("said"))
-    assert browser.ranks() == {"A": 1, "B": 2, "C": 2, "D": 3}
-    browser.complaints()
+def test_a_server_that_is_gone_costs_no_ranking_and_no_better_answer(page, out):
+    page.begin()
+    page.press("1", "2", "2", "3")
+    page.driver.execute_script("window.there = window.fetch; window.fetch = () => Promise.reject(new TypeError())")
+    page.press(Keys.ENTER)
+    page.until(lambda: page["echo"].is_displayed())
+    page.press(Keys.ENTER)
+    page.until(lambda: "does not answer" in page.text("said"))
+    assert page.ranks() == {"A": 1, "B": 2, "C": 2, "D": 3}
+    page.press("w")
+    page["own"].send_keys("Mine")
+    page["keep"].click()
+    page.until(lambda: "does not answer" in page.text("said") and not page["better"].is_displayed())
+    page.driver.execute_script("window.fetch = window.there")
+    page.press("w")
+    page.until(lambda: page["own"].get_attribute("value") == "Mine")
+    page["keep"].click()
+    page.until(lambda: "Your answer is kept" in page.text("said"))
+    page.press(Keys.ENTER)
+    page.until(lambda: page["echo"].is_displayed())
+    page.press(Keys.ENTER)
+    page.asked("question 1")
+    assert saved(out)[0]["ranks"] == [1, 2, 2, 3]
 
 
 def test_when_nothing_is_left_the_page_says_so(chromium, out):

@@ -1,5 +1,7 @@
 """What people say is kept, whole and once; what nobody on the page said changes nothing; agreement is counted right."""
 
+import dataclasses
+import http.client
 import json
 import multiprocessing
 import os
@@ -9,25 +11,27 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import asking
-import chat
 import label
 from asking import ask, labelling, serving
 from data import town
 from minirlhf import data, files
+from minirlhf.checkpoint import load_model
 from minirlhf.config import InputError
-from minirlhf.formats import prompt_of
+from minirlhf.evaluate import sequence_scores
+from minirlhf.formats import ASSISTANT
 from minirlhf.losses import ranked_above
+from minirlhf.model import RewardModel
 from people import labels, server, worth
-from people.answers import Answers, Speaker, that_fit
-from people.labels import beside
+from people.answers import Answers, Speaker
+from people.labels import Task, beside
 from people.server import Refused
-from people.talk import Talks, Way
 from train_rm import score_rankings
 
 ROOT = Path(__file__).parents[1]
@@ -211,21 +215,6 @@ def test_a_prompt_that_comes_twice_is_asked_once_and_one_without_two_answers_nev
     assert asked.next("Ada").prompt == "c"
 
 
-def test_answers_that_look_alike_are_one_and_know_all_their_models(world, tmp_path):
-    speakers = [Speaker(world.gpt, 3), Speaker(world.gpt, 3)]
-    speakers[1].name = "other"
-    for speaker, texts in zip(speakers, (["a", " a"], ["a ", "b"])):
-        speaker.several = lambda prompt, n, seed, texts=texts: texts[:n]
-    answers = Answers.sample(type("Four", (), dict(speakers=speakers, prompts=["p"], k=4, seed=0))(), 0)
-    assert sorted(answers) == [("a", sorted([world.gpt, "other"])), ("b", ["other"])]
-
-
-def test_prompts_too_long_for_a_model_are_left_out_aloud(world, capsys):
-    records = [{"prompt": "name a dog\n"}, {"prompt": "x" * 60}]
-    assert that_fit(records, [Speaker(world.gpt, 8)], "prompts.jsonl") == records[:1]
-    assert "prompts.jsonl: left out 1 of 2 prompts, too long for the models" in capsys.readouterr().out
-
-
 def test_a_thousand_labels_more_take_no_more_memory_than_their_places_in_an_index(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     asked = asking.labels(tmp_path / "r.jsonl", n=2100)
@@ -238,6 +227,117 @@ def test_a_thousand_labels_more_take_no_more_memory_than_their_places_in_an_inde
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert (sizes[1] - sizes[0]) / 1000 < 500
+
+
+def test_a_task_s_name_is_all_that_it_is():
+    one = Task("Ada", "p", ["a", "b"], [], {})
+    changes = dict(labeler="Ben"), dict(prompt="q"), dict(responses=["b", "a"]), dict(again=True), dict(replaces=0)
+    assert len({one.id, *(dataclasses.replace(one, **change).id for change in changes)}) == 6
+
+
+def test_a_page_of_other_answers_is_refused(out):
+    old = asking.labels(out).next("Ada").id
+    files.release()
+    now = asking.labels(out, texts={0: ["x", "y", "z", "w"]})
+    with pytest.raises(Refused):
+        now.rank("Ada", old, [1, 2, 3, 4], 1)
+
+
+def test_more_than_a_thousand_labelers_are_too_many(out):
+    asked = asking.labels(out, n=1100)
+    asked.tasks = {f"{i}": Task(f"{i}", f"p{i}", [], [], {}) for i in range(1000)}
+    with pytest.raises(Refused, match="too many"):
+        asked.next("Ada")
+
+
+def test_what_comes_again_can_be_skipped_for_good(out):
+    asked = asking.labels(out, n=100)
+    for _ in range(19):
+        rank(asked)
+    assert asked.next("Ada").again and asked.next("Ada").prompt == "question 0\n"
+    asked.skip("Ada", asked.next("Ada").id)
+    assert asked.next("Ada").prompt == "question 1\n"
+
+
+def test_somebody_else_s_can_be_skipped_too(out):
+    asked = asking.labels(out, n=2)
+    rank(asked), rank(asked)
+    asked.skip("Ben", asked.next("Ben").id)
+    assert asked.next("Ben").prompt == "question 1\n"
+
+
+def test_in_another_order_answers_keep_their_models_and_orders_differ(out):
+    asked, orders = asking.labels(out, n=30), set()
+    for _ in range(30):
+        rank(asked)
+    while task := asked.next("Ben"):
+        orders.add(tuple(text[8] for text in task.responses))
+        rank(asked, "Ben")
+    assert len(orders) > 5
+    assert all(
+        [m == ["sft"] for m in r["models"]] == [" answer a" in text for text in r["responses"]] for r in saved(out)
+    )
+
+
+def test_two_labelers_are_not_at_the_same_prompt_and_the_next_three_are_prepared(out):
+    asked, soon = asking.labels(out), []
+    asked.answers.prepare = soon.extend
+    assert asked.next("Ada").prompt != asked.next("Ben").prompt and soon == [1, 2, 3, 2, 3, 4]
+
+
+def test_a_prompt_to_which_all_say_the_same_is_sampled_once(out):
+    asked = asking.labels(out, n=3, texts={0: ["same"]})
+    rank(asked), rank(asked)
+    assert asked.answers.asked.count(0) == 1
+
+
+def test_a_correction_that_is_skipped_changes_nothing(out):
+    asked = asking.labels(out)
+    rank(asked)
+    asked.back("Ada", asked.next("Ada").id)
+    asked.skip("Ada", asked.next("Ada").id)
+    assert not beside(out, "skipped").exists() and len(saved(out)) == 1
+
+
+def test_after_a_longer_line_all_others_are_found_again(out):
+    asked = asking.labels(out, n=4)
+    for _ in range(3):
+        rank(asked)
+    for _ in range(3):
+        asked.back("Ada", asked.next("Ada").id)
+    asked.rank("Ada", asked.next("Ada").id, [1, 2, 3, 4], 123456.7)
+    asked.back("Ada", asked.next("Ada").id)
+    assert asked.next("Ada").prompt == "question 2\n"
+    assert [rank(asked, "Ben") for _ in range(4)] == [1, 2, 3, 4]
+
+
+def test_a_repeat_that_is_corrected_stays_one(out):
+    asked = asking.labels(out, n=40)
+    for _ in range(20):
+        rank(asked)
+    asked.back("Ada", asked.next("Ada").id)
+    rank(asked)
+    assert saved(out)[19]["again"] is True
+
+
+def test_a_better_answer_to_a_transcript_begins_as_its_answers_do(out):
+    asked = labels.Labels(out, [{"prompt": f"\n\nHuman: Hi{ASSISTANT}"}], asking.QuickAnswers())
+    asked.demonstrate("Ada", asked.next("Ada").id, "Hello")
+    assert saved(beside(out, "demonstrations"))[0]["response"] == " Hello"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"), [(-1, None), ("x", None), (float("nan"), None), (1e9, None), (float("inf"), None), (2.34, 2.3)]
+)
+def test_a_time_is_one_that_can_be(out, seconds, kept):
+    asked = asking.labels(out)
+    asked.rank("Ada", asked.next("Ada").id, [1, 2, 3, 4], seconds)
+    assert saved(out)[0]["seconds"] == kept
+
+
+def test_what_cannot_be_written_as_utf8_is_written_without_it(out):
+    rank(asking.labels(out, texts={0: ["a\ud800", "b"]}), ranks=(1, 2))
+    assert len(data.read(out, "ranking")) == 1
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -278,10 +378,10 @@ def test_a_line_that_cannot_be_synced_is_not_left_behind(out, monkeypatch):
 
 
 def test_every_line_is_synced_before_it_is_acknowledged(out, monkeypatch):
-    synced, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_size) or sync(handle))
-    rank(asking.labels(out))
-    assert out.stat().st_size in synced
+    asked, synced = asking.labels(out), []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(out.read_bytes()))
+    rank(asked)
+    assert synced[-1] == out.read_bytes() != b""
 
 
 def test_a_correction_keeps_ratings_that_are_not_asked_for_any_more(out):
@@ -313,7 +413,12 @@ def test_dates_in_a_prompt_s_record_become_text(out):
 
 @pytest.mark.parametrize(
     ("line", "says"),
-    [("nonsense", "not JSON"), ('{"prompt": "a"}', "'responses'"), ('{"chosen": "a", "rejected": 1}', "")],
+    [
+        ("nonsense", "not JSON"),
+        (json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}), "label.py did not write"),
+        ('{"prompt": "a"}', "'responses'"),
+        ('{"chosen": "a", "rejected": 1}', ""),
+    ],
 )
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(out, line, says):
     out.write_text(line + "\n")
@@ -439,6 +544,80 @@ def test_hundreds_of_requests_that_should_be_refused_change_nothing(out):
     assert len(saved(out)) == 1
 
 
+@pytest.mark.parametrize("name", [None, 3, "", " ", "x" * 41, "a\nb", ["Ada"], {"a": 1}, "\x1b[2J", "\u202eAda"])
+def test_a_name_is_a_few_letters(out, name):
+    with labelling(asking.labels(out)) as port:
+        assert ask(port, "/next", {"labeler": name})[0] == 409
+        assert ask(port, "/next", {"labeler": " Ada "})[0] == 200
+    assert labels.named(" Ada ") == "Ada"
+
+
+def test_each_refusal_has_its_reason(out):
+    with labelling(asking.labels(out)) as port:
+        for body in (b"[]", b"3", b"null", b"[" * 30_000):
+            assert ask(port, "/next", body=body)[0] == 400
+        assert ask(port, "/", method="GET", Host="evil.example")[0] == 403 and ask(port, "/", method="GET")[0] == 200
+        status, (told,) = ask(port, "/next", {"labeler": "Ada", "more": 1})
+        assert status == 409 and "not a question" in told["error"]
+
+
+def test_every_answer_tells_the_browser_what_the_page_may_do(out):
+    with labelling(asking.labels(out)) as port:
+        for path in ("/", "/nothing"):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", path)
+            headers = connection.getresponse().headers
+            connection.close()
+            assert headers["Content-Security-Policy"] == server.policy(server.page("label"))
+            assert headers["Content-Security-Policy"].endswith("form-action 'none'; frame-ancestors 'none'")
+            named = [headers[name] for name in ("X-Content-Type-Options", "Referrer-Policy", "Cache-Control")]
+            assert named == ["nosniff", "no-referrer", "no-store"]
+
+
+def test_the_page_is_not_told_whose_answers_they_are(out):
+    with labelling(asking.labels(out, rate=True)) as port:
+        _, (told,) = ask(port, "/next", {"labeler": "Ada"})
+        assert set(told["task"]) == {"id", "prompt", "answers", "again", "before"}
+        said = dict(ranks=[1, 2, 3, 4], ratings=[1, 2, 3, 4], flags=[["harmful"], [], [], []])
+        _, (told,) = ask(port, "/rank", {"labeler": "Ada", "id": told["task"]["id"], "seconds": 1} | said)
+        _, (told,) = ask(port, "/back", {"labeler": "Ada", "id": told["task"]["id"]})
+        assert told["task"]["before"] == said
+
+
+def test_five_at_once_save_once(out, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: time.sleep(0.1))
+    with labelling(asking.labels(out)) as port:
+        _, (told,) = ask(port, "/next", {"labeler": "Ada"})
+        good = {"labeler": "Ada", "id": told["task"]["id"], "ranks": [1, 2, 3, 4], "seconds": 1}
+        with ThreadPoolExecutor(5) as pool:
+            found = sorted(status for status, _ in pool.map(lambda _: ask(port, "/rank", good), range(5)))
+    assert found == [200, 409, 409, 409, 409] and len(saved(out)) == 1
+
+
+def test_the_address_of_an_open_page_has_a_token_that_nobody_guesses(monkeypatch, capsys):
+    tokens = []
+
+    def stop(self):
+        tokens.append(self.token)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.Server, "serve_forever", stop)
+    for host in ("127.0.0.1", "localhost", "0.0.0.0", "0.0.0.0"):
+        server.open_page("", {}, host, 0, "x")
+    assert tokens[:2] == [None, None] and tokens[2] != tokens[3] and min(map(len, tokens[2:])) >= 16
+    assert f"/#{tokens[2]} in a browser" in capsys.readouterr().out
+
+
+def test_the_command_opens_the_page_with_its_flags(out, world, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        server, "open_page", lambda html, routes, *rest: opened.append(routes["/next"]({"labeler": "A"}))
+    )
+    words = ["--out", str(out), "--models", world.gpt, "--prompts", world.prompts, "--max_response", "8"]
+    label.main([*words, "--rate"])
+    assert opened[0]["rate"] is True and len(opened[0]["task"]["answers"]) >= 2
+
+
 def test_open_to_others_the_page_wants_its_token(out):
     with pytest.raises(InputError, match="a token is needed"):
         server.Server(("0.0.0.0", 0), "", {})
@@ -479,15 +658,6 @@ def test_a_fault_of_ours_is_said_and_shown_in_the_server_s_own_window(capsys):
         status, (told,) = ask(port, "/broken", {})
         time.sleep(0.2)
     assert status == 500 and "server's own window" in told["error"] and "a fault" in capsys.readouterr().err
-
-
-def test_a_pair_whose_end_was_never_heard_is_not_open(talks):
-    name = talks.begin({})["talk"]
-    stream = talks.say({"talk": name, "text": "name a dog"})
-    while "pair" not in next(stream):
-        pass
-    stream.close()
-    assert talks.talks[name]["answers"] is None and talks.talks[name]["messages"] == []
 
 
 def test_a_server_takes_only_so_many_connections_at_once(out, monkeypatch):
@@ -594,6 +764,7 @@ def test_exported_pairs_are_read_back_as_what_was_ranked(out, shape, capsys):
         (["--out", "x.jsonl", "--models", "m"], "--prompts: name"),
         (["--out", "x.jsonl", "--report"], "x.jsonl: no such file"),
         (["--out", "x.jsonl", "--models", "m", "--prompts", "p", "--answers", "1"], "--answers 1"),
+        (["--out", "x.jsonl", "--models", "m", "--prompts", "p", "--answers", "10"], "--answers 10"),
         (["--out", "x.jsonl", "--models", "m", "--prompts", "p", "--port", "70000"], "--port 70000"),
         (["--out", "x.jsonl", "--models", "m", "--prompts", "p"], "m: no checkpoint there"),
     ],
@@ -604,96 +775,37 @@ def test_flags_that_cannot_be_are_named(tmp_path, monkeypatch, words, says):
         label.main(words)
 
 
-# --- talking ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("ranks", "others", "expected"), [([2, 1, 3], [1, 1, 2], (2, 2)), ([2, 1], [1, 1], (0, 0))])
+def test_a_pair_that_one_of_two_ties_counts_for_neither(ranks, others, expected):
+    assert worth.alike(ranks, others) == worth.alike(others, ranks) == expected
 
 
-def parts(stream):
-    *grown, last = list(stream)
-    texts = {}
-    for part in grown:
-        assert part["text"].startswith(texts.get(part["side"], "")) or "\ufffd" in texts[part["side"]]
-        texts[part["side"]] = part["text"]
-    return texts, last
+def test_a_report_s_times_and_prompts(out):
+    asked = asking.labels(out)
+    for seconds in (10, 20, 300):
+        asked.rank("Ada", asked.next("Ada").id, [1, 2, 3, 4], seconds)
+    assert "took 20 seconds (the median), all of them 6 min" in worth.report(out)
+    assert "of 3 pairs on 1 prompts" in worth.row("x", [("p", 2, 3), ("q", 0, 0)])[0]
 
 
-@pytest.fixture
-def talks(world, out):
-    able = [Speaker(world.gpt, 8), Speaker(world.gpt, 8)]
-    able[1].name = "other"
-    kept = []
-    own = Talks(able, Way(dialogue=True), 1.0, scorer=world.rm, keep=kept.append)
-    own.kept = kept
-    return own
+def test_agreement_with_a_reward_model_is_with_its_scores(world, tokenizer):
+    rankings = [json.loads(line) for line in Path(world.rankings).read_text().splitlines()]
+    too_long = {"prompt": "x" * 70, "responses": ["a", "b"], "ranks": [1, 2]}
+    found, model = worth.with_reward_model([too_long, *rankings], world.rm), load_model(world.rm, RewardModel)
+    for r, (prompt, right, pairs) in zip(rankings, found, strict=True):
+        sequences = [data.encode_response(prompt, text, tokenizer) for text in r["responses"]]
+        scores = sequence_scores(model, sequences, tokenizer.pad)
+        assert (right, pairs) == worth.alike(r["ranks"], (-scores).tolist())
+    assert any(2 * right != pairs for _, right, pairs in found)
 
 
-def test_an_answer_that_is_streamed_is_the_one_that_would_be_sampled(world):
-    speaker = Speaker(world.gpt, 8)
-    *_, text = "", *speaker.stream("name a dog\n", 1.0, np.random.default_rng(3))
-    noise = np.random.default_rng(3).random(8, dtype=np.float32)
-    import torch
-
-    from minirlhf.rollout import generate
-
-    responses, _ = generate(speaker.model, [speaker.tokenizer.encode("name a dog\n")], torch.from_numpy(noise[None]),
-                            speaker.tokenizer.eos, speaker.tokenizer.pad)  # fmt: skip
-    assert text == responses.texts(speaker.tokenizer)[0] and text
+def test_each_of_the_town_s_labelers_ranks_for_him_or_herself():
+    lines = worth.with_the_town(town_rankings(town.LABELERS[0]))
+    shares = [int(part.split()[0]) for line in lines[2:] for part in line.split(": ")[1:]]
+    assert len(shares) == 40 and 50 < np.mean(shares) < 99 and len(set(shares)) > 1
+    assert worth.with_the_town([ranking("p", ["a"], [1], "Ada", about={"kind": "brainstorm"})]) == []  # not the town's
 
 
-def test_two_models_answer_blind_and_a_dialogue_goes_on_from_the_better_answer(talks):
-    name = talks.begin({})["talk"]
-    texts, last = parts(talks.say({"talk": name, "text": "name a dog"}))
-    assert len(last["scores"]) == 2 and "models" not in last
-    with pytest.raises(Refused, match="which answer"):
-        talks.say({"talk": name, "text": "and a cat"})
-    with pytest.raises(Refused, match="not open any more"):
-        talks.prefer({"talk": name, "better": 1, "pair": "another"})
-    told = talks.prefer({"talk": name, "better": 1, "pair": last["pair"]})
-    (record,) = talks.kept
-    assert record["responses"] == [texts.get(0, ""), texts.get(1, "")] and record["ranks"] == [2, 1]
-    assert record["models"] == told["models"] and sorted(told["models"]) == sorted(s.name for s in talks.speakers)
-    first = {"role": "user", "content": "name a dog"}
-    assert record["prompt"] == prompt_of([first], "")
-    _, last = parts(talks.say({"talk": name, "text": "cat?"}))
-    said = [first, {"role": "assistant", "content": texts.get(1, "").strip()}, {"role": "user", "content": "cat?"}]
-    assert talks.talks[name]["prompt"] in prompt_of(said, "")
-    talks.prefer({"talk": name, "better": None, "pair": last["pair"]})
-    assert talks.kept[1]["ranks"] == [1, 1]
-
-
-@pytest.mark.parametrize(
-    "question",
-    [{"text": ""}, {"text": 3}, {"text": "x" * 500}, {"text": "a", "temperature": 0}, {"text": "a", "talk": None},
-     {"text": "a", "temperature": "hot"}, {"text": "a", "temperature": float("nan")}, {"text": "a", "talk": "unknown"}],
-)  # fmt: skip
-def test_what_cannot_be_answered_is_refused_and_remembered_by_nobody(talks, question):
-    name = talks.begin({})["talk"]
-    with pytest.raises(Refused):
-        list(talks.say({"talk": name} | question))
-    assert talks.talks[name]["messages"] == []
-    for better in (2, -1, "0", True, 0.0, [0]):
-        with pytest.raises(Refused):
-            talks.prefer({"talk": name, "better": better})
-    with pytest.raises(Refused, match="not open any more"):
-        talks.prefer({"talk": name, "better": 0})
-
-
-def test_conversations_are_forgotten_when_there_are_many(talks, monkeypatch):
-    from people import talk
-
-    monkeypatch.setattr(talk, "MOST", 3)
-    names = [talks.begin({})["talk"] for _ in range(5)]
-    assert list(talks.talks) == names[2:]
-
-
-def test_a_chat_with_dialogue_remembers_the_turns_and_says_what_it_forgets(world, monkeypatch, capsys):
-    import io
-
-    sent = []
-    monkeypatch.setattr(chat, "reply", lambda speaker, prompt, *rest: (sent.append(prompt), ("yes", 0))[1])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    chat.main([world.gpt, "--dialogue"])
-    assert sent == ["\n\nHuman: one\n\nAssistant:", "\n\nHuman: one\n\nAssistant: yes\n\nHuman: two\n\nAssistant:"]
-    monkeypatch.undo()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat\nthe dog\nthe mat\n")))
-    chat.main([world.gpt, "--dialogue", "--max_response", "10"])
-    assert "has no room for the" in capsys.readouterr().out
+def test_a_transcript_is_exported_as_it_is():
+    prompt = f"\n\nHuman: a{ASSISTANT}"
+    assert worth.as_transcript(prompt, " b", " c") == (prompt, " b", " c")
