@@ -26,6 +26,7 @@ from minirlhf.checkpoint import load_model, load_tokenizer
 from minirlhf.config import command, parse, refusing, require, require_positive, to_flags
 from minirlhf.evaluate import interval, pair_hits, ranking_scores, sample_responses
 from minirlhf.files import claim, write_json, write_lines
+from minirlhf.formats import ASSISTANT
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, response_scores
 from minirlhf.tokenizer import load
@@ -118,7 +119,7 @@ def split(records, count, seed):
 
 
 def first_turn(prompt):
-    return prompt.split(data.ASSISTANT)[0].strip()
+    return prompt.split(ASSISTANT)[0].strip()
 
 
 def fits(record, tokenizer, n_ctx):
