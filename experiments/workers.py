@@ -6,7 +6,7 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import repeat
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 
 import torch
 
@@ -38,6 +38,7 @@ def at_once(*calls):
 def _hear(whether):
     """Whether Ctrl-C is heard of at once, or later. (Windows knows no later.)"""
     if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # it would hear again when it starts, with the first process
         signal.pthread_sigmask(signal.SIG_UNBLOCK if whether else signal.SIG_BLOCK, {signal.SIGINT})
 
 
