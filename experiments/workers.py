@@ -6,7 +6,7 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import repeat
-from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing import get_context, parent_process
 
 import torch
 
@@ -19,12 +19,12 @@ def at_once(*calls):
     """[function(*arguments) for function, *arguments in calls], side by side. They share the threads that this process
     would use, of which an OMP_NUM_THREADS may have left few."""
     threads = max(1, torch.get_num_threads() // min(len(calls), cores()))
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # processes that begin inherit this, and are deaf until _begin
     try:
-        _hear(False)  # processes that begin inherit this, and are deaf until _begin
-        try:
-            results = _workers().map(_work, range(len(calls)), repeat(threads), calls)
-        finally:
-            _hear(True)  # now of one that came meanwhile, too
+        results = _workers().map(_work, range(len(calls)), repeat(threads), calls)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    try:
         return list(results)
     except KeyboardInterrupt:
         for process in _workers()._processes.values():  # those that were deaf to it, too
@@ -33,13 +33,6 @@ def at_once(*calls):
     except BrokenProcessPool:
         _workers.cache_clear()
         raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
-
-
-def _hear(whether):
-    """Whether Ctrl-C is heard of at once, or later. (Windows knows no later.)"""
-    if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # it would hear again when it starts, with the first process
-        signal.pthread_sigmask(signal.SIG_UNBLOCK if whether else signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def cores():
@@ -54,8 +47,6 @@ def _workers():
 
 
 def _begin():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # forgets one that came meanwhile
-    _hear(True)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process without a word; the parent has one
     be_patient()
     end_with(parent_process().pid)

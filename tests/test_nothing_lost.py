@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -486,9 +487,9 @@ def test_ctrl_c_while_workers_begin_is_one_line(tmp_path):
         "command(lambda argv: print('on', flush=True) or at_once((time.sleep, 9), (time.sleep, 9)))"
     )
     words = [sys.executable, "-c", code]
-    process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background, deaf
+    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, preexec_fn=hears, **pipes)
     process.stdout.readline()
     time.sleep(0.5)  # they import torch
     os.killpg(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The walkthrough shows what its blocks print."""
+"""The walkthrough shows what its blocks print; runs are drawn beside each other."""
 
 import importlib.util
 from pathlib import Path
@@ -6,10 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
+import tiny
+from minirlhf.config import InputError
+
 ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("run", ROOT / "docs" / "run.py")
-run = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(run)
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+run, curves = script("run"), script("curves")
 PAGE = (ROOT / "docs" / "walkthrough.md").read_text()
 
 
@@ -49,3 +59,15 @@ def test_the_notebook_is_the_page():
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert code == [match[1].strip() for match in run.BLOCK.finditer(PAGE)] and len(code) > 8
     assert "".join(cells[0]["source"]).startswith("# One small run")
+
+
+def test_runs_are_drawn_beside_each_other_and_a_column_that_is_none_is_named(tmp_path):
+    pytest.importorskip("matplotlib")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        tiny.write_lines(tmp_path / name / "metrics.jsonl", [{"step": i, "score": i * 0.5} for i in range(4)])
+    words = [f"first={tmp_path}/one", f"{tmp_path}/two", "--out", f"{tmp_path}/both.png", "--columns", "score"]
+    curves.main(words)
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="one: no kl in its metrics.jsonl"):
+        curves.main([*words, "kl"])

@@ -1,0 +1,42 @@
+"""Draws what several runs logged beside each other: a panel for each column of metrics.jsonl, a line for each run.
+
+python docs/curves.py runs/town/ppo runs/mine/beta0 --columns score kl entropy clip_fraction --out compared.png
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from minirlhf.config import InputError, Parser, command, file_name, require  # noqa: E402
+from minirlhf.files import write_atomically  # noqa: E402
+from minirlhf.run import read_metrics  # noqa: E402
+
+
+def main(argv):
+    parser = Parser(__doc__)
+    parser.add_argument("runs", nargs="+", type=file_name, help="folders of runs; NAME=FOLDER gives one another name")
+    parser.add_argument("--columns", nargs="+", required=True, help="of metrics.jsonl")
+    parser.add_argument("--out", type=file_name, required=True, help="the picture, .png")
+    args = parser.parse_args(argv)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError('pictures need matplotlib; pip install "minirlhf[plots]"') from None
+    figure = Figure(figsize=(3 * len(args.columns), 2.8), layout="constrained")
+    axes = figure.subplots(1, len(args.columns), squeeze=False)[0]
+    for given in args.runs:
+        name, _, folder = given.rpartition("=")
+        rows = read_metrics(folder)
+        for axis, column in zip(axes, args.columns):
+            points = [(row["step"], row[column]) for row in rows if row.get(column) is not None]
+            require(points, f"{folder}: no {column} in its metrics.jsonl")
+            axis.plot(*zip(*points), label=name or folder, linewidth=1.2)
+            axis.set(title=column.replace("_", " "), xlabel="step")
+            axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(args.runs))
+    write_atomically(args.out, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+if __name__ == "__main__":
+    command(main)
