@@ -1,4 +1,4 @@
-"""README's table leads from the paper to the code to a test: to names that exist."""
+"""README's and the glossary's tables lead from the paper to the code, and to a test: to names that exist."""
 
 import importlib
 import re
@@ -28,3 +28,19 @@ def test_files_have_about_as_many_lines_as_readme_says(files, lines):
     paths = [ROOT / name for name in re.findall("`([^`]+)`", files)]
     paths = [path for given in paths for path in (given.glob("*.py") if given.is_dir() else [given])]
     assert sum(len(path.read_text().splitlines()) for path in paths) == pytest.approx(int(lines), rel=0.1)
+
+
+WORDS = [row.split(" | ") for row in (ROOT / "docs" / "glossary.md").read_text().splitlines() if row.startswith("| ")][
+    1:
+]
+
+
+def test_the_glossary_has_thirty_words():
+    assert len({row[0] for row in WORDS}) == len(WORDS) == 30
+
+
+@pytest.mark.parametrize("name", sorted({name for row in WORDS for name in re.findall(r"`(\w+\.\w+)`", row[3])}))
+def test_a_word_s_name_in_the_code_exists(name):
+    module, name = name.split(".")
+    (path,) = [path for folder in ("minirlhf", "experiments", ".") for path in ROOT.glob(f"{folder}/{module}.py")]
+    assert hasattr(importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)), name)
