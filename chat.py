@@ -14,11 +14,9 @@ with --out that is kept, as a ranking that train_rm.py reads.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
-from minirlhf import files
 from minirlhf.config import InputError, Parser, command, file_name, number, require, require_positive
 from people import labels, server
 from people.answers import speakers
@@ -104,8 +102,7 @@ def web(able, way, args):
     keep = None
     if args.out:
         labels.check(args.out)
-        files.lock(Path(args.out).absolute().parent, f".{Path(args.out).name}.lock")
-        keep = labels.Lines(args.out, "ranking", lambda offset, record: None).append
+        keep = labels.Lines(args.out, "ranking").append
     talks = Talks(able, way, args.temperature, args.seed, args.reward_model, keep)
     routes = {"/begin": talks.begin, "/say": talks.say, "/prefer": talks.prefer}
     about = f"preferences go to {args.out}" if keep else "nothing is kept (--out FILE would)"

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import random
-import threading
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,10 +36,12 @@ def beside(out, what):
 
 
 class Lines:
-    """A file of JSON lines that grows by whole lines. `visit(offset, record)` sees each, those that are there first."""
+    """A file of JSON lines that grows by whole lines, this process's alone until it ends. `visit(offset, record)` sees
+    each, those that are there first."""
 
-    def __init__(self, path, kind, visit):
+    def __init__(self, path, kind, visit=lambda offset, record: None):
         self.path, self.visit = Path(path).resolve(), visit
+        files.lock(self.path.parent, f".{self.path.name}.lock")
         if half := self._half():
             self._set_aside(half)
         if self.path.exists() and self.path.stat().st_size:
@@ -160,10 +161,9 @@ class Labels:
         self.mine = defaultdict(list)  # labeler -> offsets of the rankings, in time
         self.firsts = defaultdict(dict)  # prompt's key -> {labeler: offset of the first ranking of it}
         self.repeated, self.skipped = set(), set()  # of (labeler, prompt's key)
-        self.tasks, self.passed, self.turn = {}, set(), threading.Lock()
-        files.lock(Path(out).absolute().parent, f".{Path(out).name}.lock")
+        self.tasks, self.passed = {}, set()
         self.rankings = Lines(out, "ranking", self._ranked)
-        self.demonstrations = Lines(beside(out, "demonstrations"), "demonstration", lambda offset, record: None)
+        self.demonstrations = Lines(beside(out, "demonstrations"), "demonstration")
         self.skips = Lines(beside(out, "skipped"), "prompt", self._skipped)
 
     def _ranked(self, offset, record):
@@ -209,8 +209,7 @@ class Labels:
 
     def _as_before(self, labeler, record, again):
         """The same answers in another order."""
-        responses = record["responses"]
-        models = record.get("models") or [[] for _ in responses]
+        responses, models = record["responses"], models_of(record)
         order = list(range(len(responses)))
         random.Random(f"{labeler} {record['prompt']} {self.seed}").shuffle(order)
         about = record.get("about", {})
@@ -278,8 +277,8 @@ class Labels:
             raise Refused("there is none before this one")
         record = self.rankings.at(self.mine[labeler][place])
         self.tasks[labeler] = Task(
-            labeler, record["prompt"], record["responses"], record.get("models") or [[] for _ in record["responses"]],
-            record.get("about", {}), bool(record.get("again")), place, record,
+            labeler, record["prompt"], record["responses"], models_of(record), record.get("about", {}),
+            bool(record.get("again")), place, record,
         )  # fmt: skip
 
     def demonstrate(self, labeler, id, response):
@@ -297,6 +296,11 @@ class Labels:
                 "this one is not open any more: it was saved before, or in another window. Nothing was changed"
             )
         return task
+
+
+def models_of(record):
+    """Whose each response is; of rankings that do not say so, nobody's."""
+    return record.get("models") or [[] for _ in record["responses"]]
 
 
 def _list_of(values, k, fits):

@@ -61,7 +61,7 @@ class Talks:
             self.talks.popitem(last=False)
         names = [speaker.name for speaker in self.speakers]
         told = {"talk": name, "sides": len(names), "dialogue": self.way.dialogue, "temperature": self.temperature}
-        return told | {"keeps": self.keep is not None, "models": names}
+        return told | {"models": names}
 
     def say(self, question):
         """Yields {"side", "text"} as the answers grow, all sides in turn; then {"scores", "forgotten", "pair"}, where

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter, defaultdict
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 from statistics import fmean, median
 
@@ -100,14 +100,14 @@ def is_towns(about):
 
 def with_reward_model(rankings, folder):
     """Of the rankings that are short enough for the reward model."""
-    tokenizer, hits = load_tokenizer(folder), []
+    tokenizer = load_tokenizer(folder)
     model = load_model(folder, RewardModel, tokenizer)
-    for ranking in rankings:
-        (encoded,) = encode_rankings([ranking], tokenizer, math.inf)
-        if longest(encoded) <= model.config.n_ctx:
-            right, pairs = ranking_accuracy(model, [encoded], tokenizer.pad)
-            hits.append((ranking["prompt"], right[0], pairs[0]))
-    return hits
+    encoded = zip(rankings, encode_rankings(rankings, tokenizer, math.inf))
+    kept = [(r["prompt"], ranking) for r, ranking in encoded if longest(ranking) <= model.config.n_ctx]
+    if not kept:
+        return []
+    prompts, encoded = zip(*kept)
+    return list(zip(prompts, *ranking_accuracy(model, encoded, tokenizer.pad)))
 
 
 def row(name, hits):
@@ -127,8 +127,9 @@ def export(out, shape):
     pairs = []
     for ranking in read(out, "ranking"):
         texts, ranks = ranking["responses"], ranking["ranks"]
-        for better, worse in ((a, b) for a in range(len(ranks)) for b in range(len(ranks)) if ranks[a] < ranks[b]):
-            pairs.append((ranking["prompt"], texts[better], texts[worse]))
+        for better, worse in permutations(range(len(ranks)), 2):
+            if ranks[better] < ranks[worse]:
+                pairs.append((ranking["prompt"], texts[better], texts[worse]))
     path = Path(out).with_name(f"{Path(out).name.removesuffix('.jsonl')}-{shape}.jsonl")
     if shape == "trl":
         records = [{"prompt": prompt, "chosen": better, "rejected": worse} for prompt, better, worse in pairs]
