@@ -152,8 +152,8 @@ def train(config, networks, tokenizer, prompts, documents):
         rollout = networks.policy, *mine, tokenizer.eos, tokenizer.pad
         responses, logp = generate(*rollout, batch_size=config.rollout_batch_size, decode=decode)
 
-        # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Whatever is
-        #    averaged over the batch needs all of it, and all ranks get all episodes.
+        # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Advantages
+        #    are whitened over the whole batch, so each process gets the episodes of all.
         episodes: Episodes = judge_episodes(networks, responses, logp, config)
 
         # 3. The policy and the value network learn from the episodes in random minibatches, and in PPO-ptx the policy
@@ -177,8 +177,8 @@ def train(config, networks, tokenizer, prompts, documents):
 
 
 def judge_episodes(networks, responses, logp, config):
-    """Scores, KL-shaped rewards, advantages and returns of a batch of episodes: the whole batch's, on every rank, where
-    `responses` and `logp`, as they were sampled, are a rank's own."""
+    """The Episodes of some responses: scores, KL-shaped rewards, advantages, returns. Each process brings the responses
+    and log-probs that it sampled, and gets the Episodes of the whole batch."""
     scores = in_chunks(response_scores, networks.reward_model, responses, config.max_tokens)
     ref_logp = in_chunks(response_logps, networks.reference, responses, config.max_tokens)
     values = in_chunks(response_values, networks.value, responses, config.max_tokens)
@@ -268,7 +268,7 @@ def warn_of_a_short_run(config, steps):
 
 
 def load_networks(config, tokenizer):
-    """All five, in evaluation mode for good: dropout would make the ratio's two sides two networks."""
+    """All five, in evaluation mode throughout: dropout would change the ratio at random, where nothing was learned."""
     policy = load_model(config.policy, GPT, tokenizer).eval()
     reward_model = load_model(config.reward_model, RewardModel, tokenizer).eval()
     frozen = [copy.deepcopy(policy).requires_grad_(False) for _ in range(2)]

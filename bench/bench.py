@@ -14,7 +14,7 @@ last TRL that has one), transformers' generate and GPT-2; --peer needs them inst
 episodes in which no row stops early, scores by four networks of one size, and one inner epoch in which policy and
 value network learn; no pretraining mix. `ratio` is how many times as fast ours is as the peer, and with --ranks the
 processes together as one. `peak_gigabytes` is the most memory that a PPO iteration took, `formula_gigabytes` what
-README's formula says.
+docs/scaling.md's formula says.
 """
 
 import importlib.util
@@ -67,7 +67,7 @@ class Shape:
         return 2 * matrices * D * D + 2 * read * vocab * D + 2 * tokens * L * D * length
 
     def ppo_bytes(self):
-        """What a PPO iteration in float32 holds at the most: README's formula."""
+        """What a PPO iteration in float32 holds at the most: docs/scaling.md's formula."""
         D, L, rows = self.config.n_embd, self.config.n_layer, max(1, 16384 // self.length)
         held = 44 * sum(p.numel() for p in GPT(self.config).parameters())
         logits = 12 * self.vocab * self.response

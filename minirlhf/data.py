@@ -64,10 +64,10 @@ class Responses(NamedTuple):
 
     @property
     def positions(self):
-        """(B, R) long: where response token t's own log-prob and value are read, one position before it."""
+        """(B, R) long: the place before response token t. A model's output there is about t: log-prob and value."""
         steps = torch.arange(self.mask.shape[1], device=self.mask.device)
         positions = self.prompt_lengths[:, None] - 1 + steps
-        return positions.clamp(max=self.tokens.shape[1] - 2)  # past the end any will do: what is read there is masked
+        return positions.clamp(max=self.tokens.shape[1] - 2)  # past a response's end, where the mask hides what is read
 
     @property
     def targets(self):
@@ -253,7 +253,7 @@ def longest(ranking):
 
 
 def collate(sequences, pad, device="cpu"):
-    """Sequences as right-padded tensors: a document or a demonstration is a prompt and its response, too."""
+    """Sequences as right-padded tensors. Tokens from `start` on are the response: of a document, all but the first."""
     lengths = [len(s.tokens) for s in sequences]
     starts = torch.tensor([s.start for s in sequences], dtype=torch.long)
     tokens = torch.full((len(sequences), max(lengths, default=1)), pad)

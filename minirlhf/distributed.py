@@ -34,7 +34,8 @@ def start(device):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend, how = "nccl" if device == "cuda" else "gloo", {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # Restarts meet in one store, where the addresses of the dead are still on record: to each start its own shelf.
+        # After a restart processes meet in the same store, which still has the addresses of those that are gone. With a
+        # prefix for each start they are not found.
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         how["store"] = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         how |= dict(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))

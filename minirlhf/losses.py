@@ -14,7 +14,7 @@ from .shapes import shapes
 
 
 def at_least_fp32(x):
-    """Sums over a vocabulary need more than bf16's 8 bits."""
+    """x in float32 if it is bfloat16, whose 8 bits are too few for a sum over a vocabulary."""
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
@@ -86,7 +86,8 @@ def shaped_rewards(scores, logp, ref_logp, mask, beta):
 
         r_t = -beta (log pi(y_t | x, y_<t) - log pi_ref(y_t | x, y_<t))  +  [t is the last token] r(x, y)
 
-    The penalty is signed: a single token's may be a bonus, and only so its sum is an unbiased sample of the KL.
+    Where the policy finds a token less probable than the reference does, the penalty is a bonus. It has to be: the sum
+    over a response is on average the KL divergence only if both signs count.
 
     scores (B,) float; logp, ref_logp (B, R) float, of the sampled tokens; mask (B, R) bool; returns (B, R).
 
@@ -164,8 +165,8 @@ def ptx_loss(logp, mask, coef, total=None):
 
         loss = - coef * mean_t log pi(token_t)
 
-    The paper's coefficient is 27.8; it does not say whether its losses are sums or means. Here this one and PPO's are
-    both means per token, and 27.8 means what it means because of that.
+    The paper's coefficient is 27.8. How much that is depends on whether losses are sums or means, which the paper does
+    not say. Here this loss and PPO's are both means per token.
 
     logp (B, R) float, mask (B, R) bool; `total` counts tokens.
     """

@@ -181,7 +181,7 @@ class Transformer(nn.Module):
         # Padding is an id outside the vocabulary. It takes any row of wte: nothing reads a padded position.
         x = self.dropout(self.wte(tokens.clamp(max=self.wte.num_embeddings - 1)) + self.wpe(position))
         for layer, block in enumerate(self.h):
-            # After the last block's attention a position is its own affair: only those that are read go on.
+            # Only attention looks at other positions, so after the last one those that nobody reads are left out.
             inputs = (x, mask, cache, layer, at if block is self.h[-1] else None)
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, *inputs, use_reentrant=False)

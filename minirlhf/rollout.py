@@ -1,6 +1,6 @@
 """Sampling responses, and reading the log-probs, values and scores of responses.
 
-What is sampled is what is scored: temperature 1, the whole vocabulary, the same ids in and out.
+Responses are sampled at temperature 1 from the whole vocabulary, and scored with the same probabilities and token ids.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""README's and the glossary's tables lead from the paper to the code, and to a test: to names that exist."""
+"""README, the map and the glossary lead from the paper to the code, and to a test: to names that exist."""
 
 import importlib
 import re
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
+TEXT = README + (ROOT / "docs" / "map.md").read_text()
 ROWS = re.findall(r"^\| .+ \| `(\w+)\.(\w+)` \| `(tests/\w+\.py)::(\w+)` \|$", TEXT, re.MULTILINE)
 
 
@@ -28,6 +29,21 @@ def test_files_have_about_as_many_lines_as_readme_says(files, lines):
     paths = [ROOT / name for name in re.findall("`([^`]+)`", files)]
     paths = [path for given in paths for path in (given.glob("*.py") if given.is_dir() else [given])]
     assert sum(len(path.read_text().splitlines()) for path in paths) == pytest.approx(int(lines), rel=0.1)
+
+
+def test_readme_is_short_and_names_with_the_map_every_file_that_a_person_runs_or_a_script_needs():
+    assert len(README.splitlines()) <= 200
+    for path in [*ROOT.glob("*.py"), *(ROOT / "minirlhf").glob("[!_]*.py")]:
+        assert f"`{path.relative_to(ROOT)}`" in TEXT
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
 
 
 WORDS = [row.split(" | ") for row in (ROOT / "docs" / "glossary.md").read_text().splitlines() if row.startswith("| ")][
