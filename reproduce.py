@@ -74,7 +74,7 @@ TINY = {
     "select": dict(prompts=20),
     "gpt": dict(n_layer=1, n_ctx=128, epochs=2),
     "sft": dict(save_every=1),
-    "ppo": dict(episodes=64, batch_size=32, minibatch_size=16),
+    "ppo": dict(episodes=64, batch_size=32, minibatch_size=16, ema_decay=0.5),
 }  # fmt: skip
 
 

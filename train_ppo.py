@@ -4,9 +4,14 @@
         --documents web.jsonl --out runs/ppo_ptx        (--ptx_coef 0 and no documents: plain PPO)
     torchrun --nproc_per_node 8 train_ppo.py ...        (the same flags: batches are the whole's)
 
-A bandit: a prompt comes, the policy answers once, the reward model scores, the episode ends. The objective (eq. 2):
+A prompt x comes, the policy pi answers once, y, the reward model scores, r(x, y). The objective (eq. 2):
 
     E_{(x, y) ~ pi} [ r(x, y) - beta log(pi(y|x) / pi_ref(y|x)) ]  +  gamma E_{x ~ documents} [ log pi(x) ]
+
+E is the mean over prompts and answers; gamma weighs the documents. PPO works inside the answer. The state is the prompt
+and the answer so far, the action the next token. An episode ends with end-of-text or at --max_response tokens; both are
+terminal, nothing is bootstrapped. The reward is the KL penalty at each token and the score at the last; the discount is
+1. There is no entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
 Four networks and an average: the policy; its frozen start, the KL's reference; the frozen reward model; the value
 network, which starts as a copy of the reward model; and the policy's running average, which is what a run leaves. Not
@@ -145,12 +150,12 @@ def train(config, networks, tokenizer, prompts, documents):
     for iteration, _ in run.steps(range(iterations)):
         optimizers[0].param_groups[0]["lr"] = config.lr * warmup_lr(iteration, config.warmup)
 
-        # 1. The policy answers a batch of prompts, each rank its share of them.
+        # 1. The policy answers a batch of prompts, each process its share of them.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
-        rollout = networks.policy, *mine, tokenizer.eos, tokenizer.pad
-        responses, logp = generate(*rollout, batch_size=config.rollout_batch_size, decode=decode)
+        sizes = dict(batch_size=config.rollout_batch_size, decode=decode)
+        responses, logp = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, **sizes)
 
         # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Advantages
         #    are whitened over the whole batch, so each process gets the episodes of all.
@@ -237,8 +242,11 @@ def statistics(episodes, config, eos):
     """Means over the batch that tell how it goes."""
     mask, targets = episodes.responses.mask, episodes.responses.targets
     kl = ((episodes.logp - episodes.ref_logp) * mask).sum(1).mean()  # nats per response
-    residual = masked_mean((episodes.returns - episodes.values) ** 2, mask)
-    spread = masked_mean((episodes.returns - masked_mean(episodes.returns, mask)) ** 2, mask)
+
+    def variance(x):
+        return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+
+    missed = variance(episodes.returns - episodes.values) / variance(episodes.returns).clamp(min=1e-8)
     row = {
         "score": episodes.scores.mean(),
         "kl": kl,
@@ -246,7 +254,7 @@ def statistics(episodes, config, eos):
         "entropy": masked_mean(-episodes.logp, mask),  # nats per token, estimated on the samples
         "response_length": mask.sum(1).float().mean(),
         "ended": ((targets == eos) & mask).any(1).float().mean(),  # share of responses that end before the limit
-        "explained_variance": 1 - residual / spread.clamp(min=1e-8),
+        "explained_variance": 1 - missed,  # the value network's, of the returns
     }
     return {name: value.item() for name, value in row.items()}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from experiments.report import block_means  # noqa: E402
 from minirlhf.config import InputError, Parser, command, file_name, require  # noqa: E402
 from minirlhf.files import write_atomically  # noqa: E402
 from minirlhf.run import read_metrics  # noqa: E402
@@ -31,7 +32,9 @@ def main(argv):
         for axis, column in zip(axes, args.columns):
             points = [(row["step"], row[column]) for row in rows if row.get(column) is not None]
             require(points, f"{folder}: no {column} in its metrics.jsonl")
-            axis.plot(*zip(*points), label=name or folder, linewidth=1.2)
+            if len(points) > 200:  # steps of one batch each: too noisy to compare
+                points = zip(*block_means(*zip(*points)))
+            axis.plot(*zip(*points), ".-", label=name or folder, linewidth=1.2, markersize=3)
             axis.set(title=column.replace("_", " "), xlabel="step")
             axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(args.runs))

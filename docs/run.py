@@ -83,6 +83,7 @@ def main(argv):
     else:
         for match, shown, printed in blocks(page):
             require(alike(shown, printed), f"{args.page}: after {match[1].splitlines()[0]!r} it prints\n{printed}")
+        print(f"{args.page}: all {len(BLOCK.findall(page))} blocks print what the page shows")
 
 
 if __name__ == "__main__":

@@ -54,8 +54,9 @@ def ranking_loss(scores, ranks, total=None):
 
         loss = - mean over prompts x of  1 / #pairs(x) * sum_{y_w ranked above y_l} log sigmoid(r(x, y_w) - r(x, y_l))
 
-    #pairs is C(K, 2) less the tied pairs, which say nothing; a prompt whose responses all tie does not count.
-    All pairs of a prompt are in one batch element: each response costs one forward, however often it is compared.
+    sigmoid(r(x, y_w) - r(x, y_l)) is read as the probability that y_w is preferred. #pairs is C(K, 2) less the tied
+    pairs, which say nothing; a prompt whose responses all tie does not count. All pairs of a prompt are in one batch
+    element: each response costs one forward, however often it is compared.
 
     scores (P, K) float; ranks (P, K) long: 1 is best, 0 marks a missing response where K differs between prompts.
     `total` counts the prompts that have an untied pair.
@@ -89,12 +90,13 @@ def shaped_rewards(scores, logp, ref_logp, mask, beta):
     Where the policy finds a token less probable than the reference does, the penalty is a bonus. It has to be: the sum
     over a response is on average the KL divergence only if both signs count.
 
-    scores (B,) float; logp, ref_logp (B, R) float, of the sampled tokens; mask (B, R) bool; returns (B, R).
+    scores (B,) float; logp, ref_logp (B, R) float, of the sampled tokens; mask (B, R) bool. Returns (B, R), zero where
+    mask is False.
 
-    >>> logp, ref_logp = torch.tensor([[-1.0, -2.0, -1.0]]), torch.tensor([[-2.0, -1.0, -1.0]])
-    >>> rewards = shaped_rewards(torch.tensor([10.0]), logp, ref_logp, torch.ones(1, 3, dtype=torch.bool), beta=0.1)
-    >>> rewards  # the first token became likelier and costs, the second became rarer and pays
-    tensor([[-0.1000,  0.1000, 10.0000]])
+    >>> logp, ref_logp = torch.tensor([[-1.0, -2.0, -1.0, -9.0]]), torch.tensor([[-2.0, -1.0, -1.0, -5.0]])
+    >>> mask = torch.tensor([[True, True, True, False]])
+    >>> shaped_rewards(torch.tensor([10.0]), logp, ref_logp, mask, beta=0.1)  # likelier costs, rarer pays
+    tensor([[-0.1000,  0.1000, 10.0000,  0.0000]])
     """
     last = mask & (mask.sum(1, keepdim=True) - 1 == torch.arange(mask.shape[1], device=mask.device))
     return (-beta * (logp - ref_logp)) * mask + scores[:, None] * last
@@ -105,8 +107,9 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16). This gamma is the discount, in the paper 1.
 
         delta_t = r_t + gamma V_{t+1} - V_t
-        A_t     = delta_t + gamma lam A_{t+1}          V = A = 0 past the last token, EOS or cut off alike
+        A_t     = delta_t + gamma lam A_{t+1}          V = A = 0 past the last token
 
+    So also where a response was cut off: it is scored as it stands, and no reward would come later.
     rewards (B, R) float; values (B, R) float: V before response token t is emitted; mask (B, R) bool.
     Returns advantages (B, R) and value targets A + V (B, R), both zero where mask is False.
 
@@ -139,6 +142,8 @@ def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
 
         loss = - mean_t min(ratio_t A_t, clip(ratio_t, 1 - clip, 1 + clip) A_t),     ratio = pi / pi_old
 
+    A token that moves its advantage's way gains nothing beyond the clip; one that moves the other way is pulled back.
+
     logp, old_logp, advantages (B, R) float; mask (B, R) bool. `total` counts tokens.
     """
     ratio = torch.exp((logp - old_logp) * mask)
@@ -152,7 +157,8 @@ def value_loss(values, old_values, returns, mask, clip=0.2, total=None):
 
         (V - return)^2   and   (V_old + clip(V - V_old, -clip, clip) - return)^2
 
-    Not in the paper: from the code it descends from (Ziegler et al. 2019). values, old_values, returns (B, R) float.
+    Not in the paper: from the code it descends from (Ziegler et al. 2019). values, old_values, returns (B, R) float,
+    and clip, in the units of the score.
     """
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     error = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)

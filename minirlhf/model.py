@@ -1,4 +1,10 @@
-"""GPT-2 by hand, and the reward model: the same network with a scalar head in place of the unembedding.
+"""GPT-2 by hand, and the reward model: the same network with one number as its output.
+
+The way of a token: its *embedding* and its position's add up to a vector of D numbers. Then come the blocks, each with
+two parts that add to the vector. *Attention* fetches from the positions before it: a weighted mean of their *values*,
+with large weights where their *keys* fit this position's *query*. The *MLP* changes each position by itself. At the end
+the vector's products with all embeddings are the *logits*, one for each token of the vocabulary; softmax makes them the
+probabilities of the next token. All positions are computed at once, and none sees a later one.
 
 Shapes: B sequences, T tokens, D = n_embd, H heads of size D / H, V vocabulary, R positions read.
 Parameter names are GPT-2's own. Differences from GPT-3, which the paper used: dense attention in every layer.
@@ -16,12 +22,12 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass(frozen=True)
 class GPTConfig:
-    n_vocab: int
-    n_ctx: int = 1024
-    n_layer: int = 12
-    n_head: int = 12
-    n_embd: int = 768
-    dropout: float = 0.0  # on the embedding and on what each block adds to the residual stream
+    n_vocab: int  # tokens there are, V
+    n_ctx: int = 1024  # tokens of a text at the most
+    n_layer: int = 12  # blocks
+    n_head: int = 12  # attentions beside each other in a block, on a part of the vector each
+    n_embd: int = 768  # numbers of a token's vector, D
+    dropout: float = 0.0  # share of the embedding, and of what each block adds, that training sets to 0 at random
 
 
 PRESETS = {
@@ -37,7 +43,7 @@ PRESETS = {
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, so that the next token costs one position and not a whole forward."""
+    """Keys and values of the tokens seen so far, so that the next token costs one position, not the whole text."""
 
     def __init__(self, room):
         self.keys, self.values = [], []  # of each block, (B, H, room, D / H)
@@ -97,6 +103,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(layer, k, v)
         causal = True if mask is None and T > 1 else False  # a bool, where torch.compile would see a formula of T
+        # softmax(q k^T / sqrt(D/H)) v, where no query looks at a later key
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, H, T, D/H)
         return self.c_proj(read(y.transpose(1, 2).reshape(B, T, D), at))
 
@@ -142,31 +149,6 @@ class Transformer(nn.Module):
             elif "ln_" not in name:
                 scale = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1.0
                 nn.init.normal_(parameter, std=0.02 / scale)
-
-    @torch.no_grad()
-    def spread_embeddings(self, std):
-        """Starts tokens at N(0, std) and positions as sinusoids (Vaswani et al. 2017, but base 1000) of the same size.
-
-        GPT-2's 0.02 suits GPT-2's width. In a small model whose words mostly occur in the same places, names say,
-        the first steps move all of a class one way; only embeddings well apart keep what tells them from each other,
-        and sinusoids let attention find "the token before" without learning it for each position.
-        """
-        n_ctx, width = self.wpe.weight.shape
-        frequency = 1000 ** (-torch.arange(0, width, 2) / width)
-        angle = torch.arange(n_ctx)[:, None] * frequency  # (n_ctx, D / 2)
-        self.wpe.weight.copy_(torch.stack((angle.sin(), angle.cos()), 2).flatten(1)[:, :width] * std * math.sqrt(2))
-        nn.init.normal_(self.wte.weight, std=std)
-
-    @torch.no_grad()
-    def centre_embeddings(self):
-        """Moves the tokens' mean embedding into the positions'. Their sums stay, and so does every probability: all of
-        a position's logits lose the same number, which brings their mean to 0.
-
-        GPT-2's logits lie at -30 to -100 and a few units apart; so far from 0 bfloat16's steps are 0.25 and more.
-        """
-        mean = self.wte.weight.mean(0)
-        self.wte.weight -= mean
-        self.wpe.weight += mean
 
     def forward(self, tokens, left_padding=None, cache=None, at=None):
         T, mask = tokens.shape[1], None

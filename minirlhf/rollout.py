@@ -25,8 +25,10 @@ def uniforms(seed, rows, limit):
 
 
 def decode(model, prompts, noise, eos, pad, temperature):
-    """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there. With a cache of keys
-    and values; rows that have ended leave the batch."""
+    """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there.
+
+    Each step asks for the next token's probabilities, draws by the noise, and appends, until all rows have ended. The
+    rest saves time: the cache, and that rows which have ended leave the batch."""
     tokens, left_padding, last, sampled, logp = begin(model, prompts, noise, pad)
     cache = Cache(tokens.shape[1] + noise.shape[1])
     if not left_padding.any():
@@ -101,7 +103,7 @@ def response_logps(model, responses):
     """log pi(y_t | x, y_<t) (B, R), in float32 or better; meaningless past a response's end."""
     logits = model(responses.tokens[:, :-1], at=responses.positions)  # (B, R, V); nothing comes after the last token
     loss = F.cross_entropy(at_least_fp32(logits).flatten(0, 1), responses.targets.flatten(), reduction="none")
-    return -loss.view(responses.mask.shape)
+    return -loss.view(responses.mask.shape)  # cross_entropy is -log of the target's probability
 
 
 def response_values(value_model, responses):

@@ -14,7 +14,7 @@ import train_ppo
 import train_rm
 import train_sft
 from minirlhf.config import InputError
-from minirlhf.device import pick_device, place
+from minirlhf.device import centre_embeddings, pick_device, place
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import generate, response_logps, uniforms
 
@@ -186,3 +186,14 @@ def test_scripts_run_with_it(world, tmp_path, no_pictures, flags):
 def test_a_precision_nobody_knows_is_refused(world, tmp_path):
     with pytest.raises(InputError, match="--dtype float16: choose auto, float32, bfloat16"):
         train_sft.main(f"--init {world.gpt} --data x --out {tmp_path}/s --dtype float16".split())
+
+
+def test_centred_embeddings_change_no_probability_and_bring_the_mean_logit_to_0():
+    model = tiny.make(GPT, 50).double()
+    tokens = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(0))
+    before = model(tokens)
+    centre_embeddings(model.transformer)
+    after = model(tokens)
+    assert before.mean(-1).abs().max() > 0.1
+    torch.testing.assert_close(after.mean(-1), torch.zeros(2, 9).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(after.log_softmax(-1), before.log_softmax(-1))

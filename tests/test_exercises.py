@@ -23,24 +23,77 @@ def copy(tmp_path_factory):
     return folder
 
 
-def outcome(folder, test):
+def outcome(folder, name):
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
+    words = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", exercise.tests(name)]
     done = subprocess.run(words, cwd=folder, env=env | {"PYTHONPATH": ""}, capture_output=True, text=True)
     return done.returncode, done.stdout
 
 
+@pytest.fixture
+def attempt(copy):
+    """Puts a body for one function into the copy, whose other functions are whole, and runs its tests."""
+
+    def run(name, body):
+        (copy / "minirlhf" / "losses.py").write_text(
+            (ROOT / "minirlhf" / "losses.py").read_text()
+        )  # as if gae were done
+        file = exercise.EXERCISES[name]
+        source = (ROOT / file).read_text()
+        (copy / file).write_text(exercise.blanked(source, name)[0].replace(f"    {exercise.YOURS}\n", body))
+        result = outcome(copy, name)
+        (copy / file).write_text(source)
+        return result
+
+    return run
+
+
 @pytest.mark.parametrize("name", exercise.EXERCISES)
-def test_red_before_and_green_after(name, copy):
-    file, test = exercise.places(name)
-    source = (ROOT / file).read_text()
-    (copy / "minirlhf" / "losses.py").write_text((ROOT / "minirlhf" / "losses.py").read_text())  # as if gae were done
-    (copy / file).write_text(exercise.blanked(source, name)[0])
-    status, said = outcome(copy, test)
+def test_red_before(name, attempt):
+    status, said = attempt(name, f"    {exercise.YOURS}\n")
     assert status == 1 and "yours to write" in said
-    (copy / file).write_text(source)
-    if name in ("gae", "sample_token", "set_bias"):  # the others' tests are the same files'
-        assert outcome(copy, test)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["gae", "sample_token", "set_bias"])  # one of each file
+def test_green_with_the_solution(name, attempt):
+    source = (ROOT / exercise.EXERCISES[name]).read_text()
+    gap, line = exercise.blanked(source, name)
+    rest = gap.splitlines()[line:]
+    assert attempt(name, "\n".join(source.splitlines()[line - 1 : -len(rest)]) + "\n")[0] == 0
+
+
+WRONG = {  # as readers wrote it, or might
+    "sft_loss": ["return -masked_mean(logp, mask)"],
+    "ptx_loss": ["return -coef * logp.mean()"],
+    "whiten": ["return (x - x[mask].mean()) / x[mask].std()"],
+    "shaped_rewards": [
+        "r = -beta * (logp - ref_logp) * mask; r[:, -1] += scores; return r",
+        "r = -beta * (logp - ref_logp); r[torch.arange(len(r)), mask.sum(1) - 1] += scores; return r",
+    ],
+    "sample_token": ["return (log_probs.exp().cumsum(-1) > noise[:, None]).int().argmax(-1)"],
+    "ranked_above": ["return ranks[:, :, None] < ranks[:, None, :]"],
+    "ranking_loss": [
+        "better = ranked_above(ranks); margins = scores[:, :, None] - scores[:, None, :]; "
+        "return -F.logsigmoid(margins)[better].mean()"
+    ],
+    "policy_loss": [
+        "r = torch.exp(logp - old_logp); "
+        "return -torch.minimum(r * advantages, r.clamp(1 - clip, 1 + clip) * advantages).mean()",
+        "r = torch.exp(logp - old_logp); return -masked_mean(r.clamp(1 - clip, 1 + clip) * advantages, mask, total)",
+    ],
+    "value_loss": [
+        "c = old_values + (values - old_values).clamp(-clip, clip); "
+        "return 0.5 * torch.maximum((values - returns) ** 2, (c - returns) ** 2).mean()",
+        "c = old_values + (values - old_values).clamp(-clip, clip); "
+        "return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (c - returns) ** 2), mask)",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "body"), [(name, body) for name, bodies in WRONG.items() for body in bodies])
+def test_red_where_it_is_wrong(name, body, attempt):
+    status, said = attempt(name, f"    {body}\n")
+    assert status == 1 and "SyntaxError" not in said and "NameError" not in said
 
 
 def test_a_gap_keeps_signature_and_docstring_and_the_line_that_is_named():
@@ -50,9 +103,16 @@ def test_a_gap_keeps_signature_and_docstring_and_the_line_that_is_named():
     assert exercise.YOURS in gap.splitlines()[line - 1]
 
 
-def test_an_exercise_that_is_begun_is_not_overwritten(copy):
-    with pytest.raises(InputError, match="is there already"):
-        exercise.make("gae", copy)
+def test_an_exercise_that_is_begun_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exercise, "ROOT", tmp_path)
+    (tmp_path / "train_rm.py").write_text((ROOT / "train_rm.py").read_text())
+    for said in ("open ", "is there already"):
+        exercise.main(["set_bias"])
+        mine = tmp_path / "runs" / "exercises" / "set_bias" / "train_rm.py"
+        printed = capsys.readouterr().out
+        assert said in printed and f"{mine}, line " in printed and mine.exists()
+        mine.write_text("mine")
+    assert mine.read_text() == "mine"
     with pytest.raises(InputError, match="nothing: no exercise; choose of cosine_lr"):
         exercise.main(["nothing"])
 

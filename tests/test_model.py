@@ -94,18 +94,6 @@ def test_initial_weights_are_gpt2s():
             assert value.std().item() == pytest.approx(expected, rel=0.03), name
 
 
-def test_spread_embeddings_are_of_one_size_and_a_shift_of_position_is_a_rotation():
-    torch.manual_seed(0)
-    transformer = GPT(GPTConfig(300, n_ctx=200, n_layer=1, n_head=2, n_embd=192)).transformer
-    transformer.spread_embeddings(0.24)
-    positions = transformer.wpe.weight
-    assert transformer.wte.weight.std().item() == pytest.approx(0.24, rel=0.02)
-    assert positions.square().mean().sqrt().item() == pytest.approx(0.24, rel=0.02)
-    products = positions @ positions.T  # of sinusoids, a function of the distance alone
-    for distance in (1, 5, 50):
-        torch.testing.assert_close(products.diagonal(distance), products[0, distance].expand(200 - distance))
-
-
 def test_dropout_is_on_in_training_mode_only():
     model = tiny.make(GPT, V, dropout=0.5)
     assert torch.equal(model(TOKENS), model(TOKENS))
@@ -196,18 +184,6 @@ def test_dropout_is_on_the_embedding_and_on_what_each_block_adds():
     torch.testing.assert_close(model(TOKENS), model(TOKENS.flip(1)))
 
 
-def test_spread_embeddings_are_noise_for_tokens_and_sinusoids_for_positions():
-    """Vaswani et al. 2017, section 3.5: sin and cos of position / base^(2i / D), here with base 1000."""
-    model = RewardModel(GPTConfig(5000, n_ctx=32, n_layer=1, n_head=1, n_embd=8)).transformer
-    model.spread_embeddings(0.4)
-    assert model.wte.weight.std().item() == pytest.approx(0.4, rel=0.02)
-    for position in range(32):
-        for i in range(4):
-            angle = position / 1000 ** (2 * i / 8)
-            expected = [0.4 * math.sqrt(2) * f(angle) for f in (math.sin, math.cos)]
-            assert model.wpe.weight[position, 2 * i : 2 * i + 2].tolist() == pytest.approx(expected, abs=1e-5)
-
-
 # --- cache --------------------------------------------------------------------------------------------------
 
 
@@ -221,16 +197,6 @@ def test_several_tokens_at_once_may_follow_cached_ones(model):
     cache = Cache(12)
     parts = [model(TOKENS[:, a:b], cache=cache) for a, b in ((0, 5), (5, 9), (9, 12))]
     torch.testing.assert_close(torch.cat(parts, 1), model(TOKENS))
-
-
-def test_centred_embeddings_change_no_probability_and_bring_the_mean_logit_to_0(model):
-    tokens = torch.randint(model.config.n_vocab, (2, 9), generator=torch.Generator().manual_seed(0))
-    before = model(tokens)
-    model.transformer.centre_embeddings()
-    after = model(tokens)
-    assert before.mean(-1).abs().max() > 0.1
-    torch.testing.assert_close(after.mean(-1), torch.zeros(2, 9).double(), atol=1e-12, rtol=0)
-    torch.testing.assert_close(after.log_softmax(-1), before.log_softmax(-1))
 
 
 def test_a_cache_works_with_left_padding_and_when_rows_leave(model):

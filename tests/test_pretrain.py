@@ -9,7 +9,7 @@ import pretrain
 import train_sft
 from minirlhf.checkpoint import load_model
 from minirlhf.config import to_flags
-from minirlhf.model import GPT
+from minirlhf.model import GPT, GPTConfig
 from minirlhf.run import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -65,6 +65,30 @@ def test_every_token_of_a_document_but_its_first_is_learned(settings, monkeypatc
     monkeypatch.setattr(train_sft, "response_logps", spy)
     train(settings)
     assert counted and all(tokens == learned for tokens, learned in counted)
+
+
+def test_spread_embeddings_are_of_one_size_and_a_shift_of_position_is_a_rotation():
+    torch.manual_seed(0)
+    transformer = GPT(GPTConfig(300, n_ctx=200, n_layer=1, n_head=2, n_embd=192)).transformer
+    pretrain.spread_embeddings(transformer, 0.24)
+    positions = transformer.wpe.weight
+    assert transformer.wte.weight.std().item() == pytest.approx(0.24, rel=0.02)
+    assert positions.square().mean().sqrt().item() == pytest.approx(0.24, rel=0.02)
+    products = positions @ positions.T  # of sinusoids, a function of the distance alone
+    for distance in (1, 5, 50):
+        torch.testing.assert_close(products.diagonal(distance), products[0, distance].expand(200 - distance))
+
+
+def test_spread_embeddings_are_noise_for_tokens_and_sinusoids_for_positions():
+    """Vaswani et al. 2017, section 3.5: sin and cos of position / base^(2i / D), here with base 1000."""
+    model = GPT(GPTConfig(5000, n_ctx=32, n_layer=1, n_head=1, n_embd=8)).transformer
+    pretrain.spread_embeddings(model, 0.4)
+    assert model.wte.weight.std().item() == pytest.approx(0.4, rel=0.02)
+    for position in range(32):
+        for i in range(4):
+            angle = position / 1000 ** (2 * i / 8)
+            expected = [0.4 * math.sqrt(2) * f(angle) for f in (math.sin, math.cos)]
+            assert model.wpe.weight[position, 2 * i : 2 * i + 2].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 # --- its optimizers -----------------------------------------------------------------------------------------

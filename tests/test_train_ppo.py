@@ -286,8 +286,8 @@ def test_what_is_logged_leaves_padding_out(settings):
     assert row["objective"] == pytest.approx(1.5 - 0.5 * 0.25)
     assert row["response_length"] == 1.5
     assert row["ended"] == 0.5
-    # Returns 2, 3 and 7 are 4 on average; values miss them by 1, 1 and 3.
-    assert row["explained_variance"] == pytest.approx(1 - (1 + 1 + 9) / (4 + 1 + 9))
+    # Returns 2, 3 and 7 are 4 on average; values miss them by 1, 1 and 3, which is 5/3 on average.
+    assert row["explained_variance"] == pytest.approx(1 - (4 / 9 + 4 / 9 + 16 / 9) / (4 + 1 + 9))
 
 
 # --- a whole run --------------------------------------------------------------------------------------------
