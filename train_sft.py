@@ -65,8 +65,8 @@ def main(argv):
 
 
 def train(config, model, optimizers, tokenizer, steps, validation):
-    """Takes the steps of a plan. Each optimizer's learning rate falls from its own peak. A step is cut into micro-batches,
-    to bound memory, and shared out to processes; in one alone `wrap`, `shard` and `all_reduce` change nothing."""
+    """Takes the steps of a plan. Each optimizer's learning rate falls from its own peak. A step is shared out to
+    processes, and cut into micro-batches to bound memory. In one process `wrap`, `shard`, `all_reduce` do nothing."""
     run = Run(config, model, *optimizers)
     learner, device = distributed.wrap(model), next(model.parameters()).device
     for step, (epoch, batch, last_of_epoch) in run.steps(steps):
