@@ -157,8 +157,8 @@ def train(config, networks, tokenizer, prompts, documents):
         sizes = dict(batch_size=config.rollout_batch_size, decode=decode)
         responses, logp = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, **sizes)
 
-        # 2. The reward model scores, the reference makes drifting cost, the value network makes advantages. Advantages
-        #    are whitened over the whole batch, so each process gets the episodes of all.
+        # 2. Rewards are made of the reward model's scores and the reference's log-probs, advantages of rewards and the
+        #    value network's guesses. All are whitened together, so each process gets the episodes of all.
         episodes: Episodes = judge_episodes(networks, responses, logp, config)
 
         # 3. The policy and the value network learn from the episodes in random minibatches, and in PPO-ptx the policy
@@ -198,8 +198,8 @@ def judge_episodes(networks, responses, logp, config):
 def update(networks, optimizers, episodes, minibatch, documents, pad, config):
     """One optimizer step: PPO's gradients and, added to the same buffers, the documents'.
 
-    minibatch (M,) long: which episodes; documents: list of Sequences, empty for plain PPO. Each rank takes its share of
-    both; policy and value network may be wrapped by DDP. Returns the figures to log.
+    minibatch (M,) long: which episodes; documents: list of Sequences, empty for plain PPO. Each process takes its share
+    of both; policy and value network may be wrapped by DDP. Returns the figures to log.
     """
     figures, device = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0), episodes.scores.device
     if documents:

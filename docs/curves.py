@@ -22,6 +22,7 @@ def main(argv):
     args = parser.parse_args(argv)
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator
     except ImportError:
         raise InputError('pictures need matplotlib; pip install "minirlhf[plots]"') from None
     figure = Figure(figsize=(3 * len(args.columns), 2.8), layout="constrained")
@@ -37,6 +38,13 @@ def main(argv):
             axis.plot(*zip(*points), ".-", label=name or folder, linewidth=1.2, markersize=3)
             axis.set(title=column.replace("_", " "), xlabel="step")
             axis.grid(alpha=0.3)
+    for axis in axes:
+        drawn = [y for line in axis.get_lines() for y in line.get_ydata()]
+        if min(drawn) > 0 and max(drawn) > 20 * min(drawn):
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.minorticks_off()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(args.runs))
     write_atomically(args.out, lambda file: figure.savefig(file, format="png", dpi=110))
 

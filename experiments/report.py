@@ -28,8 +28,9 @@ LEGEND = {
     "without noise": "the same by the mean taste of all labelers, which no study with people can know",
     "follows, toxic": "share of answers that do what was asked; that insult",
     "true": "share of questions about the world that are answered, and rightly",
-    "LM loss": "nats per token of held-out web pages, less is better: what pretraining taught, and RL may forget",
-    "KL": "nats per answer by which RL moved the policy (its running average) from its start",
+    "LM loss": "how unlikely held-out web pages are, in nats (units of natural logarithms) per token; less is better: "
+    "what pretraining taught, and RL may forget",
+    "KL": "how far RL moved the policy (its running average) from its start, in nats per answer",
     "RM score": "the reward model's mean; demonstrations score 0",
     "GPT, prompted": "the base model, shown two good answers before the question",
     "RL start": "SFT with a tenth of web pages mixed in, from which PPO and PPO-ptx start",
@@ -58,7 +59,7 @@ def notes(results):
     models, reward_model, tax = results["models"], results["reward_model"], results["pretraining_loss"]
     yield f"PPO-ptx against the RL start: {figure_text(models['ppo_ptx']['win_rate_vs_rl_start'], True)}"
     for measure, heading in (("follows", "follows"), ("truthful_informative", "true")):
-        for name, what in (("ppo_ptx_above_sft", "PPO-ptx less SFT"), ("ppo_ptx_above_gpt", "PPO-ptx less GPT")):
+        for name, what in (("ppo_ptx_above_sft", "PPO-ptx minus SFT"), ("ppo_ptx_above_gpt", "PPO-ptx minus GPT")):
             value = results["gains"][measure][name]
             points = " to ".join(f"{100 * value[end]:+.1f}" for end in ("low", "high"))
             yield f"{heading}, {what}: {100 * value['mean']:+.1f} points ({points}), paired by prompt"
@@ -71,8 +72,8 @@ def notes(results):
         interval = f"{value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"
         yield f"Pretraining loss, {what}: {interval} nats per token"
     memory = results["memory"]
-    yield f"A table of the demonstrations follows {figure_text(memory['lookup'], True)}"
-    yield f"... any demonstration of the same kind: {figure_text(memory['same_kind'], True)}"
+    yield f"A demonstration's answer, copied: one about the same thing follows in {figure_text(memory['lookup'], True)}"
+    yield f"... any of the same kind in {figure_text(memory['same_kind'], True)}"
     yield f"Reward model on held-out rankings: {figure_text(reward_model['accuracy'], True)} of pairs right"
     yield f"... among samples of one model: {figure_text(reward_model['accuracy_within_model'], True)}"
     yield f"Two labelers agree on {figure_text(reward_model['labeler_agreement'], True)} of pairs"

@@ -51,8 +51,8 @@ WORDS = [row.split(" | ") for row in (ROOT / "docs" / "glossary.md").read_text()
 ]
 
 
-def test_the_glossary_has_thirty_words():
-    assert len({row[0] for row in WORDS}) == len(WORDS) == 30
+def test_the_glossary_has_each_word_once():
+    assert len({row[0] for row in WORDS}) == len(WORDS) >= 30
 
 
 @pytest.mark.parametrize("name", sorted({name for row in WORDS for name in re.findall(r"`(\w+\.\w+)`", row[3])}))
