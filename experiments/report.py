@@ -130,7 +130,7 @@ def draw_ladder(results):
     axis.annotate("SFT", (-0.45, 0.5), (0, 4), textcoords="offset points", color="#3e4c59")
     axis.set_xticks(range(len(models)), [NAMES[name] for name in models])
     axis.set(xlim=(-0.5, len(models) - 0.3), ylim=(0, 1), ylabel="win rate against SFT")
-    axis.set_title("Dots: held-out labelers, 95 % intervals. Dashes: the pool without noise.", fontsize=9)
+    axis.set_title("Dots: held-out labelers, with 95 % intervals. Dashes: all labelers, without their mistakes.", fontsize=9)
     axis.grid(axis="y", alpha=0.3)
     return figure
 
