@@ -112,9 +112,9 @@ class Episodes(NamedTuple):
     scores: torch.Tensor  # (B,) the reward model's
     logp: torch.Tensor  # of each token, as the policy sampled it
     ref_logp: torch.Tensor  # the same token's by the reference
-    values: torch.Tensor
+    values: torch.Tensor  # the value network's guess, before each token, of all reward to come
     advantages: torch.Tensor  # whitened
-    returns: torch.Tensor
+    returns: torch.Tensor  # what values should have been: values + advantages before whitening
 
     def select(self, rows):
         """Some episodes (long tensor), cut to the longest of them."""

@@ -113,7 +113,7 @@ def score_rankings(model, rankings, pad):
 
 @torch.no_grad()
 def set_bias(model, demonstrations, pad, max_tokens=16384):
-    """Shifts the head's bias so that demonstrations (Sequences) score 0 on average; returns the new bias."""
+    """Shifts the head's bias so that a score of 0 means as good as demonstrations (Sequences); returns the new bias."""
     scores = sequence_scores(model, distributed.shard(demonstrations), pad, max_tokens)
     model.head.bias -= distributed.all_reduce(scores.sum().item())[0] / len(demonstrations)
     return model.head.bias.item()

@@ -123,14 +123,16 @@ def draw_ladder(results):
         rate = figures["win_rate_vs_sft"]
         error = [[rate["mean"] - rate["low"]], [rate["high"] - rate["mean"]]]
         axis.errorbar(x, rate["mean"], error, fmt="o", color=COLOURS[name], markersize=9, capsize=5, linewidth=2)
-        axis.annotate(f"{100 * rate['mean']:.0f} %", (x, rate["mean"]), (12, -4), textcoords="offset points")
+        box = dict(facecolor="white", edgecolor="none", pad=1)  # over SFT's line
+        place = dict(xy=(x, rate["mean"]), xytext=(13, -4), textcoords="offset points")
+        axis.annotate(f"{100 * rate['mean']:.0f} %", **place, bbox=box)
         true = figures["true_win_rate_vs_sft"]["mean"]
         axis.plot(x, true, marker="_", color=COLOURS[name], markersize=16, alpha=0.7)
     axis.axhline(0.5, color="#3e4c59", linewidth=1, linestyle="--")
     axis.annotate("SFT", (-0.45, 0.5), (0, 4), textcoords="offset points", color="#3e4c59")
     axis.set_xticks(range(len(models)), [NAMES[name] for name in models])
     axis.set(xlim=(-0.5, len(models) - 0.3), ylim=(0, 1), ylabel="win rate against SFT")
-    axis.set_title("Dots: held-out labelers, with 95 % intervals. Dashes: all labelers, without their mistakes.", fontsize=9)
+    axis.set_title("Dots: held-out labelers, 95 % intervals. Dashes: all labelers, without their mistakes.", fontsize=9)
     axis.grid(axis="y", alpha=0.3)
     return figure
 

@@ -146,7 +146,7 @@ def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
 
     logp, old_logp, advantages (B, R) float; mask (B, R) bool. `total` counts tokens.
     """
-    ratio = torch.exp((logp - old_logp) * mask)
+    ratio = torch.exp((logp - old_logp) * mask)  # padding's log-probs mean nothing, and their exp may be infinite
     clipped = ratio.clamp(1 - clip, 1 + clip)
     return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask, total)
 
