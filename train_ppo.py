@@ -9,14 +9,14 @@ A prompt x comes, the policy pi answers once, y, the reward model scores, r(x, y
     E_{(x, y) ~ pi} [ r(x, y) - beta log(pi(y|x) / pi_ref(y|x)) ]  +  gamma E_{x ~ documents} [ log pi(x) ]
 
 E is the mean over prompts and answers; gamma weighs the documents. PPO works inside the answer. The state is the prompt
-and the answer so far, the action the next token. An episode ends with end-of-text or at --max_response tokens; both are
-terminal, nothing is bootstrapped. The reward is the KL penalty at each token and the score at the last; the discount is
+and the answer so far, the action the next token. An episode ends with end-of-text or at --max_response tokens, and past
+both ends there is no value. The reward is the KL penalty at each token and the score at the last; the discount is
 1. There is no entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
 Four networks and an average: the policy; its frozen start, the KL's reference; the frozen reward model; the value
 network, which starts as a copy of the reward model; and the policy's running average, which is what a run leaves. Not
 in the paper, hence ours: lambda, whitened advantages, the clipped value loss, clipped gradients, losses as means per
-token, and which of the swept learning rates is the default.
+token, and which of the learning rates that the paper tried is the default.
 """
 
 import copy
@@ -158,7 +158,7 @@ def train(config, networks, tokenizer, prompts, documents):
         responses, logp = generate(networks.policy, *mine, tokenizer.eos, tokenizer.pad, **sizes)
 
         # 2. Rewards are made of the reward model's scores and the reference's log-probs, advantages of rewards and the
-        #    value network's guesses. All are whitened together, so each process gets the episodes of all.
+        #    value network's guesses. They are whitened over the whole batch, so each process gets all episodes.
         episodes: Episodes = judge_episodes(networks, responses, logp, config)
 
         # 3. The policy and the value network learn from the episodes in random minibatches, and in PPO-ptx the policy
@@ -206,7 +206,7 @@ def update(networks, optimizers, episodes, minibatch, documents, pad, config):
         figures["ptx_loss"] = 0.0
         total = sum(len(s.tokens) - s.start for s in documents)  # tokens
         mine = distributed.shard(documents)
-        with distributed.hold(networks.policy):  # these gradients are summed over the ranks with PPO's, below
+        with distributed.hold(networks.policy):  # these gradients are summed over the processes with PPO's, below
             for rows in data.micro_batches([len(s.tokens) for s in mine], config.max_tokens):
                 responses = data.collate([mine[i] for i in rows], pad, device)
                 logp = response_logps(networks.policy, responses)
@@ -279,9 +279,9 @@ def load_networks(config, tokenizer):
     """All five, in evaluation mode throughout: dropout would change the ratio at random, where nothing was learned."""
     policy = load_model(config.policy, GPT, tokenizer).eval()
     reward_model = load_model(config.reward_model, RewardModel, tokenizer).eval()
-    frozen = [copy.deepcopy(policy).requires_grad_(False) for _ in range(2)]
+    reference, ema = (copy.deepcopy(policy).requires_grad_(False) for _ in range(2))
     value = copy.deepcopy(reward_model)
-    networks = policy, frozen[0], reward_model.requires_grad_(False), value, frozen[1]
+    networks = policy, reference, reward_model.requires_grad_(False), value, ema
     return Networks(*(place(network, config) for network in networks))
 
 

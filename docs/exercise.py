@@ -41,19 +41,27 @@ def tests(name):
     return f"tests/test_{Path(EXERCISES[name]).name}"
 
 
-def blanked(source, name):
-    """The source with the function's body replaced, its signature and docstring left; and the line of the gap."""
+def with_body(source, name, body):
+    """The source with another body for the function, its signature and docstring left. {} stands for its arguments."""
     (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
     first, last = function.body[1].lineno, function.end_lineno  # body[0] is the docstring
     lines = source.splitlines(keepends=True)
-    return "".join([*lines[: first - 1], f"    {YOURS}\n", *lines[last:]]), first
+    arguments = ", ".join(argument.arg for argument in function.args.args)
+    return "".join([*lines[: first - 1], f"    {body.format(arguments)}\n", *lines[last:]])
 
 
 def make(name, folder):
-    """Copies the project to a folder, without that function's body."""
+    """Copies the project to a folder, without that function's body. Those of the file's other exercises move to a file
+    beside it, solved.py, so that no solution is seen on the way."""
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
     file = folder / EXERCISES[name]
-    file.write_text(blanked(file.read_text(encoding="utf-8"), name)[0], encoding="utf-8")
+    source = file.read_text(encoding="utf-8")
+    others = [other for other in EXERCISES if EXERCISES[other] == EXERCISES[name] and other != name]
+    if others:
+        file.with_name("solved.py").write_text(source, encoding="utf-8")
+    for other in others:
+        source = with_body(source, other, f"from .solved import {other} as solved; return solved({{}})")
+    file.write_text(with_body(source, name, YOURS), encoding="utf-8")
 
 
 def main(argv):
@@ -69,8 +77,10 @@ def main(argv):
         print(f"{folder} is there already; go on in it, or remove it to begin anew")
     else:
         make(name, folder)
-    line = blanked((ROOT / EXERCISES[name]).read_text(encoding="utf-8"), name)[1]
-    print(f"open  {folder / EXERCISES[name]}, line {line}\nrun   (cd {folder} && python -m pytest -x {tests(name)})")
+    file = folder / EXERCISES[name]
+    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+    line = next(number for number, text in lines if text.startswith(f"def {name}("))
+    print(f"open  {file}, line {line}\nrun   (cd {folder} && python -m pytest -x {tests(name)})")
     print("it is red while a test fails, and green when your function is right")
 
 

@@ -1,5 +1,6 @@
 """Every formula of the paper, as pure functions.
 
+Symbols: x a prompt, y a response, y_t its token t; pi(y|x) the policy's probability; r(x, y) the reward model's score.
 Shapes: B sequences, R response tokens, P prompts, K responses of a prompt. `mask` is True on real response tokens
 (ones, then zeros). `total` is the number of tokens (or prompts) in the whole batch where the arguments are only a
 micro-batch of it: the losses of micro-batches then add up to the loss of the batch. Shapes are checked as @shapes says.
@@ -107,9 +108,7 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16). This gamma is the discount, in the paper 1.
 
         delta_t = r_t + gamma V_{t+1} - V_t
-        A_t     = delta_t + gamma lam A_{t+1}          V = A = 0 past the last token
-
-    So also where a response was cut off: it is scored as it stands, and no reward would come later.
+        A_t     = delta_t + gamma lam A_{t+1}          V = A = 0 past the last token, also of a response cut off
     rewards (B, R) float; values (B, R) float: V before response token t is emitted; mask (B, R) bool.
     Returns advantages (B, R) and value targets A + V (B, R), both zero where mask is False.
 
@@ -138,7 +137,7 @@ def whiten(x, mask):
 
 @shapes(logp="BR", old_logp="BR", advantages="BR", mask="BR")
 def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
-    """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), a mean over tokens.
+    """PPO's clipped objective (Schulman et al. 2017, eq. 7), a mean over tokens.
 
         loss = - mean_t min(ratio_t A_t, clip(ratio_t, 1 - clip, 1 + clip) A_t),     ratio = pi / pi_old
 
@@ -187,4 +186,4 @@ def warmup_lr(iteration, warmup=10):
 @torch.no_grad()
 def ema_update(ema, model, decay=0.992):
     """ema <- decay * ema + (1 - decay) * model, per parameter, once per optimizer step (App. C.4)."""
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)  # all at once: quicker
