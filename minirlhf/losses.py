@@ -109,6 +109,7 @@ def gae(rewards, values, mask, gamma=1.0, lam=0.95):
 
         delta_t = r_t + gamma V_{t+1} - V_t
         A_t     = delta_t + gamma lam A_{t+1}          V = A = 0 past the last token, also of a response cut off
+
     rewards (B, R) float; values (B, R) float: V before response token t is emitted; mask (B, R) bool.
     Returns advantages (B, R) and value targets A + V (B, R), both zero where mask is False.
 
