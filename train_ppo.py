@@ -9,9 +9,9 @@ A prompt x comes, the policy pi answers once, y, the reward model scores, r(x, y
     E_{(x, y) ~ pi} [ r(x, y) - beta log(pi(y|x) / pi_ref(y|x)) ]  +  gamma E_{x ~ documents} [ log pi(x) ]
 
 E is the mean over prompts and answers; gamma weighs the documents. PPO works inside the answer. The state is the prompt
-and the answer so far, the action the next token. An episode ends with end-of-text or at --max_response tokens, and past
-both ends there is no value. The reward is the KL penalty at each token and the score at the last; the discount is
-1. There is no entropy bonus, beta is fixed, and neither rewards nor values are normalised.
+and the answer so far, the action the next token. An episode ends with end-of-text or at --max_response tokens; after
+either there is no value. The reward is the KL penalty at each token and the score at the last; the discount is 1. There
+is no entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
 Four networks and an average: the policy; its frozen start, the KL's reference; the frozen reward model; the value
 network, which starts as a copy of the reward model; and the policy's running average, which is what a run leaves. Not
@@ -150,7 +150,7 @@ def train(config, networks, tokenizer, prompts, documents):
     for iteration, _ in run.steps(range(iterations)):
         optimizers[0].param_groups[0]["lr"] = config.lr * warmup_lr(iteration, config.warmup)
 
-        # 1. The policy answers a batch of prompts, each process its share of them.
+        # 1. The policy answers a batch of prompts, each process its share. rollout.sample_token draws the tokens.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = uniforms((config.seed, iteration), range(config.batch_size), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
