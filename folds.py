@@ -42,7 +42,7 @@ class Config:
     folds: int = 5  # parts that the pairs are split into
     run_folds: int = 5  # how many of them to measure; PPO follows on the first
     size: str = "toy"  # of all models: nano, toy, small, gpt2, ...
-    n_layer: int = 2  # number of blocks
+    n_layer: int | None = None  # number of blocks, instead of the size's
     n_ctx: int = 640  # context in tokens; pairs that do not fit are dropped, aloud
     pretrain_epochs: int = 1  # passes over the documents
     sft_epochs: int = 1  # passes over the preferred responses
@@ -164,7 +164,8 @@ def train_fold(config, folder, tokenizer):
     """Pretraining, SFT and reward model on the training folds, by the scripts."""
     files = {name: f"{folder}/{name}.jsonl" for name in ("web", "demonstrations", "rankings")}
     own = own_flags(config)
-    shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
+    shape = dict(tokenizer=tokenizer, size=config.size, n_ctx=config.n_ctx, dropout=0.0)
+    shape |= {} if config.n_layer is None else dict(n_layer=config.n_layer)
     flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr)
     pretrain.main(to_flags(own | shape | flags | {"out": f"{folder}/gpt"}))
     flags = dict(init=f"{folder}/gpt", data=(files["demonstrations"],), epochs=config.sft_epochs, lr=config.lr)

@@ -36,7 +36,7 @@ class Config(RunConfig):
     epochs: int = 16  # passes over --data (paper: 16, and 2 for the start of RL)
     batch_size: int = 32  # sequences in a step (paper: 32)
     lr: float = 9.65e-6  # peak learning rate, falling by a cosine to a tenth (paper: 9.65e-6; start of RL 5e-6)
-    dropout: float = 0.2  # share of each token's numbers that are set to 0 at random in training (paper: 0.2)
+    dropout: float = 0.2  # share of the embedding, and of what each block adds, that is set to 0 at random (paper: 0.2)
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,7 +2,7 @@
 
     python -m findings                      lists them, with what each costs in minutes on two cores
     python -m findings ladder toxicity      runs some
-    python -m findings --all                runs all that are not yet there, in an hour and a half
+    python -m findings --all                runs all that are not yet there, in an hour and three quarters
 
 What is trained is kept and shared. Stopped or killed, it goes on with the same command.
 """

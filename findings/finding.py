@@ -46,7 +46,7 @@ class Finding:
 
     @classmethod
     def name(cls):
-        """OverOptimization -> over_optimization."""
+        """KlSweep -> kl_sweep."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod

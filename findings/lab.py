@@ -125,7 +125,7 @@ class Lab:
 
     @functools.cached_property
     def many(self):
-        """Four times as many others, to tell what differs little."""
+        """Four times as many, of the same users and partly about the same things, to tell what differs little."""
         return prompts(self.judge_on, 4 * len(self.test), self.seed)
 
     def records(self, name, kind):

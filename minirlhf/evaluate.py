@@ -1,4 +1,4 @@
-"""Measuring: losses, samples, RM scores, KL, and means with 95 % intervals that resample prompts or documents."""
+"""Measuring: losses, samples, RM scores, KL, and means with 95 % intervals that resample items, or documents."""
 
 import functools
 

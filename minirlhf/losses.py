@@ -1,4 +1,4 @@
-"""Every formula of the paper, as pure functions.
+"""The formulas of the paper, and of what it leaves open: pure functions, but for ema_update.
 
 Symbols: x a prompt, y a response, y_t its token t; pi(y|x) the policy's probability; r(x, y) the reward model's score.
 Shapes: B sequences, R response tokens, P prompts, K responses of a prompt. `mask` is True on real response tokens

@@ -44,7 +44,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices, iterations=5):
-    """The nearest orthogonal matrices, roughly: singular values of 0.7 to 1.2. matrices (N, rows, columns), wide ones.
+    """The nearest orthogonal matrices, roughly: most singular values become 0.7 to 1.2. matrices (N, rows, columns),
+    with at least as many columns as rows.
 
     Newton and Schulz's iteration by a quintic whose coefficients (Jordan et al. 2024) lift small singular values
     fastest: each s becomes 3.4445 s - 4.775 s^3 + 2.0315 s^5.

@@ -1,6 +1,6 @@
 """Sampling responses, and reading the log-probs, values and scores of responses.
 
-Responses are sampled at temperature 1 from the whole vocabulary, and scored with the same probabilities and token ids.
+In training responses are sampled at temperature 1 from all tokens, and scored with the same probabilities and ids.
 """
 
 import numpy as np

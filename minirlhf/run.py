@@ -2,7 +2,7 @@
 
 config.json         the flags, and hashes of the files they name; .lock names the process at work
 metrics.jsonl       a line per step                        curves.png   the same, drawn
-samples.jsonl       of PPO: a few episodes of each iteration
+samples.jsonl       of PPO: a few episodes of each iteration (of others, empty)
 state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
 
 Nothing else has to be kept for a run to go on bit by bit: what is random at a step (order, noise, dropout) is drawn
@@ -34,14 +34,14 @@ class RunConfig:
 
     out: str  # folder for checkpoints, metrics.jsonl, curves.png
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
-    max_tokens: int = 16384  # tokens in one forward of a process; larger batches accumulate gradients
+    max_tokens: int = 16384  # tokens in one forward of a process, but for sampling; larger batches accumulate gradients
     save_every: int = 500  # steps between the states that --resume goes on from
     resume: bool = False  # go on from the newest state in --out, if there is one
     seed: int = 0  # of everything that is drawn
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
     dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
     compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
-    recompute: bool = False  # activations in backward instead of keeping them: less memory, a third slower
+    recompute: bool = False  # compute activations again in backward, not keep them: less memory, a third slower
 
     def __post_init__(self):
         require_positive(self, "max_grad_norm", "max_tokens", "save_every")
