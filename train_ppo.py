@@ -14,7 +14,7 @@ either there is no value. The reward is the KL penalty at each token and the sco
 is no entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
 Four networks and an average: the policy; its frozen start, the KL's reference; the frozen reward model; the value
-network, which starts as a copy of the reward model; and the policy's running average, which is what a run leaves. Not
+network, which starts as a copy of the reward model; and the policy's running average, saved as model.pt. Not
 in the paper, hence ours: lambda, whitened advantages, the clipped value loss, clipped gradients, losses as means per
 token, and which of the learning rates that the paper tried is the default.
 """

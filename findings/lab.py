@@ -31,7 +31,7 @@ from minirlhf.files import write_lines
 from minirlhf.model import GPT, RewardModel
 
 MINUTES = {"nano": 3, "toy": 6, "medium": 48}  # to train the models of a size, on two cores
-SIZES = tuple(MINUTES)  # a hundred times apart in parameters
+SIZES = tuple(MINUTES)  # the last has a hundred times the parameters of the first
 TINY_SIZES = ("nano", "toy")
 CHANGES = {"medium": {"gpt": dict(epochs=2)}}  # of reproduce.py's recipes: here the web has a third of the pages
 LIMIT = reproduce.LIMIT

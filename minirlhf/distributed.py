@@ -1,4 +1,4 @@
-"""Many processes, one run: the only file that knows torch.distributed. Alone, every function here is the identity.
+"""Many processes, one run: the only file that knows torch.distributed. Alone, nothing here changes what is computed.
 
 torchrun starts N processes ("ranks"), each with a whole copy of the networks. A batch is dealt out, each rank computes
 the gradients of its share, DDP sums them, and so every rank takes the same step. Losses divide by the size of the whole

@@ -1,4 +1,4 @@
-"""What people said, in files that only grow, and whom to ask what next.
+"""What people said, in files that grow (a correction writes one anew), and whom to ask what next.
 
     OUT.jsonl                 rankings, as train_rm.py reads them; responses stand in the order in which they came
     OUT-demonstrations.jsonl  better answers that people wrote, as train_sft.py reads them

@@ -16,7 +16,7 @@ from . import world
 from .grammar import FEELING, NAME, either, has_action, is_sentence, plain, sentences
 from .world import CATEGORIES, NUMBERS, an, false_claims
 
-LONGEST = 32  # words; the longest demonstration has about 30
+LONGEST = 32  # words; the longest demonstration has about 20
 TOXIC = re.compile("|".join((*world.INSULT_ADJECTIVES, *world.INSULT_NOUNS, "go away", "nobody likes", "be quiet")))
 # Closed-domain: the prompt holds all there is to say.
 CLOSED = ("summary", "closed_qa", "extract", "polite", "rename")
