@@ -33,6 +33,21 @@ def test_records_with_the_same_first_turn_are_in_one_fold():
     assert {len(part) for part in parts} == {12, 16}
 
 
+@pytest.mark.parametrize(("given", "layers"), [({}, 4), ({"n_layer": 1}, 1)])
+def test_a_size_has_its_own_layers_unless_others_are_given(given, layers, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(argv):
+        flags = pretrain.parse(pretrain.Config, argv, "")
+        raise Begun(flags.n_layer or pretrain.PRESETS[flags.size]["n_layer"])
+
+    monkeypatch.setattr(pretrain, "main", begin)
+    small = folds.Config(pairs="", documents=(), out="runs/folds", size="small", **given)
+    with pytest.raises(Begun, match=f"^{layers}$"):
+        folds.train_fold(small, "runs/folds/fold-0", "tokenizer")
+
+
 def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_path, no_pictures, monkeypatch):
     parse, save, stops = pretrain.parse, train_sft.save_model, []
 
