@@ -164,8 +164,7 @@ def train_fold(config, folder, tokenizer):
     """Pretraining, SFT and reward model on the training folds, by the scripts."""
     files = {name: f"{folder}/{name}.jsonl" for name in ("web", "demonstrations", "rankings")}
     own = own_flags(config)
-    shape = dict(tokenizer=tokenizer, size=config.size, n_ctx=config.n_ctx, dropout=0.0)
-    shape |= {} if config.n_layer is None else dict(n_layer=config.n_layer)
+    shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
     flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr)
     pretrain.main(to_flags(own | shape | flags | {"out": f"{folder}/gpt"}))
     flags = dict(init=f"{folder}/gpt", data=(files["demonstrations"],), epochs=config.sft_epochs, lr=config.lr)

@@ -142,14 +142,15 @@ def parse(config, argv, description):
 
 
 def to_flags(values):
-    """A dict of settings as command-line words: {"lr": 1e-3, "data": ("a", "b"), "resume": True} and so on."""
+    """A dict of settings as command-line words: {"lr": 1e-3, "data": ("a", "b"), "resume": True} and so on. None is
+    left out."""
     words = []
     for name, value in values.items():
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         elif isinstance(value, (tuple, list)):
             words += [f"--{name}", *map(str, value)]
-        else:
+        elif value is not None:
             words += [f"--{name}", str(value)]
     return words
 

@@ -53,7 +53,7 @@ def refused(flags, world, tmp_path):
         settings = dict(out=tmp_path / "out") | flags[script] | changes
         before = snapshot(tmp_path) | snapshot(world.folder)
         with pytest.raises(InputError) as error:
-            SCRIPTS[script].main(to_flags({k: v for k, v in settings.items() if v is not None}))
+            SCRIPTS[script].main(to_flags(settings))
         message = str(error.value)
         assert "\n" not in message
         for words in says:

@@ -43,6 +43,10 @@ def test_to_flags_and_back_is_the_identity():
     assert parse(Example, to_flags(dataclasses.asdict(config)), "") == config
 
 
+def test_a_flag_that_is_none_is_not_given():
+    assert to_flags({"n_layer": None, "lr": 0.5}) == ["--lr", "0.5"]
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

@@ -22,7 +22,7 @@ def settings(world, tmp_path):
 
 
 def train(settings, **changes):
-    pretrain.main(to_flags({k: v for k, v in (settings | changes).items() if v is not None}))
+    pretrain.main(to_flags(settings | changes))
 
 
 # --- a new model --------------------------------------------------------------------------------------------

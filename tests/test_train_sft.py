@@ -25,7 +25,7 @@ def settings(world, tmp_path):
 
 
 def train(settings, **changes):
-    train_sft.main(to_flags({k: v for k, v in (settings | changes).items() if v is not None}))
+    train_sft.main(to_flags(settings | changes))
 
 
 def weights(path):
