@@ -7,8 +7,8 @@
 
 Each stage calls the same main() as the script a person would run. Stopped or killed, it goes on with the same command:
 finished stages are kept, and training resumes from its newest state. RECIPE is all that differs from the paper's
-defaults, SIZES what other sizes change of it (docs/deviations.md). Recipes are chosen with --judge_on validation; what
-test prompts are about is read by the evaluation alone.
+defaults, SIZES what other sizes change of it (docs/deviations.md). Recipes are chosen with --judge_on validation; no
+training reads what test prompts are about.
 """
 
 import random

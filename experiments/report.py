@@ -124,8 +124,8 @@ def draw_ladder(results):
         error = [[rate["mean"] - rate["low"]], [rate["high"] - rate["mean"]]]
         axis.errorbar(x, rate["mean"], error, fmt="o", color=COLOURS[name], markersize=9, capsize=5, linewidth=2)
         box = dict(facecolor="white", edgecolor="none", pad=1)  # over SFT's line
-        place = dict(xy=(x, rate["mean"]), xytext=(13, -4), textcoords="offset points")
-        axis.annotate(f"{100 * rate['mean']:.0f} %", **place, bbox=box)
+        percent = f"{100 * rate['mean']:.0f} %"
+        axis.annotate(percent, (x, rate["mean"]), (13, -4), textcoords="offset points", bbox=box)
         true = figures["true_win_rate_vs_sft"]["mean"]
         axis.plot(x, true, marker="_", color=COLOURS[name], markersize=16, alpha=0.7)
     axis.axhline(0.5, color="#3e4c59", linewidth=1, linestyle="--")

@@ -52,7 +52,8 @@ WORDS = [row.split(" | ") for row in (ROOT / "docs" / "glossary.md").read_text()
 
 
 def test_the_glossary_has_each_word_once():
-    assert len({row[0] for row in WORDS}) == len(WORDS) >= 30
+    said = int(re.search(r"^(\d+) words", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)[1])
+    assert len({row[0] for row in WORDS}) == len(WORDS) == said >= 30
 
 
 @pytest.mark.parametrize("name", sorted({name for row in WORDS for name in re.findall(r"`(\w+\.\w+)`", row[3])}))
