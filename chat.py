@@ -1,8 +1,8 @@
 """Talk to one or more models side by side, on the command line or in a browser.
 
-    python chat.py runs/town/ppo_ptx runs/town/gpt
-    python chat.py runs/town/ppo_ptx --prompt "Write a story about a fox and a kite."
-    python chat.py runs/town/ppo_ptx runs/town/sft --web --reward_model runs/town/rm --out preferences.jsonl
+    python chat.py runs/toy/ppo_ptx runs/toy/gpt
+    python chat.py runs/toy/ppo_ptx --prompt "Write a story about a fox and a kite."
+    python chat.py runs/toy/ppo_ptx runs/toy/sft --web --reward_model runs/toy/rm --out preferences.jsonl
 
 Each line you type is a prompt of its own: most models here learned to answer once and remember no turn before. What is
 sent to the model is your line and --ending, a newline unless given, as the town's prompts end; for HH-RLHF's
@@ -17,10 +17,11 @@ import sys
 
 import numpy as np
 
-from minirlhf.config import InputError, Parser, command, file_name, number, require, require_positive
-from people import labels, server
-from people.answers import speakers
-from people.talk import Talks, Way, fitted
+from minirlhf.support.config import Parser, command, file_name, number, require_positive
+from minirlhf.support.errors import InputError, require
+from tools.web import labels, server
+from tools.web.answers import speakers
+from tools.web.talk import Talks, Way, fitted
 
 
 def main(argv):

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 import torch
 
 import train_sft
-from minirlhf import data, distributed
-from minirlhf import tokenizer as tokenizers
-from minirlhf.checkpoint import load_model, load_tokenizer
-from minirlhf.config import command, parse, require, require_positive
-from minirlhf.device import pick_device, place
 from minirlhf.model import GPT, PRESETS, GPTConfig
-from minirlhf.muon import Muon
-from minirlhf.run import RunConfig, start_run
+from minirlhf.support import distributed, records
+from minirlhf.support import tokenizer as tokenizers
+from minirlhf.support.checkpoint import load_model, load_tokenizer
+from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.device import pick_device, place
+from minirlhf.support.errors import require
+from minirlhf.support.muon import Muon
+from minirlhf.support.run import RunConfig, start_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,8 @@ def main(argv):
     distributed.require_divisible(batch_size=config.batch_size)
     model, tokenizer = start_model(config)
     place(model, config)
-    documents = data.load_documents(config.data, tokenizer, model.config.n_ctx)
-    validation = data.load_documents(config.validation, tokenizer, model.config.n_ctx)
+    documents = records.load_documents(config.data, tokenizer, model.config.n_ctx)
+    validation = records.load_documents(config.validation, tokenizer, model.config.n_ctx)
     if start_run(config):
         steps = list(train_sft.plan(documents, config))
         train_sft.train(config, model, make_optimizers(model, config), tokenizer, steps, validation)

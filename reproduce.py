@@ -1,7 +1,7 @@
 """InstructGPT in miniature: the whole paper on the town, offline, on two CPU cores, in minutes.
 
-    python reproduce.py                     all stages, from nothing to runs/town/report.html
-    python reproduce.py --seed 1 --out runs/town-1
+    python reproduce.py                     all stages, from nothing to runs/toy/report.html
+    python reproduce.py --seed 1 --out runs/toy-1
     python reproduce.py --size small        larger models that have read more, in half an hour; or nano, or medium
     python reproduce.py --stage rm          up to the reward model, and no further
 
@@ -17,19 +17,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pretrain
-import select_sft
 import train_ppo
 import train_rm
 import train_sft
-import train_tokenizer
 from data import town
-from experiments import report
-from experiments.evaluation import answers, compare, measure, measure_memory, measure_reward_model
-from experiments.workers import at_once
-from minirlhf.config import command, parse, require, to_flags
-from minirlhf.data import read
-from minirlhf.files import claim, read_json, write_json, write_lines
-from minirlhf.tokenizer import load
+from lab import report
+from lab.evaluation import answers, compare, measure, measure_memory, measure_reward_model
+from lab.workers import at_once
+from minirlhf.support.config import command, parse, to_flags
+from minirlhf.support.errors import require
+from minirlhf.support.files import read_json, write_json, write_lines
+from minirlhf.support.folder import claim
+from minirlhf.support.records import read
+from minirlhf.support.tokenizer import load
+from tools import select_sft, train_tokenizer
 
 LIMIT = 26  # tokens of a response
 RECIPE = {
@@ -80,8 +81,7 @@ TINY = {
 
 @dataclass(frozen=True)
 class Config:
-    out: str | None = None  # folder for everything the run makes; unless given runs/town, runs/town-SIZE for another
-    # size, or with --tiny runs/tiny
+    out: str | None = None  # folder for everything the run makes; unless given runs/SIZE, or with --tiny runs/tiny
     judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
     seed: int = 0  # of everything that is drawn
     size: str = "toy"  # of the models: nano, a hundred thousand parameters; toy, half a million in five minutes on two
@@ -99,8 +99,7 @@ class Config:
 
 def main(argv):
     config = parse(Config, argv, __doc__)
-    usual = "tiny" if config.tiny else "town" if config.size == "toy" else f"town-{config.size}"
-    config = replace(config, out=config.out or f"runs/{usual}")
+    config = replace(config, out=config.out or f"runs/{'tiny' if config.tiny else config.size}")
     claim(config, ignore=("stage",))
     finished = Path(config.out) / "stages.json"
     seconds = read_json(finished) if finished.exists() else {}

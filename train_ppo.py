@@ -27,11 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from minirlhf import data, distributed
-from minirlhf.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.config import command, parse, require, require_positive
-from minirlhf.device import pick_device, place
-from minirlhf.graph import decode_by_graph
+from minirlhf import data
 from minirlhf.losses import (
     ema_update,
     gae,
@@ -46,7 +42,13 @@ from minirlhf.losses import (
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import decode as decode_by_steps
 from minirlhf.rollout import generate, in_chunks, response_logps, response_scores, response_values, uniforms
-from minirlhf.run import Run, RunConfig, start_run
+from minirlhf.support import distributed, records
+from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.cuda_graph import decode_by_graph
+from minirlhf.support.device import pick_device, place
+from minirlhf.support.errors import require
+from minirlhf.support.run import Run, RunConfig, start_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,13 +290,13 @@ def load_networks(config, tokenizer):
 def load_data(config, tokenizer, networks):
     """Prompts as token lists, documents as Sequences."""
     n_ctx = min(networks.policy.config.n_ctx, networks.reward_model.config.n_ctx)
-    prompts = data.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
+    prompts = records.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if config.ptx_coef == 0:
         return prompts, []
     context = networks.policy.config.n_ctx
     length = config.document_tokens or context
     require(0 < length <= context, f"--document_tokens {length}: must lie between 1 and the context, {context}")
-    return prompts, data.load_documents(config.documents, tokenizer, length)
+    return prompts, records.load_documents(config.documents, tokenizer, length)
 
 
 def make_optimizers(networks, config):

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minirlhf import data, distributed
-from minirlhf.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.config import command, parse, require, require_positive
-from minirlhf.device import pick_device, place
-from minirlhf.evaluate import ranking_accuracy, sequence_scores
+from minirlhf import data
 from minirlhf.losses import cosine_lr, ranked_above, ranking_loss
 from minirlhf.model import RewardModel
 from minirlhf.rollout import response_scores
-from minirlhf.run import Run, RunConfig, start_run
+from minirlhf.support import distributed, records
+from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.device import pick_device, place
+from minirlhf.support.errors import require
+from minirlhf.support.evaluate import ranking_accuracy, sequence_scores
+from minirlhf.support.run import Run, RunConfig, start_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +49,9 @@ def main(argv):
     torch.manual_seed(config.seed)  # the head's
     model = place(load_model(config.init, RewardModel, tokenizer, new_head=True), config)
     n_ctx = model.config.n_ctx
-    rankings = data.load_rankings(config.data, tokenizer, n_ctx)
-    validation = data.load_rankings(config.validation, tokenizer, n_ctx)
-    demonstrations = data.load_demonstrations(config.demonstrations, tokenizer, n_ctx)
+    rankings = records.load_rankings(config.data, tokenizer, n_ctx)
+    validation = records.load_rankings(config.validation, tokenizer, n_ctx)
+    demonstrations = records.load_demonstrations(config.demonstrations, tokenizer, n_ctx)
     ranked = any(len(set(r.ranks)) > 1 for r in rankings)
     require(ranked, f"{config.data[0]}: nothing to learn, all responses tie; give rankings with a better and a worse")
     if start_run(config):
@@ -61,7 +63,7 @@ def train(config, model, tokenizer, rankings, validation, demonstrations):
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.95), fused=True)
     run = Run(config, model, optimizer, last_good=config.init)
     learner, rng = distributed.wrap(model), np.random.default_rng(config.seed)
-    lengths = [data.longest(r) for r in rankings]
+    lengths = [records.longest(r) for r in rankings]
     plan = [batch for _ in range(config.epochs) for batch in data.batches(lengths, config.batch_size, rng)]
     for step, indices in run.steps(plan):
         optimizer.param_groups[0]["lr"] = config.lr * cosine_lr(step, len(plan))
@@ -72,7 +74,7 @@ def train(config, model, tokenizer, rankings, validation, demonstrations):
         loss, correct, pairs = 0.0, 0, 0
         mine = distributed.shard(batch)
         widths = [len(r.ranks) for r in mine]
-        micro_batches = data.micro_batches([data.longest(r) for r in mine], config.max_tokens, widths)
+        micro_batches = data.micro_batches([records.longest(r) for r in mine], config.max_tokens, widths)
         for rows in distributed.accumulate(micro_batches, learner):
             scores, ranks = score_rankings(learner, [mine[i] for i in rows], tokenizer.pad)
             part_loss = ranking_loss(scores, ranks, total=prompts)

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minirlhf import data, distributed
-from minirlhf.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.config import command, parse, require, require_positive
-from minirlhf.device import pick_device, place
-from minirlhf.evaluate import validation_loss
+from minirlhf import data
 from minirlhf.losses import cosine_lr, sft_loss
 from minirlhf.model import GPT
 from minirlhf.rollout import response_logps
-from minirlhf.run import Run, RunConfig, start_run
+from minirlhf.support import distributed, records
+from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.device import pick_device, place
+from minirlhf.support.errors import require
+from minirlhf.support.evaluate import validation_loss
+from minirlhf.support.run import Run, RunConfig, start_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,9 @@ def main(argv):
     tokenizer = load_tokenizer(config.init)
     model = place(load_model(config.init, GPT, tokenizer, config.dropout), config)
     n_ctx = model.config.n_ctx
-    demonstrations = data.load_demonstrations(config.data, tokenizer, n_ctx)
-    documents = data.load_documents(config.documents, tokenizer, n_ctx)
-    validation = data.load_demonstrations(config.validation, tokenizer, n_ctx)
+    demonstrations = records.load_demonstrations(config.data, tokenizer, n_ctx)
+    documents = records.load_documents(config.documents, tokenizer, n_ctx)
+    validation = records.load_demonstrations(config.validation, tokenizer, n_ctx)
     mixed = max(1, round(config.batch_size * config.document_share)) if documents else 0  # documents in a batch
     room = mixed < config.batch_size
     require(room, f"--batch_size {config.batch_size}: documents take {mixed} of it; none is left for demonstrations")

@@ -11,7 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .shapes import shapes
+from .support.shapes import shapes
 
 
 def at_least_fp32(x):

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .data import Responses, Sequence, collate
+from .data import Responses, collate
 from .losses import at_least_fp32
 from .model import Cache
+from .support.records import Sequence
 
 # --- sampling --------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Fixtures that several test files share; what they are made of is in tiny.py.
 
-Tests run on the CPU also where there is a GPU; CUDA_VISIBLE_DEVICES=0 pytest tests/test_cuda.py asks for it.
+Tests run on the CPU also where there is a GPU; CUDA_VISIBLE_DEVICES=0 pytest tests/core/test_cuda.py asks for it.
 """
 
 import os
@@ -11,8 +11,8 @@ import pytest
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch looks, and for the processes that tests start
 
 import tiny
-from minirlhf import files, run
 from minirlhf.model import GPT, RewardModel
+from minirlhf.support import folder, run
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def world(tmp_path_factory, tokenizer):
 def release_folders():
     """As when a run's process ends."""
     yield
-    files.release()
+    folder.release()
 
 
 @pytest.fixture

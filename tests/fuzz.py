@@ -29,18 +29,18 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 
 import chat  # noqa: E402
-import export  # noqa: E402
 import pretrain  # noqa: E402
-import select_sft  # noqa: E402
 import tiny  # noqa: E402
 import train_ppo  # noqa: E402
 import train_rm  # noqa: E402
 import train_sft  # noqa: E402
-import train_tokenizer  # noqa: E402
-from minirlhf import files, run  # noqa: E402
-from minirlhf.checkpoint import load_tokenizer, save_model  # noqa: E402
-from minirlhf.config import InputError, be_patient, to_flags  # noqa: E402
 from minirlhf.model import GPT  # noqa: E402
+from minirlhf.support import files, run  # noqa: E402
+from minirlhf.support.checkpoint import load_tokenizer, save_model  # noqa: E402
+from minirlhf.support.config import be_patient, to_flags  # noqa: E402
+from minirlhf.support.errors import InputError  # noqa: E402
+from minirlhf.support.folder import release  # noqa: E402
+from tools import export, select_sft, train_tokenizer  # noqa: E402
 
 SCRIPTS = dict(tokenizer=train_tokenizer, gpt=pretrain, sft=train_sft, rm=train_rm, ppo=train_ppo, select=select_sft,
                export=export, chat=chat)  # fmt: skip
@@ -322,7 +322,7 @@ def attempt(seed, number, tokenizer, scratch):
         finally:
             signal.alarm(0)
             faulthandler.cancel_dump_traceback_later()
-        files.release()
+        release()
         after = snapshot(folder)
         if not broken and any(after.get(path) != was for path, was in before.items()):
             broken = "something that was there has changed"

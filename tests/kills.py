@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import tiny  # noqa: E402
-from minirlhf.config import to_flags  # noqa: E402
+from minirlhf.support.config import to_flags  # noqa: E402
 
 PAIRS = [{"prompt": f"\n\nHuman: {i}\n\nAssistant:", "chosen": f" yes {i}", "rejected": " no"} for i in range(24)]
 
@@ -36,10 +36,10 @@ def commands(folder):
         "train_ppo.py": dict(policy=world.gpt, reward_model=world.rm, prompts=(world.prompts,), max_response=8,
                              documents=(world.documents,), documents_per_episode=1, episodes=4 * 60, batch_size=4,
                              minibatch_size=2) | kept,
-        "folds.py": dict(pairs=pairs, documents=(world.documents,), folds=2, run_folds=2, size="nano", n_layer=1,
-                         n_ctx=64, vocab_size=270, episodes=128, max_response=4),
+        "-m lab.cross_validation": dict(pairs=pairs, documents=(world.documents,), folds=2, run_folds=2,
+                                        size="nano", n_layer=1, n_ctx=64, vocab_size=270, episodes=128, max_response=4),
         "reproduce.py": dict(tiny=True, stage="rm"),
-        "train_tokenizer.py": dict(data=(many,), vocab_size=400),
+        "-m tools.train_tokenizer": dict(data=(many,), vocab_size=400),
         "-m data.town": dict(web=60_000, demonstration=2_000),
     }  # fmt: skip
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from minirlhf.checkpoint import save_model
 from minirlhf.model import GPT, GPTConfig, RewardModel
-from minirlhf.tokenizer import Tokenizer, train_bpe
+from minirlhf.support.checkpoint import save_model
+from minirlhf.support.tokenizer import Tokenizer, train_bpe
 
 TEXTS = [
     "the cat sat on the mat and the dog sat on the log",
@@ -106,6 +106,7 @@ def beats(path):
 def kill_when_it_beats(process, path):
     """Kills the process that started such programs, once one of them runs."""
     while not path.exists():
+        assert process.poll() is None
         time.sleep(0.1)
     process.kill()
     process.wait()

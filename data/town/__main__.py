@@ -6,8 +6,9 @@ python -m data.town --out runs/my-town --seed 1
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from minirlhf.config import command, parse
-from minirlhf.files import claim, write_lines
+from minirlhf.support.config import command, parse
+from minirlhf.support.files import write_lines
+from minirlhf.support.folder import claim
 
 from .dialogues import dialogues
 from .files import files

@@ -1,0 +1,240 @@
+"""Your own comparisons, start to finish: is the reward model better than chance, and than two simple rules?
+
+    python -m lab.cross_validation --pairs pairs.jsonl.gz --documents corpus.txt --out runs/folds
+
+--pairs holds rankings of any format that data/README.md lists. Prompts are put into folds by their first human turn,
+so that no conversation is on both sides. For each fold: a GPT is pretrained on the documents and the other folds'
+preferred texts, fine-tuned on their preferred responses, made a reward model on their rankings, and measured on the
+fold left out. Base and SFT models see training folds only, or they would know the answers. Then PPO runs against the
+first fold's reward model, and held-out prompts are answered before and after. Stopped, it goes on with the same
+command.
+"""
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+import pretrain
+import train_ppo
+import train_rm
+import train_sft
+from minirlhf.model import GPT, RewardModel
+from minirlhf.rollout import in_chunks, response_scores
+from minirlhf.support import records
+from minirlhf.support.checkpoint import load_model, load_tokenizer
+from minirlhf.support.config import command, parse, require_positive, to_flags
+from minirlhf.support.errors import refusing, require
+from minirlhf.support.evaluate import interval, pair_hits, ranking_scores, sample_responses
+from minirlhf.support.files import write_json, write_lines
+from minirlhf.support.folder import claim
+from minirlhf.support.formats import ASSISTANT
+from minirlhf.support.tokenizer import load
+from tools import train_tokenizer
+
+
+@dataclass(frozen=True)
+class Config:
+    pairs: str  # file of rankings, or pairs of chosen and rejected
+    documents: tuple[str, ...]  # files of documents to pretrain on, besides the pairs' preferred texts
+    out: str  # folder for everything the run makes
+    tokenizer: str = "bpe"  # bpe: trained here on training folds; or gpt2, a folder, a ranks file
+    vocab_size: int = 2048  # of bpe
+    folds: int = 5  # parts that the pairs are split into
+    run_folds: int = 5  # how many of them to measure; PPO follows on the first
+    size: str = "toy"  # of all models: nano, toy, small, gpt2, ...
+    n_layer: int | None = None  # number of blocks, instead of the size's
+    n_ctx: int = 640  # context in tokens; pairs that do not fit are dropped, aloud
+    pretrain_epochs: int = 1  # passes over the documents
+    sft_epochs: int = 1  # passes over the preferred responses
+    rm_epochs: int = 1  # passes over the rankings
+    lr: float = 1e-3  # peak learning rate of pretraining and SFT
+    rm_lr: float = 5e-4  # peak learning rate of the reward model
+    rm_batch: int = 16  # rankings in a step
+    episodes: int = 1024  # of PPO
+    max_response: int = 48  # tokens of a response in PPO
+    seed: int = 0  # of everything that is drawn
+
+    def __post_init__(self):
+        require(self.folds >= 2, f"--folds {self.folds}: 2 at least, one to train on and one to measure")
+        require(1 <= self.run_folds <= self.folds, f"--run_folds {self.run_folds}: from 1 to --folds {self.folds}")
+        require_positive(self, "n_layer", "pretrain_epochs", "sft_epochs", "rm_epochs", "lr", "rm_lr", "rm_batch")
+        whole = self.episodes > 0 and self.episodes % 64 == 0
+        require(whole, f"--episodes {self.episodes}: must be a multiple of 64, PPO's batch")
+        room = 0 < self.max_response < self.n_ctx
+        require(room, f"--max_response {self.max_response}: must be above 0 and below --n_ctx {self.n_ctx}")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    pairs = records.read(config.pairs, "ranking")
+    documents = [r for path in config.documents for r in records.read(path, "document")]
+    folds = split(pairs, config.folds, config.seed)
+    require(all(folds), f"--folds {config.folds}: {config.pairs} has fewer first human turns; take less")
+    with refusing('lab/cross_validation.py compares with scikit-learn: pip install "minirlhf[baselines]"'):
+        import sklearn  # noqa: F401
+    own = ("pairs", "documents", "folds", "seed")  # what else differs concerns some stages, and their folders know it
+    claim(config, ignore=[field for field in vars(config) if field not in own])
+    parts = []
+    for number, held_out in enumerate(folds[: config.run_folds]):  # all that must be refused is, before any training
+        folder, train = f"{config.out}/fold-{number}", [r for fold in folds if fold is not held_out for r in fold]
+        tokenizer, kept = prepare_fold(config, folder, held_out, train, documents)
+        with refusing(f"{config.pairs}: too little for the comparison with word counts; give more rankings"):
+            parts.append((folder, tokenizer, kept, bag_of_words(train, kept)))
+    outcomes = {"reward model": [], "the shorter wins": [], "bag of words": []}
+    for number, (folder, tokenizer, kept, by_words) in enumerate(parts):
+        train_fold(config, folder, tokenizer)
+        tokenizer = load_tokenizer(f"{folder}/rm")
+        model = load_model(f"{folder}/rm", RewardModel, tokenizer)
+        scored = ranking_scores(model, records.encode_rankings(kept, tokenizer, model.config.n_ctx), tokenizer.pad)
+        outcomes["reward model"] += accuracy(kept, scored)
+        outcomes["the shorter wins"] += accuracy(kept, [[-len(y) for y in r["responses"]] for r in kept])
+        outcomes["bag of words"] += accuracy(kept, by_words)
+        print(f"fold {number}: " + ", ".join(f"{name} {np.mean(o):.3f}" for name, o in outcomes.items()), flush=True)
+    measured = len(outcomes["reward model"])
+    dropped = sum(map(len, folds[: config.run_folds])) - measured
+    results = summarise(outcomes) | {"pairs_dropped": dropped, "pairs": measured}
+    write_json(f"{config.out}/folds.json", results)
+    results["ppo"] = reinforce(config, f"{config.out}/fold-0", folds[0])
+    write_json(f"{config.out}/folds.json", results)
+    print(f"dropped {dropped} of {dropped + measured} rankings, too long for --n_ctx {config.n_ctx}")
+    for name, value in results["accuracy"].items():
+        print(f"{name:>18}: {value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})")
+    for name, value in results["reward_model_minus"].items():
+        print(f"reward model less {name}: {value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})")
+    for name, value in results["ppo"].items():
+        print(f"RM score {name}: {value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})")
+
+
+def split(records, count, seed):
+    """Folds of about equal size; records whose prompts open with the same human turn are in one fold."""
+    groups = defaultdict(list)
+    for record in records:
+        groups[first_turn(record["prompt"])].append(record)
+    order = sorted(groups)
+    random.Random(seed).shuffle(order)
+    folds = [[] for _ in range(count)]
+    for key in order:
+        min(folds, key=len).extend(groups[key])
+    return folds
+
+
+def first_turn(prompt):
+    return prompt.split(ASSISTANT)[0].strip()
+
+
+def fits(record, tokenizer, n_ctx):
+    return all(
+        len(records.encode_response(record["prompt"], y, tokenizer).tokens) <= n_ctx for y in record["responses"]
+    )
+
+
+def best(record):
+    return record["responses"][record["ranks"].index(min(record["ranks"]))]
+
+
+def own_flags(config):
+    """What every script is told."""
+    return dict(seed=config.seed, max_tokens=4096, resume=True)
+
+
+def prepare_fold(config, folder, held_out, train, documents):
+    """Writes the training folds as the scripts' files, and returns (where the tokenizer for them is, the held-out
+    records that fit the context)."""
+    texts = documents + [{"text": r["prompt"] + best(r)} for r in train]
+    write_lines(f"{folder}/web.jsonl", [{"text": r["text"]} for r in texts])
+    answered = [{"prompt": r["prompt"], "response": best(r)} for r in train if best(r)]
+    write_lines(f"{folder}/demonstrations.jsonl", answered)
+    write_lines(f"{folder}/rankings.jsonl", [{key: r[key] for key in ("prompt", "responses", "ranks")} for r in train])
+    write_lines(f"{folder}/prompts.jsonl", [{"prompt": r["prompt"]} for r in train])
+    source = config.tokenizer
+    if source == "bpe":
+        source = f"{folder}/tokenizer"
+        flags = dict(data=(f"{folder}/web.jsonl",), out=source, vocab_size=config.vocab_size)
+        train_tokenizer.main(to_flags(flags))
+    tokenizer = load(source)
+    room, fitting = config.n_ctx - config.max_response, {"training": train, "held-out": held_out}
+    for what, given in fitting.items():
+        fitting[what] = [r for r in given if fits(r, tokenizer, config.n_ctx)]
+        some = any(len(tokenizer.encode(r["prompt"])) <= room and best(r) and len(set(r["ranks"])) > 1
+                   for r in fitting[what])  # fmt: skip
+        message = f"none of the {what} rankings of {folder} fits, with one answer above another"
+        require(some, f"--n_ctx {config.n_ctx}: {message}; take a longer one, or give other --pairs")
+    return source, fitting["held-out"]
+
+
+def train_fold(config, folder, tokenizer):
+    """Pretraining, SFT and reward model on the training folds, by the scripts."""
+    files = {name: f"{folder}/{name}.jsonl" for name in ("web", "demonstrations", "rankings")}
+    own = own_flags(config)
+    shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
+    flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr)
+    pretrain.main(to_flags(own | shape | flags | {"out": f"{folder}/gpt"}))
+    flags = dict(init=f"{folder}/gpt", data=(files["demonstrations"],), epochs=config.sft_epochs, lr=config.lr)
+    train_sft.main(to_flags(own | flags | {"out": f"{folder}/sft"}))
+    flags = dict(init=f"{folder}/sft", data=(files["rankings"],), epochs=config.rm_epochs, lr=config.rm_lr)
+    flags |= dict(demonstrations=(files["demonstrations"],), batch_size=config.rm_batch)
+    train_rm.main(to_flags(own | flags | {"out": f"{folder}/rm"}))
+
+
+def accuracy(records, scored):
+    """Per record, the share of its untied pairs that the scores order as the ranks do; a tie of scores is one half."""
+    shares = []
+    for record, row in zip(records, scored):
+        hits = list(pair_hits(row, record["ranks"]).values())
+        shares.append(float(np.mean(hits)) if hits else 0.5)
+    return shares
+
+
+def bag_of_words(train, held_out):
+    """Scores of each response by logistic regression on the differences of word counts of training pairs."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    vectorizer = CountVectorizer(min_df=2, binary=True).fit([y for r in train for y in r["responses"]])
+    better, worse = zip(*((best(r), r["responses"][int(np.argmax(r["ranks"]))]) for r in train))
+    difference = vectorizer.transform(better) - vectorizer.transform(worse)
+    sign = np.where(np.arange(len(train)) % 2, 1, -1)
+    model = LogisticRegression(C=0.02, max_iter=1000, fit_intercept=False)
+    model.fit(difference.multiply(sign[:, None]).tocsr(), sign)
+    return [model.decision_function(vectorizer.transform(r["responses"])).tolist() for r in held_out]
+
+
+def summarise(outcomes):
+    """Accuracies, and the reward model's lead over each rule, pair by pair, with 95 % intervals."""
+    own = np.array(outcomes["reward model"])
+    others = {name: np.array(values) for name, values in outcomes.items() if name != "reward model"}
+    return {
+        "accuracy": {name: interval(values) for name, values in outcomes.items()},
+        "reward_model_minus": {name: interval(own - values) for name, values in others.items()},
+    }
+
+
+def reinforce(config, folder, held_out):
+    """PPO-ptx from the SFT model; the RM's score of answers to held-out prompts before and after, and samples."""
+    flags = dict(policy=f"{folder}/sft", reward_model=f"{folder}/rm", prompts=(f"{folder}/prompts.jsonl",))
+    flags |= dict(documents=(f"{folder}/web.jsonl",), ptx_coef=1.0, documents_per_episode=0.25)
+    flags |= dict(document_tokens=min(128, config.n_ctx))
+    flags |= dict(episodes=config.episodes, batch_size=64, minibatch_size=16, max_response=config.max_response)
+    flags |= dict(lr=2e-4, value_lr=3e-4, warmup=2, ema_decay=0.9, out=f"{folder}/ppo")  # for a run of 16 iterations
+    train_ppo.main(to_flags(flags | own_flags(config)))
+    tokenizer = load_tokenizer(f"{folder}/rm")
+    reward_model = load_model(f"{folder}/rm", RewardModel, tokenizer).eval()
+    room = reward_model.config.n_ctx - config.max_response
+    kept, prompts = records.encode_prompts(held_out[:200], tokenizer, room, "held-out prompts")
+    means, texts = {}, [{"prompt": record["prompt"]} for record in kept]
+    for name, source in (("before PPO", "sft"), ("after PPO", "ppo")):
+        policy, values = load_model(f"{folder}/{source}", GPT, tokenizer), np.zeros(len(prompts))
+        samples = sample_responses(policy, tokenizer, prompts, config.max_response, (config.seed, 11), batch=32)
+        for part, responses in samples:
+            values[part] = in_chunks(response_scores, reward_model, responses).numpy()
+            for i, text in zip(part, responses.texts(tokenizer)):
+                texts[i][name] = text
+        means[name] = interval(values)
+    write_lines(f"{config.out}/samples.jsonl", texts)
+    return means
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,91 @@
+"""DPO, direct preference optimization (Rafailov et al. 2023): rankings train the policy itself, without a reward model.
+
+python -m lab.findings.dpo --init runs/toy/rl_start --data runs/toy/town/rankings.jsonl --lr 1e-4 --out runs/dpo
+"""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from minirlhf import data
+from minirlhf.losses import cosine_lr
+from minirlhf.model import GPT
+from minirlhf.rollout import response_logps
+from minirlhf.support import records
+from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.device import place
+from minirlhf.support.run import Run, RunConfig, start_run
+
+
+def dpo_loss(better, worse, ref_better, ref_worse, beta):
+    """The DPO loss of pairs of responses (Rafailov et al. 2023, eq. 7), in nats.
+
+        loss = - mean of log sigmoid(beta * (log pi(y_w|x) / pi_ref(y_w|x) - log pi(y_l|x) / pi_ref(y_l|x)))
+
+    Each argument (N,) float: the log-prob of a whole response, by the policy and by the reference.
+
+    >>> better, worse, before = torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([-2.0])
+    >>> round(dpo_loss(better, worse, before, before, beta=0.5).item(), 4)  # log(1 + e^-1)
+    0.3133
+    """
+    return -F.logsigmoid(beta * (better - ref_better - worse + ref_worse)).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    data: tuple[str, ...]  # files of rankings
+    init: str  # checkpoint of the SFT model: where the policy starts, and the reference
+    epochs: int = 1  # passes over --data
+    batch_size: int = 32  # rankings in a step; of each the best and the worst response are a pair
+    lr: float = 1e-6  # peak learning rate, falling by a cosine to a tenth
+    beta: float = 0.1  # how strongly the reference holds
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_positive(self, "epochs", "batch_size", "lr", "beta")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    tokenizer = load_tokenizer(config.init)
+    policy = place(load_model(config.init, GPT, tokenizer), config).eval()
+    rankings = records.load_rankings(config.data, tokenizer, policy.config.n_ctx)
+    pairs = [pair for pair in map(best_and_worst, rankings) if pair]
+    if not start_run(config):
+        return
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr, betas=(0.9, 0.95), fused=True)
+    run = Run(config, policy, optimizer, last_good=config.init)
+    order = [np.random.default_rng((config.seed, epoch)).permutation(len(pairs)) for epoch in range(config.epochs)]
+    steps = [rows for epoch in order for rows in np.array_split(epoch, max(1, len(epoch) // config.batch_size))]
+    for step, rows in run.steps(steps):
+        optimizer.param_groups[0]["lr"] = config.lr * cosine_lr(step, len(steps))
+        sequences = [sequence for i in rows for sequence in pairs[i]]
+        responses = data.collate(sequences, tokenizer.pad, next(policy.parameters()).device)
+        logp = (response_logps(policy, responses) * responses.mask).sum(1)
+        with torch.no_grad():
+            ref = (response_logps(reference, responses) * responses.mask).sum(1)
+        loss = dpo_loss(logp[::2], logp[1::2], ref[::2], ref[1::2], config.beta)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        run.check(loss=loss.item())
+        run.log(loss=loss.item(), seconds=1 / run.rate(1))
+    save_model(f"{config.out}/model.pt", policy, tokenizer)
+    run.finish(loss="DPO loss")
+
+
+def best_and_worst(ranking):
+    """Of a records.Ranking the two Sequences that differ most in rank; None where all tie."""
+    ranks = list(ranking.ranks)
+    best, worst = ranks.index(min(ranks)), ranks.index(max(ranks))
+    return (ranking.sequences[best], ranking.sequences[worst]) if best != worst else None
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,97 @@
+"""Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its architecture, its kind and its tokenizer's
+hash; the tokenizer lies beside them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..model import GPT, GPTConfig, RewardModel, config_dict
+from . import huggingface
+from . import tokenizer as tokenizers
+from .distributed import rank
+from .errors import refusing, require
+from .files import write_atomically
+
+KINDS = {"gpt": GPT, "reward model": RewardModel}
+
+
+def save_model(path, model, tokenizer):
+    """Writes weights, architecture, kind and tokenizer hash to `path`, and the tokenizer beside it."""
+    if rank() != 0:
+        return
+    if not (Path(path).parent / "tokenizer.tiktoken").exists():
+        tokenizer.save(Path(path).parent)
+    kind = next(name for name, cls in KINDS.items() if isinstance(model, cls))
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    whole = all(map(finite, state.values()))
+    require(whole, f"{path}: not saved, its weights are not finite; lower the learning rate and use another --out")
+    checkpoint = {"kind": kind, "config": config_dict(model.config), "tokenizer": tokenizer.hash, "model": state}
+    write_atomically(path, lambda file: torch.save(checkpoint, file))
+
+
+def checkpoint_path(source):
+    """A run's folder stands for the model.pt in it."""
+    return Path(source) / "model.pt" if Path(source).is_dir() and not huggingface.holds(source) else Path(source)
+
+
+def read_checkpoint(source, tokenizer=None):
+    """The dict that save_model wrote, or Hugging Face's folder as one. `tokenizer`: the one its ids must come from."""
+    path = checkpoint_path(source)
+    if huggingface.holds(source):
+        checkpoint = huggingface.read(source)
+    else:
+        require(path.is_file(), f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
+        checkpoint = read_pt(path)
+    whole = isinstance(checkpoint, dict) and {"kind", "config", "tokenizer", "model"} <= checkpoint.keys()
+    require(whole, f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
+    same = tokenizer is None or checkpoint["tokenizer"] == tokenizer.hash
+    require(same, f"{path}: its tokenizer is not the one in use here; models that work together must share one")
+    return checkpoint
+
+
+def read_pt(path):
+    """What torch.save wrote to a file, read as data and never as code."""
+    with refusing(f"{path}: truncated, or not a checkpoint; train it again or take another"):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_model(source, kind, tokenizer=None, dropout=0.0, new_head=False):
+    """The GPT or RewardModel (`kind`: the class) of a checkpoint.
+
+    With new_head a GPT's checkpoint gives a RewardModel its trunk: how a reward model starts.
+    """
+    checkpoint, path = read_checkpoint(source, tokenizer), checkpoint_path(source)
+    sizes, weights, own = checkpoint["config"], checkpoint["model"], checkpoint["kind"]
+    wanted = next(name for name, cls in KINDS.items() if cls is kind)
+    right = own == wanted or (new_head and own == "gpt")
+    require(right, f"{path}: is a {own}'s checkpoint, a {wanted}'s is needed")
+    broken = f"no model of the sizes {sizes} has such weights; train it again or take another"
+    known = isinstance(sizes, dict) and sizes.keys() == config_dict(GPTConfig(1)).keys() and isinstance(weights, dict)
+    whole = known and all(type(size) is int and 0 < size < 2**31 for size in sizes.values())
+    require(whole and sizes["n_embd"] % sizes["n_head"] == 0, f"{path}: {broken}")
+    config = GPTConfig(**sizes, dropout=dropout)
+    with torch.device("meta"):  # with no more layers than there are weights: a broken file may claim a billion
+        expected = KINDS[own](replace(config, n_layer=min(config.n_layer, len(weights)))).state_dict()
+    for name in sorted(weights.keys() | expected.keys(), key=str):
+        tensor, like = weights.get(name), expected.get(name)
+        fits = isinstance(tensor, torch.Tensor) and like is not None and tensor.shape == like.shape
+        require(fits and finite(tensor), f"{path}: tensor {name}: {broken}")
+    model = kind(config)
+    model.load_state_dict(weights, strict=own == wanted)
+    return model
+
+
+def finite(weights):
+    """Whether a tensor's values are finite, and below a million: then a forward's are finite, too."""
+    return weights.layout == torch.strided and bool((weights.abs() < 1e6).all())
+
+
+def load_tokenizer(source):
+    """The tokenizer that lies beside a checkpoint (a .pt file, a run's folder, or Hugging Face's)."""
+    if huggingface.holds(source):
+        return huggingface.read_tokenizer(source)
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    there = Path(source).exists() and (folder / "tokenizer.tiktoken").exists()
+    require(there, f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
+    return tokenizers.load(folder)

@@ -1,0 +1,76 @@
+"""Sampling by CUDA graphs: train_ppo.py --graph. It draws what rollout.decode draws, which is the one to read.
+
+Launching a small model's kernels one by one takes the CPU longer than the GPU needs for them. Here a step is recorded
+once and launched as one; for that no shape and no address may change from step to step.
+"""
+
+import torch
+
+from ..losses import at_least_fp32
+from ..model import Cache
+from ..rollout import begin, sample_token
+
+
+def decode_by_graph(model, prompts, noise, eos, pad, temperature):
+    """What decode returns. Rows that have ended go along; whether all have is looked up after each 16th step."""
+    tokens, left_padding, last, sampled, logp = begin(model, prompts, noise, pad)
+    cache = FixedCache(tokens.shape[1] + noise.shape[1])
+    token, first, t = torch.empty_like(last), torch.zeros_like(last), torch.zeros_like(last[0])
+    alive = torch.ones_like(left_padding, dtype=torch.bool)
+
+    def step(tokens, at):
+        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=at)[:, 0])
+        log_probs = (logits / temperature).log_softmax(-1)
+        drawn = sample_token(log_probs, noise.index_select(1, t)[:, 0])
+        token.copy_(drawn.masked_fill(~alive, pad)[:, None])
+        sampled.index_copy_(1, t, token)
+        logp.index_copy_(1, t, log_probs.gather(1, drawn[:, None]) * alive[:, None])
+        alive.logical_and_(drawn != eos)
+        t.add_(1)
+
+    step(tokens, last)
+    cache.fix(noise.device)
+
+    def next_step():
+        step(token, first)
+        cache.next.add_(1)
+
+    for i in range(1, noise.shape[1]):
+        if i == 3:  # two steps as they are have made the libraries ready
+            next_step = record(next_step)
+        next_step()
+        if i % 16 == 0 and not alive.any():
+            break
+    return sampled, logp
+
+
+def record(function):
+    """A function without arguments as a CUDA graph: what is returned runs the same kernels on the same memory."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
+class FixedCache(Cache):
+    """A Cache that stays where it is: once fixed, tokens come one at a time, all room is attended to, and a mask leaves
+    out what is yet to come. Needs left_padding."""
+
+    next = None  # once fixed: where the next token goes, (1,) long
+
+    def fix(self, device):
+        for x in (*self.keys, *self.values):
+            x[:, :, self.length :] = 0  # masked or not, what is no number would spread
+        self.next = torch.tensor([self.length], device=device)
+
+    def positions(self, T, device):
+        return (
+            super().positions(T, device) if self.next is None else (self.next, torch.arange(self.room, device=device))
+        )
+
+    def append(self, layer, k, v):
+        if self.next is None:
+            return super().append(layer, k, v)
+        self.keys[layer].index_copy_(2, self.next, k)
+        self.values[layer].index_copy_(2, self.next, v)
+        return self.keys[layer], self.values[layer]

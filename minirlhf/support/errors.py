@@ -1,0 +1,23 @@
+"""What the user gave and cannot be used: one line that says where, what, and what to do."""
+
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """Something the user gave (a file, a line, a flag) cannot be used. One line: where, what, what to do."""
+
+
+def require(condition, message):
+    if not condition:
+        raise InputError(message)
+
+
+@contextmanager
+def refusing(message):
+    """A context in which any exception is an InputError: a file's content can cause almost any."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception:
+        raise InputError(message) from None

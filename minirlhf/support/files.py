@@ -1,0 +1,57 @@
+"""Files on disk: whole or not at all, and never in somebody else's folder."""
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError, refusing
+
+HALF = ".half"  # ends the name of a file that is being written
+
+
+@contextmanager
+def writing(path, advice="or write elsewhere"):
+    """A context in which a disk that does not take a file is an InputError about it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise InputError(f"{path}: cannot be written ({cause.strerror}); make room, {advice}") from None
+
+
+def write_atomically(path, content):
+    """Writes bytes to a temporary file beside `path` and renames it: a reader finds the old file or the whole new."""
+    path, temporary = Path(path), None
+    try:
+        with writing(path, "or write elsewhere; what was there is untouched"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content) if isinstance(content, bytes) else content(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_lines(path, records):
+    """JSON lines, one record each."""
+    write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode())
+
+
+def read_json(path, advice="put it back, or choose another --out"):
+    """The JSON object in a file, as a dict."""
+    with refusing(f"{path}: missing or not a JSON object; {advice}"):
+        text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""  # a pipe would not end
+        return json.loads(text) | {}  # a TypeError of any other value

@@ -1,0 +1,234 @@
+"""What stands around a training loop: the flags that all scripts share, and a run's folder.
+
+config.json         the flags, and hashes of the files they name; .lock names the process at work
+metrics.jsonl       a line per step                        curves.png   the same, drawn
+samples.jsonl       of PPO: a few episodes of each iteration (of others, empty)
+state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
+
+Nothing else has to be kept for a run to go on bit by bit: what is random at a step (order, noise, dropout) is drawn
+from the seed and the step's number. (On a GPU attention's backward adds in no fixed order, resumed or not.)
+"""
+
+import json
+import math
+import sys
+import time
+import zipfile
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoint import finite, read_pt
+from .config import require_positive
+from .distributed import barrier, rank, say, world
+from .errors import InputError, refusing, require
+from .files import write_atomically, write_lines, writing
+from .folder import claim
+
+LOGS = ("metrics.jsonl", "samples.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Every training script's Config has these flags, too."""
+
+    out: str  # folder for checkpoints, metrics.jsonl, curves.png
+    max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
+    max_tokens: int = 16384  # tokens in one forward of a process, but for sampling; larger batches accumulate gradients
+    save_every: int = 500  # steps between the states that --resume goes on from
+    resume: bool = False  # go on from the newest state in --out, if there is one
+    seed: int = 0  # of everything that is drawn
+    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
+    compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
+    recompute: bool = False  # compute activations again in backward, not keep them: less memory, a third slower
+
+    def __post_init__(self):
+        require_positive(self, "max_grad_norm", "max_tokens", "save_every")
+
+
+def start_run(config):
+    """Claims the folder config.out. False where that very run is finished already.
+
+    An unfinished one goes on from its newest state with --resume; one that left no state starts anew.
+    """
+    out = Path(config.out)
+    if rank() == 0:
+        claim(config, ignore=("resume",))
+    barrier()
+    if (out / "model.pt").exists():
+        drop_states(out)  # a kill may have come between the model and this
+        say(f"{out} is finished already; nothing to do")
+        return False
+    if not getattr(config, "resume", False):
+        advice = "add --resume to go on from there, or choose another --out"
+        require(not _states(out), f"--out {out}: this very run was stopped after a checkpoint; {advice}")
+        if rank() == 0:
+            for name in LOGS:
+                (out / name).unlink(missing_ok=True)
+    return True
+
+
+class Run:
+    """A run in its folder, from where it left off: its progress, its metrics, its states.
+
+    parts: the modules and optimizers that a state holds, put back to the newest one at once. last_good:
+    the checkpoint to go back to before there is any other.
+    """
+
+    def __init__(self, config, *parts, last_good="none was saved yet"):
+        self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good
+        self.step = self.first = self._load_state()  # steps that lie behind it
+        self._forget_rows()
+
+    def steps(self, plan):
+        """Yields (step, plan[step]) for all that are left, and saves a state after every `save_every` of them."""
+        for step, item in progress(plan, str(self.out), self.first):
+            self.step, self.began = step, time.perf_counter()
+            yield step, item
+            if (step + 1) % self.save_every == 0:
+                self._save_state(step + 1)
+
+    def rate(self, count):
+        """So many per second of this step."""
+        return count / (time.perf_counter() - self.began)
+
+    def check(self, **losses):
+        """Stops the run at a loss that is not finite, with the step named."""
+        for name, value in losses.items():
+            advice = f"last good checkpoint: {self.last_good}; lower the learning rate and use another --out"
+            require(math.isfinite(value), f"step {self.step}: {name} is {value}; {advice}")
+
+    def log(self, *samples, **row):
+        """Adds a line to metrics.jsonl, and the samples (dicts) to samples.jsonl."""
+        if rank() == 0:
+            for name, rows in (("samples.jsonl", samples), ("metrics.jsonl", [row])):
+                path, advice = self.out / name, "then go on from the newest state with --resume"
+                with writing(path, advice), open(path, "a", encoding="utf-8") as file:
+                    file.writelines(json.dumps({"step": self.step} | r, ensure_ascii=False) + "\n" for r in rows)
+
+    def finish(self, **curves):
+        """After the model is saved: drops the states, and draws columns of the metrics, {column: title}."""
+        drop_states(self.out)
+        draw_curves(self.out, curves)
+
+    def _save_state(self, step):
+        networks = [part for part in self.parts if isinstance(part, torch.nn.Module)]
+        whole = all(finite(p.detach()) for network in networks for p in network.parameters())
+        self.check(weights=0.0 if whole else math.nan)
+        self.last_good = self.out / f"state-{step:08d}.pt"
+        if rank() == 0:
+            state = {"step": step, "world": world(), "parts": [part.state_dict() for part in self.parts]}
+            write_atomically(self.last_good, lambda file: torch.save(state, file))
+            for old in [path for path in _states(self.out) if path < self.last_good][:-1]:
+                old.unlink()
+
+    def _load_state(self):
+        """Puts the parts back to the newest state that is whole; returns how many steps lie behind it, 0 for none."""
+        for path in reversed(_states(self.out)):
+            if not (state := _read_state(path)):
+                say(f"{path}: truncated or corrupt; trying the one before it")
+                continue
+            same = state["world"] == world()
+            n = state["world"]
+            require(same, f"{path}: made by {n} processes, and there are {world()} now; go on with {n}")
+            with refusing(f"{path}: not a state of this run; remove it to go on from the one before"):
+                for part, values in zip(self.parts, state["parts"], strict=True):
+                    part.load_state_dict(values)
+            say(f"{self.out}: going on after step {state['step']}")
+            return state["step"]
+        return 0
+
+    def _forget_rows(self):
+        """Those of steps that are about to come again, and a last one that was cut short."""
+        for path in (self.out / name for name in LOGS):
+            if rank() == 0 and path.exists():
+                require(path.is_file(), f"{path}: not a file that rows can be written to; remove it")
+                write_lines(path, [row for row in read_metrics(self.out, path.name) if row["step"] < self.first])
+
+
+def drop_states(out):
+    if rank() == 0:
+        for path in _states(out):
+            path.unlink()
+
+
+def _states(out):
+    return sorted(path for path in Path(out).glob("state-*.pt") if path.is_file())
+
+
+def _read_state(path):
+    """The dict that _save_state wrote; None where the file is not whole. torch.save writes zip files, with checksums
+    that torch.load does not look at."""
+    with suppress(InputError), refusing(f"{path}: not whole"), zipfile.ZipFile(path) as archive:
+        state = read_pt(path) if archive.testzip() is None else None
+        if state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt":
+            return state
+
+
+def progress(items, label, start=0):
+    """Yields (i, items[i]) from i = start on, showing how far, how fast and how long still: a bar on a terminal, plain
+    lines elsewhere."""
+    left = range(start, len(items))
+    if rank() != 0:
+        yield from ((i, items[i]) for i in left)
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        tqdm = None
+    if tqdm and sys.stderr and sys.stderr.isatty():
+        for i in tqdm(left, desc=label, leave=False, initial=start, total=len(items)):
+            yield i, items[i]
+        return
+    began, shown = time.perf_counter(), 0
+    for i in left:
+        yield i, items[i]
+        seconds, done = time.perf_counter() - began, i + 1
+        if seconds - shown > 10 or done == len(items):
+            shown, rate = seconds, (done - start) / seconds
+            left_over = f"{(len(items) - done) / rate:.0f} s left" if done < len(items) else f"took {seconds:.0f} s"
+            print(f"{label}: {done}/{len(items)}, {rate:.1f}/s, {left_over}", flush=True)
+
+
+def read_metrics(out, name="metrics.jsonl"):
+    """The rows of a run's metrics.jsonl or samples.jsonl, as dicts."""
+    path = Path(out) / name
+    with refusing(f"{path}: a line is no metrics of a run; remove it, or the file"):
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last one short
+        rows = [json.loads(line) for line in lines]
+        return [row for row in rows if row["step"] >= 0]
+
+
+@contextmanager
+def drawing(path):
+    """A context for a picture: nothing that goes wrong with it costs a run. Pictures need matplotlib (an extra)."""
+    try:
+        yield
+    except Exception as error:
+        advice = '; pip install "minirlhf[plots]"' if isinstance(error, ImportError) else ""
+        say(f"no {path}: {error}{advice}")
+
+
+def draw_curves(out, curves):
+    """Draws columns of a run's metrics to curves.png, a panel for each that has values."""
+    if rank() != 0:
+        return
+    with drawing(Path(out) / "curves.png"):
+        from matplotlib.figure import Figure
+
+        rows = read_metrics(out)
+        columns = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in curves}
+        columns = {name: points for name, points in columns.items() if points}
+        if not columns:
+            return
+        figure = Figure(figsize=(3.4 * len(columns), 2.8), layout="constrained")
+        axes = figure.subplots(1, len(columns), squeeze=False)
+        for axis, (name, points) in zip(axes[0], columns.items()):
+            axis.plot(*zip(*points), marker="o" if len(points) < 20 else None, markersize=3)
+            axis.set(xlabel="step", title=curves[name])
+            axis.grid(alpha=0.3)
+        figure.suptitle(str(out), parse_math=False)
+        write_atomically(Path(out) / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))

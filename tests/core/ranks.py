@@ -1,0 +1,84 @@
+"""Runs training scripts in float64, alone or under torchrun, and notes what each process did.
+
+    torchrun --nproc_per_node 2 tests/ranks.py jobs.json [fault]         jobs.json: [[script, flags], ...]
+
+Beside what the script leaves in --out comes seen-<rank>.pt: the gradients of each step, as that rank's optimizers got
+them, and the weights that it ended with.
+"""
+
+import importlib
+import itertools
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from minirlhf.support import distributed, run
+from minirlhf.support.config import command
+from minirlhf.support.errors import InputError
+
+Adam = torch.optim.Adam
+
+
+class Watched(Adam):
+    made = []
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.gradients = []
+        self.made.append(self)
+
+    def parameters(self):
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def step(self):
+        self.gradients.append([p.grad.clone() for p in self.parameters()])
+        return super().step()
+
+
+def nan(step):
+    """The loss of rank 1 alone is no number at step 3."""
+    return float("nan") if step == 3 and distributed.rank() == 1 else 1.0
+
+
+def die(step):
+    """Rank 1 is killed at step 9, but not again where torchrun starts it again."""
+    if step == 9 and distributed.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+
+
+def harm(script, fault):
+    name = {"train_sft": "sft_loss", "train_rm": "ranking_loss", "train_ppo": "policy_loss"}[script.__name__]
+    steps, loss = itertools.count(), getattr(script, name)
+    setattr(script, name, lambda *args, **kwargs: loss(*args, **kwargs) * fault(next(steps)))
+
+
+def main(path, fault=None):
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    torch.optim.Adam = Watched
+    finish, distributed.finish = distributed.finish, lambda: None  # the group serves all jobs
+    run.draw_curves = lambda *args: None
+    for name, flags in json.loads(Path(path).read_text()):
+        script = importlib.import_module(name)
+        if fault:
+            harm(script, {"nan": nan, "die": die}[fault])
+        Watched.made.clear()
+        try:
+            script.main(flags)
+        except InputError:
+            (Path(path).parent / f"stopped-{distributed.rank()}").touch()
+            raise
+        seen = [(o.gradients, [p.detach() for p in o.parameters()]) for o in Watched.made]
+        torch.save(seen, Path(flags[flags.index("--out") + 1]) / f"seen-{distributed.rank()}.pt")
+    finish()
+
+
+if __name__ == "__main__":
+    command(lambda argv: main(*argv))

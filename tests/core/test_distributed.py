@@ -1,0 +1,201 @@
+"""Several processes take the steps that one would: gradients, weights and metrics, in float64."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from minirlhf.model import GPT
+from minirlhf.support import distributed
+from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.support.config import to_flags
+
+RANKS = str(Path(__file__).parent / "ranks.py")
+TRAIN_SFT = str(Path(__file__).parents[2] / "train_sft.py")
+JOBS = ("gpt", "sft", "mixed", "rm", "ppo", "ppo_ptx")
+CLOCK = ("tokens_per_second", "rankings_per_second", "episodes_per_second")
+
+
+def torchrun(n, *words, **settings):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **settings)
+
+
+@pytest.fixture(scope="module")
+def inputs(world, tmp_path_factory):
+    """More records than batches of 8 can hold evenly, of unlike lengths: the last batch leaves ranks without a row."""
+    folder = tmp_path_factory.mktemp("inputs")
+    answers = ("five.", "on the mat and the log and the hill", "red", "the kite is on the hill.", "a cat", "two plus")
+    demonstrations, rankings = [], []
+    for i in range(18):
+        prompt, k = tiny.PROMPTS[i % 4]["prompt"], 2 + i % 5
+        demonstrations.append({"prompt": prompt, "response": " ".join(answers[: k - 1])})
+        ranks = [1 + (i * j) % 3 for j in range(k)]
+        rankings.append({"prompt": prompt, "responses": answers[:k], "ranks": ranks})
+    documents = [{"text": " ".join(tiny.TEXTS[: 1 + i % 3])} for i in range(20)]
+    tokenizer = load_tokenizer(world.gpt)
+    policy = load_model(world.gpt, GPT, tokenizer)
+    with torch.no_grad():  # one that ends its responses now and then, so that their lengths differ
+        end = policy.transformer.wte.weight[tokenizer.eos]
+        policy.transformer.ln_f.bias += 4 * end / end.square().sum()
+    save_model(folder / "model.pt", policy, tokenizer)
+    named = dict(demonstrations=demonstrations, rankings=rankings, documents=documents)
+    files = {name: tiny.write_lines(folder / f"{name}.jsonl", records) for name, records in named.items()}
+    return files | {"policy": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def outcome(world, inputs, tmp_path_factory):
+    """What each job leaves when n processes do it."""
+
+    def jobs(folder):
+        common = dict(max_tokens=90, batch_size=8, lr=1e-2, seed=3)
+        further = dict(init=world.gpt, data=[inputs["documents"]], validation=[inputs["documents"]]) | common
+        further |= dict(epochs=5, optimizer="adam")
+        tuned = dict(init=world.gpt, data=[inputs["demonstrations"]], validation=[inputs["demonstrations"]]) | common
+        tuned |= dict(epochs=2, dropout=0.0)
+        ppo = dict(policy=inputs["policy"], reward_model=world.rm, prompts=[world.prompts]) | common
+        ppo |= dict(max_response=12, episodes=24, minibatch_size=8, inner_epochs=2, value_lr=1e-2, max_tokens=30)
+        ptx = dict(documents=[inputs["documents"]], ptx_coef=2.0, documents_per_episode=0.5)
+        rm = dict(init=world.gpt, data=[inputs["rankings"]], validation=[inputs["rankings"]], epochs=2)
+        every = {
+            "gpt": ("pretrain", further),
+            "sft": ("train_sft", tuned),
+            "mixed": ("train_sft", tuned | dict(documents=[inputs["documents"]], document_share=0.3)),
+            "rm": ("train_rm", common | rm | dict(demonstrations=[inputs["demonstrations"]])),
+            "ppo": ("train_ppo", ppo | dict(ptx_coef=0.0)),
+            "ppo_ptx": ("train_ppo", ppo | ptx),
+        }
+        return [(script, to_flags(flags | dict(out=str(folder / name)))) for name, (script, flags) in every.items()]
+
+    done = {}
+
+    def of(n):
+        if n not in done:
+            folder = done[n] = tmp_path_factory.mktemp(f"ranks-{n}")
+            (folder / "jobs.json").write_text(json.dumps(jobs(folder)))
+            if n == 1:
+                command = [sys.executable, RANKS, folder / "jobs.json"]
+                result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            else:
+                result = torchrun(n, RANKS, str(folder / "jobs.json"))
+            assert result.returncode == 0, result.stderr
+        return done[n]
+
+    return of
+
+
+def seen(folder, job, rank=0):
+    return torch.load(folder / job / f"seen-{rank}.pt")
+
+
+def rows(folder, job):
+    lines = (folder / job / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("job", JOBS)
+def test_gradients_are_those_of_one_process(outcome, job, n):
+    for (one, _), (many, _) in zip(seen(outcome(1), job), seen(outcome(n), job), strict=True):
+        scale = max(g.norm() for g in one[0])
+        for a, b in zip(one[0], many[0], strict=True):
+            assert (a - b).norm() <= 1e-10 * max(a.norm(), 1e-3 * scale)  # some are zero but for rounding
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("job", JOBS)
+def test_weights_are_those_of_one_process_after_five_steps_and_more(outcome, job, n):
+    for (gradients, one), (_, many) in zip(seen(outcome(1), job), seen(outcome(n), job), strict=True):
+        assert len(gradients) >= 5
+        for a, b in zip(one, many, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_those_steps_moved_the_weights(outcome, world, inputs, job):
+    starts = [inputs["policy"], world.rm] if "ppo" in job else [world.gpt]
+    for (_, weights), start in zip(seen(outcome(1), job), starts, strict=True):
+        old = torch.load(Path(start) / "model.pt")["model"]["transformer.wte.weight"]
+        new = next(w for w in weights if w.shape == old.shape)
+        assert (new - old).abs().max() >= 1e-3
+
+
+def test_the_responses_of_ppo_differ_in_length(outcome):
+    assert any(0 < row["ended"] < 1 for row in rows(outcome(1), "ppo"))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("job", JOBS)
+def test_ranks_stay_bitwise_equal(outcome, job, n):
+    first = seen(outcome(n), job)
+    for rank in range(1, n):
+        for (_, a), (_, b) in zip(first, seen(outcome(n), job, rank), strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("job", JOBS)
+def test_metrics_are_those_of_one_process(outcome, job, n):
+    one, many = rows(outcome(1), job), rows(outcome(n), job)
+    assert len(one) == len(many)
+    for a, b in zip(one, many):
+        assert a == pytest.approx(b, rel=1e-9, abs=1e-12)
+
+
+def test_dropout_differs_between_ranks_steps_and_seeds(monkeypatch):
+    seeds = set()
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        seeds |= {distributed.seed_of(seed, step) for seed in (0, 1) for step in range(3)}
+    assert len(seeds) == 12
+
+
+def test_ranks_with_more_parts_than_others_do_not_wait_for_each_other(world, tmp_path):
+    """Minibatches of which one rank's share fits into one forward and the other's does not, from the first on."""
+    flags = dict(policy=world.gpt, reward_model=world.rm, prompts=[world.prompts], documents=[world.documents],
+                 documents_per_episode=0.5, episodes=16, batch_size=8, minibatch_size=4, max_response=12,
+                 max_tokens=40, out=str(tmp_path / "out"))  # fmt: skip
+    (tmp_path / "jobs.json").write_text(json.dumps([("train_ppo", to_flags(flags))]))
+    result = torchrun(2, RANKS, str(tmp_path / "jobs.json"))
+    assert result.returncode == 0, result.stderr
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+
+def sft(world, out, **flags):
+    settings = dict(init=world.gpt, data=[world.demonstrations], out=out, batch_size=2, epochs=40, dropout=0.0, lr=1e-3)
+    return to_flags(settings | flags)
+
+
+def test_a_nan_on_one_rank_stops_all_with_one_message(world, tmp_path):
+    (tmp_path / "jobs.json").write_text(json.dumps([("train_sft", sft(world, str(tmp_path / "out")))]))
+    result = torchrun(2, RANKS, str(tmp_path / "jobs.json"), "nan")
+    assert result.returncode != 0
+    assert result.stderr.count("error: step 3: loss is nan") == 1
+    assert len(rows(tmp_path, "out")) == 3
+    for rank in range(2):
+        assert (tmp_path / f"stopped-{rank}").exists()
+
+
+def test_a_rank_that_dies_ends_the_job(world, tmp_path):
+    (tmp_path / "jobs.json").write_text(json.dumps([("train_sft", sft(world, str(tmp_path / "out")))]))
+    start = time.perf_counter()
+    result = torchrun(2, RANKS, str(tmp_path / "jobs.json"), "die")
+    assert result.returncode != 0
+    assert "SIGKILL" in result.stderr
+    assert time.perf_counter() - start < 60
+
+
+def test_batches_that_cannot_be_shared_out_are_refused_once_before_training(world, tmp_path):
+    result = torchrun(2, TRAIN_SFT, *sft(world, str(tmp_path / "out"), batch_size=3))
+    assert result.returncode != 0
+    message = "error: --batch_size 3 cannot be shared out to 2 processes; take 2 or 4"
+    assert result.stderr.count(message) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,189 @@
+"""What is on disk is whole or absent, and belongs to one run."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from minirlhf.support import files, folder
+from minirlhf.support.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: str
+    seed: int = 0
+    data: tuple = ("a",)
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- whole or not at all ------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
+    files.write_atomically(tmp_path / "a" / "b.bin", b"12")
+    assert snapshot(tmp_path) == {tmp_path / "a" / "b.bin": b"12"}
+
+
+def test_a_write_that_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path):
+    files.write_atomically(tmp_path / "x.pt", b"old")
+
+    def half(file):
+        file.write(b"ne")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        files.write_atomically(tmp_path / "x.pt", half)
+    assert snapshot(tmp_path) == {tmp_path / "x.pt": b"old"}
+
+
+def test_a_reader_who_has_opened_the_old_file_reads_the_whole_old_file(tmp_path):
+    files.write_atomically(tmp_path / "x.pt", b"old")
+    with open(tmp_path / "x.pt", "rb") as reader:
+        files.write_atomically(tmp_path / "x.pt", b"new and longer")
+        assert reader.read() == b"old"
+    assert (tmp_path / "x.pt").read_bytes() == b"new and longer"
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_the_old_file(tmp_path, monkeypatch):
+    files.write_atomically(tmp_path / "x.pt", b"old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="x.pt: cannot be written .No space left on device"):
+        files.write_atomically(tmp_path / "x.pt", b"new")
+    assert snapshot(tmp_path) == {tmp_path / "x.pt": b"old"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        files.write_atomically(tmp_path / "file" / "x.json", b"1")
+
+
+def test_json_comes_back(tmp_path):
+    files.write_json(tmp_path / "x.json", {"a": [1, None, "ü"]})
+    assert files.read_json(tmp_path / "x.json") == {"a": [1, None, "ü"]}
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "7", "[" * 100_000])
+def test_json_that_is_missing_or_broken_is_named(tmp_path, content):
+    if content:
+        (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match="x.json: missing or not a JSON object; put it back"):
+        files.read_json(tmp_path / "x.json")
+
+
+# --- a folder is one run's ----------------------------------------------------------------------------------
+
+
+def test_a_folder_stays_its_runs_own(tmp_path):
+    out = str(tmp_path / "run")
+    folder.claim(Settings(out))
+    folder.claim(Settings(out))
+    assert files.read_json(f"{out}/config.json") == {"out": out, "seed": 0, "data": ["a"], "read": {}}
+
+
+def test_a_folder_or_file_spelled_otherwise_is_the_same(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "d.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    folder.claim(Settings("run", data=("d.txt",)))
+    for out, path in (("run/", "./d.txt"), ("./run", "sub/../d.txt"), (f"{tmp_path}/run", f"{tmp_path}/d.txt")):
+        folder.claim(Settings(out, data=(path,)))
+    with pytest.raises(InputError, match="holds another run .--data was"):
+        folder.claim(Settings("run", data=("other.txt",)))
+
+
+def test_a_file_whose_content_changed_under_a_run_is_named(tmp_path):
+    path = tmp_path / "d.txt"
+    for content in ("x", "x"):
+        path.write_text(content)
+        folder.claim(Settings(str(tmp_path / "run"), data=(str(path),)))
+    path.write_text("y")
+    with pytest.raises(InputError, match=f"--data {path} has changed since --out {tmp_path}/run was begun"):
+        folder.claim(Settings(str(tmp_path / "run"), data=(str(path),)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.pt",
+        "epoch-1.pt",
+        "tokenizer.json",
+        "merges.txt",
+        "x.safetensors",
+        "a.parquet",
+        "b.jsonl",
+        "c.jsonl.gz",
+        "x.tiktoken",
+    ],
+)
+def test_a_folder_of_a_model_or_of_data_that_changed_under_a_run_is_named(name, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / name).write_text("x")
+    folder.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+    (model / "state-00000001.pt").write_text("no part of it")
+    folder.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+    (model / name).write_text("y")
+    with pytest.raises(InputError, match=f"--data {model} has changed"):
+        folder.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+
+
+def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends(tmp_path):
+    code = "import sys, time; from minirlhf.support.folder import lock; "
+    code += "lock(sys.argv[1]); print(flush=True); time.sleep(99)"
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE, cwd=ROOT)
+    other.stdout.readline()
+    with pytest.raises(
+        InputError, match=f"run: process {other.pid} on .* is at work in it; wait for its end, or choose"
+    ):
+        folder.claim(Settings(str(tmp_path / "run")))
+    assert not (tmp_path / "run" / "config.json").exists()
+    other.kill()
+    other.wait()
+    folder.claim(Settings(str(tmp_path / "run")))
+
+
+def test_a_folder_of_another_run_is_refused_with_the_flags_that_differ(tmp_path):
+    folder.claim(Settings(str(tmp_path)))
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match="holds another run .--seed was 0, now 1.; choose another --out"):
+        folder.claim(Settings(str(tmp_path), seed=1))
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("value", ["\\ud800", "a\\u0000b"])
+def test_a_config_that_no_run_wrote_is_named(value, tmp_path):
+    folder.claim(Settings(str(tmp_path)))
+    (tmp_path / "config.json").write_text(f'{{"out": "{value}"}}')
+    with pytest.raises(InputError, match="config.json: not a run's; put it back, or choose another --out"):
+        folder.claim(Settings(str(tmp_path)))
+
+
+def test_flags_that_do_not_matter_may_differ(tmp_path):
+    folder.claim(Settings(str(tmp_path)), ignore=("seed",))
+    folder.claim(Settings(str(tmp_path), seed=1), ignore=("seed",))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: path.mkdir() or (path / "thesis.txt").write_text("x"), lambda path: path.write_text("")],
+)
+def test_a_folder_or_file_that_is_no_runs_is_refused(tmp_path, make):
+    make(tmp_path / "mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match="is not empty and no run's|a file is in the way"):
+        folder.claim(Settings(str(tmp_path / "mine")))
+    assert snapshot(tmp_path) == before

@@ -1,0 +1,442 @@
+"""Other people's records become ours: one small file of each shape, as its makers publish it, and what it must give."""
+
+import gzip
+import json
+import os
+
+import pytest
+
+import tiny
+from minirlhf.support import formats, records
+from minirlhf.support.errors import InputError
+
+USER, BOT = "\n\nHuman:", "\n\nAssistant:"
+HI = [{"role": "user", "content": "Hi"}]
+HELLO, GO = [{"role": "assistant", "content": "Hello"}], [{"role": "assistant", "content": "Go"}]
+TALK = [{"role": "system", "content": "Be kind."}, *HI, *HELLO, {"role": "user", "content": "Bye"}]
+BYE = {"role": "assistant", "content": "See you"}
+HH = {
+    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: See you",
+    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant: Go",
+}
+NECTAR = {
+    "prompt": "\n\nHuman: Name a food.\n\nAssistant: ",
+    "answers": [{"answer": f"Food {i}.", "model": f"m{i}", "rank": float(rank)}
+                for i, rank in enumerate((3, 1, 2, 4, 5, 7, 6))],
+    "turns": 1, "num_responses": 7, "source": ["lmsys-chat-1m"], "good_natured": True,
+}  # fmt: skip
+ULTRAFEEDBACK = {
+    "source": "flan", "instruction": "Name a food.", "models": ["a", "b", "c", "d"],
+    "completions": [{"model": m, "response": f"{m}!", "overall_score": s, "fine-grained_score": 4.0, "critique": "ok"}
+                    for m, s in zip("abcd", (7.0, 8.5, 7.0, 1.0))],
+}  # fmt: skip
+PAIR = {"chosen": HI + HELLO, "rejected": HI + GO}
+TLDR = {
+    "info": {"id": "t3", "post": "I lost a kite.", "title": "Kite", "subreddit": "pets", "site": None, "article": None},
+    "summaries": [{"text": " Kite lost.", "policy": "sup1", "note": None}, {"text": " No.", "policy": "ref"}],
+    "choice": 1, "worker": "w", "batch": "b", "split": "train", "extra": {"confidence": 3},
+}  # fmt: skip
+SHP = {
+    "post_id": "p", "domain": "askhr", "history": "What now?", "human_ref_A": "Wait.", "human_ref_B": "Go.",
+    "labels": 0, "score_A": 3, "score_B": 9, "score_ratio": 3.0, "seconds_difference": 10.0,
+}  # fmt: skip
+
+
+def message(name, parent, role, text, rank=None, **more):
+    return {"message_id": name, "parent_id": parent, "message_tree_id": "a", "role": role, "text": text, "rank": rank,
+            "lang": "en", "deleted": False, "review_result": True} | more  # fmt: skip
+
+
+MESSAGES = [
+    message("b", "a", "assistant", "Hello", 1),
+    message("a", None, "prompter", "Hi"),
+    message("c", "a", "assistant", "Good day", 0),
+    message("d", "a", "assistant", "Bad", 2, deleted=True),
+    message("e", "c", "prompter", "Bye"),
+    message("f", "e", "assistant", "See you"),
+    message("g", "c", "prompter", "And?"),
+]
+
+
+def tree_of(name):
+    (node,) = (m for m in MESSAGES if m["message_id"] == name)
+    return node | {"replies": [tree_of(m["message_id"]) for m in MESSAGES if m["parent_id"] == name]}
+
+
+TREE = {"message_tree_id": "a", "tree_state": "ready_for_export", "prompt": tree_of("a")}
+
+
+def read(tmp_path, records, kind):
+    return records.read(tiny.write_lines(tmp_path / "some.jsonl", records), kind)
+
+
+# --- demonstrations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"prompt": "a ", "response": "b"}, [("a ", "b")]),
+        ({"prompt": "a ", "completion": " b"}, [("a ", " b")]),
+        ({"instruction": "Add.", "input": "1 2", "output": "3"}, [("Add.\n1 2\n", "3")]),
+        ({"instruction": "Say hi.", "input": "", "output": "Hi"}, [("Say hi.\n", "Hi")]),
+        ({"instruction": "Say hi.", "output": "Hi"}, [("Say hi.\n", "Hi")]),
+        ({"instruction": "Add.", "instances": [{"input": "1 2", "output": "3"}, {"input": "", "output": "0"}]},
+         [("Add.\n1 2\n", "3"), ("Add.\n", "0")]),
+        ({"messages": HI + HELLO}, [(f"{USER} Hi{BOT}", " Hello")]),
+        ({"messages": [*TALK, BYE]},
+         [(f"Be kind.{USER} Hi{BOT}", " Hello"),
+          (f"Be kind.{USER} Hi{BOT} Hello{USER} Bye{BOT}", " See you")]),
+        ({"prompt": HI, "completion": HELLO}, [(f"{USER} Hi{BOT}", " Hello")]),
+        (HH, [(f"{USER} Hi{BOT} Hello{USER} Bye{BOT}", " See you")]),
+        (NECTAR, [(f"{USER} Name a food.{BOT}", " Food 1.")]),
+        (ULTRAFEEDBACK, [(f"{USER} Name a food.{BOT}", " b!")]),
+        (TLDR, [("SUBREDDIT: r/pets\n\nTITLE: Kite\n\nPOST: I lost a kite.\n\nTL;DR:", " No.")]),
+        (SHP, [(f"{USER} What now?{BOT}", " Go.")]),
+        (TREE, [(f"{USER} Hi{BOT}", " Good day"), (f"{USER} Hi{BOT} Good day{USER} Bye{BOT}", " See you")]),
+    ],
+)  # fmt: skip
+def test_demonstrations(tmp_path, record, expected):
+    found = [(r["prompt"], r["response"]) for r in read(tmp_path, [record], "demonstration")]
+    assert found == expected
+
+
+def test_the_loss_of_a_conversation_is_on_every_answer_and_on_nothing_else(tmp_path, tokenizer):
+    """What is learned of it, put together, is the assistant's words, each once and with an end of its own."""
+    path = tiny.write_lines(tmp_path / "talk.jsonl", [{"messages": [*TALK, BYE]}])
+    sequences = records.load_demonstrations([path], tokenizer, 200)
+    learned = [tokenizer.decode(s.tokens[s.start : -1]) for s in sequences]
+    assert learned == [" Hello", " See you"]
+    assert all(s.tokens[-1] == tokenizer.eos for s in sequences)
+    read_only = [tokenizer.decode(s.tokens[: s.start]) for s in sequences]
+    assert read_only[1].startswith(read_only[0] + learned[0])  # the second answer reads the first
+
+
+# --- rankings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt", "responses", "ranks"),
+    [
+        ({"prompt": "a ", "responses": ["x", "", "z"], "ranks": [1, 2, 2]}, "a ", ["x", "", "z"], [1, 2, 2]),
+        ({"messages": HI, "responses": ["Ho", "", "Hum"], "ranks": [2, 3, 1]},
+         f"{USER} Hi{BOT}", [" Ho", "", " Hum"], [2, 3, 1]),
+        ({"prompt": "a ", "chosen": "good", "rejected": "bad"}, "a ", ["good", "bad"], [1, 2]),
+        (HH, f"{USER} Hi{BOT} Hello{USER} Bye{BOT}", [" See you", " Go"], [1, 2]),
+        ({"prompt": HI, "chosen": HELLO, "rejected": GO}, f"{USER} Hi{BOT}", [" Hello", " Go"], [1, 2]),
+        ({"chosen": HI + HELLO, "rejected": HI + GO}, f"{USER} Hi{BOT}", [" Hello", " Go"], [1, 2]),
+        ({"prompt": "Hi", "chosen": HI + HELLO, "rejected": HI + GO, "messages": HI + HELLO, "score_chosen": 8.0},
+         f"{USER} Hi{BOT}", [" Hello", " Go"], [1, 2]),
+        (NECTAR, f"{USER} Name a food.{BOT}", [f" Food {i}." for i in range(7)], [3, 1, 2, 4, 5, 7, 6]),
+        (ULTRAFEEDBACK, f"{USER} Name a food.{BOT}", [" a!", " b!", " c!", " d!"], [2, 1, 2, 3]),
+        (TLDR, "SUBREDDIT: r/pets\n\nTITLE: Kite\n\nPOST: I lost a kite.\n\nTL;DR:", [" Kite lost.", " No."], [2, 1]),
+        (SHP, f"{USER} What now?{BOT}", [" Wait.", " Go."], [2, 1]),
+        (SHP | {"labels": 1}, f"{USER} What now?{BOT}", [" Wait.", " Go."], [1, 2]),
+        (TREE, f"{USER} Hi{BOT}", [" Good day", " Hello"], [1, 2]),
+    ],
+)  # fmt: skip
+def test_rankings(tmp_path, record, prompt, responses, ranks):
+    (found,) = read(tmp_path, [record], "ranking")
+    assert (found["prompt"], found["responses"], found["ranks"]) == (prompt, responses, ranks)
+
+
+def test_the_public_preference_data_is_read(real_data):
+    rankings = records.read(real_data / "hh_harmless_base_test.jsonl.gz", "ranking")
+    assert all(r["prompt"].endswith("\n\nAssistant:") for r in rankings)
+    with gzip.open(real_data / "hh_harmless_base_test.jsonl.gz", "rt", encoding="utf-8") as file:
+        for ranking, line in zip(rankings, file):
+            pair = json.loads(line)
+            whole = [ranking["prompt"] + response for response in ranking["responses"]]
+            assert whole == [pair["chosen"], pair["rejected"]]
+
+
+def test_the_self_instruct_seeds_are_read(real_data):
+    path = real_data / "seed_tasks.jsonl"
+    tasks = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    instances = [(task["instruction"], i["output"]) for task in tasks for i in task["instances"]]
+    found = records.read(path, "demonstration")
+    assert [r["response"] for r in found] == [output for _, output in instances] and len(found) > 100
+    assert all(r["prompt"].startswith(instruction) for r, (instruction, _) in zip(found, instances))
+
+
+# --- prompts and texts -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"messages": HI}, [f"{USER} Hi{BOT}"]),
+        ({"messages": [*TALK, BYE]}, [f"Be kind.{USER} Hi{BOT} Hello{USER} Bye{BOT}"]),
+        ({"prompt": HI}, [f"{USER} Hi{BOT}"]),
+        (TREE, [f"{USER} Hi{BOT}" + more for more in ("", f" Good day{USER} Bye{BOT}", f" Good day{USER} And?{BOT}")]),
+        (SHP, [f"{USER} What now?{BOT}"]),
+    ],
+)  # fmt: skip
+def test_prompts(tmp_path, record, expected):
+    assert [r["prompt"] for r in read(tmp_path, [record], "prompt")] == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, ["p", "c", "r"]),
+        ({"messages": TALK}, [f"Be kind.{USER} Hi{BOT} Hello{USER} Bye"]),
+        (SHP, [f"{USER} What now?{BOT}", " Wait.", " Go."]),
+    ],
+)
+def test_texts_for_a_tokenizer(tmp_path, record, expected):
+    assert sorted(records.texts(tiny.write_lines(tmp_path / "t.jsonl", [record]))) == sorted(expected)
+
+
+# --- trees -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["demonstration", "ranking", "prompt"])
+def test_messages_in_any_order_are_the_tree(tmp_path, kind):
+    assert read(tmp_path, MESSAGES, kind) == read(tmp_path, [TREE], kind)
+
+
+def test_what_is_left_out_of_a_tree_is_said(tmp_path, capsys):
+    read(tmp_path, [TREE], "ranking")
+    said = capsys.readouterr().out
+    assert "an OpenAssistant tree: 1 rankings from 1 records" in said
+    for reason in ("1: deleted, or refused in review", "1: no two answers are ranked", "1: not answered"):
+        assert f"left out {reason}" in said
+
+
+def test_a_circle_of_messages_ends(tmp_path):
+    circle = [message("a", "b", "prompter", "Hi"), message("b", "a", "assistant", "Hello")]
+    assert (
+        len(read(tmp_path, [*circle, *[m | {"message_id": m["message_id"] + "!"} for m in MESSAGES[1:2]]], "prompt"))
+        == 1
+    )
+
+
+# --- what else there is in public files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"messages": TALK}, [(f"Be kind.{USER} Hi{BOT}", " Hello")]),  # the user has the last word
+        ({"prompt": "a ", "completion": "b", "label": True}, [("a ", "b")]),
+        ({"messages": None, "prompt": "a ", "completion": "b"}, [("a ", "b")]),  # parquet's nulls
+        ({"prompt": "Hi", "chosen": HELLO, "rejected": GO}, [(f"{USER} Hi{BOT}", " Hello")]),
+        ({"prompt": HI, "chosen": HI + HELLO, "rejected": HI + GO}, [(f"{USER} Hi{BOT}", " Hello")]),
+        ({"prompt": "a ", "chosen": "a good", "rejected": "a bad"}, [("a ", "good")]),
+        ({"messages": [*HI, {"role": "system", "content": "Go."}, *HELLO]}, [(f"{USER} Hi\n\nGo.{BOT}", " Hello")]),
+    ],
+)  # fmt: skip
+def test_demonstrations_in_odd_clothes(tmp_path, record, expected):
+    assert [(r["prompt"], r["response"]) for r in read(tmp_path, [record], "demonstration")] == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "reason"),
+    [
+        ({"messages": [{"role": "tool", "content": "x"}]}, "demonstration", "a tool's"),
+        ({"messages": [{"role": "user", "content": None}]}, "demonstration", "without content"),
+        ({"messages": HI}, "demonstration", "a conversation without an answer"),
+        ({"messages": HI + [{"role": "assistant", "content": ""}]}, "demonstration", "an empty answer"),
+        ({"messages": HI + HELLO, "responses": ["x", "y"], "ranks": [1, 2]}, "ranking", "not the user's"),
+        ({"instruction": "Say hi.", "output": ""}, "demonstration", "an empty answer"),
+        ({"prompt": "a ", "completion": "b", "label": False}, "demonstration", "somebody found bad"),
+        ({"prompt": "a ", "chosen": "x", "rejected": "x"}, "ranking", "chosen and rejected are the same"),
+        ({"prompt": "a ", "chosen": "", "rejected": "x"}, "demonstration", "an empty answer"),
+    ],
+)
+def test_what_is_left_out_is_said_with_its_reason(tmp_path, capsys, record, kind, reason):
+    other = {"demonstration": {"messages": HI + HELLO}, "ranking": PAIR}[kind]
+    assert len(read(tmp_path, [record, other], kind)) == 1
+    assert "left out 1: " in (said := capsys.readouterr().out) and reason in said
+
+
+def test_a_reply_that_review_refused_is_no_answer_and_many_are_the_best_nine(tmp_path):
+    refused = message("h", "e", "assistant", "Spam", 0, review_result=False)
+    found = [r["response"] for r in read(tmp_path, [*MESSAGES, refused], "demonstration")]
+    assert found == [" Good day", " See you"]
+    many = [
+        message("a", None, "prompter", "Hi"),
+        *[message(f"x{i}", "a", "assistant", f"{i}", 11 - i) for i in range(12)],
+    ]
+    del many[0]["parent_id"]  # as exports without nulls have it
+    (ranking,) = read(tmp_path, many, "ranking")
+    assert ranking["responses"] == [f" {i}" for i in range(11, 2, -1)]
+    assert len(read(tmp_path, many, "prompt")) == 1
+
+
+def test_prompts_of_what_cannot_be_ranked_are_prompts_all_the_same(tmp_path):
+    assert len(read(tmp_path, [ULTRAFEEDBACK | {"completions": []}], "prompt")) == 1
+
+
+def test_a_byte_order_mark_is_none_of_the_text(tmp_path):
+    (tmp_path / "some.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps({"prompt": "a"}).encode())
+    assert records.read(tmp_path / "some.jsonl", "prompt") == [{"prompt": "a"}]
+
+
+def replies(*nodes):
+    """A tree of a question and these answers, each a message, with its own replies if there are any."""
+    return {"message_tree_id": "a", "prompt": message("a", None, "prompter", "Hi") | {"replies": list(nodes)}}
+
+
+@pytest.mark.parametrize(
+    ("tree", "kind", "n"),
+    [
+        (replies(message("b", "a", "assistant", "Yo", 0)), "demonstration", 1),  # the only one is the best one
+        (replies(message("b", "a", "assistant", "Yo"), message("c", "a", "assistant", "Ho")), "demonstration", 0),
+        (replies(message("b", "a", "assistant", "Yo") | {"replies": [
+            message("c", "b", "prompter", "Bad", review_result=False)]}), "prompt", 1),
+    ],
+)  # fmt: skip
+def test_which_nodes_of_a_tree_count(tmp_path, tree, kind, n):
+    assert len(read(tmp_path, [tree, TREE], kind)) - len(read(tmp_path, [TREE], kind)) == n
+
+
+def test_a_tree_without_end_is_refused():
+    node = message("z", "y", "assistant", "end")
+    for i in range(301):
+        node = message(f"{i}", None, ("prompter", "assistant")[i % 2], "x") | {"replies": [node]}
+    with pytest.raises(InputError, match="a message needs a role, a text and its replies"):
+        list(formats.openassistant({"prompt": node}, "prompt", "f:1"))
+
+
+def test_of_two_messages_with_one_name_one_has_the_replies(tmp_path):
+    root = message("a", None, "prompter", "Hi")
+    assert len(read(tmp_path, [root, root, message("b", "a", "assistant", "Yo")], "demonstration")) == 1
+
+
+def test_the_same_reason_is_counted(tmp_path, capsys):
+    ten = NECTAR | {"answers": [{"answer": f"{i}", "rank": i} for i in range(10)]}
+    read(tmp_path, [TLDR | {"choice": None}, TLDR | {"choice": 2}, TLDR, ten], "ranking")
+    said = capsys.readouterr().out
+    assert "left out 2: nobody chose; left out 1: 10 answers, and a ranking has 2 to 9" in said
+
+
+def test_an_export_with_fewer_fields_is_known_too(tmp_path):
+    few = {name: ULTRAFEEDBACK[name] for name in ("instruction", "completions")}
+    assert read(tmp_path, [few], "ranking")[0]["ranks"] == [2, 1, 2, 3]
+
+
+# --- what is left out ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (NECTAR | {"answers": NECTAR["answers"][:1]}, "1 answers, and a ranking has 2 to 9"),
+        (ULTRAFEEDBACK | {"completions": [{"response": "a", "overall_score": None}] * 4}, "without text or score"),
+        (ULTRAFEEDBACK | {"completions": [{"response": "a", "overall_score": 1e999}] * 4}, "without text or score"),
+        (TLDR | {"choice": None}, "nobody chose"),
+        (TLDR | {"info": {"id": "x", "post": None}}, "neither a post nor an article"),
+    ],
+)  # fmt: skip
+def test_a_record_that_says_nothing_is_left_out_aloud(tmp_path, capsys, record, reason):
+    whole = {"info": TLDR, "completions": ULTRAFEEDBACK, "answers": NECTAR}
+    same = next(other for field, other in whole.items() if field in record)
+    assert len(read(tmp_path, [record, same], "ranking")) == 1
+    said = capsys.readouterr().out
+    assert "1 rankings from 2 records; left out 1: " in said and reason in said
+
+
+def test_an_article_is_summarised_too(tmp_path):
+    record = TLDR | {"info": {"post": None, "title": "News", "article": "It rained."}}
+    assert read(tmp_path, [record], "ranking")[0]["prompt"] == "TITLE: News\n\nARTICLE: It rained.\n\nTL;DR:"
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"messages": [{"role": 3, "content": "x"}]}, "a message needs a role"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "string content"),
+        ({"messages": HI, "responses": "x", "ranks": [1]}, "'responses' must be a list"),
+        ({"chosen": HI + HELLO, "rejected": [{"role": "user", "content": "Ho"}, *GO]}, "last message alone"),
+        ({"chosen": HI + HELLO, "rejected": "x"}, "a message needs"),
+        ({"chosen": HI + HELLO, "rejected": HI + [{"role": "user", "content": "Ho"}]}, "last message alone"),
+        ({"chosen": HI + HELLO + HI, "rejected": HI + HELLO + HI}, "last message alone"),
+        (
+            {"chosen": HI + HELLO, "rejected": [{"role": "system", "content": f"{USER} Hi"}, *HELLO]},
+            "last message alone",
+        ),
+        ({"chosen": "x", "rejected": HI}, "must be strings, or both"),
+        (NECTAR | {"prompt": "Name a food."}, "must be a transcript"),
+        (NECTAR | {"answers": "x"}, "'answers' must be a list of objects with answer and rank"),
+        (ULTRAFEEDBACK | {"instruction": 3}, "string content"),
+        (TLDR | {"info": 3}, "'info' must be an object"),
+        (SHP | {"labels": 2}, "'labels' must be 1"),
+        ({"instruction": "x", "instances": [{"input": "y"}]}, "input and output"),
+        (TREE | {"prompt": {"role": "prompter"}}, "a message needs a role, a text and its replies"),
+        (message("a", 3, "prompter", "x"), "message_id must be a string"),
+    ],
+)
+def test_a_malformed_record_is_refused_with_its_line(tmp_path, record, message):
+    with pytest.raises(InputError, match=r"some.jsonl:1: .*" + message):
+        read(tmp_path, [record], "ranking")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parquet():
+    return pytest.importorskip("pyarrow.parquet", reason="pyarrow reads parquet")
+
+
+@pytest.mark.parametrize("records", [[NECTAR, NECTAR], [ULTRAFEEDBACK], [TLDR], [SHP], MESSAGES, [PAIR]])
+def test_parquet_gives_what_json_lines_give(tmp_path, parquet, records):
+    import pyarrow
+
+    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "some.parquet")
+    assert records.read(tmp_path / "some.parquet", "ranking") == read(tmp_path, records, "ranking")
+
+
+def test_a_row_of_parquet_is_named(tmp_path, parquet):
+    import pyarrow
+
+    parquet.write_table(pyarrow.Table.from_pylist([SHP, SHP | {"labels": 7}]), tmp_path / "some.parquet")
+    with pytest.raises(InputError, match="some.parquet:2: 'labels' must be 1"):
+        records.read(tmp_path / "some.parquet", "ranking")
+
+
+def test_half_a_parquet_file_is_refused(tmp_path, parquet):
+    (tmp_path / "some.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="some.parquet: not a whole parquet file; fetch it again"):
+        records.read(tmp_path / "some.parquet", "ranking")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    (tmp_path / "some.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r'needs pyarrow; pip install "minirlhf\[parquet\]"'):
+        records.read(tmp_path / "some.parquet", "ranking")
+
+
+def test_a_folder_is_its_files_in_order(tmp_path, parquet):
+    import pyarrow
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    tiny.write_lines(folder / "train-00000-of-00003.jsonl", [{"prompt": "a"}])
+    with gzip.open(folder / "train-00001-of-00003.jsonl.gz", "wt") as file:
+        file.write('{"prompt": "b"}\n')
+    parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "c"}]), folder / "train-00002-of-00003.parquet")
+    (folder / "README.md").write_text("not data")
+    assert [r["prompt"] for r in records.read(folder, "prompt")] == ["a", "b", "c"]
+    for name, holds in (("test-00000-of-00001", "test and train"), ("test_sft-00000-of-00001", "test_sft and train")):
+        other = tiny.write_lines(folder / f"{name}.jsonl", [{"prompt": "d"}])
+        with pytest.raises(InputError, match=f"data: holds {holds} data; name the files of one of them"):
+            records.read(folder, "prompt")
+        os.remove(other)
+
+
+def test_a_folder_without_data_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no file in this folder ends in .jsonl"):
+        records.read(tmp_path, "prompt")
+
+
+def test_the_oldest_turn_goes_first_and_the_system_s_words_stay():
+    prompt = f"Be kind.{USER} a{BOT} b{USER} c{BOT} d{USER} e{BOT}"
+    shorter = formats.without_first_turn(prompt)
+    assert shorter == f"Be kind.{USER} c{BOT} d{USER} e{BOT}"
+    assert formats.without_first_turn(shorter) == f"Be kind.{USER} e{BOT}"
+    assert formats.without_first_turn(f"Be kind.{USER} e{BOT}") is None
+    assert formats.without_first_turn("Who built the church?\n") is None

@@ -1,0 +1,319 @@
+"""A run's folder is its own; its states, metrics and picture let it be stopped anywhere, and be looked at."""
+
+import dataclasses
+import os
+
+import pytest
+import torch
+
+import tiny
+from minirlhf.support import distributed, run
+from minirlhf.support.errors import InputError
+from minirlhf.support.run import Run, RunConfig, draw_curves, progress, read_metrics, start_run
+
+
+@pytest.fixture
+def config(tmp_path):
+    return RunConfig(out=str(tmp_path / "run"), save_every=2)
+
+
+def change(config, **changes):
+    return dataclasses.replace(config, **changes)
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class Learner:
+    """A model and its optimizer, which take a step towards `target`."""
+
+    def __init__(self, seed=0):
+        torch.manual_seed(seed)
+        self.model = torch.nn.Linear(2, 2)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1)
+
+    def step(self, target=1.0):
+        self.model(torch.ones(1, 2)).sub(target).square().sum().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return self
+
+    def run(self, config):
+        return Run(config, self.model, self.optimizer)
+
+
+def go(config, steps, learner=None, stop=None):
+    """A run of so many steps; with `stop`, killed after that step's line was written."""
+    learner = learner or Learner()
+    run = learner.run(config)
+    for step, _ in run.steps(range(steps)):
+        learner.step()
+        run.log(loss=float(step))
+        if step == stop:
+            break
+    return learner
+
+
+def after(steps):
+    learner = Learner()
+    for _ in range(steps):
+        learner.step()
+    return learner
+
+
+def states(config):
+    return sorted(path.name for path in run.Path(config.out).glob("state-*"))
+
+
+def logged(config):
+    return [row["step"] for row in read_metrics(config.out)]
+
+
+# --- whose folder it is -------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_left_alone_and_an_unfinished_one_starts_again(config, tmp_path, capsys):
+    assert start_run(config)
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    assert start_run(config)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    (tmp_path / "run" / "model.pt").write_bytes(b"done")
+    assert not start_run(config)
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_a_run_that_left_a_state_is_not_thrown_away_unasked(config):
+    start_run(config)
+    go(config, 3)
+    with pytest.raises(InputError, match="stopped after a checkpoint; add --resume"):
+        start_run(config)
+    assert logged(config) == [0, 1, 2]
+    assert start_run(change(config, resume=True))
+    assert logged(config) == [0, 1, 2]
+
+
+def test_resume_does_not_make_another_run_this_one(config):
+    start_run(config)
+    with pytest.raises(InputError, match="seed was 0, now 1"):
+        start_run(change(config, seed=1, resume=True))
+
+
+def test_what_a_killed_process_half_wrote_is_swept_away(config, tmp_path):
+    """Killed in its very first write, and again while it wrote others."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for names in ([".config.json.x_y1z2.half"], [".state-00000001.pt.a_b.half", ".tokenizer.tiktoken.c_d.half"]):
+        for name in names:
+            (folder / name).write_bytes(b"ha")
+        start_run(config)
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json"]
+
+
+def test_states_that_a_kill_left_beside_the_finished_model_are_dropped(config, tmp_path):
+    """Between the model and the removal of the states nothing may be left for good."""
+    start_run(config)
+    go(config, 4)
+    assert states(config)
+    (tmp_path / "run" / "model.pt").write_bytes(b"done")
+    assert not start_run(config)
+    assert not states(config)
+
+
+# --- states -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def six(config):
+    """A run that has saved states after 2, 4 and 6 steps, and was killed in its seventh."""
+    start_run(config)
+    go(config, 9, stop=6)
+    return change(config, resume=True)
+
+
+def test_the_newest_two_states_are_kept(six):
+    assert states(six) == ["state-00000004.pt", "state-00000006.pt"]
+
+
+def test_a_run_goes_on_from_the_newest_state_bit_by_bit(six, capsys):
+    learner = Learner(seed=9)
+    assert learner.run(six).first == 6 and same_weights(learner.model, after(6).model)
+    assert same_weights(learner.step(3.0).model, after(6).step(3.0).model)  # Adam's moments are back too
+    assert logged(six) == [0, 1, 2, 3, 4, 5]
+    assert "going on after step 6" in capsys.readouterr().out
+    assert same_weights(go(six, 9, Learner(seed=9)).model, after(9).model)
+    assert logged(six) == list(range(9))
+
+
+def test_where_there_is_no_state_nothing_changes(config):
+    start_run(config)
+    go(config, 1)
+    learner = Learner(seed=0)
+    assert learner.run(config).first == 0 and same_weights(learner.model, Learner().model)
+    assert logged(config) == []
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.999])
+def test_a_truncated_state_is_named_and_the_one_before_it_used(six, share, capsys):
+    newest = run.Path(six.out) / "state-00000006.pt"
+    newest.write_bytes(newest.read_bytes()[: int(share * newest.stat().st_size)])
+    learner = Learner(seed=9)
+    assert learner.run(six).first == 4 and same_weights(learner.model, after(4).model)
+    assert "state-00000006.pt: truncated or corrupt" in capsys.readouterr().out
+    assert logged(six) == [0, 1, 2, 3]
+
+
+def test_one_wrong_bit_in_a_state_is_noticed(six, capsys):
+    newest = run.Path(six.out) / "state-00000006.pt"
+    content, weight = newest.read_bytes(), after(6).model.bias.detach().numpy().tobytes()
+    at = content.index(weight)
+    newest.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    assert Learner().run(six).first == 4
+    assert "state-00000006.pt: truncated or corrupt" in capsys.readouterr().out
+
+
+def test_a_state_whose_members_have_no_names_is_passed_over(six, capsys):
+    newest = run.Path(six.out) / "state-00000006.pt"
+    content = bytearray(newest.read_bytes())
+    at = content.rindex(b"PK\x01\x02")  # an entry of the zip's directory: flags at 8, the name at 46
+    content[at + 9] |= 8  # names are UTF-8
+    content[at + 46] = 0xB3  # which this is not
+    newest.write_bytes(content)
+    assert Learner().run(six).first == 4
+    assert "state-00000006.pt: truncated or corrupt" in capsys.readouterr().out
+
+
+def test_a_state_of_another_number_of_processes_is_refused(six, monkeypatch):
+    monkeypatch.setattr(run, "world", lambda: 2)
+    with pytest.raises(InputError, match="state-00000006.pt: made by 1 processes, and there are 2 now; go on with 1"):
+        Learner().run(six)
+    assert len(logged(six)) == 7
+
+
+@pytest.mark.parametrize("rule", ["code", "list", "lacking", "step", "less"])
+def test_a_newest_state_that_is_none_is_named_never_run_as_code_and_the_one_before_it_used(rule, six, tmp_path, capsys):
+    intruder = tiny.Intruder(tmp_path / "intruded")
+    whole = {"step": 8, "world": 1, "parts": [{}, {}]}
+    states = {"code": whole | {"step": intruder}, "list": [], "lacking": {"step": 8}, "step": whole | {"step": "8"}}
+    states |= {"less": whole | {"step": -1}}
+    torch.save(states[rule], run.Path(six.out) / "state-00000008.pt")
+    assert Learner().run(six).first == 6
+    assert "state-00000008.pt: truncated or corrupt; trying the one before it" in capsys.readouterr().out
+    assert not (tmp_path / "intruded").exists()
+
+
+@pytest.mark.parametrize("parts", [[], [{}, {}], [None, None], [{"weight": 1}, {}]])
+def test_a_state_of_other_networks_is_named(parts, six):
+    torch.save({"step": 8, "world": 1, "parts": parts}, run.Path(six.out) / "state-00000008.pt")
+    with pytest.raises(InputError, match="state-00000008.pt: not a state of this run; remove it to go on from the one"):
+        Learner().run(six)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"step": "x"}', '{"loss": 1}', "\udcff", "[" * 100_000])
+def test_metrics_that_are_none_are_named_before_a_step_is_taken(line, six):
+    path = run.Path(six.out) / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n", errors="surrogateescape")
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="metrics.jsonl: a line is no metrics of a run; remove it, or the file"):
+        Learner().run(six)
+    assert path.read_bytes() == before
+
+
+def test_weights_that_are_not_finite_leave_no_state(config):
+    start_run(config)
+    learner = Learner()
+    with torch.no_grad():
+        learner.model.weight[0, 0] = float("nan")
+    running = learner.run(config)
+    with pytest.raises(InputError, match="step 1: weights is nan; last good checkpoint: none was saved yet"):
+        for _ in running.steps(range(4)):
+            pass
+    assert not states(config)
+
+
+def test_a_finished_runs_states_are_dropped_and_its_curves_drawn(six):
+    pytest.importorskip("matplotlib")
+    Learner().run(six).finish(loss="loss")
+    assert not states(six)
+    assert (run.Path(six.out) / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_rank_0_writes(config, tmp_path, monkeypatch):
+    for module in (run, distributed):
+        monkeypatch.setattr(module, "rank", lambda: 1)
+    start_run(config)
+    go(config, 5)
+    assert not list(tmp_path.iterdir())
+
+
+# --- metrics and progress -----------------------------------------------------------------------------------
+
+
+def test_metrics_come_back_row_by_row(config):
+    start_run(config)
+    metrics = Learner().run(config)
+    for _ in metrics.steps("ab"):
+        metrics.log(loss=1.5, other=None)
+    metrics.log(step=2, bias=1)
+    assert read_metrics(config.out) == [
+        {"step": 0, "loss": 1.5, "other": None},
+        {"step": 1, "loss": 1.5, "other": None},
+        {"step": 2, "bias": 1},
+    ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_last_good_checkpoint(config, value):
+    checked = Run(config, last_good="epoch-2.pt")
+    checked.step = 7
+    checked.check(other=1.0)
+    with pytest.raises(InputError, match=r"step 7: loss is .*; last good checkpoint: epoch-2.pt"):
+        checked.check(other=1.0, loss=value)
+
+
+def test_a_run_that_goes_back_forgets_the_rows_that_will_come_again(six):
+    """And the one that it was killed in, half written; twice, if it was killed again at once."""
+    with open(run.Path(six.out) / "metrics.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')
+    for _ in range(2):
+        Learner().run(six)
+        assert logged(six) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_steps_rate_is_what_it_handled_by_the_seconds_it_took(config, monkeypatch):
+    start_run(config)
+    clocked, now = Learner().run(config), iter([0.0, 10.0, 12.0, 99.0, 99.0])
+    monkeypatch.setattr(run.time, "perf_counter", lambda: next(now))
+    for _ in clocked.steps("a"):
+        assert clocked.rate(100) == 50
+
+
+def test_progress_yields_every_item_and_says_when_it_is_done(capsys):
+    assert list(progress("abc", "work")) == [(0, "a"), (1, "b"), (2, "c")]
+    assert capsys.readouterr().out.startswith("work: 3/3")
+
+
+def test_progress_goes_on_where_a_run_was_stopped(capsys):
+    assert list(progress("abc", "work", start=2)) == [(2, "c")]
+    assert capsys.readouterr().out.startswith("work: 3/3")
+
+
+def test_curves_are_drawn_from_the_metrics_also_where_a_column_has_gaps(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [dict(step=0, loss=2.0, validation_loss=None), dict(step=1, loss=1.0, validation_loss=1.5), dict(step=2)]
+    tiny.write_lines(tmp_path / "metrics.jsonl", rows)
+    draw_curves(tmp_path, {"loss": "loss", "validation_loss": "validation", "absent": "absent"})
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "curves.png").unlink()
+    draw_curves(tmp_path, {"absent": "absent"})  # there is nothing to show
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("name", run.LOGS)
+def test_metrics_that_are_no_file_are_refused_before_a_step_is_taken(name, six):
+    path = run.Path(six.out) / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=f"{name}: not a file that rows can be written to; remove it"):
+        Learner().run(six)

@@ -1,0 +1,71 @@
+"""Folds share no conversation, no stage sees the fold left out, and a fold that was stopped goes on."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import pretrain
+import train_sft
+from lab import cross_validation
+
+RECORDS = [
+    {
+        "prompt": f"\n\nHuman: the {i % 10}{turn}\n\nAssistant:",
+        "responses": [f" good {i}", f" bad {i}"],
+        "ranks": [1, 2],
+    }
+    for i in range(20)
+    for turn in ("", "\n\nAssistant: so?\n\nHuman: yes")
+]
+
+
+def config(out):
+    shape = dict(size="nano", n_layer=1, n_ctx=64, vocab_size=270)
+    return cross_validation.Config(pairs="", documents=(), out=str(out), **shape)
+
+
+def test_records_with_the_same_first_turn_are_in_one_fold():
+    parts = cross_validation.split(RECORDS, 3, seed=0)
+    turns = [{cross_validation.first_turn(record["prompt"]) for record in part} for part in parts]
+    assert not turns[0] & turns[1] and not turns[0] & turns[2] and not turns[1] & turns[2]
+    assert sorted(map(json.dumps, sum(parts, []))) == sorted(map(json.dumps, RECORDS))
+    assert {len(part) for part in parts} == {12, 16}
+
+
+@pytest.mark.parametrize(("given", "layers"), [({}, 4), ({"n_layer": 1}, 1)])
+def test_a_size_has_its_own_layers_unless_others_are_given(given, layers, monkeypatch):
+    class Begun(Exception):
+        pass
+
+    def begin(argv):
+        flags = pretrain.parse(pretrain.Config, argv, "")
+        raise Begun(flags.n_layer or pretrain.PRESETS[flags.size]["n_layer"])
+
+    monkeypatch.setattr(pretrain, "main", begin)
+    small = cross_validation.Config(pairs="", documents=(), out="runs/folds", size="small", **given)
+    with pytest.raises(Begun, match=f"^{layers}$"):
+        cross_validation.train_fold(small, "runs/folds/fold-0", "tokenizer")
+
+
+def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_path, no_pictures, monkeypatch):
+    parse, save, stops = pretrain.parse, train_sft.save_model, []
+
+    def stopped_once(path, *args):
+        if not stops and str(path).endswith("model.pt"):
+            stops.append(path)
+            raise KeyboardInterrupt
+        save(path, *args)
+
+    monkeypatch.setattr(pretrain, "parse", lambda *args: replace(parse(*args), save_every=1))
+    monkeypatch.setattr(train_sft, "save_model", stopped_once)
+    fold = config(tmp_path), f"{tmp_path}/fold-0"
+    tokenizer, _ = cross_validation.prepare_fold(*fold, RECORDS[20:], RECORDS[:20], [{"text": "a page"}])
+    with pytest.raises(KeyboardInterrupt):
+        cross_validation.train_fold(*fold, tokenizer)
+    assert list((tmp_path / "fold-0" / "gpt").glob("state-*.pt"))
+    cross_validation.train_fold(*fold, tokenizer)
+    assert (tmp_path / "fold-0" / "rm" / "model.pt").exists()
+    seen = "".join(path.read_text() for path in (tmp_path / "fold-0").glob("*.jsonl"))
+    assert all(record["responses"][0] in seen for record in RECORDS[:20])
+    assert not any(f'{record["responses"][0]}"' in seen for record in RECORDS[20:])

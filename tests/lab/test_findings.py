@@ -1,0 +1,359 @@
+"""The findings: verdicts follow from figures, controls control, estimators are unbiased, nothing trained is lost."""
+
+import itertools
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import reproduce
+import train_sft
+from data import town
+from data.town.grammar import plain
+from data.town.prompts import USERS, prompts
+from lab.findings import __main__ as command
+from lab.findings import benchmarks, dpo, optimization, page, preferences, rewards, tasks
+from lab.findings.finding import Claim, Finding, verdict
+from lab.findings.lab import Lab, judged, mean
+from minirlhf.support import records
+from minirlhf.support.config import to_flags
+from minirlhf.support.errors import InputError
+
+KNOWN = command.known()
+
+
+def figure(mean, width=0.001):
+    return {"mean": mean, "low": mean - width, "high": mean + width}
+
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bounds", "holds"),
+    [
+        (0.1, 0.2, dict(above=0), True), (-0.2, -0.1, dict(above=0), False), (-0.1, 0.1, dict(above=0), None),
+        (0.1, 0.2, dict(below=0), False), (-0.2, -0.1, dict(below=0), True), (0, 0.1, dict(above=0), None),
+        (-0.01, 0.01, dict(above=-0.05, below=0.05), True), (0.06, 0.1, dict(above=-0.05, below=0.05), False),
+        (0.04, 0.1, dict(above=-0.05, below=0.05), None), (-math.inf, math.inf, dict(above=0), None),
+    ],
+)  # fmt: skip
+def test_a_claim_holds_where_its_whole_interval_does(low, high, bounds, holds):
+    assert Claim("", {"low": low, "high": high}, **bounds).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("states", "says"),
+    [((1, 1), "reproduced"), ((1, -1), "not reproduced"), ((1, 0), "inconclusive"), ((0, -1), "not reproduced")],
+)
+def test_a_verdict_needs_all_claims_and_one_that_fails_is_enough(states, says):
+    assert verdict([Claim("", figure(x, 0.5), above=0) for x in states]) == says
+
+
+SIZES = ("nano", "toy", "medium")
+STEPS = ("gpt_prompted less gpt", "sft less gpt_prompted", "ppo less sft", "ppo_ptx less sft")
+# finding -> {figure that a claim is about: (a mean that bears the paper out, one that does not)}
+MADE_UP = {
+    "ladder": {f"{size} {step}": (0.1, -0.1) for size in SIZES for step in STEPS},
+    "small_beats_large": {"nano ppo_ptx against medium gpt": (0.6, 0.4)},
+    "instructions": {"follows, ppo_ptx less gpt": (0.2, -0.2), "satisfies, ppo_ptx less gpt": (0.2, -0.2),
+                     "made up, ppo_ptx less gpt": (-0.2, 0.2), "fit for a customer, ppo_ptx less gpt": (0.2, -0.2)},
+    "held_out_labelers": {"ppo_ptx wins, held-out labelers": (0.6, 0.4), "wins, training less held-out": (0.01, 0.2),
+                          "RM accuracy, others": (0.7, 0.4), "RM accuracy, own less others": (0.02, 0.2)},
+    "truthful": {"ppo_ptx over gpt, a ratio": (2, 1)}
+    | {f"{when}, ppo_ptx less gpt": (0.2, -0.2) for when in ("after an instruction", "after a page of answers", "myths",
+                                                             "other questions")},
+    "hallucination": {"ppo_ptx over gpt, a ratio": (0.5, 0.9)},
+    "toxicity": {"told to be kind, helpful_first less gpt": (-0.1, 0.1),
+                 "told nothing, helpful_first less gpt": (0.1, -0.2),
+                 "told to be rude, helpful_first less gpt": (0.1, -0.1)},
+    "bias": {"ppo_ptx less gpt, in bits": (-0.1, 0.3)},
+    "alignment_tax": {"all four, ppo less gpt": (-0.1, 0.1), "all four, ppo_ptx less ppo": (0.1, -0.1)},
+    "ptx_sweep": {"loss above the start": ([0.2] * 4 + [0.0], [-0.2] * 4 + [0.1]),
+                  "loss, last less first": (-0.1, 0.1)},
+    "kl_sweep": {"loss above ppo_ptx": ([0.1] * 5, [-0.1] * 5)},
+    "public_tasks": {"flan against sft": (0.3, 0.6), "t0 against sft": (0.3, 0.6)},
+    "rare_instructions": {"Tovish, ppo_ptx less gpt": (0.2, -0.2), "a kind left out, ppo_ptx less gpt": (0.2, -0.2)},
+    "simple_mistakes": {"told less alone": (0.1, -0.1), "one less both": (0.1, -0.1)},
+    "dialogue": {f"follow-ups: dialogue{one} less {other}": (0.2, -0.2) for one, other in (
+        ("", "single-turn"), ("", "dialogue, without the turn before"), (", SFT", "single-turn, SFT"))},
+    "comparisons_together": {"loss on held-out rankings, shuffled less together": (0.1, -0.1),
+                             "loss on its own rankings, shuffled less together": (-0.1, 0.1)},
+    "reward_model_scaling": {"all rankings less an eighth": (0.1, -0.1), "all responses less two": (0.1, -0.1),
+                             "larger less smaller": (0.1, -0.1)},
+    "overoptimization": {"proxy, end less peak": (0.1, -0.1), "gold, end less peak": (-0.1, 0.1)},
+    "alternatives": {f"wins against SFT: {name}": (0.6, 0.4) for name in ("best of 16", "DPO", "ppo", "ppo_ptx")},
+    "ratings_or_comparisons": {"rankings less ratings": (0.1, -0.1)},
+    "in_context": {"most examples less none": (0.1, -0.1)},
+    "instruction_tuning": {"most kinds less one": (0.1, -0.1), "larger less smaller": (0.1, -0.1)},
+    "iterate": {"true utility, second less first": (0.1, -0.1)},
+    "pretraining_mix_in_sft": {"loss of ppo, with less without": (-0.1, 0.1),
+                               "true utility of ppo, with less without": (0.0, -0.1)},
+    "compute": {"SFT, share of pretraining": (0.01, 0.2), "PPO-ptx, share of pretraining": (0.04, 0.3)},
+}  # fmt: skip
+
+
+def made_up(name, which, width=0.001):
+    """Figures of which all claims' are as the paper's (0), or as they should not be (1)."""
+    values = {key: both[which] for key, both in MADE_UP[name].items()}
+    known = {"kl_coef": [0.01, 0.1, 0.3, 1.0, 3.0]} if name == "kl_sweep" else {}
+    return known | {k: [figure(x, width) for x in v] if isinstance(v, list) else figure(v, width)
+                    for k, v in values.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_made_up_figures_have_the_verdict_that_they_should(name):
+    def says(f):
+        return verdict(list(KNOWN[name]().claims(f)))
+
+    good = made_up(name, 0)
+    assert says(good) == "reproduced"
+    assert says(made_up(name, 0, width=10)) == "inconclusive"
+    for key, bad in made_up(name, 1).items():  # each claim counts
+        if isinstance(bad, dict):
+            assert says(good | {key: bad}) == "not reproduced", key
+        elif key in MADE_UP[name]:
+            for i in range(len(bad)):
+                changed = [*good[key][:i], bad[i], *good[key][i + 1 :]]
+                expected = "reproduced" if name == "ptx_sweep" and 0 < i < 4 else "not reproduced"
+                assert says(good | {key: changed}) == expected, (key, i)
+
+
+def test_every_row_is_a_finding_with_a_claim_and_a_cost():
+    assert KNOWN.keys() == MADE_UP.keys() and len(KNOWN) == 25
+    assert all(finding.claim() != Finding.claim() and finding.paper and finding.minutes for finding in KNOWN.values())
+    assert all(finding.minutes <= 10 and set(finding.sizes) <= set(SIZES) for finding in KNOWN.values())
+    assert command.cost(KNOWN.values()) <= 120
+
+
+# --- estimators ------------------------------------------------------------------------------------------------------
+
+
+def test_dpo_loss_is_the_papers_formula():
+    better, worse = torch.tensor([-1.0, -5.0]), torch.tensor([-2.0, -4.0])
+    ref_better, ref_worse = torch.tensor([-3.0, -5.5]), torch.tensor([-2.5, -1.0])
+    expected = 0.0
+    for pi_w, pi_l, ref_w, ref_l in ((-1.0, -2.0, -3.0, -2.5), (-5.0, -4.0, -5.5, -1.0)):
+        margin = 0.3 * ((pi_w - ref_w) - (pi_l - ref_l))
+        expected += -math.log(1 / (1 + math.exp(-margin))) / 2
+    assert dpo.dpo_loss(better, worse, ref_better, ref_worse, 0.3).item() == pytest.approx(expected, rel=1e-6)
+    assert dpo.dpo_loss(better, worse, better, worse, 0.3).item() == pytest.approx(math.log(2))
+
+
+def test_dpo_prefers_what_was_ranked_first(world, tmp_path, no_pictures):
+    flags = dict(init=world.gpt, data=(world.rankings,), epochs=20, batch_size=4, lr=3e-3, out=tmp_path / "dpo")
+    dpo.main(to_flags(flags))
+    rows = [json.loads(line) for line in (tmp_path / "dpo" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the policy is its own reference yet
+    assert rows[-1]["loss"] < 0.2
+
+
+def test_best_of_n_from_a_pool_is_the_mean_over_all_draws(monkeypatch):
+    rng = np.random.default_rng(0)
+    proxy, gold = rng.normal(size=(3, 5)), rng.normal(size=(3, 5))
+    monkeypatch.setattr(optimization, "best_of", lambda lab, records, n: (proxy, gold, None))
+    monkeypatch.setattr(optimization, "mean", lambda values, records: values)
+    finding = optimization.Overoptimization()
+    finding.pool, finding.ns = 5, (1, 2, 3, 5)
+    f = finding.best_of_n(type("", (), {"records": lambda self, *names: [0] * 3})())
+    for n, of_proxy, of_gold in zip(finding.ns, f["best of n: proxy"], f["best of n: gold"]):
+        for row in range(3):
+            best = [max(drawn, key=lambda i: proxy[row, i]) for drawn in itertools.combinations(range(5), n)]
+            assert of_proxy[row] == pytest.approx(np.mean([proxy[row, i] for i in best]))
+            assert of_gold[row] == pytest.approx(np.mean([gold[row, i] for i in best]))
+
+
+def test_the_difference_of_two_samples_has_the_interval_of_the_textbook():
+    a, b = np.random.default_rng(1).normal(1, 2, 4000), np.random.default_rng(2).normal(0, 1, 1000)
+    less = optimization.apart(a, b)
+    error = math.sqrt(4 / 4000 + 1 / 1000)
+    assert less["mean"] == pytest.approx(a.mean() - b.mean())
+    assert less["high"] - less["low"] == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+def test_a_ratio_with_nothing_below_the_line_in_some_resamples_has_no_upper_end():
+    ratio = mean(np.array([1.0, 1.0]), [{"content": "a"}, {"content": "b"}], np.array([1.0, 0.0]))
+    assert (ratio["mean"], ratio["low"], ratio["high"]) == (2, 1, math.inf)
+    assert Claim("", ratio, above=0.5).holds is True
+    assert Claim("", ratio, below=3).holds is None
+
+
+def test_a_cut_ranking_keeps_the_order_of_what_is_left():
+    ranking = {"responses": ["a", "b", "c", "d"], "ranks": [3, 1, 3, 2]}
+    assert rewards.cut(ranking, 3) == {"responses": ["a", "b", "c"], "ranks": [2, 1, 2]}
+
+
+# --- benchmarks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [benchmarks.reading, benchmarks.translation])
+def test_a_benchmarks_answers_are_those_that_the_web_would_give(make):
+    for i in range(50):
+        beginning, answers, _ = make(random.Random(i), "test")
+        assert all(answer == plain(answer) and answer for answer in answers)
+        if make is benchmarks.reading:
+            passage = beginning.split(" Question: ")[0]
+            assert any(plain(a) in plain(passage) for a in answers)
+
+
+def test_a_completions_first_choice_goes_on_about_the_same():
+    for i in range(50):
+        first, seconds, _ = benchmarks.completion(random.Random(i))
+        who, thing = next((w, t) for w in town.world.ANIMALS for t in town.world.THINGS
+                          if f" {w} " in first and t in first)  # fmt: skip
+        assert len(seconds) == 4 and (who in seconds[0] or thing in seconds[0])
+
+
+def test_an_item_that_comes_four_times_is_one_item():
+    hits, contents = np.random.default_rng(0).integers(0, 2, (2, 50)).astype(float), [f"{i}" for i in range(50)]
+    once, four = ([{"reading": (np.tile(own, times), contents * times)} for own in hits] for times in (1, 4))
+    assert {**tasks.less(*once), "n": 0} == {**tasks.less(*four), "n": 0}
+
+
+# --- a tiny run of all -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("findings") / "all"
+    command.main(["--all", "--tiny", "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def lab(out):
+    return Lab(str(out), tiny=True)
+
+
+def test_all_findings_run_and_the_page_shows_them(out):
+    shown = (out / "findings.html").read_text()
+    for name, finding in KNOWN.items():
+        result = json.loads((out / f"{name}.json").read_text())
+        assert result["verdict"] == verdict(list(finding().claims(result["figures"])))
+        assert f'<section id="{name}"><h2>{name} <span class="{result["verdict"].replace(" ", "-")}">' in shown
+        assert page.html.escape(finding.claim()) in shown
+
+
+def test_what_is_there_is_kept(out, capsys, monkeypatch):
+    monkeypatch.setattr(command, "run", lambda *args: pytest.fail("ran again"))
+    command.main(["--all", "--tiny", "--out", str(out)])
+    assert "shows 25 of 25 findings" in capsys.readouterr().out
+
+
+def test_the_list_needs_no_folder_and_an_unknown_finding_is_named(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command.main([])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in KNOWN) and not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="toxicty: no finding; choose of .*toxicity"):
+        command.main(["toxicty"])
+
+
+def test_a_broken_checkpoint_is_named_and_trained_again(lab, capsys):
+    stage = {"public": lab.sft(lab.models()["gpt"])}
+    path = lab.train(stage)["public"] + "/model.pt"
+    with open(path, "rb") as file:
+        before = file.read()
+    with open(path, "wb") as file:
+        file.write(before[:-50])
+    lab.train(stage)
+    assert f"{path}: truncated, or not a checkpoint" in capsys.readouterr().out
+    with open(path, "rb") as file:
+        assert file.read() == before
+
+
+def test_a_stage_of_other_settings_is_refused_by_name(lab):
+    lab.train({"other": lab.sft(lab.models()["gpt"])})
+    with pytest.raises(InputError, match="/other holds another run .*--lr was"):
+        lab.train({"other": lab.sft(lab.models()["gpt"], lr=1e-5)})
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_of_a_findings_own_are_by_test_users_about_test_contents(lab):
+    records = lab.ask(("say", "closed_qa", "fact", "rename"), 2000, "test of the lab")
+    assert len(records) == 100 and {r["kind"] for r in records} == {"say", "closed_qa", "fact", "rename"}
+    assert len(lab.many) == 4 * len(lab.test) and not lab.many[: len(lab.test)] == lab.test
+    assert {USERS[r["user"]] for r in records + lab.many} == {"test"}
+    for r in records + lab.many:
+        place = town.world.digest(r["content"]) / 2**64  # test has the last 35 %
+        assert town.world.FACT[r["fact"]].split == "test" if "fact" in r else place >= 0.65
+
+
+def test_wins_are_judged_by_held_out_labelers(lab, monkeypatch):
+    seen = []
+    monkeypatch.setattr(town, "compare", lambda record, a, b, labeler, rng: seen.append(labeler) or 0.5)
+    lab.wins(lab.test, ["a"] * len(lab.test), ["b"] * len(lab.test), "x")
+    assert seen and all(labeler.held_out for labeler in seen)
+
+
+def test_a_folds_reward_model_saw_no_ranking_of_the_labelers_left_out(lab):
+    folds = preferences.HeldOutLabelers.folds
+    parts = [{labeler.name for labeler in town.TRAINING_LABELERS[i::folds]} for i in range(folds)]
+    assert set().union(*parts) == {labeler.name for labeler in town.TRAINING_LABELERS}
+    for i, part in enumerate(parts):
+        rows = [json.loads(line) for line in open(f"{lab.out}/rankings-fold-{i}.jsonl")]
+        assert rows and not part & {row["labeler"] for row in rows}
+
+
+def test_the_kind_left_out_is_nowhere_in_fine_tuning(lab):
+    for name in ("demonstrations", "prompts_train", "rankings"):
+        rows = [json.loads(line) for line in open(f"{lab.out}/{name}-but-one-kind.jsonl")]
+        assert rows and not any(row["content"].startswith("rename") for row in rows)
+
+
+def test_a_second_rounds_rankings_state_no_test_fact_and_are_by_training_labelers():
+    told = next(fact for fact in town.FACTS if fact.split == "test").statement
+    records, answers = prompts("train", 40, seed=0), ("Once upon a time.", told, "I do not know.")
+    rows = optimization.ranked(records, [answers] * len(records), random.Random(0))
+    assert town.states_test_fact(told) and len(rows) == len(records)
+    assert all(row["responses"] == [answers[0], answers[2]] for row in rows)
+    assert not {labeler.name for labeler in town.HELD_OUT_LABELERS} & {row["labeler"] for row in rows}
+
+
+def test_public_tasks_and_instruction_tuning_hold_no_test_contents(lab):
+    about = {r["prompt"]: r["content"] for r in lab.test}
+    for name in ("flan", "t0", "1-kinds", "3-kinds", "7-kinds", "14-kinds"):
+        rows = [json.loads(line) for line in open(f"{lab.out}/demonstrations-{name}.jsonl")]
+        assert rows and not about.keys() & {row["prompt"] for row in rows}
+        assert not any(town.states_test_fact(row["prompt"] + row["response"]) for row in rows)
+
+
+def test_reward_models_are_measured_on_rankings_that_trained_none(lab):
+    train = {r["prompt"] for r in lab.rankings()}
+    assert not train & {r["prompt"] for r in lab.rankings("rankings_held_out")}
+
+
+def test_a_rankings_record_is_that_of_its_prompt(lab):
+    for ranking in lab.rankings() + lab.rankings("rankings_held_out"):
+        assert lab.about[ranking["prompt"]]["content"] == ranking["content"]
+        assert len(judged([ranking] * len(ranking["responses"]), ranking["responses"])) == len(ranking["ranks"])
+
+
+def test_other_sizes_are_judged_by_the_one_reward_model(lab):
+    script, flags = lab.ppo(lab.models("nano")["rl_start"], "nano")
+    assert flags["reward_model"] == f"{lab.toy}/rm" and script is reproduce.train_ppo
+    assert lab.sft("x", "nano")[0] is train_sft
+
+
+def test_other_sizes_read_no_page_that_losses_are_measured_on(lab):
+    read = json.loads(open(f"{lab.out}/nano/gpt/config.json").read())["data"]
+    held_out = {r["text"] for r in lab.records("web_held_out", "document")}
+    assert read and not held_out & {r["text"] for file in read for r in records.read(file, "document")}
+
+
+@pytest.mark.parametrize("judge_on", ["test", "validation"])
+def test_benchmarks_are_of_the_split_that_models_are_judged_on(judge_on, monkeypatch):
+    monkeypatch.setattr(tasks, "at_once", lambda *calls: [split for *_, split in calls])
+    assert tasks.scores(Lab("somewhere", judge_on=judge_on), {"gpt": "folder"}) == {"gpt": judge_on}
+
+
+def test_who_puts_helpfulness_first_ranks_the_same_answers(lab):
+    rows = [json.loads(line) for line in open(f"{lab.out}/rankings-helpful.jsonl")]
+    of_town = lab.rankings()
+    assert [row["responses"] for row in rows] == [ranking["responses"] for ranking in of_town]
+    assert not {row["labeler"] for row in rows} & {labeler.name for labeler in town.HELD_OUT_LABELERS}

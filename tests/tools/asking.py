@@ -1,0 +1,75 @@
+"""The pages' servers for tests: quick answers instead of models, questions without a browser."""
+
+import http.client
+import json
+import threading
+from contextlib import contextmanager
+
+from tools import label
+from tools.web import server
+from tools.web.labels import Labels
+
+
+class QuickAnswers:
+    """k answers to each prompt, at once; `texts` of those that shall be others."""
+
+    def __init__(self, k=4, texts=None):
+        self.k, self.texts, self.asked = k, texts or {}, []
+
+    def of(self, i):
+        self.asked.append(i)
+        texts = self.texts.get(i, [f" answer {letter} to {i}" for letter in "abcdefghi"[: self.k]])
+        return [(text, ["gpt" if j else "sft"]) for j, text in enumerate(texts)]
+
+    def prepare(self, rows):
+        pass
+
+
+def labels(out, n=50, **options):
+    k = options.pop("k", 4)
+    records = [{"prompt": f"question {i}\n", "use_case": "chat"} for i in range(n)]
+    return Labels(out, records, QuickAnswers(k, options.pop("texts", None)), **options)
+
+
+@contextmanager
+def serving(html, routes, token=None):
+    """Yields a server's port."""
+    own = server.Server(("127.0.0.1", 0), html, routes, token)
+    thread = threading.Thread(target=own.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield own.server_address[1]
+    finally:
+        own.shutdown()
+        own.server_close()
+        thread.join()
+
+
+@contextmanager
+def labelling(asked):
+    with serving(server.page("label"), label.routes(asked)) as port:
+        yield port
+
+
+def ask(port, path, question=None, method="POST", body=None, **headers):
+    """(status, answer) of a question, with the headers that a page sends, or others; None leaves one out."""
+    usual = {"Host": f"127.0.0.1:{port}", "Origin": f"http://127.0.0.1:{port}", "Content-Type": "application/json"}
+    body = json.dumps(question).encode() if body is None and question is not None else body
+    usual |= {"Content-Length": str(len(body or b""))} | {name.replace("_", "-"): v for name, v in headers.items()}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+    for name, value in usual.items():
+        if value is not None:
+            connection.putheader(name, value)
+    connection.endheaders()
+    try:
+        connection.send(body or b"")
+        response = connection.getresponse()
+        text = response.read()
+    except (ConnectionError, http.client.HTTPException):
+        return 0, {}
+    finally:
+        connection.close()
+    return response.status, text if response.headers["Content-Type"].startswith("text/html") else [
+        json.loads(line) for line in text.splitlines()
+    ]

@@ -1,0 +1,43 @@
+"""The benchmark runs, and counts its arithmetic as torch does."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from minirlhf.support.errors import InputError
+from tools import bench
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setitem(bench.SHAPES, "toy", (50, 32, 2, 2, 32, 4, 3, 8, 2))
+
+
+OPTIONS = SimpleNamespace(device="cpu", dtype="float32", compile=False, threads=1, accumulate=1, graph=False)
+
+
+@pytest.mark.parametrize("work", ["sft", "rm", "generate", "ppo"])
+def test_one_json_line_with_the_rate_and_its_share_of_the_machines(work, capsys):
+    bench.main([work, "toy", "--iterations", "1", "--threads", "1"])
+    figures = json.loads(capsys.readouterr().out)
+    name, units = {"ppo": ("episodes", 4), "generate": ("tokens", 32)}.get(work, ("tokens", 44))
+    assert figures[f"{name}_per_second"] == pytest.approx(units / figures["seconds"])
+    assert 0 < figures["share"] < 1
+    assert figures["gflops"] > 0
+
+
+@pytest.mark.parametrize("work", [bench.sft, bench.rm, bench.ppo])
+def test_the_arithmetic_is_what_torch_counts(work):
+    """But for decoding token by token, where attention looks at fewer keys than the formula says."""
+    step, _, flops = work(bench.Shape("toy"), OPTIONS)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    assert flops == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.parametrize(("flag", "word"), [("iterations", "0"), ("threads", "-1"), ("ranks", "9" * 30)])
+def test_numbers_beyond_sense_are_refused(flag, word):
+    with pytest.raises(InputError, match=f"--{flag}"):
+        bench.main(["sft", "toy", f"--{flag}", word])

@@ -1,0 +1,124 @@
+"""Each exercise is red before it is done: its test fails for want of the function, and passes in the project itself."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minirlhf.support.errors import InputError
+from tools import exercises
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exercises") / "copy"
+    shutil.copytree(ROOT, folder, ignore=exercises.LEFT_OUT)
+    return folder
+
+
+def outcome(folder, name):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    words = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", exercises.tests(name)]
+    done = subprocess.run(words, cwd=folder, env=env | {"PYTHONPATH": ""}, capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def attempt(copy):
+    """Puts a body for one function into a whole copy, runs its tests, and makes the copy whole again."""
+
+    def run(name, body):
+        file = exercises.EXERCISES[name]
+        source = (ROOT / file).read_text()
+        (copy / file).write_text(exercises.with_body(source, name, body))
+        result = outcome(copy, name)
+        (copy / file).write_text(source)
+        return result
+
+    return run
+
+
+@pytest.mark.parametrize("name", exercises.EXERCISES)
+def test_red_before(name, attempt):
+    status, said = attempt(name, exercises.YOURS)
+    assert status == 1 and "yours to write" in said
+
+
+@pytest.mark.parametrize("name", ["gae", "ranked_above", "sample_token", "set_bias"])
+def test_green_with_the_solution_while_the_others_are_out_of_sight(name, tmp_path):
+    exercises.make(name, tmp_path / name)
+    file, original = tmp_path / name / exercises.EXERCISES[name], ROOT / exercises.EXERCISES[name]
+    (solution,) = (n for n in ast.parse(original.read_text()).body if getattr(n, "name", "") == name)
+    lines = original.read_text().splitlines()[solution.body[1].lineno - 1 : solution.end_lineno]
+    text = file.read_text()
+    same_file = list(exercises.EXERCISES.values()).count(exercises.EXERCISES[name])
+    assert text.count("return solved(") == same_file - 1
+    file.write_text(text.replace(f"    {exercises.YOURS}", "\n".join(lines)))
+    assert outcome(tmp_path / name, name)[0] == 0
+
+
+WRONG = {  # as readers wrote it, or might
+    "sft_loss": ["return -masked_mean(logp, mask)"],
+    "ptx_loss": ["return -coef * logp.mean()"],
+    "whiten": ["return (x - x[mask].mean()) / x[mask].std()"],
+    "shaped_rewards": [
+        "r = -beta * (logp - ref_logp) * mask; r[:, -1] += scores; return r",
+        "r = -beta * (logp - ref_logp); r[torch.arange(len(r)), mask.sum(1) - 1] += scores; return r",
+    ],
+    "sample_token": ["return (log_probs.exp().cumsum(-1) > noise[:, None]).int().argmax(-1)"],
+    "ranked_above": ["return ranks[:, :, None] < ranks[:, None, :]"],
+    "ranking_loss": [
+        "better = ranked_above(ranks); margins = scores[:, :, None] - scores[:, None, :]; "
+        "return -F.logsigmoid(margins)[better].mean()"
+    ],
+    "policy_loss": [
+        "r = torch.exp(logp - old_logp); "
+        "return -torch.minimum(r * advantages, r.clamp(1 - clip, 1 + clip) * advantages).mean()",
+        "r = torch.exp(logp - old_logp); return -masked_mean(r.clamp(1 - clip, 1 + clip) * advantages, mask, total)",
+    ],
+    "value_loss": [
+        "c = old_values + (values - old_values).clamp(-clip, clip); "
+        "return 0.5 * torch.maximum((values - returns) ** 2, (c - returns) ** 2).mean()",
+        "c = old_values + (values - old_values).clamp(-clip, clip); "
+        "return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (c - returns) ** 2), mask)",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "body"), [(name, body) for name, bodies in WRONG.items() for body in bodies])
+def test_red_where_it_is_wrong(name, body, attempt):
+    status, said = attempt(name, body)
+    assert status == 1 and "SyntaxError" not in said and "NameError" not in said
+
+
+def test_another_body_keeps_signature_and_docstring():
+    source = 'A = 1\n\n\n@f\ndef g(a,\n      b):\n    """What."""\n    x = a\n    return x\n\n\ndef h():\n    """."""\n'
+    assert exercises.with_body(source, "g", "return k({})") == source.replace(
+        "    x = a\n    return x\n", "    return k(a, b)\n"
+    )
+
+
+def test_an_exercise_that_is_begun_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exercises, "ROOT", tmp_path)
+    (tmp_path / "train_rm.py").write_text((ROOT / "train_rm.py").read_text())
+    for said in ("open ", "is there already"):
+        exercises.main(["set_bias"])
+        mine = tmp_path / "runs" / "exercises" / "set_bias" / "train_rm.py"
+        printed = capsys.readouterr().out
+        assert said in printed and f"{mine}, line " in printed and mine.exists()
+        assert f"line {1 + mine.read_text()[: mine.read_text().index('def set_bias(')].count(chr(10))}" in printed
+        mine.write_text("# mine\ndef set_bias(): ...\n")
+    assert mine.read_text().startswith("# mine")
+    with pytest.raises(InputError, match="nothing: no exercise; choose of cosine_lr"):
+        exercises.main(["nothing"])
+
+
+def test_they_are_listed(capsys):
+    exercises.main([])
+    assert len(capsys.readouterr().out.splitlines()) == len(exercises.EXERCISES) >= 10

@@ -1,0 +1,63 @@
+"""README, the map and the glossary lead from the paper to the code, and to a test: to names that exist."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+TEXT = README + (ROOT / "docs" / "map.md").read_text()
+ROWS = re.findall(r"^\| .+ \| `(\w+)\.(\w+)` \| `(tests/\w+\.py)::(\w+)` \|$", TEXT, re.MULTILINE)
+
+
+def test_the_table_is_found():
+    assert len(ROWS) > 15
+
+
+@pytest.mark.parametrize(("module", "function", "file", "test"), ROWS)
+def test_function_and_test_exist(module, function, file, test):
+    (path,) = [path for folder in ("minirlhf", "minirlhf/support", "lab", ".") for path in ROOT.glob(f"{folder}/{module}.py")]
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert callable(getattr(importlib.import_module(name), function))
+    assert f"def {test}(" in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize(("files", "lines"), re.findall(r"^\| (`[^|]+`) \| (\d+) \|", TEXT, re.MULTILINE))
+def test_files_have_about_as_many_lines_as_readme_says(files, lines):
+    paths = [ROOT / name for name in re.findall("`([^`]+)`", files)]
+    paths = [path for given in paths for path in (given.glob("*.py") if given.is_dir() else [given])]
+    assert sum(len(path.read_text().splitlines()) for path in paths) == pytest.approx(int(lines), rel=0.1)
+
+
+def test_readme_is_short_and_names_with_the_map_every_file_that_a_person_runs_or_a_script_needs():
+    assert len(README.splitlines()) <= 200
+    for path in [*ROOT.glob("*.py"), *(ROOT / "minirlhf").glob("[!_]*.py")]:
+        assert f"`{path.relative_to(ROOT)}`" in TEXT
+
+
+PAGES = [path for folder in (".", "docs", "data", "lab/findings") for path in (ROOT / folder).glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+WORDS = [row.split(" | ") for row in (ROOT / "docs" / "glossary.md").read_text().splitlines() if row.startswith("| ")][
+    1:
+]
+
+
+def test_the_glossary_has_each_word_once():
+    said = int(re.search(r"^(\d+) words", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)[1])
+    assert len({row[0] for row in WORDS}) == len(WORDS) == said >= 30
+
+
+@pytest.mark.parametrize("name", sorted({name for row in WORDS for name in re.findall(r"`(\w+\.\w+)`", row[3])}))
+def test_a_word_s_name_in_the_code_exists(name):
+    module, name = name.split(".")
+    (path,) = [path for folder in ("minirlhf", "minirlhf/support", "lab", ".") for path in ROOT.glob(f"{folder}/{module}.py")]
+    assert hasattr(importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)), name)

@@ -1,0 +1,64 @@
+"""The walkthrough shows what its blocks print; runs are drawn beside each other."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from minirlhf.support.errors import InputError
+from tools import curves, run_page
+
+ROOT = Path(__file__).parents[2]
+
+PAGE = (ROOT / "docs" / "walkthrough.md").read_text()
+
+
+@pytest.fixture
+def float32():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_every_block_prints_what_the_page_shows(float32):
+    shown = 0
+    for match, expected, printed in run_page.blocks(PAGE):
+        assert run_page.alike(expected, printed), f"{match[1][:200]}\nprints\n{printed}"
+        shown += bool(expected)
+    assert shown > 8
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("loss 0.700", "loss  0.701", True), ("loss 0.70", "loss 0.75", False), ("loss 0.70", "less 0.70", False),
+        ("-1.20 a", "1.20 a", False), ("12 rows", "13 rows", False), ("", "x", False), ("1.0 2.0", "1.0", False),
+    ],
+)  # fmt: skip
+def test_only_rounding_may_differ(one, other, same):
+    assert run_page.alike(one, other) is same
+
+
+def test_a_page_is_written_with_what_its_blocks_print():
+    page = "A\n\n```python\nx = 2\n```\n\n```python\nprint(x)\n```\n\n```text\nwrong\n```\n\nB\n"
+    expected = "A\n\n```python\nx = 2\n```\n\n```python\nprint(x)\n```\n\n```text\n2\n```\n\nB\n"
+    assert run_page.written(page) == expected == run_page.written(expected)
+
+
+def test_the_notebook_is_the_page():
+    cells = run_page.notebook(PAGE)["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [match[1].strip() for match in run_page.BLOCK.finditer(PAGE)] and len(code) > 8
+    assert "".join(cells[0]["source"]).startswith("# One small run")
+
+
+def test_runs_are_drawn_beside_each_other_and_a_column_that_is_none_is_named(tmp_path):
+    pytest.importorskip("matplotlib")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        tiny.write_lines(tmp_path / name / "metrics.jsonl", [{"step": i, "score": i * 0.5} for i in range(4)])
+    words = [f"first={tmp_path}/one", f"{tmp_path}/two", "--out", f"{tmp_path}/both.png", "--columns", "score"]
+    curves.main(words)
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="one: no kl in its metrics.jsonl"):
+        curves.main([*words, "kl"])

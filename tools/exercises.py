@@ -1,0 +1,86 @@
+"""Makes a copy of the project in which one formula is missing, for you to write again; tests tell when it is right.
+
+    python -m tools.exercises                 lists the exercises
+    python -m tools.exercises gae             makes runs/exercises/gae, and says which file to open and what to run
+
+The solution is the function as it stands in the project itself.
+"""
+
+import ast
+import shutil
+from pathlib import Path
+
+from minirlhf.support.config import Parser, command
+from minirlhf.support.errors import require
+
+ROOT = Path(__file__).parents[1]
+EXERCISES = {  # function: its file, the easier ones first
+    "cosine_lr": "minirlhf/losses.py",
+    "warmup_lr": "minirlhf/losses.py",
+    "sft_loss": "minirlhf/losses.py",
+    "ema_update": "minirlhf/losses.py",
+    "ptx_loss": "minirlhf/losses.py",
+    "whiten": "minirlhf/losses.py",
+    "shaped_rewards": "minirlhf/losses.py",
+    "sample_token": "minirlhf/rollout.py",
+    "ranked_above": "minirlhf/losses.py",
+    "ranking_loss": "minirlhf/losses.py",
+    "policy_loss": "minirlhf/losses.py",
+    "value_loss": "minirlhf/losses.py",
+    "gae": "minirlhf/losses.py",
+    "set_bias": "train_rm.py",
+}
+YOURS = 'raise NotImplementedError("yours to write")'
+LEFT_OUT = shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info")
+
+
+def tests(name):
+    """The tests that tell when an exercise is right: those of its file."""
+    return f"tests/core/test_{Path(EXERCISES[name]).name}"
+
+
+def with_body(source, name, body):
+    """The source with another body for the function, its signature and docstring left. {} stands for its arguments."""
+    (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    first, last = function.body[1].lineno, function.end_lineno  # body[0] is the docstring
+    lines = source.splitlines(keepends=True)
+    arguments = ", ".join(argument.arg for argument in function.args.args)
+    return "".join([*lines[: first - 1], f"    {body.format(arguments)}\n", *lines[last:]])
+
+
+def make(name, folder):
+    """Copies the project to a folder, without that function's body. Those of the file's other exercises move to a file
+    beside it, solved.py, so that no solution is seen on the way."""
+    shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+    file = folder / EXERCISES[name]
+    source = file.read_text(encoding="utf-8")
+    others = [other for other in EXERCISES if EXERCISES[other] == EXERCISES[name] and other != name]
+    if others:
+        file.with_name("solved.py").write_text(source, encoding="utf-8")
+    for other in others:
+        source = with_body(source, other, f"from .solved import {other} as solved; return solved({{}})")
+    file.write_text(with_body(source, name, YOURS), encoding="utf-8")
+
+
+def main(argv):
+    parser = Parser(__doc__)
+    parser.add_argument("name", nargs="?", help="of the function to write again")
+    name = parser.parse_args(argv).name
+    if name is None:
+        print("\n".join(f"{name:<16}{file}" for name, file in EXERCISES.items()))
+        return
+    require(name in EXERCISES, f"{name}: no exercise; choose of {', '.join(EXERCISES)}")
+    folder = ROOT / "runs" / "exercises" / name
+    if folder.exists():
+        print(f"{folder} is there already; go on in it, or remove it to begin anew")
+    else:
+        make(name, folder)
+    file = folder / EXERCISES[name]
+    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+    line = next(number for number, text in lines if text.startswith(f"def {name}("))
+    print(f"open  {file}, line {line}\nrun   (cd {folder} && python -m pytest -x {tests(name)})")
+    print("it is red while a test fails, and green when your function is right")
+
+
+if __name__ == "__main__":
+    command(main)

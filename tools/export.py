@@ -1,0 +1,40 @@
+"""Writes a language model as a folder that Hugging Face's transformers opens.
+
+python -m tools.export --checkpoint runs/ppo_ptx --out exported
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.model import GPT
+from minirlhf.support import huggingface
+from minirlhf.support.checkpoint import load_model, load_tokenizer
+from minirlhf.support.config import command, parse
+from minirlhf.support.errors import require
+from minirlhf.support.files import HALF, writing
+
+
+@dataclass(frozen=True)
+class Config:
+    checkpoint: str  # a language model's: a run's folder, or one of its .pt files
+    out: str  # folder to write
+
+    def __post_init__(self):
+        out = Path(self.out)
+        require(not out.is_file(), f"--out {out}: a file is in the way; choose another --out")
+        require(not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; choose another --out")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    tokenizer = load_tokenizer(config.checkpoint)
+    model = load_model(config.checkpoint, GPT, tokenizer)
+    half = Path(f"{Path(config.out)}{HALF}")
+    huggingface.write(half, model, tokenizer)
+    with writing(f"--out {config.out}"):
+        half.replace(config.out)  # whole or not at all; an empty folder may be in its place
+    print(f"{config.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.n_vocab:,} tokens")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,73 @@
+"""Chooses the SFT epoch whose sampled responses the reward model likes best (Ouyang et al. 2022, section 3.5).
+
+    python -m tools.select_sft --sft runs/sft --reward_model runs/rm --prompts prompts_validation.jsonl \\
+        --out runs/sft_best
+
+The paper's SFT overfits in validation loss after one epoch, and yet more epochs raise the RM score and people's
+preference; so the RM score on validation prompts decides.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.model import GPT, RewardModel
+from minirlhf.rollout import in_chunks, response_scores
+from minirlhf.support import records
+from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
+from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.device import place
+from minirlhf.support.errors import require
+from minirlhf.support.evaluate import sample_responses
+from minirlhf.support.files import write_json
+from minirlhf.support.run import start_run
+
+
+@dataclass(frozen=True)
+class Config:
+    sft: str  # folder of an SFT run, with epoch-1.pt, epoch-2.pt, ...
+    reward_model: str  # checkpoint of the reward model
+    prompts: tuple[str, ...]  # files of validation prompts
+    out: str  # folder for the chosen model.pt and selection.json
+    max_response: int = 512  # tokens of a response at the most
+    seed: int = 0  # of the samples
+    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
+
+    def __post_init__(self):
+        require_positive(self, "max_response")
+
+
+def main(argv):
+    config = parse(Config, argv, __doc__)
+    tokenizer = load_tokenizer(config.sft)
+    reward_model = place(load_model(config.reward_model, RewardModel, tokenizer), config).eval()
+    epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
+    require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
+    n_ctx = min(reward_model.config.n_ctx, load_model(epochs[0], GPT, tokenizer).config.n_ctx)
+    prompts = records.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
+    if not start_run(config):
+        return
+    means = {path.name: mean_score(path, reward_model, prompts, tokenizer, config) for path in epochs}
+    best = select(means)
+    for name, mean in means.items():
+        print(f"{name}: mean RM score {mean:+.3f}{'   <- chosen' if name == best else ''}", flush=True)
+    write_json(Path(config.out) / "selection.json", {"chosen": best, "mean_rm_score": means})
+    save_model(f"{config.out}/model.pt", load_model(Path(config.sft) / best, GPT, tokenizer), tokenizer)
+
+
+def mean_score(path, reward_model, prompts, tokenizer, config):
+    """Mean RM score of one sampled response to each prompt."""
+    model = place(load_model(path, GPT, tokenizer), config)
+    noise = config.seed, *b"selection"  # the same for all epochs, and nobody else's
+    samples = sample_responses(model, tokenizer, prompts, config.max_response, noise)
+    return sum(in_chunks(response_scores, reward_model, s).sum().item() for _, s in samples) / len(prompts)
+
+
+def select(means):
+    """The name of the highest mean; the earliest of equals. means {name: mean RM score}."""
+    return max(means, key=means.get)
+
+
+if __name__ == "__main__":
+    command(main)
