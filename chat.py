@@ -14,51 +14,59 @@ with --out that is kept, as a ranking that train_rm.py reads.
 """
 
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 
-from minirlhf.support.config import Parser, command, file_name, number, require_positive
-from minirlhf.support.errors import InputError, require
+from minirlhf.support.config import check_fields, command, require_positive
+from minirlhf.support.errors import InputError
 from tools.web import labels, server
 from tools.web.answers import speakers
 from tools.web.talk import Talks, Way, fitted
 
 
-def main(argv):
-    parser = Parser(__doc__)
-    parser.add_argument("models", nargs="+", type=file_name, help="runs' folders, or .pt files")
-    parser.add_argument("--prompt", help="answer this and stop")
-    parser.add_argument("--dialogue", action="store_true", help="send all that was said, and by whom: for models that "
-                        "were trained on conversations")  # fmt: skip
-    parser.add_argument("--beginning", default="", help="put before each line")
-    parser.add_argument("--ending", default="\n", help="put after each line [a newline]")
-    parser.add_argument("--max_response", type=number(int), default=32, help="tokens of an answer at the most [32]")
-    parser.add_argument("--temperature", type=number(float), default=1.0, help="1 as in training, less is safer [1]")
-    parser.add_argument("--seed", type=number(int), default=0, help="of the sampling [0]")
-    parser.add_argument("--web", action="store_true", help="in a browser, one model or two")
-    parser.add_argument("--reward_model", type=file_name, help="with --web: shows its score under each answer")
-    parser.add_argument("--out", type=file_name, help="with --web: file of rankings, .jsonl, to keep preferences in")
-    parser.add_argument("--port", type=number(int), default=8001, help="of the page; 0 takes any that is free [8001]")
-    parser.add_argument("--host", default="127.0.0.1", help=server.HOST_HELP)
-    args = parser.parse_args(argv)
-    require(args.temperature >= 0.01, f"--temperature {args.temperature}: take 0.01, all but greedy, or more")
-    require_positive(args, "max_response")
-    able, way = speakers(args.models, args.max_response), Way(args.dialogue, args.beginning, args.ending)
-    if args.web:
-        return web(able, way, args)
-    rng, width = np.random.default_rng(args.seed), max(map(len, args.models))
+@dataclass(frozen=True)
+class Config:
+    models: tuple[str, ...]  # runs' folders, or .pt files
+    prompt: str | None = None  # answer this and stop
+    dialogue: bool = False  # send the whole conversation: for models that were trained on conversations
+    beginning: str = ""  # put before each line
+    ending: str = "\n"  # put after each line
+    max_response: int = 32  # tokens of an answer at the most
+    temperature: float = 1.0  # 1 as in training, less is safer
+    seed: int = 0  # of the sampling
+    web: bool = False  # in a browser, one model or two
+    reward_model: str | None = None  # with --web: shows its score under each answer
+    out: str | None = None  # with --web: file of rankings, .jsonl, to keep preferences in
+    port: int = 8001  # of the page; 0 takes any that is free
+    host: str = "127.0.0.1"  # another than this machine's own opens the page to all who have the token
+
+    def __post_init__(self):
+        check_fields(self)
+        require_positive(self, "max_response")
+        if self.temperature < 0.01:
+            raise InputError(f"--temperature {self.temperature}: take 0.01, all but greedy, or more")
+        if self.web and len(self.models) > 2:
+            raise InputError(f"{len(self.models)} models: the page shows one, or two side by side")
+
+
+def main(config):
+    able, way = speakers(config.models, config.max_response), Way(config.dialogue, config.beginning, config.ending)
+    if config.web:
+        return web(able, way, config)
+    rng, width = np.random.default_rng(config.seed), max(map(len, config.models))
     said = [[] for _ in able]  # each model remembers its own answers
-    for line in [args.prompt] if args.prompt is not None else lines():
+    for line in [config.prompt] if config.prompt is not None else lines():
         for i, speaker in enumerate(able):
             messages = [*said[i], {"role": "user", "content": line}]
             try:
-                answer, forgotten = reply(speaker, way.prompt(messages), args.temperature, rng)
+                answer, forgotten = reply(speaker, way.prompt(messages), config.temperature, rng)
             except InputError as error:
-                if args.prompt is not None:
+                if config.prompt is not None:
                     raise
                 answer, forgotten = f"({error})", 0
             else:
-                said[i] = [*messages, {"role": "assistant", "content": answer}] if args.dialogue else []
+                said[i] = [*messages, {"role": "assistant", "content": answer}] if config.dialogue else []
             if forgotten:
                 print(f"({speaker.name} has no room for the {forgotten} oldest turns any more)")
             answer = shown(answer).replace("\n", f"\n{'':>{width}} | ")
@@ -98,17 +106,16 @@ def lines():
         yield line
 
 
-def web(able, way, args):
-    require(len(able) <= 2, f"{len(able)} models: the page shows one, or two side by side")
+def web(able, way, config):
     keep = None
-    if args.out:
-        labels.check(args.out)
-        keep = labels.Lines(args.out, "ranking").append
-    talks = Talks(able, way, args.temperature, args.seed, args.reward_model, keep)
+    if config.out:
+        labels.check(config.out)
+        keep = labels.Lines(config.out, "ranking").append
+    talks = Talks(able, way, config.temperature, config.seed, config.reward_model, keep)
     routes = {"/begin": talks.begin, "/say": talks.say, "/prefer": talks.prefer}
-    about = f"preferences go to {args.out}" if keep else "nothing is kept (--out FILE would)"
-    server.open_page(server.page("chat"), routes, args.host, args.port, about)
+    about = f"preferences go to {config.out}" if keep else "nothing is kept (--out FILE would)"
+    server.open_page(server.page("chat"), routes, config.host, config.port, about)
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config, "models")

@@ -17,10 +17,11 @@ from minirlhf.model import GPT, PRESETS, GPTConfig
 from minirlhf.support import distributed, records
 from minirlhf.support import tokenizer as tokenizers
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.config import command, require_choice, require_fraction, require_positive
 from minirlhf.support.device import pick_device, place
-from minirlhf.support.errors import require
-from minirlhf.support.muon import Muon
+from minirlhf.support.errors import InputError
+from minirlhf.support.muon import Both, Muon
+from minirlhf.support.optim import adam
 from minirlhf.support.run import RunConfig, start_run
 
 
@@ -46,18 +47,18 @@ class Config(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        shape = ("n_ctx", "n_layer", "n_head", "n_embd", "embedding_std")
-        require_positive(self, "epochs", "batch_size", "lr", "muon_lr", *shape)
-        require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be at least 0 and below 1")
-        require(self.size in (None, *PRESETS), f"--size {self.size}: choose one of {', '.join(PRESETS)}")
+        require_positive(self, "lr", "muon_lr", "n_head", "embedding_std")
+        require_positive(self, "epochs", "n_layer", most=10_000)
+        require_positive(self, "batch_size", "n_ctx", "n_embd", most=1_000_000)
+        require_fraction(self, "dropout", below_one=True)
+        require_choice(self, "size", PRESETS)
+        require_choice(self, "optimizer", ("adam", "muon"))
         for name in ("tokenizer", "size", "embedding_std"):
-            fixed = self.init and getattr(self, name)
-            require(not fixed, f"--{name} {getattr(self, name)}: --init {self.init} brings its own; leave the flag out")
-        require(self.optimizer in ("adam", "muon"), f"--optimizer {self.optimizer}: choose adam or muon")
+            if self.init and (value := getattr(self, name)):
+                raise InputError(f"--{name} {value}: --init {self.init} brings its own; leave the flag out")
 
 
-def main(argv):
-    config = parse(Config, argv, __doc__)
+def main(config):
     distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size)
     model, tokenizer = start_model(config)
@@ -66,7 +67,7 @@ def main(argv):
     validation = records.load_documents(config.validation, tokenizer, model.config.n_ctx)
     if start_run(config):
         steps = list(train_sft.plan(documents, config))
-        train_sft.train(config, model, make_optimizers(model, config), tokenizer, steps, validation)
+        train_sft.train(config, model, make_optimizer(model, config), tokenizer, steps, validation)
     distributed.finish()
 
 
@@ -78,14 +79,14 @@ def start_model(config):
         tokenizer = load_tokenizer(config.init)
         model = load_model(config.init, GPT, tokenizer, config.dropout)
         for name, value in flags.items():
-            own = getattr(model.config, name)
-            message = f"--{name} {value} contradicts --init {config.init}, which has {own}; leave the flag out"
-            require(own == value, message)
+            if (own := getattr(model.config, name)) != value:
+                given = f"--{name} {value} contradicts --init {config.init}"
+                raise InputError(f"{given}, which has {own}; leave the flag out")
         return model, tokenizer
     tokenizer = tokenizers.load(config.tokenizer or "gpt2")
     shape = PRESETS[config.size or "gpt2"] | flags
-    divides = shape["n_embd"] % shape["n_head"] == 0
-    require(divides, f"--n_embd {shape['n_embd']} cannot be divided into --n_head {shape['n_head']} heads")
+    if shape["n_embd"] % shape["n_head"]:
+        raise InputError(f"--n_embd {shape['n_embd']} cannot be divided into --n_head {shape['n_head']} heads")
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(tokenizer.n_vocab, **shape, dropout=config.dropout))
     if config.embedding_std is not None:
@@ -109,17 +110,16 @@ def spread_embeddings(transformer, std):
     torch.nn.init.normal_(transformer.wte.weight, std=std)
 
 
-def make_optimizers(model, config):
+def make_optimizer(model, config):
     """Adam for everything, or Muon for the blocks' matrices and Adam for the rest."""
-    adam = dict(lr=config.lr, betas=(0.9, 0.95), fused=True)
     if config.optimizer == "adam":
-        return [torch.optim.Adam(model.parameters(), **adam)]
+        return adam(model.parameters(), config.lr)
     blocks = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name}
     stacked = {name: p for name, p in blocks.items() if name.endswith("c_attn.weight")}
     rest = [p for name, p in model.named_parameters() if name not in blocks]
     matrices = [p for name, p in blocks.items() if name not in stacked]
-    return [torch.optim.Adam(rest, **adam), Muon(matrices, stacked.values(), config.muon_lr)]
+    return Both(adam(rest, config.lr), Muon(matrices, stacked.values(), config.muon_lr))
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

@@ -3,11 +3,11 @@
     SFT              python train_sft.py --data demonstrations.jsonl --init runs/gpt --out runs/sft
     start of RL      python train_sft.py --data demonstrations.jsonl --documents web.jsonl --epochs 2 --lr 5e-6 \\
                          --init runs/gpt --out runs/rl_start
-    on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...        (the same flags: batches are the whole's)
+    on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...        (the same flags: batch sizes are global)
 
-A response's tokens are learned, a prompt's are only read; of a document, which the start of RL mixes in, every token is
-learned. Defaults are the paper's. Departures: gradients are clipped, and the learning rate is the 1.3B model's whatever
-the size.
+The loss is over a response's tokens; a prompt's tokens are only context. Of a document, which the start of RL mixes in,
+every token is learned. Defaults are the paper's. Deviations: gradients are clipped, and the learning rate is that of
+the 1.3B model whatever the size.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minirlhf import data
+from minirlhf.data import batches, collate
 from minirlhf.losses import cosine_lr, sft_loss
 from minirlhf.model import GPT
-from minirlhf.rollout import response_logps
+from minirlhf.rollout import per_sequence, response_logps, response_nats
 from minirlhf.support import distributed, records
-from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.accumulation import pieces
+from minirlhf.support.checkpoint import load_model, load_tokenizer
+from minirlhf.support.config import command, require_fraction, require_positive
 from minirlhf.support.device import pick_device, place
-from minirlhf.support.errors import require
-from minirlhf.support.evaluate import validation_loss
+from minirlhf.support.errors import InputError
+from minirlhf.support.optim import adam, scale_lr, take_step
 from minirlhf.support.run import Run, RunConfig, start_run
 
 
@@ -37,18 +38,25 @@ class Config(RunConfig):
     validation: tuple[str, ...] = ()  # files of demonstrations whose loss is measured after each epoch
     epochs: int = 16  # passes over --data (paper: 16, and 2 for the start of RL)
     batch_size: int = 32  # sequences in a step (paper: 32)
-    lr: float = 9.65e-6  # peak learning rate, falling by a cosine to a tenth (paper: 9.65e-6; start of RL 5e-6)
+    lr: float = 9.65e-6  # peak learning rate, cosine decay to a tenth (paper: 9.65e-6; start of RL 5e-6)
     dropout: float = 0.2  # share of the embedding, and of what each block adds, that is set to 0 at random (paper: 0.2)
 
     def __post_init__(self):
         super().__post_init__()
-        require_positive(self, "epochs", "batch_size", "lr")
-        require(0 <= self.dropout < 1, f"--dropout {self.dropout}: must be at least 0 and below 1")
-        require(0 < self.document_share < 1, f"--document_share {self.document_share}: must lie between 0 and 1")
+        require_positive(self, "lr", "document_share")
+        require_positive(self, "epochs", most=10_000)
+        require_positive(self, "batch_size", most=1_000_000)
+        require_fraction(self, "dropout", "document_share", below_one=True)
+        if self.documents and not 0 < self.documents_in_batch < self.batch_size:
+            share = f"--document_share {self.document_share} of --batch_size {self.batch_size}"
+            raise InputError(f"{share} is {self.documents_in_batch} documents; both kinds need a place in each batch")
+
+    @property
+    def documents_in_batch(self):
+        return max(1, round(self.batch_size * self.document_share)) if self.documents else 0
 
 
-def main(argv):
-    config = parse(Config, argv, __doc__)
+def main(config):
     distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size)
     tokenizer = load_tokenizer(config.init)
@@ -57,69 +65,70 @@ def main(argv):
     demonstrations = records.load_demonstrations(config.data, tokenizer, n_ctx)
     documents = records.load_documents(config.documents, tokenizer, n_ctx)
     validation = records.load_demonstrations(config.validation, tokenizer, n_ctx)
-    mixed = max(1, round(config.batch_size * config.document_share)) if documents else 0  # documents in a batch
-    room = mixed < config.batch_size
-    require(room, f"--batch_size {config.batch_size}: documents take {mixed} of it; none is left for demonstrations")
     if start_run(config):
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.95), fused=True)
-        train(config, model, [optimizer], tokenizer, list(plan(demonstrations, config, documents, mixed)), validation)
+        steps = list(plan(demonstrations, config, documents, config.documents_in_batch))
+        train(config, model, adam(model.parameters(), config.lr), tokenizer, steps, validation)
     distributed.finish()
 
 
-def train(config, model, optimizers, tokenizer, steps, validation):
-    """Takes the steps of a plan. Each optimizer's learning rate falls from its own peak. A step is shared out to
-    processes, and cut into micro-batches to bound memory. In one process `wrap`, `shard`, `all_reduce` do nothing."""
-    run = Run(config, model, *optimizers)
+def train(config, model, optimizer, tokenizer, steps, validation=()):
+    """Takes the steps of a plan. `pieces` splits a batch into micro-batches that fit in memory, a share of it for each
+    process; their gradients add up to the batch's."""
+    run = Run(config, model, optimizer)
     learner, device = distributed.wrap(model), next(model.parameters()).device
     for step, (epoch, batch, last_of_epoch) in run.steps(steps):
         decay = cosine_lr(step, len(steps))
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = optimizer.defaults["lr"] * decay
-        torch.manual_seed(distributed.seed_of(config.seed, step))  # dropout's
+        scale_lr(optimizer, decay)
+        torch.manual_seed(distributed.seed_of(config.seed, step))  # for dropout
         model.train()
         loss = 0.0
-        mine = distributed.shard(batch)
-        micro_batches = data.micro_batches([len(s.tokens) for s in mine], config.max_tokens)
-        for rows in distributed.accumulate(micro_batches, learner):
-            responses = data.collate([mine[i] for i in rows], tokenizer.pad, device)
+        for part in pieces(batch, [s.length for s in batch], config.max_tokens, learner):
+            responses = collate(part, tokenizer.pad, device)
             part_loss = sft_loss(response_logps(learner, responses), responses.mask, total=len(batch))
             part_loss.backward()
             loss += part_loss.item()
+        take_step(model, optimizer, config.max_grad_norm)
+
         (loss,) = distributed.all_reduce(loss)
-        run.check(loss=loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        rate = run.rate(sum(len(s.tokens) for s in batch))
+        rate = run.rate(sum(s.length for s in batch))
         row = dict(epoch=epoch, loss=loss, lr=config.lr * decay, tokens_per_second=rate)
         if last_of_epoch:
-            measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens) if validation else None
-            row["validation_loss"] = measured
-            save_model(f"{config.out}/epoch-{epoch}.pt", model, tokenizer)
-            run.last_good = f"{config.out}/epoch-{epoch}.pt"
+            row["validation_loss"] = validation_loss(model, validation, tokenizer.pad, config.max_tokens)
         run.log(**row)
-    save_model(f"{config.out}/model.pt", model, tokenizer)
+        if last_of_epoch:
+            run.save(f"epoch-{epoch}.pt", model, tokenizer)
+    run.save("model.pt", model, tokenizer)
     run.finish(loss="training loss", validation_loss="validation loss")
 
 
-def plan(sequences, config, documents=(), mixed=0):
-    """Yields (epoch, batch, whether it is the epoch's last) for the whole run: batches of like length, each with
-    `mixed` documents among them."""
+def validation_loss(model, sequences, pad, max_tokens=16384):
+    """The SFT loss of Sequences in nats, without dropout; None of no sequences. Each process measures its share."""
+    if not sequences:
+        return None
+    mine = distributed.shard(sequences)
+    nats = per_sequence(response_nats, model, mine, pad, max_tokens).numpy()
+    means = nats / np.array([s.length - s.start for s in mine])
+    return distributed.all_reduce(means.sum())[0] / len(sequences)
+
+
+def plan(sequences, config, documents=(), documents_in_batch=0):
+    """Yields (epoch, batch, whether it is the epoch's last) for the whole run. Batches hold Sequences of similar
+    length, and some documents among them."""
     rng = np.random.default_rng(config.seed)
-    lengths, stream = [len(s.tokens) for s in sequences], iter(())
+    document_order = endless(documents, rng)
     for epoch in range(1, config.epochs + 1):
-        batches = data.batches(lengths, config.batch_size - mixed, rng)
-        for i, batch in enumerate(batches):
-            extra = []
-            while len(extra) < mixed:
-                if (row := next(stream, None)) is None:
-                    stream = iter(rng.permutation(len(documents)))
-                else:
-                    extra.append(documents[row])
-            yield epoch, [sequences[j] for j in batch] + extra, i == len(batches) - 1
+        epoch_batches = batches([s.length for s in sequences], config.batch_size - documents_in_batch, rng)
+        for i, rows in enumerate(epoch_batches, 1):
+            mixed_in = [next(document_order) for _ in range(documents_in_batch)]
+            yield epoch, [sequences[row] for row in rows] + mixed_in, i == len(epoch_batches)
+
+
+def endless(items, rng):
+    """Yields items in random order, again and again, each once before any comes twice."""
+    while True:
+        for i in rng.permutation(len(items)):
+            yield items[i]
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

@@ -16,22 +16,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import pretrain
-import train_ppo
-import train_rm
-import train_sft
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import in_chunks, response_scores
+from minirlhf.rollout import in_chunks, ranking_scores, response_scores, sample_responses
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import command, parse, require_positive, to_flags
-from minirlhf.support.errors import refusing, require
-from minirlhf.support.evaluate import interval, pair_hits, ranking_scores, sample_responses
+from minirlhf.support.config import command, require_positive
+from minirlhf.support.errors import InputError, require, reraise
 from minirlhf.support.files import write_json, write_lines
-from minirlhf.support.folder import claim
+from minirlhf.support.folder import lock_output
 from minirlhf.support.formats import ASSISTANT
+from minirlhf.support.statistics import interval, pair_hits
 from minirlhf.support.tokenizer import load
 from tools import train_tokenizer
+
+from .pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -57,30 +55,47 @@ class Config:
     seed: int = 0  # of everything that is drawn
 
     def __post_init__(self):
-        require(self.folds >= 2, f"--folds {self.folds}: 2 at least, one to train on and one to measure")
-        require(1 <= self.run_folds <= self.folds, f"--run_folds {self.run_folds}: from 1 to --folds {self.folds}")
-        require_positive(self, "n_layer", "pretrain_epochs", "sft_epochs", "rm_epochs", "lr", "rm_lr", "rm_batch")
-        whole = self.episodes > 0 and self.episodes % 64 == 0
-        require(whole, f"--episodes {self.episodes}: must be a multiple of 64, PPO's batch")
-        room = 0 < self.max_response < self.n_ctx
-        require(room, f"--max_response {self.max_response}: must be above 0 and below --n_ctx {self.n_ctx}")
+        if self.folds < 2:
+            raise InputError(f"--folds {self.folds}: 2 at least, one to train on and one to measure")
+        if not 1 <= self.run_folds <= self.folds:
+            raise InputError(f"--run_folds {self.run_folds}: from 1 to --folds {self.folds}")
+        require_positive(self, "lr", "rm_lr")
+        require_positive(self, "n_layer", "pretrain_epochs", "sft_epochs", "rm_epochs", most=10_000)
+        require_positive(self, "rm_batch", most=1_000_000)
+        if self.episodes <= 0 or self.episodes % 64:
+            raise InputError(f"--episodes {self.episodes}: must be a multiple of 64, PPO's batch")
+        if not 0 < self.max_response < self.n_ctx:
+            raise InputError(f"--max_response {self.max_response}: must be above 0 and below --n_ctx {self.n_ctx}")
+
+    @property
+    def recipe(self):
+        """{stage: settings}, for the pipeline; PPO's are for a run of 16 iterations."""
+        own = dict(max_tokens=4096)
+        return {
+            "gpt": own | dict(size=self.size, n_layer=self.n_layer, n_ctx=self.n_ctx, dropout=0.0, validation=(),
+                              epochs=self.pretrain_epochs, batch_size=8, lr=self.lr),
+            "sft": own | dict(epochs=self.sft_epochs, lr=self.lr),
+            "rm": own | dict(epochs=self.rm_epochs, lr=self.rm_lr, batch_size=self.rm_batch),
+            "ppo": own | dict(ptx_coef=1.0, documents_per_episode=0.25, document_tokens=min(128, self.n_ctx),
+                              episodes=self.episodes, batch_size=64, minibatch_size=16, lr=2e-4, value_lr=3e-4,
+                              max_response=self.max_response, warmup=2, ema_decay=0.9),
+        }  # fmt: skip
 
 
-def main(argv):
-    config = parse(Config, argv, __doc__)
+def main(config):
     pairs = records.read(config.pairs, "ranking")
     documents = [r for path in config.documents for r in records.read(path, "document")]
     folds = split(pairs, config.folds, config.seed)
     require(all(folds), f"--folds {config.folds}: {config.pairs} has fewer first human turns; take less")
-    with refusing('lab/cross_validation.py compares with scikit-learn: pip install "minirlhf[baselines]"'):
+    with reraise('lab/cross_validation.py compares with scikit-learn: pip install "minirlhf[baselines]"'):
         import sklearn  # noqa: F401
     own = ("pairs", "documents", "folds", "seed")  # what else differs concerns some stages, and their folders know it
-    claim(config, ignore=[field for field in vars(config) if field not in own])
+    lock_output(config, ignore=[field for field in vars(config) if field not in own])
     parts = []
     for number, held_out in enumerate(folds[: config.run_folds]):  # all that must be refused is, before any training
         folder, train = f"{config.out}/fold-{number}", [r for fold in folds if fold is not held_out for r in fold]
         tokenizer, kept = prepare_fold(config, folder, held_out, train, documents)
-        with refusing(f"{config.pairs}: too little for the comparison with word counts; give more rankings"):
+        with reraise(f"{config.pairs}: too little for the comparison with word counts; give more rankings"):
             parts.append((folder, tokenizer, kept, bag_of_words(train, kept)))
     outcomes = {"reward model": [], "the shorter wins": [], "bag of words": []}
     for number, (folder, tokenizer, kept, by_words) in enumerate(parts):
@@ -134,11 +149,6 @@ def best(record):
     return record["responses"][record["ranks"].index(min(record["ranks"]))]
 
 
-def own_flags(config):
-    """What every script is told."""
-    return dict(seed=config.seed, max_tokens=4096, resume=True)
-
-
 def prepare_fold(config, folder, held_out, train, documents):
     """Writes the training folds as the scripts' files, and returns (where the tokenizer for them is, the held-out
     records that fit the context)."""
@@ -147,12 +157,12 @@ def prepare_fold(config, folder, held_out, train, documents):
     answered = [{"prompt": r["prompt"], "response": best(r)} for r in train if best(r)]
     write_lines(f"{folder}/demonstrations.jsonl", answered)
     write_lines(f"{folder}/rankings.jsonl", [{key: r[key] for key in ("prompt", "responses", "ranks")} for r in train])
-    write_lines(f"{folder}/prompts.jsonl", [{"prompt": r["prompt"]} for r in train])
+    write_lines(f"{folder}/prompts_train.jsonl", [{"prompt": r["prompt"]} for r in train])
     source = config.tokenizer
     if source == "bpe":
         source = f"{folder}/tokenizer"
-        flags = dict(data=(f"{folder}/web.jsonl",), out=source, vocab_size=config.vocab_size)
-        train_tokenizer.main(to_flags(flags))
+        own = train_tokenizer.Config(data=(f"{folder}/web.jsonl",), out=source, vocab_size=config.vocab_size)
+        train_tokenizer.main(own)
     tokenizer = load(source)
     room, fitting = config.n_ctx - config.max_response, {"training": train, "held-out": held_out}
     for what, given in fitting.items():
@@ -164,18 +174,16 @@ def prepare_fold(config, folder, held_out, train, documents):
     return source, fitting["held-out"]
 
 
+def pipeline(config, folder, tokenizer=None):
+    return Pipeline(folder, folder, config.recipe, tokenizer, config.seed)
+
+
 def train_fold(config, folder, tokenizer):
-    """Pretraining, SFT and reward model on the training folds, by the scripts."""
-    files = {name: f"{folder}/{name}.jsonl" for name in ("web", "demonstrations", "rankings")}
-    own = own_flags(config)
-    shape = dict(tokenizer=tokenizer, size=config.size, n_layer=config.n_layer, n_ctx=config.n_ctx, dropout=0.0)
-    flags = dict(data=(files["web"],), epochs=config.pretrain_epochs, batch_size=8, lr=config.lr)
-    pretrain.main(to_flags(own | shape | flags | {"out": f"{folder}/gpt"}))
-    flags = dict(init=f"{folder}/gpt", data=(files["demonstrations"],), epochs=config.sft_epochs, lr=config.lr)
-    train_sft.main(to_flags(own | flags | {"out": f"{folder}/sft"}))
-    flags = dict(init=f"{folder}/sft", data=(files["rankings"],), epochs=config.rm_epochs, lr=config.rm_lr)
-    flags |= dict(demonstrations=(files["demonstrations"],), batch_size=config.rm_batch)
-    train_rm.main(to_flags(own | flags | {"out": f"{folder}/rm"}))
+    """Pretraining, SFT and reward model on the training folds."""
+    own = pipeline(config, folder, tokenizer)
+    own.train({"gpt": own.gpt()})
+    own.train({"sft": own.sft(f"{folder}/gpt")})
+    own.train({"rm": own.rm(f"{folder}/sft")})
 
 
 def accuracy(records, scored):
@@ -213,12 +221,8 @@ def summarise(outcomes):
 
 def reinforce(config, folder, held_out):
     """PPO-ptx from the SFT model; the RM's score of answers to held-out prompts before and after, and samples."""
-    flags = dict(policy=f"{folder}/sft", reward_model=f"{folder}/rm", prompts=(f"{folder}/prompts.jsonl",))
-    flags |= dict(documents=(f"{folder}/web.jsonl",), ptx_coef=1.0, documents_per_episode=0.25)
-    flags |= dict(document_tokens=min(128, config.n_ctx))
-    flags |= dict(episodes=config.episodes, batch_size=64, minibatch_size=16, max_response=config.max_response)
-    flags |= dict(lr=2e-4, value_lr=3e-4, warmup=2, ema_decay=0.9, out=f"{folder}/ppo")  # for a run of 16 iterations
-    train_ppo.main(to_flags(flags | own_flags(config)))
+    own = pipeline(config, folder)
+    own.train({"ppo": own.ppo(f"{folder}/sft", f"{folder}/rm")})
     tokenizer = load_tokenizer(f"{folder}/rm")
     reward_model = load_model(f"{folder}/rm", RewardModel, tokenizer).eval()
     room = reward_model.config.n_ctx - config.max_response
@@ -226,7 +230,7 @@ def reinforce(config, folder, held_out):
     means, texts = {}, [{"prompt": record["prompt"]} for record in kept]
     for name, source in (("before PPO", "sft"), ("after PPO", "ppo")):
         policy, values = load_model(f"{folder}/{source}", GPT, tokenizer), np.zeros(len(prompts))
-        samples = sample_responses(policy, tokenizer, prompts, config.max_response, (config.seed, 11), batch=32)
+        samples = sample_responses(policy, tokenizer, prompts, config.max_response, (config.seed, 11), batch_size=32)
         for part, responses in samples:
             values[part] = in_chunks(response_scores, reward_model, responses).numpy()
             for i, text in zip(part, responses.texts(tokenizer)):
@@ -237,4 +241,4 @@ def reinforce(config, folder, held_out):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

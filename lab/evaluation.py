@@ -8,19 +8,20 @@ import numpy as np
 
 from data import town
 from minirlhf.model import GPT, RewardModel
+from minirlhf.rollout import (
+    in_chunks,
+    per_sequence,
+    ranking_scores,
+    response_logps,
+    response_nats,
+    response_scores,
+    sample_responses,
+)
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.device import pick_device
 from minirlhf.support.errors import require
-from minirlhf.support.evaluate import (
-    interval,
-    kl,
-    pair_hits,
-    ranking_scores,
-    sample_responses,
-    sequence_losses,
-    sequence_scores,
-)
-from minirlhf.support.records import Sequence, encode_rankings, encode_response, longest
+from minirlhf.support.records import Sequence, encode_rankings, encode_response
+from minirlhf.support.statistics import interval, pair_hits
 
 
 def load(folder, kind):
@@ -69,7 +70,7 @@ def measure(folder, reward_model, records, documents, limit, seed, prefix="", re
     utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
     losses = document_losses(model, tokenizer, documents)
     sequences = [encode_response(r["prompt"], text, tokenizer) for r, text in zip(records, texts)]
-    rm_scores = sequence_scores(load(reward_model, RewardModel)[0], sequences, tokenizer.pad).numpy()
+    rm_scores = per_sequence(response_scores, load(reward_model, RewardModel)[0], sequences, tokenizer.pad).numpy()
 
     drift = None
     if reference:
@@ -82,6 +83,18 @@ def document_losses(model, tokenizer, documents):
     """Nats of each document, up to the context's length, and how many tokens that is: two arrays."""
     rows = [[tokenizer.eos, *tokenizer.encode(d["text"]), tokenizer.eos][: model.config.n_ctx + 1] for d in documents]
     return sequence_losses(model, [Sequence(np.array(row), 1) for row in rows], tokenizer.pad)
+
+
+def sequence_losses(model, sequences, pad):
+    """Negative log-likelihood in nats of each Sequence's targets, summed, and how many they are: two arrays (N,)."""
+    nats = per_sequence(response_nats, model, sequences, pad).numpy()
+    return nats, np.array([s.length - s.start for s in sequences])
+
+
+def kl(policy, reference, responses):
+    """log pi(y|x) - log pi_ref(y|x) of the policy's own samples (B,), summed over each response: nats per response."""
+    difference = in_chunks(response_logps, policy, responses) - in_chunks(response_logps, reference, responses)
+    return (difference * responses.mask).sum(1)
 
 
 def compare(records, measured, seed):
@@ -174,7 +187,7 @@ def measure_reward_model(folder, records):
     left out that either finds equal. Rankings too long for the reward model are left out of all three."""
     model, tokenizer = load(folder, RewardModel)
     encoded = [encode_rankings([record], tokenizer, np.inf)[0] for record in records]
-    kept = [(record, ranking) for record, ranking in zip(records, encoded) if longest(ranking) <= model.config.n_ctx]
+    kept = [(record, ranking) for record, ranking in zip(records, encoded) if ranking.length <= model.config.n_ctx]
     scores = ranking_scores(model, [ranking for _, ranking in kept], tokenizer.pad)
     right, within, agree = [], [], []  # per ranking: (pairs ordered alike, pairs)
     contents = contents_of(record for record, _ in kept)

@@ -6,10 +6,8 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
-
+from minirlhf.support import curves
 from minirlhf.support.files import write_atomically
-from minirlhf.support.run import drawing, read_metrics
 
 NAMES = {"gpt": "GPT", "gpt_prompted": "GPT, prompted", "sft": "SFT", "rl_start": "RL start", "ppo": "PPO",
          "ppo_ptx": "PPO-ptx"}  # fmt: skip
@@ -92,7 +90,7 @@ def write(out, results):
     """Writes out/report.html, and out/ladder.png and out/curves.png which it shows."""
     out, images = Path(out), {}
     for name, draw in {"ladder": lambda: draw_ladder(results), "curves": lambda: draw_curves(out)}.items():
-        with drawing(out / f"{name}.png"):
+        with curves.optional_picture(out / f"{name}.png"):
             buffer = io.BytesIO()
             draw().savefig(buffer, format="png", dpi=130)
             write_atomically(out / f"{name}.png", buffer.getvalue())
@@ -139,43 +137,17 @@ def draw_ladder(results):
 
 def draw_curves(out):
     """Six panels: the losses of pretraining, SFT and the reward model; RM score, KL and pretraining loss in RL."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 5.2), layout="constrained")
-    axes = figure.subplots(2, 3)
-    first = {"gpt": "pretraining loss", "sft": "SFT loss", "rm": "ranking loss"}  # of each batch, and their mean
-    for axis, (name, title) in zip(axes[0], first.items()):
-        lines = [row for row in read_metrics(out / name) if "loss" in row]
-        steps, losses = ([row[column] for row in lines] for column in ("step", "loss"))
-        axis.plot(steps, losses, color="#647acb", linewidth=0.6, alpha=0.35)
-        axis.plot(*block_means(steps, losses), color="#647acb", linewidth=1.5)
-        validation = [(row["step"], row["validation_loss"]) for row in lines if row.get("validation_loss")]
-        if validation:
-            axis.plot(*zip(*validation), "o", color="#d64545", markersize=4, label="validation")
-            axis.legend(frameon=False, fontsize=8)
-        axis.set(title=title, xlabel="step")
-        if name == "gpt":
-            ticks = (1, 2, 5, 10, 20)
-            axis.set(yscale="log", yticks=ticks, yticklabels=ticks)
-            axis.minorticks_off()
+    panels = {}
+    for name, title in {"gpt": "pretraining loss", "sft": "SFT loss", "rm": "ranking loss"}.items():
+        rows = curves.read_metrics(out / name)
+        lines = {"training": curves.column(rows, "loss"), "validation": curves.column(rows, "validation_loss")}
+        panels[title] = {label: points for label, points in lines.items() if points}
     second = {"score": "RM score", "kl": "KL to the RL start (nats)", "ptx_loss": "loss on PPO-ptx's documents"}
-    for axis, (column, title) in zip(axes[1], second.items()):
-        for name in ("ppo", "ppo_ptx"):
-            points = [(row["step"], row[column]) for row in read_metrics(out / name) if column in row]
-            if points:
-                axis.plot(*zip(*points), color=COLOURS[name], label=NAMES[name], linewidth=1.2)
-        axis.set(title=title, xlabel="iteration")
-        axis.legend(frameon=False, fontsize=8)
-    for axis in axes.flat:
-        axis.grid(alpha=0.3)
-        axis.title.set_size(10)
-    return figure
-
-
-def block_means(steps, values):
-    """The middles of thirty parts of the steps, and the values' means there."""
-    count = min(30, len(steps))
-    return tuple([part.mean() for part in np.array_split(x, count)] for x in (steps, values))
+    for column, title in second.items():
+        lines = {NAMES[name]: curves.column(curves.read_metrics(out / name), column) for name in ("ppo", "ppo_ptx")}
+        panels[title] = {label: points for label, points in lines.items() if points}
+    colours = {"training": "#647acb", "validation": "#d64545"} | {NAMES[name]: COLOURS[name] for name in NAMES}
+    return curves.draw_panels(panels, across=3, colours=colours)
 
 
 def samples_html(out, use_cases=("generation", "open_qa", "brainstorming", "chat", "rewrite")):

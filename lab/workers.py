@@ -10,7 +10,7 @@ from multiprocessing import get_context, parent_process
 
 import torch
 
-from minirlhf.support.config import be_patient
+from minirlhf.support.config import ignore_write_errors
 from minirlhf.support.distributed import end_with
 from minirlhf.support.errors import InputError
 from minirlhf.support.folder import release
@@ -49,7 +49,7 @@ def _workers():
 
 def _begin():
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process without a word; the parent has one
-    be_patient()
+    ignore_write_errors()
     end_with(parent_process().pid)
 
 

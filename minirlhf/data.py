@@ -1,19 +1,10 @@
-"""Records in, batches out. data/README.md shows every format with an example.
-
-A record is a line of a JSON-lines file, checked here, once, with the file and line named:
-
-    document      {"text"}                            all of its tokens are learned
-    demonstration {"prompt", "response"}              the response's are
-    ranking       {"prompt", "responses", "ranks"}    K = 2 to 9 responses, rank 1 is best, equal ranks are ties
-    prompt        {"prompt"}
-
-Other people's records become these in formats.py. Prompt and response are encoded separately and concatenated, at
-every stage; a response ends with end-of-text.
-"""
+"""Token ids as tensors, and items in batches. Records are read and encoded in support/records.py."""
 
 from typing import NamedTuple
 
 import torch
+
+from .support.records import Sequence  # noqa: F401  (the example below)
 
 
 class Responses(NamedTuple):
@@ -71,12 +62,9 @@ class Responses(NamedTuple):
         return [tokenizer.decode([t for t in row[:n] if t != tokenizer.eos]) for row, n in rows]
 
 
-# --- batching -----------------------------------------------------------------------------------------------------
-
-
 def collate(sequences, pad, device="cpu"):
     """Sequences as right-padded tensors. Tokens from `start` on are the response: of a document, all but the first."""
-    lengths = [len(s.tokens) for s in sequences]
+    lengths = [s.length for s in sequences]
     starts = torch.tensor([s.start for s in sequences], dtype=torch.long)
     tokens = torch.full((len(sequences), max(lengths, default=1)), pad)
     for row, sequence in zip(tokens, sequences):
@@ -97,21 +85,3 @@ def batches(lengths, size, rng, pool=16):
         chunk = sorted(order[i : i + pool * size], key=lambda j: lengths[j])
         cut += [chunk[j : j + size] for j in range(0, len(chunk), size)]
     return [cut[i] for i in rng.permutation(len(cut))]
-
-
-def micro_batches(lengths, max_tokens, widths=None):
-    """Splits a batch for gradient accumulation: lists of indices whose padded size is at most max_tokens, and of which
-    padding is at most half, so that a few long documents do not stretch many short demonstrations.
-
-    lengths: tokens of each item's longest row. widths: rows of each item, 1 unless given. An item larger than
-    max_tokens comes alone.
-    """
-    parts, current, rows, tokens = [], [], 0, 0
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        width = widths[i] if widths is not None else 1
-        rows, tokens = rows + width, tokens + width * lengths[i]
-        if current and rows * lengths[i] > min(max_tokens, 2 * tokens):
-            parts.append(current)
-            current, rows, tokens = [], width, width * lengths[i]
-        current.append(i)
-    return [*parts, current]

@@ -1,32 +1,32 @@
 """GPT-2 by hand, and the reward model: the same network with one number as its output.
 
-The way of a token: its *embedding* and its position's add up to a vector of D numbers. Then come the blocks, each with
-two parts that add to the vector. *Attention* fetches from the positions before it: a weighted mean of their *values*,
-with large weights where their *keys* fit this position's *query*. The *MLP* changes each position by itself. At the end
-the vector's products with all embeddings are the *logits*, one for each token of the vocabulary; softmax makes them the
-probabilities of the next token. All positions are computed at once, and none sees a later one.
+What happens to a token: its *embedding* and its position's add up to a vector of D numbers. Then come the blocks, each
+with two parts that add to the vector. *Attention* fetches from the positions before it: a weighted mean of their
+*values*, with large weights where their *keys* fit this position's *query*. The *MLP* changes each position by itself.
+At the end the vector's dot products with all embeddings are the *logits*, one for each token of the vocabulary; softmax
+turns them into the probabilities of the next token. All positions are computed at once, and none sees a later one.
 
-Shapes: B sequences, T tokens, D = n_embd, H heads of size D / H, V vocabulary, R positions read.
-Parameter names are GPT-2's own. Differences from GPT-3, which the paper used: dense attention in every layer.
+Shapes: B sequences, T tokens, D = n_embd, H heads of size D / H, V vocabulary, R positions that are read.
+Parameter names are GPT-2's own. One difference from GPT-3, which the paper used: dense attention in every layer.
 """
 
 import math
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+
+from .support.device import precision
+from .support.forward import Linear, linear, plan_forward  # nn.Linear and F.linear, quicker on a CPU
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    n_vocab: int  # tokens there are, V
-    n_ctx: int = 1024  # tokens of a text at the most
-    n_layer: int = 12  # blocks
-    n_head: int = 12  # attentions beside each other in a block, on a part of the vector each
-    n_embd: int = 768  # numbers of a token's vector, D
+    n_vocab: int  # number of tokens in the vocabulary, V
+    n_ctx: int = 1024  # context length: tokens of a text at the most
+    n_layer: int = 12  # number of blocks
+    n_head: int = 12  # attention heads of a block, each on a part of the vector, H
+    n_embd: int = 768  # width: numbers in a token's vector, D
     dropout: float = 0.0  # share of the embedding, and of what each block adds, that training sets to 0 at random
 
 
@@ -42,52 +42,9 @@ PRESETS = {
 }
 
 
-class Cache:
-    """Keys and values of the tokens seen so far, so that the next token costs one position, not the whole text."""
-
-    def __init__(self, room):
-        self.keys, self.values = [], []  # of each block, (B, H, room, D / H)
-        self.room, self.length = room, 0  # tokens there is room for, and those there are
-
-    def positions(self, T, device):
-        """Those of T new tokens, and those of all keys that these look at."""
-        return tuple(torch.arange(start, self.length + T, device=device) for start in (self.length, 0))
-
-    def append(self, layer, k, v):
-        """Adds the new tokens' keys and values; returns those of all tokens so far."""
-        if layer == len(self.keys):
-            B, H, _, size = k.shape
-            self.keys.append(k.new_empty(B, H, self.room, size))
-            self.values.append(v.new_empty(B, H, self.room, size))
-        end = self.length + k.shape[2]
-        self.keys[layer][:, :, self.length : end] = k
-        self.values[layer][:, :, self.length : end] = v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def keep(self, rows):
-        """Keeps the sequences `rows` (long tensor) and forgets the others."""
-        self.keys, self.values = [k[rows] for k in self.keys], [v[rows] for v in self.values]
-
-
-def read(x, at):
-    """x (B, T, D) at positions `at` (B, R): (B, R, D); all of x where `at` is None."""
-    return x if at is None else x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))
-
-
-def linear(x, weight, bias=None):
-    """x W^T + b. A CPU takes a few rows, as in sampling, the other way round: W x^T reads each weight once, and gpt2's
-    next tokens come 1.4 times as fast."""
-    rows = x.shape[:-1].numel()
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or not 8 <= rows <= 32:
-        return F.linear(x, weight, bias)
-    columns = x.reshape(rows, -1).t()
-    y = weight @ columns if bias is None else torch.addmm(bias[:, None], weight, columns)
-    return y.t().view(*x.shape[:-1], -1)
-
-
-class Linear(nn.Linear):
-    def forward(self, x):
-        return linear(x, self.weight, self.bias)
+def causal_attention(q, k, v):
+    """softmax(q k^T / sqrt(D/H)) v, where no query sees a later key; all (B, H, T, D/H)."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 class Attention(nn.Module):
@@ -97,15 +54,11 @@ class Attention(nn.Module):
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, mask, cache, layer, at):
+    def forward(self, x, attention):
         B, T, D = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D/H)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        causal = True if mask is None and T > 1 else False  # a bool, where torch.compile would see a formula of T
-        # softmax(q k^T / sqrt(D/H)) v, where no query looks at a later key
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)  # (B, H, T, D/H)
-        return self.c_proj(read(y.transpose(1, 2).reshape(B, T, D), at))
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
+        y = attention(q, k, v)  # (B, H, T, D/H)
+        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))
 
 
 class MLP(nn.Module):
@@ -127,13 +80,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, mask, cache, layer, at):
-        x = read(x, at) + self.dropout(self.attn(self.ln_1(x), mask, cache, layer, at))
+    def forward(self, x, attention=causal_attention):
+        x = x + self.dropout(self.attn(self.ln_1(x), attention))
         return x + self.dropout(self.mlp(self.ln_2(x)))
 
 
 class Transformer(nn.Module):
-    """Tokens (B, T) to hidden states (B, T, D), or (B, R, D) at positions `at` (B, R)."""
+    """Tokens (B, T) to hidden states (B, T, D)."""
 
     def __init__(self, config):
         super().__init__()
@@ -142,7 +95,7 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
-        self.recompute = False  # what the blocks computed, in backward, instead of keeping it
+        self.recompute = False  # compute activations again in backward instead of keeping them
         for name, parameter in self.named_parameters():  # GPT-2's initialisation
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -150,54 +103,44 @@ class Transformer(nn.Module):
                 scale = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1.0
                 nn.init.normal_(parameter, std=0.02 / scale)
 
-    def forward(self, tokens, left_padding=None, cache=None, at=None):
-        T, mask = tokens.shape[1], None
-        position, key = (cache or Cache(T)).positions(T, tokens.device)  # (T,), (keys,)
-        if left_padding is not None:
-            real = key >= left_padding[:, None, None]  # (B, 1, keys)
-            own = key == position[:, None]  # a padded query sees itself: a softmax over nothing would be NaN
-            mask = ((key <= position[:, None]) & real | own)[:, None]  # (B, 1, T, keys)
-            position = (position - left_padding[:, None]).clamp(min=0)  # (B, T)
-        elif len(key) > T > 1:
-            mask = key <= position[:, None]  # (T, keys); is_causal would align the first query with the first key
-        # Padding is an id outside the vocabulary. It takes any row of wte: nothing reads a padded position.
-        x = self.dropout(self.wte(tokens.clamp(max=self.wte.num_embeddings - 1)) + self.wpe(position))
-        for layer, block in enumerate(self.h):
-            # Only attention looks at other positions, so after the last one those that nobody reads are left out.
-            inputs = (x, mask, cache, layer, at if block is self.h[-1] else None)
-            if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, *inputs, use_reentrant=False)
-            else:
-                x = block(*inputs)
-        if cache is not None:
-            cache.length += T
+    def forward(self, tokens, **shortcuts):
+        # position is 0 .. T - 1 and run(block, x) is block(x), unless there are shortcuts: support/forward.py
+        position, run = plan_forward(self, tokens, causal_attention, **shortcuts)
+        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding is one id more; its output is never read
+        x = self.dropout(self.wte(tokens) + self.wpe(position))
+        for block in self.h:
+            x = run(block, x)
         return self.ln_f(x)
 
 
 class GPT(nn.Module):
     """The language model. The unembedding is the token embedding, as in GPT-2."""
 
-    autocast = nullcontext  # makes a context of the precision that place() in device.py chose
+    kind = "gpt"  # in checkpoints
+    Config = GPTConfig
 
     def __init__(self, config):
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
 
-    def forward(self, tokens, left_padding=None, cache=None, at=None):
-        """Logits (B, T, V) of each position's next token; with `at` (B, R) long, only at those positions: (B, R, V).
+    def forward(self, tokens, **shortcuts):
+        """Logits (B, T, V) of each position's next token. tokens (B, T) long; padding at the right needs no mask, since
+        attention is causal.
 
-        tokens (B, T) long. Right padding needs nothing, since attention is causal. left_padding (B,) long: how many
-        tokens at the left of each row are padding. cache: a Cache; then `tokens` are those after the cached ones.
+        Shortcuts, all optional: at (B, R) long, to compute logits at those positions only, (B, R, V); left_padding and
+        cache, for sampling (support/forward.py).
         """
-        with self.autocast():
-            return linear(self.transformer(tokens, left_padding, cache, at), self.transformer.wte.weight)
+        with precision(self):  # float32, or bfloat16 (support/device.py)
+            return linear(self.transformer(tokens, **shortcuts), self.transformer.wte.weight)
 
 
 class RewardModel(nn.Module):
-    """The GPT with a scalar head; read at the last token it is r(x, y), read before each token it is the value V."""
+    """The GPT with a scalar head. Read at the last token it is the score r(x, y), read before each
+    token the value V."""
 
-    autocast = nullcontext
+    kind = "reward model"
+    Config = GPTConfig
 
     def __init__(self, config):
         super().__init__()
@@ -209,11 +152,7 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens, at=None):
-        """Scalars (B, T), one per position of tokens (B, T) long; with `at` (B, R) long, only there: (B, R)."""
-        with self.autocast():
+        """Scalars (B, T), one per position of tokens (B, T) long; with `at` (B, R) long only there: (B, R)."""
+        with precision(self):
             hidden = self.transformer(tokens, at=at)
-        return self.head(hidden).squeeze(-1)  # in float32: one column is cheap, and scores need their digits
-
-
-def config_dict(config):
-    return {k: v for k, v in asdict(config).items() if k != "dropout"}
+        return self.head(hidden).squeeze(-1)  # in float32: one column is cheap, and scores need all their digits

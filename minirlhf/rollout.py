@@ -1,6 +1,7 @@
-"""Sampling responses, and reading the log-probs, values and scores of responses.
+"""Sampling responses, and computing the log-probs, values and scores of responses.
 
-In training responses are sampled at temperature 1 from all tokens, and scored with the same probabilities and ids.
+In training, responses are sampled at temperature 1 from the whole vocabulary, and scored with the same probabilities
+and the same token ids.
 """
 
 import numpy as np
@@ -9,95 +10,94 @@ import torch.nn.functional as F
 
 from .data import Responses, collate
 from .losses import at_least_fp32
-from .model import Cache
+from .support import sampling
+from .support.accumulation import micro_batches
+from .support.device import precision
 from .support.records import Sequence
 
 # --- sampling --------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def sample(model, prompt, noise, eos, temperature=1.0):
+    """Samples one response: ask for the next token's probabilities, draw, append, until end-of-text or the limit.
+
+    This is the sampler to read; `generate` samples the same responses in less time. prompt: list of token ids; noise
+    (limit,) float in [0, 1). Returns the response's token ids and their log-probs, two lists.
+    """
+    response, logp = [], []
+    for step_noise in noise:
+        logits = model(torch.tensor([prompt + response]))[:, -1]  # (1, V): those of the next token
+        token, token_logp = draw(logits, step_noise[None], temperature)
+        response.append(token.item())
+        logp.append(token_logp.item())
+        if token == eos:
+            break
+    return response, logp
+
+
+def draw(logits, noise, temperature=1.0):
+    """Draws a token per row from softmax(logits / temperature). logits (B, V) float; noise (B,) float in [0, 1).
+
+    Returns tokens (B,) long and their log-probs (B,).
+    """
+    log_probs = (at_least_fp32(logits) / temperature).log_softmax(-1)
+    token = sample_token(log_probs, noise)
+    return token, log_probs.gather(1, token[:, None])[:, 0]
+
+
+def sample_token(log_probs, noise):
+    """Inverse-CDF sampling: the first token whose cumulative probability exceeds the noise.
+
+    Unlike torch.multinomial, the same noise gives the same token however rows are batched. log_probs (B, V) float32;
+    noise (B,) in [0, 1). Returns tokens (B,) long.
+    """
+    cumulative = log_probs.exp().cumsum(-1)
+    return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0]
+
+
 def uniforms(seed, rows, limit):
     """Sampling noise in [0, 1), float32 (len(rows), limit), fixed by seed (ints), the row's number, and the step.
 
-    Each row's noise depends on its number alone, and so do the episodes, however the rows are spread over batches
-    and processes.
+    A row's noise depends on its number alone. So do the episodes, however the rows are spread over batches and
+    processes.
     """
     noise = np.random.default_rng(seed).random((max(rows) + 1, limit), dtype=np.float32)
     return torch.from_numpy(noise[rows])
 
 
-def decode(model, prompts, noise, eos, pad, temperature):
-    """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there.
-
-    Each step asks for the next token's probabilities, draws by the noise, and appends, until all rows have ended. The
-    rest saves time: the cache, and that rows which have ended leave the batch."""
-    tokens, left_padding, last, sampled, logp = begin(model, prompts, noise, pad)
-    cache = Cache(tokens.shape[1] + noise.shape[1])
-    if not left_padding.any():
-        left_padding = None
-    rows = torch.arange(len(prompts), device=noise.device)  # the rows in the cache
-    alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
-    for t in range(noise.shape[1]):
-        # model.forward, not model(...): only the call is compiled, and would be anew for every length
-        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=last)[:, 0])  # (rows, V)
-        log_probs = (logits / temperature).log_softmax(-1)
-        token = sample_token(log_probs, noise[rows, t])
-        sampled[rows[alive], t] = token[alive]
-        logp[rows[alive], t] = log_probs.gather(1, token[:, None])[alive, 0]
-        alive &= token != eos
-        going = alive.nonzero()[:, 0]
-        if len(going) == 0:
-            break
-        if len(going) < 0.7 * len(rows):  # rows that have ended leave together: each leaving copies the cache
-            rows, token, alive = rows[going], token[going], alive[going]
-            left_padding = None if left_padding is None else left_padding[going]
-            cache.keep(going)
-        tokens, last = token[:, None], torch.zeros_like(token)[:, None]
-    return sampled, logp
-
-
 @torch.no_grad()
-def generate(model, prompts, noise, eos, pad, temperature=1.0, batch_size=512, decode=decode):
-    """Samples a response to each prompt, `batch_size` of them side by side, whose keys and values memory must hold.
+def generate(model, prompts, noise, eos, pad, temperature=1.0, batch_size=512, decode=sampling.decode):
+    """Samples a response to each prompt, `batch_size` of them at once, whose keys and values must fit in memory.
 
     prompts: B lists of token ids; noise (B, limit) float in [0, 1): the noise of each step. Prompt and limit must fit
-    in the model's context. Returns Responses of at most `limit` tokens, and the log-prob of each token as it was
-    sampled, (B, R) float, 0 past the end.
+    in the model's context. decode: how (support/sampling.py, or by CUDA graphs). Returns Responses of at most `limit`
+    tokens, and the log-prob of each token when it was sampled, (B, R) float, 0 past the end.
     """
-    device = model.transformer.wte.weight.device
+    device = next(model.parameters()).device
     noise, decoded = noise.to(device), []
-    with model.autocast():  # once for all tokens: the weights' copies in bfloat16 last until it ends
+    with precision(model):  # once for all tokens: the weights' bfloat16 copies are kept until it ends
         for i in range(0, len(prompts), batch_size):
-            batch = slice(i, i + batch_size)
-            decoded.append(decode(model, prompts[batch], noise[batch], eos, pad, temperature))
+            rows = slice(i, i + batch_size)
+            decoded.append(decode(model, prompts[rows], noise[rows], eos, pad, lambda *step: draw(*step, temperature)))
     tokens, logp = map(torch.cat, zip(*decoded))
     lengths = (tokens != pad).sum(1).tolist()
     sequences = [Sequence(p + y[:n], len(p)) for p, y, n in zip(prompts, tokens.tolist(), lengths)]
     return collate(sequences, pad, device), logp[:, : max(lengths)]
 
 
-def begin(model, prompts, noise, pad):
-    """What decoding starts with: tokens (B, T), how many of each row are padding (B,), where its last one is (B, 1);
-    and what it fills: sampled tokens and their log-probs (B, limit)."""
-    (B, limit), device = noise.shape, noise.device
-    longest = max(map(len, prompts))
-    tokens = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
-    left_padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
-    last = torch.full((B, 1), longest - 1, device=device)
-    sampled = torch.full((B, limit), pad, device=device)
-    logp = at_least_fp32(model.transformer.wte.weight.new_zeros(B, limit))
-    return tokens, left_padding, last, sampled, logp
+def sample_responses(model, tokenizer, prompts, limit, seed, batch_size=512):
+    """A response of at most `limit` tokens to each prompt (lists of token ids), without dropout: yields (indices,
+    Responses), prompts of like length together. seed: ints; the noise of prompt i depends on seed and i alone."""
+    model.eval()
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    noise = uniforms(seed, list(range(len(prompts))), limit)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        yield part, generate(model, [prompts[i] for i in part], noise[part], tokenizer.eos, tokenizer.pad)[0]
 
 
-def sample_token(log_probs, noise):
-    """Inverse-CDF sampling: the first token whose cumulative probability exceeds the noise.
-
-    log_probs (B, V) float32; noise (B,) in [0, 1). Returns tokens (B,) long.
-    """
-    cumulative = log_probs.exp().cumsum(-1)
-    return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0]
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- log-probs, values and scores ------------------------------------------------------------------------------------
 
 
 def response_logps(model, responses):
@@ -105,6 +105,11 @@ def response_logps(model, responses):
     logits = model(responses.tokens[:, :-1], at=responses.positions)  # (B, R, V); nothing comes after the last token
     loss = F.cross_entropy(at_least_fp32(logits).flatten(0, 1), responses.targets.flatten(), reduction="none")
     return -loss.view(responses.mask.shape)  # cross_entropy is -log of the target's probability
+
+
+def response_nats(model, responses):
+    """-log pi(y | x) (B,), in nats: how surprising a whole response is."""
+    return -(response_logps(model, responses) * responses.mask).sum(1)
 
 
 def response_values(value_model, responses):
@@ -117,9 +122,26 @@ def response_scores(reward_model, responses):
     return reward_model(responses.tokens, at=responses.lengths[:, None] - 1)[:, 0]
 
 
+@torch.no_grad()
 def in_chunks(function, model, responses, max_tokens=16384):
-    """function(model, responses) (B, ...) computed without gradients in chunks of at most max_tokens tokens."""
+    """function(model, responses) (B, ...), computed without gradients in chunks of at most max_tokens tokens."""
     size = max(1, max_tokens // responses.tokens.shape[1])
-    with torch.no_grad():
-        parts = zip(*(x.split(size) for x in responses))
-        return torch.cat([function(model, Responses(*part)) for part in parts])
+    parts = zip(*(x.split(size) for x in responses))
+    return torch.cat([function(model, Responses(*part)) for part in parts])
+
+
+@torch.no_grad()
+def per_sequence(function, model, sequences, pad, max_tokens=16384):
+    """function(model, responses) (N,) of N Sequences, as float64 on the CPU, without gradients and dropout."""
+    model.eval()
+    values, device = torch.zeros(len(sequences), dtype=torch.float64), next(model.parameters()).device
+    for part in micro_batches([s.length for s in sequences], max_tokens):
+        values[part] = function(model, collate([sequences[i] for i in part], pad, device)).cpu().double()
+    return values
+
+
+def ranking_scores(model, rankings, pad, max_tokens=16384):
+    """The reward model's score of each response of each Ranking: a list of lists."""
+    sequences = [s for ranking in rankings for s in ranking.sequences]
+    scores = iter(per_sequence(response_scores, model, sequences, pad, max_tokens).tolist())
+    return [[next(scores) for _ in ranking.sequences] for ranking in rankings]

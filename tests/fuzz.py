@@ -37,7 +37,7 @@ import train_sft  # noqa: E402
 from minirlhf.model import GPT  # noqa: E402
 from minirlhf.support import files, run  # noqa: E402
 from minirlhf.support.checkpoint import load_tokenizer, save_model  # noqa: E402
-from minirlhf.support.config import be_patient, to_flags  # noqa: E402
+from minirlhf.support.config import ignore_write_errors, to_flags  # noqa: E402
 from minirlhf.support.errors import InputError  # noqa: E402
 from minirlhf.support.folder import release  # noqa: E402
 from tools import export, select_sft, train_tokenizer  # noqa: E402
@@ -374,5 +374,5 @@ if __name__ == "__main__":
     parser.add_argument("--attempts", type=int, default=1000)
     parser.add_argument("--show", action="store_true", help="every attempt and its outcome")
     args = parser.parse_args()
-    be_patient()  # with lines that hold half a letter
+    ignore_write_errors()  # with lines that hold half a letter
     sys.exit(bool(main(args.seed, args.attempts, args.show)))

@@ -4,17 +4,16 @@
     python -m tools.bench generate gpt2        sampling responses, tokens per second
     python -m tools.bench sft gpt2             a training step of the language model, tokens per second
     python -m tools.bench rm toy               a training step of the reward model on pairs, tokens per second
-    python -m tools.bench ppo toy --peer       ... and the peer's, in turn with ours, and the ratio
+    python -m tools.bench sft gpt2 --peer      ... and transformers', in turn with ours, and the ratio
     python -m tools.bench sft gpt2 --ranks 2   ... and that of two processes that share the threads, in turn
 
 Prints one JSON line. The machine's rates are measured in the same run: a product of two 2048 x 2048 matrices in the
 work's precision, and a copy of 256 MB. `share` is the time that the work's arithmetic would take at that rate, 2N per
-token and forward, 6N per token trained, and attention, divided by the time it took. Peers: TRL 1.12's PPOTrainer (the
-last TRL that has one), transformers' generate and GPT-2; --peer needs them installed. A PPO iteration is a rollout of B
-episodes in which no row stops early, scores by four networks of one size, and one inner epoch in which policy and
-value network learn; no pretraining mix. `ratio` is how many times as fast ours is as the peer, and with --ranks the
-processes together as one. `peak_gigabytes` is the most memory that a PPO iteration took, `formula_gigabytes` what
-docs/scaling.md's formula says.
+token and forward, 6N per token trained, and attention, divided by the time it took. --peer times transformers'
+generate and GPT-2. A PPO iteration is a rollout of B episodes in which no row stops early, scores by four networks of
+one size, and one inner epoch in which policy and value network learn; no pretraining mix. `ratio` is how many times as
+fast ours is as the peer, and with --ranks the processes together as one. `peak_gigabytes` is the most memory that a PPO
+iteration took, `formula_gigabytes` what docs/scaling.md's formula says.
 """
 
 import importlib.util
@@ -25,8 +24,8 @@ import resource
 import socket
 import statistics
 import sys
-import threading
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,14 +33,18 @@ import torch
 import train_ppo
 import train_rm
 from minirlhf.data import collate
-from minirlhf.losses import ranking_loss, sft_loss
+from minirlhf.losses import ema_update, ranking_loss, sft_loss
 from minirlhf.model import GPT, GPTConfig, RewardModel
-from minirlhf.rollout import decode, generate, response_logps, uniforms
+from minirlhf.rollout import generate, response_logps, uniforms
 from minirlhf.support import distributed
-from minirlhf.support.config import Parser, command, number, require_positive
+from minirlhf.support.accumulation import pieces
+from minirlhf.support.config import command, require_choice, require_positive
 from minirlhf.support.cuda_graph import decode_by_graph
 from minirlhf.support.device import pick_device, place
+from minirlhf.support.errors import InputError
+from minirlhf.support.optim import adam, take_step
 from minirlhf.support.records import Ranking, Sequence
+from minirlhf.support.sampling import decode
 
 #           vocab ctx layers heads width  B  prompt response minibatch
 SHAPES = {
@@ -78,21 +81,19 @@ class Shape:
 
 def sft(shape, options):
     model = place(GPT(shape.config), options).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, betas=(0.9, 0.95), fused=True)
+    optimizer = adam(model.parameters(), 1e-5)
     rng = np.random.default_rng(0)
     batch = shape.batch * options.accumulate
     rows = [Sequence(rng.integers(0, shape.vocab, shape.length + 1), 1) for _ in range(batch)]
-    learner, mine = distributed.wrap(model), distributed.shard(rows)
-    parts = [mine[i :: options.accumulate] for i in range(options.accumulate)]
+    learner = distributed.wrap(model)
+    lengths, most = [s.length for s in rows], shape.batch * (shape.length + 1) // distributed.world_size()
 
     def step():
-        for part in distributed.accumulate(parts, learner):
+        for part in pieces(rows, lengths, most, learner):
             responses = collate(part, shape.vocab, options.device)
             loss = sft_loss(response_logps(learner, responses), responses.mask, total=batch)
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        take_step(model, optimizer, 1.0)
         return loss.item()
 
     tokens = batch * shape.length
@@ -101,7 +102,7 @@ def sft(shape, options):
 
 def rm(shape, options):
     model = place(RewardModel(shape.config), options).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
+    optimizer = adam(model.parameters(), 1e-5)
     rng = np.random.default_rng(0)
     rows = [Sequence(rng.integers(0, shape.vocab, shape.length), 1) for _ in range(shape.batch)]
     pairs = [Ranking(list(pair), [1, 2]) for pair in zip(rows[::2], rows[1::2])]
@@ -109,9 +110,7 @@ def rm(shape, options):
     def step():
         loss = ranking_loss(*train_rm.score_rankings(model, pairs, shape.vocab))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        take_step(model, optimizer, 1.0)
         return loss.item()
 
     tokens = shape.batch * shape.length
@@ -139,7 +138,7 @@ def ppo(shape, options):
         policy="", reward_model="", prompts=(), out="", ptx_coef=0.0, batch_size=shape.batch, episodes=shape.batch,
         minibatch_size=shape.minibatch, max_response=shape.response, lr=1e-5, value_lr=1e-5,
     )  # fmt: skip
-    optimizers = train_ppo.make_optimizers(networks, config)
+    optimizers = [adam(network.parameters(), 1e-5) for network in (networks.policy, networks.value)]
     learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
     turn = iter(range(10**9))
 
@@ -147,7 +146,10 @@ def ppo(shape, options):
         i = next(turn)
         episodes = train_ppo.judge_episodes(networks, *rollout(shape, networks.policy, i, options.graph), config)
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(shape.batch)).split(shape.minibatch):
-            train_ppo.update(learners, optimizers, episodes, rows, [], shape.vocab, config)
+            train_ppo.ppo_gradients(learners, episodes, rows.tolist(), config)
+            for network, optimizer in zip((networks.policy, networks.value), optimizers):
+                take_step(network, optimizer, 1.0)
+            ema_update(networks.ema, networks.policy, config.ema_decay)
         return train_ppo.statistics(episodes, config, eos=-1)
 
     tokens, read = shape.batch * shape.length, shape.batch * shape.response
@@ -202,58 +204,8 @@ def their_generation(shape, options):
     ).cpu()
 
 
-def their_ppo(shape, options):
-    """TRL's trainer runs all its iterations in one call. Here it does so in a thread that waits before each."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    from datasets import Dataset
-    from tokenizers import Tokenizer, models
-    from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, PreTrainedTokenizerFast
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
-
-    config, iterations = their_config(shape), 1000
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(shape.vocab)}, unk_token="t2"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t0", pad_token="t1", padding_side="left")
-    prompts = torch.randint(3, shape.vocab, (shape.batch * 2, shape.prompt)).tolist()
-    parts = shape.batch // shape.minibatch
-    arguments = PPOConfig(
-        output_dir="bench-trl", per_device_train_batch_size=shape.minibatch, gradient_accumulation_steps=parts,
-        num_mini_batches=parts, num_ppo_epochs=1, total_episodes=shape.batch * iterations, stop_token=None,
-        response_length=shape.response, local_rollout_forward_batch_size=shape.batch, num_sample_generations=0,
-        report_to=[], save_strategy="no", use_cpu=options.device == "cpu", bf16=options.dtype == "bfloat16", fp16=False,
-        gradient_checkpointing=False, learning_rate=1e-5, disable_tqdm=True,
-    )  # fmt: skip
-    networks = [GPT2LMHeadModel(config) for _ in range(2)] + [GPT2ForSequenceClassification(config) for _ in range(2)]
-    trainer = PPOTrainer(
-        arguments, tokenizer, networks[0], networks[1], networks[2], Dataset.from_dict({"input_ids": prompts}),
-        networks[3], eval_dataset=Dataset.from_dict({"input_ids": prompts[: shape.batch]}),
-    )  # fmt: skip
-    go, done, begin = threading.Semaphore(0), threading.Semaphore(0), ppo_trainer.batch_generation
-
-    def waiting(*args, **settings):  # an iteration starts with its rollout
-        done.release()
-        go.acquire()
-        return begin(*args, **settings)
-
-    def train():
-        torch.set_num_threads(options.threads)
-        trainer.train()
-
-    ppo_trainer.batch_generation = waiting
-    trainer.log = lambda *args, **settings: None
-    threading.Thread(target=train, daemon=True).start()
-    done.acquire()
-
-    def step():
-        go.release()
-        done.acquire()
-
-    return step
-
-
-# work -> ours, theirs, and the packages that theirs needs
-WORK = {"sft": (sft, their_training, ["transformers"]), "rm": (rm, None, []),
-        "generate": (generation, their_generation, ["transformers"]),
-        "ppo": (ppo, their_ppo, ["trl", "datasets"])}  # fmt: skip
+# work -> ours, and transformers'
+WORK = {"sft": (sft, their_training), "rm": (rm, None), "generate": (generation, their_generation), "ppo": (ppo, None)}
 
 
 # --- the clock -------------------------------------------------------------------------------------------------------
@@ -271,7 +223,7 @@ def serve(connection, make, options, environment):
     """Somebody else's work in a process of its own: threads of two libraries in one process wait for each other's."""
     os.environ.update(environment)
     distributed.start(options.device)
-    torch.set_num_threads(options.threads // distributed.world())
+    torch.set_num_threads(options.threads // distributed.world_size())
     torch.manual_seed(0)
     step = make(Shape(options.shape), options)
     step = step[0] if isinstance(step, tuple) else step
@@ -328,36 +280,43 @@ def machine(options):
     return 2 * 2048**3 / product, 2 * memory.nbytes / copy
 
 
-def main(argv):
-    parser = Parser(__doc__)
-    parser.add_argument("work", choices=list(WORK), help="what is timed")
-    parser.add_argument("shape", choices=list(SHAPES), help="how large it is")
-    parser.add_argument("--peer", action="store_true", help="time the peer too, in turn")
-    parser.add_argument("--ranks", type=number(int), default=1, help="time so many processes, too, sharing --threads")
-    parser.add_argument("--accumulate", type=number(int), default=1, help="sft: the batch as many times, in parts")
-    parser.add_argument("--iterations", type=number(int), default=6, help="how many are timed, after two that are not")
-    parser.add_argument("--threads", type=number(int), default=2, help="of the CPU [2]")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--compile", action="store_true", help="by torch.compile, ours only")
-    parser.add_argument("--graph", action="store_true", help="sampling by CUDA graphs, ours only")
-    options = parser.parse_args(argv)
-    require_positive(options, "ranks", "accumulate", "iterations", "threads")
+@dataclass(frozen=True)
+class Config:
+    work: str  # what is timed: sft, rm, generate or ppo
+    shape: str  # how large it is: toy, gpt2 or gpt2-wide
+    peer: bool = False  # time transformers' too, in turn
+    ranks: int = 1  # time so many processes, too, sharing --threads
+    accumulate: int = 1  # sft: the batch as many times, in parts
+    iterations: int = 6  # how many are timed, after two that are not
+    threads: int = 2  # of the CPU
+    device: str = "cpu"  # cpu or cuda
+    dtype: str = "float32"  # float32 or bfloat16
+    compile: bool = False  # by torch.compile, ours only
+    graph: bool = False  # sampling by CUDA graphs, ours only
+
+    def __post_init__(self):
+        require_positive(self, "ranks", "accumulate", "iterations", "threads")
+        for name, choices in dict(
+            work=WORK, shape=SHAPES, device=("cpu", "cuda"), dtype=("float32", "bfloat16")
+        ).items():
+            require_choice(self, name, choices)
+        if self.peer and not WORK[self.work][1]:
+            raise InputError(f"--peer: {self.work} has no peer")
+        if self.graph and self.device != "cuda":
+            raise InputError("--graph needs --device cuda")
+        if self.peer and self.ranks > 1:
+            raise InputError("--peer and --ranks: one at a time")
+        if self.accumulate > 1 and (self.peer or self.work != "sft"):
+            raise InputError("--accumulate is for sft, without --peer")
+        if self.peer and not importlib.util.find_spec("transformers"):
+            raise InputError("--peer needs transformers: pip install transformers")
+
+
+def main(options):
     pick_device(options.device)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    make, make_theirs, needed = WORK[options.work]
-    if options.peer and not make_theirs:
-        parser.error(f"{options.work} has no peer")
-    if options.graph and options.device != "cuda":
-        parser.error("--graph needs --device cuda")
-    if options.peer and options.ranks > 1:
-        parser.error("--peer and --ranks: one at a time")
-    if options.accumulate > 1 and (options.peer or options.work != "sft"):
-        parser.error("--accumulate is for sft, without --peer")
-    missing = [name for name in needed if options.peer and not importlib.util.find_spec(name)]
-    if missing:
-        parser.error(f"--peer needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    make, make_theirs = WORK[options.work]
     before = peak_bytes(options.device)
     step, units, flops = make(Shape(options.shape), options)
     timers = [lambda: seconds_of(step, options.device)]
@@ -381,4 +340,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config, "work", "shape")

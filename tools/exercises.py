@@ -8,10 +8,11 @@ The solution is the function as it stands in the project itself.
 
 import ast
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.support.config import Parser, command
-from minirlhf.support.errors import require
+from minirlhf.support.config import command
+from minirlhf.support.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 EXERCISES = {  # function: its file, the easier ones first
@@ -62,14 +63,19 @@ def make(name, folder):
     file.write_text(with_body(source, name, YOURS), encoding="utf-8")
 
 
-def main(argv):
-    parser = Parser(__doc__)
-    parser.add_argument("name", nargs="?", help="of the function to write again")
-    name = parser.parse_args(argv).name
-    if name is None:
+@dataclass(frozen=True)
+class Config:
+    name: str | None = None  # of the function to write again; unless given, all are listed
+
+    def __post_init__(self):
+        if self.name and self.name not in EXERCISES:
+            raise InputError(f"{self.name}: no exercise; choose of {', '.join(EXERCISES)}")
+
+
+def main(config):
+    if (name := config.name) is None:
         print("\n".join(f"{name:<16}{file}" for name, file in EXERCISES.items()))
         return
-    require(name in EXERCISES, f"{name}: no exercise; choose of {', '.join(EXERCISES)}")
     folder = ROOT / "runs" / "exercises" / name
     if folder.exists():
         print(f"{folder} is there already; go on in it, or remove it to begin anew")
@@ -83,4 +89,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config, "name")

@@ -9,9 +9,9 @@ from pathlib import Path
 from minirlhf.model import GPT
 from minirlhf.support import huggingface
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import command, parse
-from minirlhf.support.errors import require
-from minirlhf.support.files import HALF, writing
+from minirlhf.support.config import command
+from minirlhf.support.errors import InputError
+from minirlhf.support.files import HALF, disk_errors
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,21 @@ class Config:
 
     def __post_init__(self):
         out = Path(self.out)
-        require(not out.is_file(), f"--out {out}: a file is in the way; choose another --out")
-        require(not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; choose another --out")
+        if out.is_file():
+            raise InputError(f"--out {out}: a file is in the way; choose another --out")
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"--out {out} is not empty; choose another --out")
 
 
-def main(argv):
-    config = parse(Config, argv, __doc__)
+def main(config):
     tokenizer = load_tokenizer(config.checkpoint)
     model = load_model(config.checkpoint, GPT, tokenizer)
     half = Path(f"{Path(config.out)}{HALF}")
     huggingface.write(half, model, tokenizer)
-    with writing(f"--out {config.out}"):
+    with disk_errors(f"--out {config.out}"):
         half.replace(config.out)  # whole or not at all; an empty folder may be in its place
     print(f"{config.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.n_vocab:,} tokens")
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

@@ -16,49 +16,60 @@ there are and what they are worth: on the town's prompts also against the town's
 
 import inspect
 import threading
+from dataclasses import dataclass
 
-from minirlhf.support.config import Parser, command, file_name, number, require_positive
-from minirlhf.support.errors import require
+from minirlhf.support.config import check_fields, command, require_choice, require_positive
+from minirlhf.support.errors import InputError
 from minirlhf.support.records import read
 from tools.web import agreement, answers, labels, server
 from tools.web.labels import FLAGS, Labels, named
 
 
-def main(argv):
-    parser = Parser(__doc__)
-    parser.add_argument("--out", type=file_name, required=True, help="file of rankings to add to, .jsonl")
-    parser.add_argument("--models", nargs="+", type=file_name, help="runs' folders, or .pt files, that answer")
-    parser.add_argument("--prompts", type=file_name, help="file of prompts")
-    parser.add_argument("--answers", type=number(int), default=4, help="to each prompt, 2 to 9 (paper: 4 to 9) [4]")
-    parser.add_argument("--rate", action="store_true", help="rate each answer before all are ranked, as the paper did")
-    parser.add_argument("--max_response", type=number(int), default=32, help="tokens of an answer at the most [32]")
-    parser.add_argument("--seed", type=number(int), default=0, help="of the sampling [0]")
-    parser.add_argument("--port", type=number(int), default=8000, help="of the page; 0 takes any that is free [8000]")
-    parser.add_argument("--host", default="127.0.0.1", help=server.HOST_HELP)
-    parser.add_argument("--report", action="store_true", help="say what the rankings in --out are worth, and stop")
-    parser.add_argument("--reward_model", type=file_name, help="for --report: a reward model to compare with")
-    parser.add_argument("--export", choices=tuple(agreement.EXPORTS), help="write the rankings as pairs of chosen and "
-                        "rejected, for TRL or as HH-RLHF has them, and stop")  # fmt: skip
-    args = parser.parse_args(argv)
-    labels.check(args.out)
-    if args.report or args.export:
-        if args.report:
-            print(agreement.report(args.out, args.reward_model))
-        if args.export:
-            print(agreement.export(args.out, args.export))
+@dataclass(frozen=True)
+class Config:
+    out: str  # file of rankings to add to, .jsonl
+    models: tuple[str, ...] = ()  # runs' folders, or .pt files, that answer
+    prompts: str | None = None  # file of prompts
+    answers: int = 4  # to each prompt, 2 to 9 (paper: 4 to 9)
+    rate: bool = False  # rate each answer before all are ranked, as the paper did
+    max_response: int = 32  # tokens of an answer at the most
+    seed: int = 0  # of the sampling
+    port: int = 8000  # of the page; 0 takes any that is free
+    host: str = "127.0.0.1"  # another than this machine's own opens the page to all who have the token
+    report: bool = False  # say what the rankings in --out are worth, and stop
+    reward_model: str | None = None  # for --report: a reward model to compare with
+    export: str | None = None  # write the rankings as pairs of chosen and rejected, and stop: trl, or hh as HH-RLHF
+
+    def __post_init__(self):
+        check_fields(self)
+        require_choice(self, "export", agreement.EXPORTS)
+        require_positive(self, "max_response")
+        if not (self.report or self.export):
+            if not self.models:
+                raise InputError("--models: name one or more that shall answer")
+            if not self.prompts:
+                raise InputError("--prompts: name a file of prompts")
+            if not 2 <= self.answers <= 9:
+                raise InputError(f"--answers {self.answers}: a ranking has 2 to 9")
+            if self.port >= 2**16:
+                raise InputError(f"--port {self.port}: a port is below 65536")
+
+
+def main(config):
+    labels.check(config.out)
+    if config.report or config.export:
+        if config.report:
+            print(agreement.report(config.out, config.reward_model))
+        if config.export:
+            print(agreement.export(config.out, config.export))
         return
-    require(args.models, "--models: name one or more that shall answer")
-    require(args.prompts, "--prompts: name a file of prompts")
-    require(2 <= args.answers <= 9, f"--answers {args.answers}: a ranking has 2 to 9")
-    require(args.port < 2**16, f"--port {args.port}: a port is below 65536")
-    require_positive(args, "max_response")
-    speakers = answers.speakers(args.models, args.max_response)
-    records = answers.that_fit(read(args.prompts, "prompt"), speakers, args.prompts)
-    sampler = answers.Answers(speakers, [record["prompt"] for record in records], args.answers, args.seed)
-    asked = Labels(args.out, records, sampler, args.rate, args.seed)
+    speakers = answers.speakers(config.models, config.max_response)
+    records = answers.that_fit(read(config.prompts, "prompt"), speakers, config.prompts)
+    sampler = answers.Answers(speakers, [record["prompt"] for record in records], config.answers, config.seed)
+    asked = Labels(config.out, records, sampler, config.rate, config.seed)
     sampler.prepare([0])
     try:
-        server.open_page(server.page("label"), routes(asked), args.host, args.port, f"rankings go to {args.out}")
+        server.open_page(server.page("label"), routes(asked), config.host, config.port, f"rankings go to {config.out}")
     finally:
         sampler.close()
 
@@ -99,4 +110,4 @@ def routes(asked):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

@@ -10,10 +10,11 @@ import json
 import math
 import re
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.support.config import Parser, command, file_name
-from minirlhf.support.errors import require
+from minirlhf.support.config import command
+from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_atomically
 
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
@@ -66,23 +67,29 @@ def notebook(page):
     return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
-def main(argv):
-    parser = Parser(__doc__)
-    parser.add_argument("page", type=file_name, help="a Markdown file")
-    parser.add_argument("--write", action="store_true", help="put what the blocks print on the page")
-    parser.add_argument("--notebook", type=file_name, help="write the page as this .ipynb file instead")
-    args = parser.parse_args(argv)
-    require(Path(args.page).is_file(), f"{args.page}: no such file")
-    page = Path(args.page).read_text(encoding="utf-8")
-    if args.notebook:
-        write_atomically(args.notebook, (json.dumps(notebook(page), indent=1) + "\n").encode())
-    elif args.write:
-        write_atomically(args.page, written(page).encode())
+@dataclass(frozen=True)
+class Config:
+    page: str  # a Markdown file
+    write: bool = False  # put what the blocks print on the page
+    notebook: str | None = None  # write the page as this .ipynb file instead
+
+    def __post_init__(self):
+        if not Path(self.page).is_file():
+            raise InputError(f"{self.page}: no such file")
+
+
+def main(config):
+    page = Path(config.page).read_text(encoding="utf-8")
+    if config.notebook:
+        write_atomically(config.notebook, (json.dumps(notebook(page), indent=1) + "\n").encode())
+    elif config.write:
+        write_atomically(config.page, written(page).encode())
     else:
         for match, shown, printed in blocks(page):
-            require(alike(shown, printed), f"{args.page}: after {match[1].splitlines()[0]!r} it prints\n{printed}")
-        print(f"{args.page}: all {len(BLOCK.findall(page))} blocks print what the page shows")
+            if not alike(shown, printed):
+                raise InputError(f"{config.page}: after {match[1].splitlines()[0]!r} it prints\n{printed}")
+        print(f"{config.page}: all {len(BLOCK.findall(page))} blocks print what the page shows")
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config, "page")

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import in_chunks, response_scores
+from minirlhf.rollout import in_chunks, response_scores, sample_responses
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.config import check_fields, command, require_positive
 from minirlhf.support.device import place
-from minirlhf.support.errors import require
-from minirlhf.support.evaluate import sample_responses
+from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_json
 from minirlhf.support.run import start_run
 
@@ -35,15 +34,16 @@ class Config:
     dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
 
     def __post_init__(self):
+        check_fields(self)
         require_positive(self, "max_response")
 
 
-def main(argv):
-    config = parse(Config, argv, __doc__)
+def main(config):
     tokenizer = load_tokenizer(config.sft)
     reward_model = place(load_model(config.reward_model, RewardModel, tokenizer), config).eval()
     epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
-    require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
+    if not epochs:
+        raise InputError(f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
     n_ctx = min(reward_model.config.n_ctx, load_model(epochs[0], GPT, tokenizer).config.n_ctx)
     prompts = records.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if not start_run(config):
@@ -70,4 +70,4 @@ def select(means):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

@@ -5,9 +5,9 @@ python -m tools.train_tokenizer --data corpus.jsonl --vocab_size 1024 --out runs
 
 from dataclasses import dataclass
 
-from minirlhf.support.config import command, parse
-from minirlhf.support.errors import require
-from minirlhf.support.folder import claim
+from minirlhf.support.config import check_fields, command
+from minirlhf.support.errors import InputError
+from minirlhf.support.folder import lock_output
 from minirlhf.support.records import texts
 from minirlhf.support.tokenizer import Tokenizer, train_bpe
 
@@ -19,15 +19,16 @@ class Config:
     vocab_size: int = 1024  # ids in all: 256 bytes, the merges, end-of-text (GPT-2 has 50257)
 
     def __post_init__(self):
-        room = self.vocab_size >= 257
-        require(room, f"--vocab_size {self.vocab_size}: 256 bytes and the end-of-text token need 257 at least")
+        check_fields(self)
+        if self.vocab_size < 257:
+            raise InputError(f"--vocab_size {self.vocab_size}: 256 bytes and the end-of-text token need 257 at least")
 
 
-def main(argv):
-    config = parse(Config, argv, __doc__)
+def main(config):
     corpus = [text for path in config.data for text in texts(path) if text]
-    require(corpus, f"{config.data[0]}: no text to learn merges from; give records or a .txt file (data/README.md)")
-    claim(config)
+    if not corpus:
+        raise InputError(f"{config.data[0]}: no text to learn from; give records or a .txt file (data/README.md)")
+    lock_output(config)
     tokenizer = Tokenizer(train_bpe(corpus, config.vocab_size))
     tokenizer.save(config.out)
     fewer = tokenizer.n_vocab < config.vocab_size
@@ -36,4 +37,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

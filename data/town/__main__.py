@@ -6,9 +6,9 @@ python -m data.town --out runs/my-town --seed 1
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from minirlhf.support.config import command, parse
+from minirlhf.support.config import command
 from minirlhf.support.files import write_lines
-from minirlhf.support.folder import claim
+from minirlhf.support.folder import lock_output
 
 from .dialogues import dialogues
 from .files import files
@@ -28,9 +28,8 @@ class Config:
     dialogue: int = 0  # conversations of two turns, and as many that wait for the second answer, to train and to test
 
 
-def main(argv):
-    config = parse(Config, argv, __doc__)
-    claim(config)
+def main(config):
+    lock_output(config)
     numbers = asdict(config)
     out, n = Path(numbers.pop("out")), numbers.pop("dialogue")
     made = files(**numbers)
@@ -44,4 +43,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.support.config import Parser, command, file_name, number
-from minirlhf.support.errors import InputError, require
+from minirlhf.support.config import check_fields, command, require_choice
+from minirlhf.support.curves import optional_picture, save_figure
+from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json
-from minirlhf.support.folder import claim
-from minirlhf.support.run import drawing
+from minirlhf.support.folder import lock_output
 
 from . import page
 from .finding import Finding, verdict
@@ -35,41 +35,42 @@ def known():
 
 @dataclass(frozen=True)
 class Config:
-    out: str
-    seed: int
-    tiny: bool
-    judge_on: str
+    names: tuple[str, ...] = ()  # which findings to run, again if they were run before
+    all: bool = False  # run all that are not yet there
+    seed: int = 0  # of everything that is drawn
+    out: str | None = None  # folder for all of it; unless given runs/findings, with another seed runs/findings-SEED
+    judge_on: str = "test"  # whose prompts models are judged on: test, or validation to try a recipe
+    tiny: bool = False  # a hundredth of the work; its figures mean nothing
+
+    def __post_init__(self):
+        check_fields(self)
+        require_choice(self, "judge_on", ("test", "validation"))
+        if not self.out:
+            usual = "runs/findings" + ("-tiny" if self.tiny else "") + (f"-{self.seed}" if self.seed else "")
+            object.__setattr__(self, "out", usual)
 
 
-def main(argv):
-    findings = known()
-    parser = Parser(__doc__)
-    parser.add_argument("names", nargs="*", metavar="FINDING", help="which to run, again if it was run before")
-    parser.add_argument("--all", action="store_true", help="run all that are not yet there")
-    parser.add_argument("--seed", type=number(int), default=0, help="of everything that is drawn [0]")
-    parser.add_argument("--out", type=file_name, help="folder for all of it [runs/findings, with another seed -SEED]")
-    parser.add_argument("--judge_on", choices=("test", "validation"), default="test", help="whose prompts models are "
-                        "judged on; validation, to try a recipe [test]")  # fmt: skip
-    parser.add_argument("--tiny", action="store_true", help="a hundredth of the work; its figures mean nothing")
-    args = parser.parse_args(argv)
-    for name in args.names:
-        require(name in findings, f"{name}: no finding; choose of {', '.join(findings)}")
-    kind = "findings-tiny" if args.tiny else "findings"
-    out = args.out or f"runs/{kind}" + (f"-{args.seed}" if args.seed else "")
-    if not args.names and not args.all:
+def main(config):
+    findings, out = known(), config.out
+    for name in config.names:
+        if name not in findings:
+            raise InputError(f"{name}: no finding; choose of {', '.join(findings)}")
+    if not config.names and not config.all:
         return show(findings)
-    claim(Config(out, args.seed, args.tiny, args.judge_on))
-    lab = Lab(out, args.seed, args.tiny, args.judge_on)
-    chosen = args.names or [name for name in findings if not Path(f"{out}/{name}.json").exists()]
+    lock_output(config, ignore=("names", "all"))
+    lab = Lab(out, config.seed, config.tiny, config.judge_on)
+    chosen = config.names or [name for name in findings if not Path(f"{out}/{name}.json").exists()]
     for i, name in enumerate(chosen):
         kept = [size for size in MINUTES if Path(f"{out}/{size}/ppo_ptx/model.pt").exists()]
-        left = "" if args.tiny else f", about {math.ceil(cost([findings[n] for n in chosen[i:]], kept))} min left"
+        left = "" if config.tiny else f", about {math.ceil(cost([findings[n] for n in chosen[i:]], kept))} min left"
         print(f"== {name} ({i + 1} of {len(chosen)}{left})", flush=True)
         run(findings[name](), lab)
     results = [(finding(), read_json(f"{out}/{name}.json")) for name, finding in findings.items()
                if Path(f"{out}/{name}.json").exists()]  # fmt: skip
-    flags = "".join(f" {word}" for word in argv if word not in args.names and word != "--all")
-    page.write(out, results, f"seed {args.seed}, judged on {args.judge_on} prompts, in {out}", flags)
+    default = Config()
+    changed = [name for name in ("seed", "out", "judge_on", "tiny") if getattr(config, name) != getattr(default, name)]
+    flags = "".join(f" --{name}" + ("" if name == "tiny" else f" {getattr(config, name)}") for name in changed)
+    page.write(out, results, f"seed {config.seed}, judged on {config.judge_on} prompts, in {out}", flags)
     print(f"{out}/findings.html shows {len(results)} of {len(findings)} findings")
 
 
@@ -96,14 +97,12 @@ def run(finding, lab):
 
 
 def draw(finding, figures, path):
-    from minirlhf.support.files import write_atomically
-
-    with drawing(path):
+    with optional_picture(path):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         finding.draw(figure, figures)
-        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110, transparent=True))
+        save_figure(figure, path, transparent=True)
 
 
 def show(findings):
@@ -115,4 +114,4 @@ def show(findings):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config, "names")

@@ -10,9 +10,8 @@ from data import town
 from data.town import world
 from data.town.demonstrations import CURT
 from data.town.judge import CLOSED, first_line
-from lab.evaluation import answerable, informative_truths, load
+from lab.evaluation import answerable, informative_truths, load, sequence_losses
 from minirlhf.model import GPT
-from minirlhf.support.evaluate import sequence_losses
 from minirlhf.support.records import encode_response
 
 from . import pictures
@@ -217,8 +216,7 @@ class RareInstructions(Finding):
         demonstrations, prompts = without("demonstrations", "demonstration"), without("prompts_train", "prompt")
         rankings = without("rankings", "ranking")
         gpt = lab.models()["gpt"]
-        script, flags = lab.rl_start(gpt)
-        start = lab.train({"rl_start-but-one-kind": (script, flags | dict(data=(demonstrations,)))})
+        start = lab.train({"rl_start-but-one-kind": lab.rl_start(gpt, data=demonstrations)})
         start = start["rl_start-but-one-kind"]
         rm = lab.rm(rankings, init=start, demonstrations=(demonstrations,))
         rm = lab.train({"rm-but-one-kind": rm})["rm-but-one-kind"]

@@ -15,10 +15,9 @@ from data.town.demonstrations import listed, some, tale
 from data.town.grammar import plain
 from data.town.judge import judge
 from data.town.prompts import draw_record
-from lab.evaluation import load
+from lab.evaluation import load, sequence_losses
 from minirlhf.model import GPT
 from minirlhf.rollout import generate
-from minirlhf.support.evaluate import sequence_losses
 from minirlhf.support.records import Sequence
 
 LIMIT = 20  # tokens of an answer

@@ -15,9 +15,10 @@ from minirlhf.losses import cosine_lr
 from minirlhf.model import GPT
 from minirlhf.rollout import response_logps
 from minirlhf.support import records
-from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.support.config import command, parse, require_positive
+from minirlhf.support.checkpoint import load_model, load_tokenizer
+from minirlhf.support.config import command, require_positive
 from minirlhf.support.device import place
+from minirlhf.support.optim import adam, scale_lr, take_step
 from minirlhf.support.run import Run, RunConfig, start_run
 
 
@@ -46,11 +47,12 @@ class Config(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require_positive(self, "epochs", "batch_size", "lr", "beta")
+        require_positive(self, "lr", "beta")
+        require_positive(self, "epochs", most=10_000)
+        require_positive(self, "batch_size", most=1_000_000)
 
 
-def main(argv):
-    config = parse(Config, argv, __doc__)
+def main(config):
     tokenizer = load_tokenizer(config.init)
     policy = place(load_model(config.init, GPT, tokenizer), config).eval()
     rankings = records.load_rankings(config.data, tokenizer, policy.config.n_ctx)
@@ -58,12 +60,12 @@ def main(argv):
     if not start_run(config):
         return
     reference = copy.deepcopy(policy).requires_grad_(False)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=config.lr, betas=(0.9, 0.95), fused=True)
+    optimizer = adam(policy.parameters(), config.lr)
     run = Run(config, policy, optimizer, last_good=config.init)
     order = [np.random.default_rng((config.seed, epoch)).permutation(len(pairs)) for epoch in range(config.epochs)]
     steps = [rows for epoch in order for rows in np.array_split(epoch, max(1, len(epoch) // config.batch_size))]
     for step, rows in run.steps(steps):
-        optimizer.param_groups[0]["lr"] = config.lr * cosine_lr(step, len(steps))
+        scale_lr(optimizer, cosine_lr(step, len(steps)))
         sequences = [sequence for i in rows for sequence in pairs[i]]
         responses = data.collate(sequences, tokenizer.pad, next(policy.parameters()).device)
         logp = (response_logps(policy, responses) * responses.mask).sum(1)
@@ -71,12 +73,9 @@ def main(argv):
             ref = (response_logps(reference, responses) * responses.mask).sum(1)
         loss = dpo_loss(logp[::2], logp[1::2], ref[::2], ref[1::2], config.beta)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        run.check(loss=loss.item())
+        take_step(policy, optimizer, config.max_grad_norm)
         run.log(loss=loss.item(), seconds=1 / run.rate(1))
-    save_model(f"{config.out}/model.pt", policy, tokenizer)
+    run.save("model.pt", policy, tokenizer)
     run.finish(loss="DPO loss")
 
 
@@ -88,4 +87,4 @@ def best_and_worst(ranking):
 
 
 if __name__ == "__main__":
-    command(main)
+    command(main, Config)

@@ -13,29 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-import pretrain
-import reproduce
-import train_ppo
-import train_rm
-import train_sft
 from data import town
 from data.town.prompts import USERS_OF, draw_record, prompts
+from lab import stages
 from lab.evaluation import answers, contents_of
+from lab.pipeline import Pipeline
 from lab.workers import at_once
-from minirlhf.model import GPT, RewardModel
-from minirlhf.support.checkpoint import load_model, read_checkpoint
-from minirlhf.support.config import to_flags
-from minirlhf.support.errors import InputError
-from minirlhf.support.evaluate import interval
 from minirlhf.support.files import write_lines
 from minirlhf.support.records import read
-from tools import select_sft
+from minirlhf.support.statistics import interval
 
 MINUTES = {"nano": 3, "toy": 6, "medium": 48}  # to train the models of a size, on two cores
 SIZES = tuple(MINUTES)  # the last has a hundred times the parameters of the first
 TINY_SIZES = ("nano", "toy")
 CHANGES = {"medium": {"gpt": dict(epochs=2)}}  # of reproduce.py's recipes: here the web has a third of the pages
-LIMIT = reproduce.LIMIT
+LIMIT = stages.LIMIT
 
 
 class Lab:
@@ -50,64 +42,54 @@ class Lab:
 
     @functools.cached_property
     def toy(self):
-        """The folder of reproduce.py's run."""
-        flags = {"out": f"{self.out}/toy", "seed": self.seed, "tiny": self.tiny, "judge_on": self.judge_on}
-        reproduce.main(to_flags(flags))
-        return f"{self.out}/toy"
+        """The folder of the toy size's run."""
+        config = stages.Config(out=f"{self.out}/toy", seed=self.seed, tiny=self.tiny, judge_on=self.judge_on)
+        stages.run(config)
+        return config.out
 
     def recipe(self, stage, size="toy"):
-        """A stage's settings, as flags of its script."""
-        return reproduce.recipe_of(size, self.tiny)[stage] | CHANGES.get(size, {}).get(stage, {})
+        """A stage's settings."""
+        return stages.recipe_of(size, self.tiny)[stage] | CHANGES.get(size, {}).get(stage, {})
 
-    def train(self, stages):
-        """Runs scripts side by side, {folder's name: (script, flags)}, and returns {name: folder}. What is finished is
-        kept; if its settings were others, the script refuses it by name."""
-        folders = {name: f"{self.out}/{name}" for name in stages}
-        calls = []
-        for name, (script, flags) in stages.items():
-            mend(folders[name])
-            own = {"out": folders[name], "seed": self.seed}
-            calls.append((script.main, to_flags(own | flags | ({} if script is select_sft else {"resume": True}))))
-        at_once(*calls)
-        return folders
+    def pipeline(self, size="toy"):
+        """The trainings of a size: all read the toy's records, and its tokenizer is theirs."""
+        recipe = {stage: self.recipe(stage, size) for stage in stages.RECIPE}
+        return Pipeline(self.out, f"{self.toy}/town", recipe, f"{self.toy}/tokenizer", self.seed)
+
+    def train(self, chosen):
+        """Runs stages side by side, {folder's name: stage}, and returns {name: folder}."""
+        return self.pipeline().train(chosen)
 
     @functools.cache  # noqa: B019  a lab lives as long as its process
     def models(self, size="toy"):
         """{name: folder} of a size's gpt, sft, rl_start, ppo and ppo_ptx."""
-        toy = self.toy
         if size == "toy":
-            return {name: f"{toy}/{folder}" for name, folder in reproduce.MODELS.items() if name != "gpt_prompted"}
-        gpt = dict(size=size, tokenizer=f"{toy}/tokenizer", data=(self.file("web"),))
-        gpt |= dict(validation=(self.file("web_held_out"),)) | self.recipe("gpt", size)
-        self.train({f"{size}/gpt": (pretrain, gpt)})
+            return {name: f"{self.toy}/{folder}" for name, folder in stages.MODELS.items() if name != "gpt_prompted"}
         own = {name: f"{self.out}/{size}/{name}" for name in ("gpt", "sft_epochs", "rl_start", "sft", "ppo", "ppo_ptx")}
-        sft, rl_start = self.sft(own["gpt"], size), self.rl_start(own["gpt"], size)
+        pipeline = self.pipeline(size)
+        self.train({f"{size}/gpt": pipeline.gpt()})
+        sft, rl_start = pipeline.sft(own["gpt"]), pipeline.rl_start(own["gpt"])
         self.train({f"{size}/sft_epochs": sft, f"{size}/rl_start": rl_start})
-        select = dict(sft=own.pop("sft_epochs"), reward_model=f"{toy}/rm", max_response=LIMIT)
-        self.train({f"{size}/sft": (select_sft, select | dict(prompts=(self.file("prompts_selection"),)))})
+        self.train({f"{size}/sft": pipeline.select(own.pop("sft_epochs"), f"{self.toy}/rm")})
         ppo, ppo_ptx = self.ppo(own["rl_start"], size, ptx_coef=0.0), self.ppo(own["rl_start"], size)
         self.train({f"{size}/ppo": ppo, f"{size}/ppo_ptx": ppo_ptx})
         return own
 
     def sft(self, base, size="toy", **changes):
         """A stage: SFT of a base model on the town's demonstrations."""
-        flags = dict(init=base, data=(self.file("demonstrations"),)) | self.recipe("sft", size)
-        return train_sft, flags | changes
+        return self.pipeline(size).sft(base, **changes)
 
-    def rl_start(self, base, size="toy"):
-        return self.sft(base, size, documents=(self.file("web"),))
+    def rl_start(self, base, size="toy", **changes):
+        return self.pipeline(size).rl_start(base, **changes)
 
     def rm(self, rankings, size="toy", **changes):
         """A stage: a reward model, from the SFT model of its size, on a file of rankings."""
         sft = f"{self.toy}/sft" if size == "toy" else f"{self.out}/{size}/sft_epochs"
-        flags = dict(init=sft, data=(rankings,), demonstrations=(self.file("demonstrations"),))
-        return train_rm, flags | self.recipe("rm", size) | changes
+        return self.pipeline(size).rm(sft, data=rankings, **changes)
 
     def ppo(self, start, size="toy", **changes):
         """A stage: PPO-ptx from a policy; ptx_coef=0 is PPO."""
-        flags = dict(policy=start, reward_model=f"{self.toy}/rm", prompts=(self.file("prompts_train"),))
-        flags |= dict(documents=(self.file("web"),)) | self.recipe("ppo", size) | self.recipe("ppo_ptx", size)
-        return train_ppo, flags | changes
+        return self.pipeline(size).ppo(start, **{"reward_model": f"{self.toy}/rm"} | changes)
 
     # --- records
 
@@ -162,24 +144,12 @@ class Lab:
     def test_answers(self):
         """{model: its answers to the test prompts}, those that reproduce.py sampled."""
         rows = [json.loads(line) for line in (Path(self.toy) / "samples.jsonl").read_text().splitlines()]
-        return {name: [row[name] for row in rows] for name in reproduce.MODELS}
+        return {name: [row[name] for row in rows] for name in stages.MODELS}
 
     def wins(self, records, texts, others, purpose, labelers=town.HELD_OUT_LABELERS):
         """For each record 1, 0.5 or 0: whether a labeler, one drawn for each, prefers texts[i] to others[i]."""
         rng = self.rng(f"{purpose} wins")
         return np.array([town.compare(r, a, b, rng.choice(labelers), rng) for r, a, b in zip(records, texts, others)])
-
-
-def mend(folder):
-    """Names a kept model that cannot be read, and takes it away, so that it is trained again."""
-    path = Path(folder) / "model.pt"
-    if path.exists():
-        try:
-            kind = {"gpt": GPT, "reward model": RewardModel}[read_checkpoint(path)["kind"]]
-            load_model(path, kind)
-        except InputError as error:
-            print(f"{error}; it is trained again", flush=True)
-            path.unlink()
 
 
 def judged(records, texts):

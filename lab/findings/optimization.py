@@ -7,12 +7,13 @@ import numpy as np
 
 from data import town
 from data.town.world import FACT
-from lab.evaluation import first_lines, load, sample
+from lab.evaluation import first_lines, kl, load, sample
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
-from minirlhf.support.evaluate import interval, kl, sequence_scores
+from minirlhf.rollout import per_sequence, response_scores
 from minirlhf.support.records import encode_response
 from minirlhf.support.run import read_metrics
+from minirlhf.support.statistics import interval
 
 from . import dpo, pictures
 from .finding import Claim, Finding
@@ -106,7 +107,7 @@ def pool(folder, reward_model, records, first, last, seed):
     for i in range(first, last):
         texts = first_lines(sample(model, tokenizer, records, LIMIT, (*seed, i)), tokenizer)
         sequences = [encode_response(r["prompt"], text, tokenizer) for r, text in zip(records, texts)]
-        columns.append((texts, sequence_scores(rm, sequences, tokenizer.pad).numpy()))
+        columns.append((texts, per_sequence(response_scores, rm, sequences, tokenizer.pad).numpy()))
     return columns
 
 
@@ -190,8 +191,7 @@ class Iterate(Finding):
         records = lab.records("prompts_train", "prompt")[: lab.recipe("rankings")["prompts"] // 2]
         asked = [lab.answers({j: (best, records)}, f"second round {j}")[j] for j in range(self.k)]
         path = lab.write("rankings-second-round", ranked(records, zip(*asked), rng))
-        _, flags = rm = lab.rm(lab.file("rankings"))
-        rm = lab.train({"rm-second": (rm[0], flags | dict(data=(lab.file("rankings"), path)))})["rm-second"]
+        rm = lab.train({"rm-second": lab.rm((lab.file("rankings"), path))})["rm-second"]
         again = lab.train({"ppo_ptx-second": lab.ppo(best, reward_model=rm)})["ppo_ptx-second"]
         folders = {"SFT": lab.models()["sft"], "first round": best, "second round": again}
         texts = lab.answers({name: (folder, lab.many) for name, folder in folders.items()}, "again")

@@ -5,9 +5,10 @@ import numpy as np
 from data import town
 from lab.evaluation import measure_reward_model
 from minirlhf.model import RewardModel
+from minirlhf.rollout import ranking_scores
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.evaluate import pair_hits, ranking_scores
 from minirlhf.support.records import encode_rankings
+from minirlhf.support.statistics import pair_hits
 
 from . import pictures
 from .finding import Claim, Finding

@@ -6,8 +6,8 @@ import torch
 from data import town
 from minirlhf.losses import ranking_loss
 from minirlhf.model import RewardModel
+from minirlhf.rollout import ranking_scores
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.evaluate import ranking_scores
 from minirlhf.support.records import encode_rankings
 
 from . import pictures

@@ -10,7 +10,7 @@ from data.town.prompts import KINDS, draw_record
 from lab.evaluation import document_losses, load
 from lab.workers import at_once
 from minirlhf.model import GPT
-from minirlhf.support.evaluate import interval
+from minirlhf.support.statistics import interval
 
 from . import benchmarks, pictures
 from .finding import Claim, Finding
@@ -80,7 +80,7 @@ class PtxSweep(Finding):
 
     def measure(self, lab):
         models = lab.models()
-        there = {0.0: models["ppo"], lab.recipe("ppo_ptx")["ptx_coef"]: models["ppo_ptx"]}
+        there = {0.0: models["ppo"], lab.recipe("ppo")["ptx_coef"]: models["ppo_ptx"]}
         new = [value for value in self.values if value not in there]
         folders = lab.train({f"ppo-ptx-{value}": lab.ppo(models["rl_start"], ptx_coef=value) for value in new})
         folders = there | dict(zip(new, folders.values()))

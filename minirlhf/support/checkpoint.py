@@ -1,19 +1,16 @@
 """Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its architecture, its kind and its tokenizer's
 hash; the tokenizer lies beside them."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from ..model import GPT, GPTConfig, RewardModel, config_dict
 from . import huggingface
 from . import tokenizer as tokenizers
 from .distributed import rank
-from .errors import refusing, require
+from .errors import InputError, require, reraise
 from .files import write_atomically
-
-KINDS = {"gpt": GPT, "reward model": RewardModel}
 
 
 def save_model(path, model, tokenizer):
@@ -22,11 +19,10 @@ def save_model(path, model, tokenizer):
         return
     if not (Path(path).parent / "tokenizer.tiktoken").exists():
         tokenizer.save(Path(path).parent)
-    kind = next(name for name, cls in KINDS.items() if isinstance(model, cls))
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     whole = all(map(finite, state.values()))
     require(whole, f"{path}: not saved, its weights are not finite; lower the learning rate and use another --out")
-    checkpoint = {"kind": kind, "config": config_dict(model.config), "tokenizer": tokenizer.hash, "model": state}
+    checkpoint = {"kind": model.kind, "config": sizes_of(model.config), "tokenizer": tokenizer.hash, "model": state}
     write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
@@ -52,34 +48,46 @@ def read_checkpoint(source, tokenizer=None):
 
 def read_pt(path):
     """What torch.save wrote to a file, read as data and never as code."""
-    with refusing(f"{path}: truncated, or not a checkpoint; train it again or take another"):
+    with reraise(f"{path}: truncated, or not a checkpoint; train it again or take another"):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_model(source, kind, tokenizer=None, dropout=0.0, new_head=False):
-    """The GPT or RewardModel (`kind`: the class) of a checkpoint.
+def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False):
+    """The model of a checkpoint. model_class: GPT or RewardModel.
 
-    With new_head a GPT's checkpoint gives a RewardModel its trunk: how a reward model starts.
+    With new_head, a GPT's checkpoint gives a RewardModel its trunk and leaves its head as it was initialised: how a
+    reward model starts. Raises InputError where the checkpoint is another kind's, or its weights do not fit.
     """
     checkpoint, path = read_checkpoint(source, tokenizer), checkpoint_path(source)
-    sizes, weights, own = checkpoint["config"], checkpoint["model"], checkpoint["kind"]
-    wanted = next(name for name, cls in KINDS.items() if cls is kind)
-    right = own == wanted or (new_head and own == "gpt")
-    require(right, f"{path}: is a {own}'s checkpoint, a {wanted}'s is needed")
-    broken = f"no model of the sizes {sizes} has such weights; train it again or take another"
-    known = isinstance(sizes, dict) and sizes.keys() == config_dict(GPTConfig(1)).keys() and isinstance(weights, dict)
-    whole = known and all(type(size) is int and 0 < size < 2**31 for size in sizes.values())
-    require(whole and sizes["n_embd"] % sizes["n_head"] == 0, f"{path}: {broken}")
-    config = GPTConfig(**sizes, dropout=dropout)
+    sizes, weights, kind = checkpoint["config"], checkpoint["model"], checkpoint["kind"]
+    without_head = kind == "gpt" and new_head and model_class.kind == "reward model"
+    if kind != model_class.kind and not without_head:
+        raise InputError(f"{path}: is a {kind}'s checkpoint, a {model_class.kind}'s is needed")
+    misfit = f"no model of the sizes {sizes} has such weights; train it again or take another"
+    if not isinstance(sizes, dict) or sizes.keys() != sizes_of(model_class.Config(1)).keys():
+        raise InputError(f"{path}: {misfit}")
+    if not all(type(size) is int and 0 < size < 2**31 for size in sizes.values()) or sizes["n_embd"] % sizes["n_head"]:
+        raise InputError(f"{path}: {misfit}")
+    if not isinstance(weights, dict):
+        raise InputError(f"{path}: {misfit}")
+    config = model_class.Config(**sizes, dropout=dropout)
     with torch.device("meta"):  # with no more layers than there are weights: a broken file may claim a billion
-        expected = KINDS[own](replace(config, n_layer=min(config.n_layer, len(weights)))).state_dict()
+        expected = model_class(replace(config, n_layer=min(config.n_layer, len(weights)))).state_dict()
+    if without_head:
+        expected = {name: tensor for name, tensor in expected.items() if not name.startswith("head.")}
     for name in sorted(weights.keys() | expected.keys(), key=str):
         tensor, like = weights.get(name), expected.get(name)
         fits = isinstance(tensor, torch.Tensor) and like is not None and tensor.shape == like.shape
-        require(fits and finite(tensor), f"{path}: tensor {name}: {broken}")
-    model = kind(config)
-    model.load_state_dict(weights, strict=own == wanted)
+        if not fits or not finite(tensor):
+            raise InputError(f"{path}: tensor {name}: {misfit}")
+    model = model_class(config)
+    model.load_state_dict(weights, strict=not without_head)
     return model
+
+
+def sizes_of(config):
+    """A model's sizes as a dict: what a checkpoint holds of its configuration."""
+    return {name: value for name, value in asdict(config).items() if name != "dropout"}
 
 
 def finite(weights):

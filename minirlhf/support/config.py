@@ -1,6 +1,6 @@
-"""A script's configuration is one frozen dataclass; its command line is that dataclass, reflected.
+"""A script's configuration is one frozen dataclass, and its command line is made from that dataclass.
 
-A field's trailing comment is its --help text, so the code, the command line and the documentation cannot disagree.
+A field's trailing comment is its --help text, so code, command line and documentation cannot disagree.
 """
 
 import argparse
@@ -12,37 +12,19 @@ import re
 import sys
 import types
 import typing
-from contextlib import ContextDecorator, suppress
+from contextlib import suppress
 
-from .errors import InputError, require
-
-
-def require_positive(config, *names):
-    """Refuses fields that are not above 0 (None is no number), or so large that a run could not even be planned."""
-    for name in names:
-        value, end = getattr(config, name), name.split("_")[-1]
-        most = 10_000 if end in ("epochs", "layer") else 1_000_000 if end in ("size", "batch", "ctx", "embd") else 2**63
-        require(value is None or value > 0, f"--{name} {value}: must be above 0")
-        require(value is None or value <= most, f"--{name} {value}: must be at most {most:,}")
+from .errors import InputError
 
 
-def be_patient():
-    """Lets stdout and stderr outlive their readers: a closed pipe or a full disk must not cost a training."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
-            stream.write, stream.flush = map(_Patient(OSError), (stream.write, stream.flush))
+def command(main, config, *positional):
+    """Runs a script: parses the command line into `config`, a frozen dataclass, and calls main(config).
 
-
-class _Patient(suppress, ContextDecorator):
-    """suppress, as a decorator."""
-
-
-def command(main):
-    """Calls `main(argv)` with the command line: an InputError becomes one line on stderr and exit status 2."""
-    be_patient()
+    An InputError, or too little memory, becomes one line on stderr and exit status 2; Ctrl-C one line and status 130.
+    """
+    ignore_write_errors()
     try:
-        main(sys.argv[1:])
+        main(parse(config, sys.argv[1:], *positional))
     except (InputError, MemoryError, RuntimeError) as error:
         line = str(error).replace("\n", " ")
         if not isinstance(error, InputError):
@@ -50,7 +32,7 @@ def command(main):
                 raise
             line = f"out of memory ({line[:200]}); take a smaller model, or less at once (--max_tokens)"
         if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:
-            print(f"error: {line}", file=sys.stderr)  # of torchrun's processes one speaks for all
+            print(f"error: {line}", file=sys.stderr)  # under torchrun only one process prints it
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         advice = "a training script goes on from its newest state with --resume, others with the same command"
@@ -58,12 +40,75 @@ def command(main):
         raise SystemExit(130) from None
 
 
-class Parser(argparse.ArgumentParser):
-    """Whose complaints are InputErrors, and whose flags are not abbreviated."""
+def ignore_write_errors():
+    """Ignores errors of writing to stdout and stderr: a closed pipe or a full disk must not cost a training."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
+            stream.write, stream.flush = without_os_errors(stream.write), without_os_errors(stream.flush)
 
-    def __init__(self, description):
-        form, module = argparse.RawDescriptionHelpFormatter, sys.modules["__main__"].__spec__
-        prog = module and f"python -m {module.name.removesuffix('.__main__')}"  # else the script's name
+
+def without_os_errors(function):
+    def call(*args):
+        with suppress(OSError):
+            return function(*args)
+
+    return call
+
+
+# --- checks of a field's value, for __post_init__ --------------------------------------------------------------------
+
+
+def check_fields(config):
+    """Raises InputError for numbers that are negative or not finite, and makes a tuple of a single file name. A Config
+    that is made in Python has not passed through the command line's checks."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, (int, float)) and not 0 <= value < 2**63:
+            raise InputError(f"--{field.name} {value}: must be a number that is not negative")
+        if field.type in (tuple[str, ...], "tuple[str, ...]") and isinstance(value, (str, os.PathLike)):
+            object.__setattr__(config, field.name, (value,))
+
+
+def require_positive(config, *names, most=2**63):
+    """Raises InputError for fields that are not above 0, or above `most`. A field that is None is not given."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 < value <= most:
+            bound = f"must be at most {most:,}" if value > 0 else "must be above 0"
+            raise InputError(f"--{name} {value}: {bound}")
+
+
+def require_fraction(config, *names, below_one=False):
+    """Raises InputError for fields that are not between 0 and 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1 or (below_one and value == 1):
+            bound = "must be at least 0 and below 1" if below_one else "must lie between 0 and 1"
+            raise InputError(f"--{name} {value}: {bound}")
+
+
+def require_multiple(config, whole, part):
+    """Raises InputError for a field `whole` that is not divisible by the field `part`."""
+    a, b = getattr(config, whole), getattr(config, part)
+    if a % b:
+        raise InputError(f"--{whole} {a} is not divisible by --{part} {b}; take {max(b, a // b * b)}")
+
+
+def require_choice(config, name, choices):
+    value = getattr(config, name)
+    if value is not None and value not in choices:
+        raise InputError(f"--{name} {value}: choose {', '.join(map(str, choices))}")
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises InputError for what it cannot parse, and accepts no abbreviated flags."""
+
+    def __init__(self, description, prog=None):
+        form = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=description, allow_abbrev=False, formatter_class=form)
 
     def error(self, message):
@@ -90,14 +135,17 @@ def number(kind):
     return read
 
 
-def parse(config, argv, description):
-    """Parses `argv` into `config`, a frozen dataclass whose fields are the flags.
+def parse(config, argv, *positional):
+    """Parses `argv`, a list of words, into `config`, a frozen dataclass whose fields are the flags. --help shows the
+    docstring of the module in which it is defined.
 
     A field without a default is a required flag; `bool` gives --x and --no-x; `tuple[str, ...]` takes several words.
-    Raises InputError on an unknown flag or an unreadable value; the dataclass checks impossible ones itself.
+    positional: names of fields that are given without their flags. Raises InputError on an unknown flag or a value that
+    cannot be read; impossible values are for the dataclass to check.
     """
-    hints, comments = typing.get_type_hints(config), _field_comments(config)
-    parser = Parser(description)
+    hints, comments, module = typing.get_type_hints(config), _field_comments(config), sys.modules[config.__module__]
+    package = module.__spec__ if config.__module__ == "__main__" else None  # of python -m
+    parser = Parser(module.__doc__, package and f"python -m {package.name.removesuffix('.__main__')}")
     own = list(vars(config)["__annotations__"])  # before those of a base class
     for field in sorted(dataclasses.fields(config), key=lambda f: own.index(f.name) if f.name in own else len(own)):
         kind, required = hints[field.name], field.default is dataclasses.MISSING
@@ -105,36 +153,26 @@ def parse(config, argv, description):
         if required:
             options["help"] += " (required)"
         elif field.default not in (None, "", ()):
-            options["help"] += f" [{field.default}]"
+            options["help"] += f" [{field.default!r}]" if field.default == "\n" else f" [{field.default}]"
+        if isinstance(kind, types.UnionType):  # int | None
+            kind = next(t for t in typing.get_args(kind) if t is not type(None))
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(kind) is tuple:
             options |= {"action": "extend", "nargs": "+", "type": file_name, "metavar": "FILE"}
         else:
-            if isinstance(kind, types.UnionType):  # int | None
-                kind = next(t for t in typing.get_args(kind) if t is not type(None))
             options |= {"type": file_name if kind is str else number(kind), "metavar": kind.__name__.upper()}
-        parser.add_argument(f"--{field.name}", **options)
+        if (name := field.name) in positional:
+            several = typing.get_origin(kind) is tuple
+            parser.add_argument(field.name, **options | {"nargs": "*" if several else "?", "metavar": name.upper()})
+        else:
+            parser.add_argument(f"--{name}", **options)
     values = vars(parser.parse_args(argv))  # which names a mistyped flag before the one that is missing for it
     needed = [field.name for field in dataclasses.fields(config) if field.default is dataclasses.MISSING]
-    missing = [f"--{name}" for name in needed if name not in values]
+    missing = [name if name in positional else f"--{name}" for name in needed if name not in values]
     if missing:
         parser.error(f"required: {', '.join(missing)}")
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def to_flags(values):
-    """A dict of settings as command-line words: {"lr": 1e-3, "data": ("a", "b"), "resume": True} and so on. None is
-    left out."""
-    words = []
-    for name, value in values.items():
-        if isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, (tuple, list)):
-            words += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            words += [f"--{name}", str(value)]
-    return words
 
 
 def _field_comments(config):

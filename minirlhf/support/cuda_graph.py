@@ -1,4 +1,4 @@
-"""Sampling by CUDA graphs: train_ppo.py --graph. It draws what rollout.decode draws, which is the one to read.
+"""Sampling by CUDA graphs (train_ppo.py --graph): the same samples as rollout.sample, which is the one to read.
 
 Launching a small model's kernels one by one takes the CPU longer than the GPU needs for them. Here a step is recorded
 once and launched as one; for that no shape and no address may change from step to step.
@@ -6,25 +6,26 @@ once and launched as one; for that no shape and no address may change from step 
 
 import torch
 
-from ..losses import at_least_fp32
-from ..model import Cache
-from ..rollout import begin, sample_token
+from .forward import Cache
+from .sampling import left_padded
 
 
-def decode_by_graph(model, prompts, noise, eos, pad, temperature):
-    """What decode returns. Rows that have ended go along; whether all have is looked up after each 16th step."""
-    tokens, left_padding, last, sampled, logp = begin(model, prompts, noise, pad)
+def decode_by_graph(model, prompts, noise, eos, pad, draw):
+    """As sampling.decode. Rows that have ended go along; whether all have is checked after each 16th step."""
+    tokens, left_padding = left_padded(prompts, pad, noise.device)
+    sampled = torch.full_like(noise, pad, dtype=torch.long)
+    logp = torch.zeros_like(noise, dtype=next(model.parameters()).dtype)
     cache = FixedCache(tokens.shape[1] + noise.shape[1])
+    last = torch.full_like(left_padding, tokens.shape[1] - 1)[:, None]
     token, first, t = torch.empty_like(last), torch.zeros_like(last), torch.zeros_like(last[0])
     alive = torch.ones_like(left_padding, dtype=torch.bool)
 
     def step(tokens, at):
-        logits = at_least_fp32(model.forward(tokens, left_padding, cache, at=at)[:, 0])
-        log_probs = (logits / temperature).log_softmax(-1)
-        drawn = sample_token(log_probs, noise.index_select(1, t)[:, 0])
+        logits = model.forward(tokens, left_padding=left_padding, cache=cache, at=at)[:, 0]
+        drawn, drawn_logp = draw(logits, noise.index_select(1, t)[:, 0])
         token.copy_(drawn.masked_fill(~alive, pad)[:, None])
         sampled.index_copy_(1, t, token)
-        logp.index_copy_(1, t, log_probs.gather(1, drawn[:, None]) * alive[:, None])
+        logp.index_copy_(1, t, (drawn_logp * alive)[:, None])
         alive.logical_and_(drawn != eos)
         t.add_(1)
 

@@ -1,6 +1,6 @@
 """Where tensors live, and in what precision a forward is computed."""
 
-from functools import partial
+from contextlib import nullcontext
 
 import torch
 
@@ -28,11 +28,17 @@ def place(model, config):
     model.to(device)
     if config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda"):
         centre_embeddings(model.transformer)
-        model.autocast = partial(torch.autocast, device, torch.bfloat16)
+        model.autocast = device, torch.bfloat16
     model.transformer.recompute = getattr(config, "recompute", False)
     if getattr(config, "compile", False):
         model.compile(dynamic=True)
     return model
+
+
+def precision(model):
+    """Context manager: computes matrix products in the precision that place() chose for a model."""
+    autocast = getattr(model, "autocast", None)
+    return torch.autocast(*autocast) if autocast else nullcontext()
 
 
 @torch.no_grad()

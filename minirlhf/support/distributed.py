@@ -1,9 +1,9 @@
-"""Many processes, one run: the only file that knows torch.distributed. Alone, nothing here changes what is computed.
+"""Data parallelism: the only file that uses torch.distributed. With one process every function is a no-op.
 
-torchrun starts N processes ("ranks"), each with a whole copy of the networks. A batch is dealt out, each rank computes
-the gradients of its share, DDP sums them, and so every rank takes the same step. Losses divide by the size of the whole
-batch, not of the share: sums over ranks are then what one process would have computed, but for dropout, which every
-rank draws for itself.
+torchrun starts N processes ("ranks"), each with a whole copy of the networks. Each rank computes the gradients of its
+share of a batch, DDP sums them over the ranks, and every rank takes the same step. Losses divide by the size of the
+whole batch, not of the share: the sums over ranks are what one process would have computed. Dropout is the exception,
+since every rank draws its own.
 """
 
 import os
@@ -20,7 +20,7 @@ from .errors import require
 
 
 def start(device):
-    """Joins the ranks that torchrun started, if it did; one GPU for each on CUDA."""
+    """Joins the process group if torchrun started this process; on CUDA each rank takes a GPU of its own."""
     if "RANK" not in os.environ or dist.is_initialized():
         return
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
@@ -43,8 +43,8 @@ def start(device):
 
 
 def end_with(parent):
-    """Ends this process soon after the one that started it has ended, however: two runs must not write to one folder.
-    parent: its process's number."""
+    """Ends this process soon after its parent process has ended, for whatever reason: two runs must not write to one
+    folder. parent: the parent's process id."""
 
     def follow():
         while os.getppid() == parent:
@@ -55,7 +55,7 @@ def end_with(parent):
 
 
 def finish():
-    """Leaves together: nobody ends while another still needs it."""
+    """Barrier, then destroys the process group."""
     barrier()
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -65,8 +65,7 @@ def rank():
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world():
-    """How many ranks there are."""
+def world_size():
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -75,42 +74,42 @@ def barrier():
         dist.barrier()
 
 
-def say(*words):
-    """Prints, once."""
+def print0(*words):
+    """Prints on rank 0."""
     if rank() == 0:
         print(*words, flush=True)
 
 
 def require_divisible(**sizes):
-    """Refuses flags whose values the ranks cannot share out evenly, and names the nearest that they can."""
+    """Raises InputError for a flag whose value is not divisible by the world size, and names the nearest that is."""
     for name, size in sizes.items():
-        below, n = size // world() * world(), world()
+        below, n = size // world_size() * world_size(), world_size()
         nearest = f"{below} or {below + n}" if below else f"{n}"
         require(size % n == 0, f"--{name} {size} cannot be shared out to {n} processes; take {nearest}")
 
 
 def shard(items):
-    """This rank's part of a list or tensor: every N-th item."""
-    return items[rank() :: world()]
+    """This rank's share of a list or tensor: every N-th item."""
+    return items[rank() :: world_size()]
 
 
 def all_gather(x):
-    """Undoes shard: (B, ...) on every rank from each one's (B / N, ...). Where other dimensions differ between ranks,
-    zeros fill them up to the longest."""
-    if world() == 1:
+    """The inverse of shard: each rank brings (B / N, ...), and gets all (B, ...). Where other dimensions differ between
+    ranks, they are padded with zeros to the longest."""
+    if world_size() == 1:
         return x
     shape = torch.tensor(x.shape, device=x.device)
     dist.all_reduce(shape, dist.ReduceOp.MAX)
     padded = x.new_zeros(shape.tolist())
     padded[tuple(slice(n) for n in x.shape)] = x
-    parts = [torch.empty_like(padded) for _ in range(world())]
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
     return torch.stack(parts, 1).flatten(0, 1)  # item i lies on rank i % N
 
 
 def all_reduce(*numbers):
-    """The sums of some numbers over all ranks, as floats: the same on every rank, NaN if any rank has a NaN."""
-    if world() == 1:
+    """Sums of numbers over all ranks, as a list of floats: the same on every rank, NaN if any rank has a NaN."""
+    if world_size() == 1:
         return list(numbers)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
@@ -124,7 +123,7 @@ def seed_of(*numbers):
 
 
 def wrap(model):
-    """The model to train, by DDP: a forward through what this returns, and backward sums gradients over the ranks."""
+    """The model in DDP: after a forward through what this returns, backward sums the gradients over the ranks."""
     if not dist.is_initialized():
         return model
     # A gradient lies in its bucket and needs no memory of its own, but while an accumulation holds it.
@@ -146,17 +145,10 @@ def _sum(_, bucket):
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])
 
 
-def hold(*models):
-    """A context whose backwards keep gradients on their rank, to be summed with those of a later one."""
+def no_sync(*models):
+    """Context manager: DDP's no_sync for several models. Gradients of a backward inside stay local, and are summed over
+    ranks with those of a later backward."""
     stack = ExitStack()
     for model in models:
         stack.enter_context(model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext())
     return stack
-
-
-def accumulate(parts, *models):
-    """Yields the micro-batches of a step; gradients of `models` are summed over ranks in the last one's backward."""
-    for part in parts[:-1]:
-        with hold(*models):
-            yield part
-    yield parts[-1]

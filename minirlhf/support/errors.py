@@ -13,7 +13,7 @@ def require(condition, message):
 
 
 @contextmanager
-def refusing(message):
+def reraise(message):
     """A context in which any exception is an InputError: a file's content can cause almost any."""
     try:
         yield

@@ -6,13 +6,13 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import InputError, refusing
+from .errors import InputError, reraise
 
 HALF = ".half"  # ends the name of a file that is being written
 
 
 @contextmanager
-def writing(path, advice="or write elsewhere"):
+def disk_errors(path, advice="or write elsewhere"):
     """A context in which a disk that does not take a file is an InputError about it."""
     try:
         yield
@@ -27,7 +27,7 @@ def write_atomically(path, content):
     """Writes bytes to a temporary file beside `path` and renames it: a reader finds the old file or the whole new."""
     path, temporary = Path(path), None
     try:
-        with writing(path, "or write elsewhere; what was there is untouched"):
+        with disk_errors(path, "or write elsewhere; what was there is untouched"):
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
             with os.fdopen(handle, "wb") as file:
@@ -52,6 +52,6 @@ def write_lines(path, records):
 
 def read_json(path, advice="put it back, or choose another --out"):
     """The JSON object in a file, as a dict."""
-    with refusing(f"{path}: missing or not a JSON object; {advice}"):
+    with reraise(f"{path}: missing or not a JSON object; {advice}"):
         text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""  # a pipe would not end
         return json.loads(text) | {}  # a TypeError of any other value

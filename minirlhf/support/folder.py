@@ -8,14 +8,14 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from .errors import refusing, require
-from .files import HALF, read_json, write_json, writing
+from .errors import require, reraise
+from .files import HALF, disk_errors, read_json, write_json
 
 LOCK = ".lock"  # says who is at work in a folder
 _locks = {}  # folder -> its lock file, open for as long as this process holds it
 
 
-def claim(config, ignore=()):
+def lock_output(config, ignore=()):
     """Makes the folder config.out that of the run which the dataclass `config` describes, and keeps it so.
 
     Refuses a folder in which another process is at work; that holds another run, or this one on files that have changed
@@ -24,7 +24,7 @@ def claim(config, ignore=()):
     out, settings = Path(config.out), json.loads(json.dumps(asdict(config)))
     settings = {name: value for name, value in settings.items() if name not in ignore}
     read = {name: _digest(value) for name, value in settings.items() if name != "out"}
-    with writing(f"--out {out}"):
+    with disk_errors(f"--out {out}"):
         require(not any(parent.is_file() for parent in (out, *out.parents)), f"--out {out}: a file is in the way")
         _check(out, settings, read, ignore)
         lock(out)
@@ -40,7 +40,7 @@ def _check(out, settings, read, ignore):
         strange = out.exists() and any(path.suffix != HALF and path.name != LOCK for path in out.iterdir())
         require(not strange, f"--out {out} is not empty and no run's; choose another --out")
         return
-    with refusing(f"{out}/config.json: not a run's; put it back, or choose another --out"):
+    with reraise(f"{out}/config.json: not a run's; put it back, or choose another --out"):
         other = {name: value for name, value in read_json(out / "config.json").items() if name not in ignore}
         before = {} | other.pop("read", {})
         names = sorted(settings.keys() | other.keys())
@@ -66,7 +66,7 @@ def _digest(value):
     inside = [part for path in paths if path.is_dir() for part in _that_matter(sorted(path.iterdir()))]
     parts = [path for path in paths + inside if path.is_file()]
     for part in parts:
-        with refusing(f"{part}: cannot be read"), open(part, "rb") as file:
+        with reraise(f"{part}: cannot be read"), open(part, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest() if parts else ""

@@ -16,8 +16,8 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from .distributed import say
-from .errors import InputError, refusing, require
+from .distributed import print0
+from .errors import InputError, require, reraise
 
 
 class LeftOut(Exception):
@@ -45,7 +45,7 @@ def records(path, kind):
             yield where, record
     if foreign := sorted(read.keys() - {"ours"}):
         reasons = "".join(f"; left out {n:,}: {reason}" for reason, n in left_out.most_common())
-        say(f"{path}: {' and '.join(foreign)}: {kept:,} {kind}s from {read.total():,} records{reasons}")
+        print0(f"{path}: {' and '.join(foreign)}: {kept:,} {kind}s from {read.total():,} records{reasons}")
 
 
 def _converted(path, kind, read):
@@ -131,7 +131,7 @@ def _parquet(path):
     except ImportError:
         raise InputError(f'{path}: reading parquet needs pyarrow; pip install "minirlhf[parquet]"') from None
     require(os.path.isfile(path), f"{path}: no such file")
-    with refusing(f"{path}: not a whole parquet file; fetch it again"):
+    with reraise(f"{path}: not a whole parquet file; fetch it again"):
         number = 0
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=1000):
             for row in batch.to_pylist():

@@ -9,7 +9,7 @@ GPT-2's own on both sides; its matrices are stored the other way round there (x 
 
 from pathlib import Path
 
-from .errors import refusing, require
+from .errors import require, reraise
 from .files import read_json, write_atomically, write_json
 from .tokenizer import EOS, GPT2_PATTERN, PATTERNS, Tokenizer
 
@@ -51,7 +51,7 @@ def _read_weights(folder):
     safetensors = _library()
     weights = {}
     for path in filter(Path.is_file, sorted(Path(folder).glob("*.safetensors"))):  # a pipe would not end
-        with refusing(f"{path}: truncated, or not a safetensors file; fetch it again"):
+        with reraise(f"{path}: truncated, or not a safetensors file; fetch it again"):
             stored = safetensors.torch.load_file(path)
         for name, tensor in stored.items():
             name = name.removeprefix("transformer.")
@@ -67,7 +67,7 @@ def read_tokenizer(folder):
     pattern, path = GPT2_PATTERN, folder / "tokenizer.json"
     if path.exists():
         description = read_json(path, ELSEWHERE)
-        with refusing(f"{path}: not a byte-level BPE as GPT-2's is; no other kind can be read"):
+        with reraise(f"{path}: not a byte-level BPE as GPT-2's is; no other kind can be read"):
             vocabulary, merges = description["model"]["vocab"], description["model"]["merges"]
             merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
             pattern = _pattern(description["pre_tokenizer"])
@@ -76,11 +76,11 @@ def read_tokenizer(folder):
         both = path.exists() and merges_path.exists()
         require(both, f"{folder}: no tokenizer.json there, nor vocab.json and merges.txt; add them")
         vocabulary = read_json(path, ELSEWHERE)
-        with refusing(f"{merges_path}: cannot be read; {ELSEWHERE}"):
+        with reraise(f"{merges_path}: cannot be read; {ELSEWHERE}"):
             lines = merges_path.read_text(encoding="utf-8").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     known = {character: byte for byte, character in enumerate(_alphabet())}
-    with refusing(f"{path}: its tokens are not made of GPT-2's alphabet of bytes, or of its merges"):
+    with reraise(f"{path}: its tokens are not made of GPT-2's alphabet of bytes, or of its merges"):
         ranks = {bytes(known[c] for c in token): i for token, i in vocabulary.items() if token != EOS}
         ids = [vocabulary[first + second] for first, second in merges]
         rising = ids == sorted(set(ids)) and len(ids) + 256 == len(ranks)
@@ -161,6 +161,6 @@ def _alphabet():
 
 
 def _library():
-    with refusing('Hugging Face folders need safetensors: pip install "minirlhf[huggingface]"'):
+    with reraise('Hugging Face folders need safetensors: pip install "minirlhf[huggingface]"'):
         import safetensors.torch
     return safetensors

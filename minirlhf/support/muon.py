@@ -43,6 +43,32 @@ class Muon(torch.optim.Optimizer):
                 weights.sub_(step, alpha=lr)
 
 
+class Both:
+    """Two optimizers used as one: each has parameters of its own."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self):
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self):
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self):
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    def state_dict(self):
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, states):
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
 def orthogonal(matrices, iterations=5):
     """The nearest orthogonal matrices, roughly: most singular values become 0.7 to 1.2. matrices (N, rows, columns),
     with at least as many columns as rows.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import formats
-from .distributed import say
+from .distributed import print0
 from .errors import require
 
 
@@ -26,12 +26,26 @@ class Sequence(NamedTuple):
     tokens: np.ndarray
     start: int
 
+    @property
+    def length(self):
+        return len(self.tokens)
+
 
 class Ranking(NamedTuple):
     """A prompt's K responses, each prompt + response + end-of-text, and their ranks."""
 
     sequences: list
     ranks: list
+
+    @property
+    def length(self):
+        """Of the longest response, with the prompt."""
+        return max(s.length for s in self.sequences)
+
+    @property
+    def has_pair(self):
+        """Whether one response is ranked above another."""
+        return len(set(self.ranks)) > 1
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -119,7 +133,7 @@ def encode_demonstrations(records, tokenizer, n_ctx, where=""):
 
     def encode(record, prompt):
         sequence = encode_response(prompt, record["response"], tokenizer)
-        return sequence, len(sequence.tokens)
+        return sequence, sequence.length
 
     return _fitting(records, encode, n_ctx, where, "demonstrations")[1]
 
@@ -130,7 +144,7 @@ def encode_rankings(records, tokenizer, n_ctx, where=""):
     def encode(record, prompt):
         sequences = [encode_response(prompt, response, tokenizer) for response in record["responses"]]
         ranking = Ranking(sequences, record["ranks"])
-        return ranking, longest(ranking)
+        return ranking, ranking.length
 
     return _fitting(records, encode, n_ctx, where, "rankings")[1]
 
@@ -158,9 +172,9 @@ def _fitting(records, encode, limit, where, what):
             items.append(item)
             shortened += prompt != record["prompt"]
     if shortened:
-        say(f"{where}: {shortened} of {len(records)} {what} lost their oldest turns, to fit in {limit} tokens")
+        print0(f"{where}: {shortened} of {len(records)} {what} lost their oldest turns, to fit in {limit} tokens")
     if len(kept) < len(records):
-        say(f"{where}: dropped {len(records) - len(kept)} of {len(records)} {what}, longer than {limit} tokens")
+        print0(f"{where}: dropped {len(records) - len(kept)} of {len(records)} {what}, longer than {limit} tokens")
     require(kept, f"{where}: none of its {what} fits in {limit} tokens; use a longer context")
     return kept, items
 
@@ -187,7 +201,3 @@ def load_prompts(paths, tokenizer, n_ctx, max_response):
     message = f"--max_response {max_response} leaves no room for a prompt in a context of {n_ctx} tokens"
     require(room > 0, f"{message}; take less than {n_ctx}")
     return [tokens for path in paths for tokens in encode_prompts(read(path, "prompt"), tokenizer, room, path)[1]]
-
-
-def longest(ranking):
-    return max(len(s.tokens) for s in ranking.sequences)

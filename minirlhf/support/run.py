@@ -11,21 +11,22 @@ from the seed and the step's number. (On a GPU attention's backward adds in no f
 
 import json
 import math
-import sys
 import time
 import zipfile
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .checkpoint import finite, read_pt
-from .config import require_positive
-from .distributed import barrier, rank, say, world
-from .errors import InputError, refusing, require
-from .files import write_atomically, write_lines, writing
-from .folder import claim
+from .checkpoint import finite, read_pt, save_model
+from .config import check_fields, require_positive
+from .curves import draw_curves, read_metrics
+from .distributed import barrier, print0, rank, world_size
+from .errors import InputError, require, reraise
+from .files import disk_errors, write_atomically, write_lines
+from .folder import lock_output
+from .progress import progress
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
@@ -46,6 +47,7 @@ class RunConfig:
     recompute: bool = False  # compute activations again in backward, not keep them: less memory, a third slower
 
     def __post_init__(self):
+        check_fields(self)
         require_positive(self, "max_grad_norm", "max_tokens", "save_every")
 
 
@@ -56,11 +58,11 @@ def start_run(config):
     """
     out = Path(config.out)
     if rank() == 0:
-        claim(config, ignore=("resume",))
+        lock_output(config, ignore=("resume",))
     barrier()
     if (out / "model.pt").exists():
         drop_states(out)  # a kill may have come between the model and this
-        say(f"{out} is finished already; nothing to do")
+        print0(f"{out} is finished already; nothing to do")
         return False
     if not getattr(config, "resume", False):
         advice = "add --resume to go on from there, or choose another --out"
@@ -95,32 +97,40 @@ class Run:
         """So many per second of this step."""
         return count / (time.perf_counter() - self.began)
 
-    def check(self, **losses):
-        """Stops the run at a loss that is not finite, with the step named."""
-        for name, value in losses.items():
-            advice = f"last good checkpoint: {self.last_good}; lower the learning rate and use another --out"
-            require(math.isfinite(value), f"step {self.step}: {name} is {value}; {advice}")
-
     def log(self, *samples, **row):
-        """Adds a line to metrics.jsonl, and the samples (dicts) to samples.jsonl."""
+        """Adds a line to metrics.jsonl, and the samples (dicts) to samples.jsonl. Stops the run at a figure that is not
+        finite."""
+        for name, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise self._not_finite(name, value)
         if rank() == 0:
             for name, rows in (("samples.jsonl", samples), ("metrics.jsonl", [row])):
                 path, advice = self.out / name, "then go on from the newest state with --resume"
-                with writing(path, advice), open(path, "a", encoding="utf-8") as file:
+                with disk_errors(path, advice), open(path, "a", encoding="utf-8") as file:
                     file.writelines(json.dumps({"step": self.step} | r, ensure_ascii=False) + "\n" for r in rows)
 
+    def save(self, name, model, tokenizer):
+        """Writes a checkpoint into the run's folder."""
+        save_model(self.out / name, model, tokenizer)
+        self.last_good = self.out / name
+
     def finish(self, **curves):
-        """After the model is saved: drops the states, and draws columns of the metrics, {column: title}."""
+        """After the last checkpoint: removes the states, and draws columns of the metrics, {column: title}."""
         drop_states(self.out)
         draw_curves(self.out, curves)
+
+    def _not_finite(self, name, value):
+        advice = f"last good checkpoint: {self.last_good}; lower the learning rate and use another --out"
+        return InputError(f"step {self.step}: {name} is {value}; {advice}")
 
     def _save_state(self, step):
         networks = [part for part in self.parts if isinstance(part, torch.nn.Module)]
         whole = all(finite(p.detach()) for network in networks for p in network.parameters())
-        self.check(weights=0.0 if whole else math.nan)
+        if not whole:
+            raise self._not_finite("weights", math.nan)
         self.last_good = self.out / f"state-{step:08d}.pt"
         if rank() == 0:
-            state = {"step": step, "world": world(), "parts": [part.state_dict() for part in self.parts]}
+            state = {"step": step, "world": world_size(), "parts": [part.state_dict() for part in self.parts]}
             write_atomically(self.last_good, lambda file: torch.save(state, file))
             for old in [path for path in _states(self.out) if path < self.last_good][:-1]:
                 old.unlink()
@@ -129,15 +139,15 @@ class Run:
         """Puts the parts back to the newest state that is whole; returns how many steps lie behind it, 0 for none."""
         for path in reversed(_states(self.out)):
             if not (state := _read_state(path)):
-                say(f"{path}: truncated or corrupt; trying the one before it")
+                print0(f"{path}: truncated or corrupt; trying the one before it")
                 continue
-            same = state["world"] == world()
+            same = state["world"] == world_size()
             n = state["world"]
-            require(same, f"{path}: made by {n} processes, and there are {world()} now; go on with {n}")
-            with refusing(f"{path}: not a state of this run; remove it to go on from the one before"):
+            require(same, f"{path}: made by {n} processes, and there are {world_size()} now; go on with {n}")
+            with reraise(f"{path}: not a state of this run; remove it to go on from the one before"):
                 for part, values in zip(self.parts, state["parts"], strict=True):
                     part.load_state_dict(values)
-            say(f"{self.out}: going on after step {state['step']}")
+            print0(f"{self.out}: going on after step {state['step']}")
             return state["step"]
         return 0
 
@@ -162,73 +172,7 @@ def _states(out):
 def _read_state(path):
     """The dict that _save_state wrote; None where the file is not whole. torch.save writes zip files, with checksums
     that torch.load does not look at."""
-    with suppress(InputError), refusing(f"{path}: not whole"), zipfile.ZipFile(path) as archive:
+    with suppress(InputError), reraise(f"{path}: not whole"), zipfile.ZipFile(path) as archive:
         state = read_pt(path) if archive.testzip() is None else None
         if state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt":
             return state
-
-
-def progress(items, label, start=0):
-    """Yields (i, items[i]) from i = start on, showing how far, how fast and how long still: a bar on a terminal, plain
-    lines elsewhere."""
-    left = range(start, len(items))
-    if rank() != 0:
-        yield from ((i, items[i]) for i in left)
-        return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        tqdm = None
-    if tqdm and sys.stderr and sys.stderr.isatty():
-        for i in tqdm(left, desc=label, leave=False, initial=start, total=len(items)):
-            yield i, items[i]
-        return
-    began, shown = time.perf_counter(), 0
-    for i in left:
-        yield i, items[i]
-        seconds, done = time.perf_counter() - began, i + 1
-        if seconds - shown > 10 or done == len(items):
-            shown, rate = seconds, (done - start) / seconds
-            left_over = f"{(len(items) - done) / rate:.0f} s left" if done < len(items) else f"took {seconds:.0f} s"
-            print(f"{label}: {done}/{len(items)}, {rate:.1f}/s, {left_over}", flush=True)
-
-
-def read_metrics(out, name="metrics.jsonl"):
-    """The rows of a run's metrics.jsonl or samples.jsonl, as dicts."""
-    path = Path(out) / name
-    with refusing(f"{path}: a line is no metrics of a run; remove it, or the file"):
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last one short
-        rows = [json.loads(line) for line in lines]
-        return [row for row in rows if row["step"] >= 0]
-
-
-@contextmanager
-def drawing(path):
-    """A context for a picture: nothing that goes wrong with it costs a run. Pictures need matplotlib (an extra)."""
-    try:
-        yield
-    except Exception as error:
-        advice = '; pip install "minirlhf[plots]"' if isinstance(error, ImportError) else ""
-        say(f"no {path}: {error}{advice}")
-
-
-def draw_curves(out, curves):
-    """Draws columns of a run's metrics to curves.png, a panel for each that has values."""
-    if rank() != 0:
-        return
-    with drawing(Path(out) / "curves.png"):
-        from matplotlib.figure import Figure
-
-        rows = read_metrics(out)
-        columns = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in curves}
-        columns = {name: points for name, points in columns.items() if points}
-        if not columns:
-            return
-        figure = Figure(figsize=(3.4 * len(columns), 2.8), layout="constrained")
-        axes = figure.subplots(1, len(columns), squeeze=False)
-        for axis, (name, points) in zip(axes[0], columns.items()):
-            axis.plot(*zip(*points), marker="o" if len(points) < 20 else None, markersize=3)
-            axis.set(xlabel="step", title=curves[name])
-            axis.grid(alpha=0.3)
-        figure.suptitle(str(out), parse_math=False)
-        write_atomically(Path(out) / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tiktoken
 
-from .errors import refusing, require
+from .errors import require, reraise
 from .files import read_json, write_atomically
 
 EOS = "<|endoftext|>"
@@ -130,16 +130,16 @@ def load(source):
     """
     if source == "gpt2":
         advice = "give a local ranks file: --tokenizer FILE.tiktoken, or train one: python -m tools.train_tokenizer"
-        with refusing(f"--tokenizer gpt2: tiktoken could not fetch GPT-2's ranks, as it does at first use; {advice}"):
+        with reraise(f"--tokenizer gpt2: tiktoken could not fetch GPT-2's ranks, as it does at first use; {advice}"):
             return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks, GPT2_PATTERN)
     path = Path(source) / "tokenizer.tiktoken" if Path(source).is_dir() else Path(source)
     advice = "give a folder with tokenizer.tiktoken, a ranks file, or gpt2"
     require(path.is_file(), f"{source}: no tokenizer there; {advice}")
     ranks = {}
-    with refusing(f"{path}: cannot be read; give another tokenizer"):
+    with reraise(f"{path}: cannot be read; give another tokenizer"):
         lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
-        with refusing(f"{path}:{number}: not a line of a ranks file (base64 token, space, rank)"):
+        with reraise(f"{path}:{number}: not a line of a ranks file (base64 token, space, rank)"):
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
     whole = set(ranks.values()) == set(range(len(ranks))) and all(bytes([b]) in ranks for b in range(256))

@@ -89,8 +89,8 @@ def test_json_that_is_missing_or_broken_is_named(tmp_path, content):
 
 def test_a_folder_stays_its_runs_own(tmp_path):
     out = str(tmp_path / "run")
-    folder.claim(Settings(out))
-    folder.claim(Settings(out))
+    folder.lock_output(Settings(out))
+    folder.lock_output(Settings(out))
     assert files.read_json(f"{out}/config.json") == {"out": out, "seed": 0, "data": ["a"], "read": {}}
 
 
@@ -98,21 +98,21 @@ def test_a_folder_or_file_spelled_otherwise_is_the_same(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     (tmp_path / "d.txt").write_text("x")
     monkeypatch.chdir(tmp_path)
-    folder.claim(Settings("run", data=("d.txt",)))
+    folder.lock_output(Settings("run", data=("d.txt",)))
     for out, path in (("run/", "./d.txt"), ("./run", "sub/../d.txt"), (f"{tmp_path}/run", f"{tmp_path}/d.txt")):
-        folder.claim(Settings(out, data=(path,)))
+        folder.lock_output(Settings(out, data=(path,)))
     with pytest.raises(InputError, match="holds another run .--data was"):
-        folder.claim(Settings("run", data=("other.txt",)))
+        folder.lock_output(Settings("run", data=("other.txt",)))
 
 
 def test_a_file_whose_content_changed_under_a_run_is_named(tmp_path):
     path = tmp_path / "d.txt"
     for content in ("x", "x"):
         path.write_text(content)
-        folder.claim(Settings(str(tmp_path / "run"), data=(str(path),)))
+        folder.lock_output(Settings(str(tmp_path / "run"), data=(str(path),)))
     path.write_text("y")
     with pytest.raises(InputError, match=f"--data {path} has changed since --out {tmp_path}/run was begun"):
-        folder.claim(Settings(str(tmp_path / "run"), data=(str(path),)))
+        folder.lock_output(Settings(str(tmp_path / "run"), data=(str(path),)))
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ def test_a_folder_of_a_model_or_of_data_that_changed_under_a_run_is_named(name, 
     model = tmp_path / "model"
     model.mkdir()
     (model / name).write_text("x")
-    folder.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+    folder.lock_output(Settings(str(tmp_path / "run"), data=(str(model),)))
     (model / "state-00000001.pt").write_text("no part of it")
-    folder.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+    folder.lock_output(Settings(str(tmp_path / "run"), data=(str(model),)))
     (model / name).write_text("y")
     with pytest.raises(InputError, match=f"--data {model} has changed"):
-        folder.claim(Settings(str(tmp_path / "run"), data=(str(model),)))
+        folder.lock_output(Settings(str(tmp_path / "run"), data=(str(model),)))
 
 
 def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends(tmp_path):
@@ -149,32 +149,32 @@ def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends
     with pytest.raises(
         InputError, match=f"run: process {other.pid} on .* is at work in it; wait for its end, or choose"
     ):
-        folder.claim(Settings(str(tmp_path / "run")))
+        folder.lock_output(Settings(str(tmp_path / "run")))
     assert not (tmp_path / "run" / "config.json").exists()
     other.kill()
     other.wait()
-    folder.claim(Settings(str(tmp_path / "run")))
+    folder.lock_output(Settings(str(tmp_path / "run")))
 
 
 def test_a_folder_of_another_run_is_refused_with_the_flags_that_differ(tmp_path):
-    folder.claim(Settings(str(tmp_path)))
+    folder.lock_output(Settings(str(tmp_path)))
     before = snapshot(tmp_path)
     with pytest.raises(InputError, match="holds another run .--seed was 0, now 1.; choose another --out"):
-        folder.claim(Settings(str(tmp_path), seed=1))
+        folder.lock_output(Settings(str(tmp_path), seed=1))
     assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("value", ["\\ud800", "a\\u0000b"])
 def test_a_config_that_no_run_wrote_is_named(value, tmp_path):
-    folder.claim(Settings(str(tmp_path)))
+    folder.lock_output(Settings(str(tmp_path)))
     (tmp_path / "config.json").write_text(f'{{"out": "{value}"}}')
     with pytest.raises(InputError, match="config.json: not a run's; put it back, or choose another --out"):
-        folder.claim(Settings(str(tmp_path)))
+        folder.lock_output(Settings(str(tmp_path)))
 
 
 def test_flags_that_do_not_matter_may_differ(tmp_path):
-    folder.claim(Settings(str(tmp_path)), ignore=("seed",))
-    folder.claim(Settings(str(tmp_path), seed=1), ignore=("seed",))
+    folder.lock_output(Settings(str(tmp_path)), ignore=("seed",))
+    folder.lock_output(Settings(str(tmp_path), seed=1), ignore=("seed",))
 
 
 @pytest.mark.parametrize(
@@ -185,5 +185,5 @@ def test_a_folder_or_file_that_is_no_runs_is_refused(tmp_path, make):
     make(tmp_path / "mine")
     before = snapshot(tmp_path)
     with pytest.raises(InputError, match="is not empty and no run's|a file is in the way"):
-        folder.claim(Settings(str(tmp_path / "mine")))
+        folder.lock_output(Settings(str(tmp_path / "mine")))
     assert snapshot(tmp_path) == before

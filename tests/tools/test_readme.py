@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 TEXT = README + (ROOT / "docs" / "map.md").read_text()
+FOLDERS = ("minirlhf", "minirlhf/support", "lab", ".")
 ROWS = re.findall(r"^\| .+ \| `(\w+)\.(\w+)` \| `(tests/\w+\.py)::(\w+)` \|$", TEXT, re.MULTILINE)
 
 
@@ -18,7 +19,7 @@ def test_the_table_is_found():
 
 @pytest.mark.parametrize(("module", "function", "file", "test"), ROWS)
 def test_function_and_test_exist(module, function, file, test):
-    (path,) = [path for folder in ("minirlhf", "minirlhf/support", "lab", ".") for path in ROOT.glob(f"{folder}/{module}.py")]
+    (path,) = [path for folder in FOLDERS for path in ROOT.glob(f"{folder}/{module}.py")]
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     assert callable(getattr(importlib.import_module(name), function))
     assert f"def {test}(" in (ROOT / file).read_text()
@@ -59,5 +60,5 @@ def test_the_glossary_has_each_word_once():
 @pytest.mark.parametrize("name", sorted({name for row in WORDS for name in re.findall(r"`(\w+\.\w+)`", row[3])}))
 def test_a_word_s_name_in_the_code_exists(name):
     module, name = name.split(".")
-    (path,) = [path for folder in ("minirlhf", "minirlhf/support", "lab", ".") for path in ROOT.glob(f"{folder}/{module}.py")]
+    (path,) = [path for folder in FOLDERS for path in ROOT.glob(f"{folder}/{module}.py")]
     assert hasattr(importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts)), name)

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from minirlhf.support.evaluate import sequence_scores
 
 import chat
 from minirlhf.rollout import generate
 from minirlhf.support import folder, records
 from minirlhf.support.errors import InputError
-from minirlhf.support.evaluate import sequence_scores
 from minirlhf.support.formats import prompt_of
 from minirlhf.support.records import encode_response
 from tools.web import answers, server, talk

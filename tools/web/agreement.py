@@ -9,11 +9,12 @@ from statistics import fmean, median
 
 from data import town
 from minirlhf.model import RewardModel
+from minirlhf.rollout import ranking_scores
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.evaluate import interval, ranking_accuracy
 from minirlhf.support.files import write_lines
 from minirlhf.support.formats import ASSISTANT, HUMAN
-from minirlhf.support.records import encode_rankings, longest, read
+from minirlhf.support.records import encode_rankings, read
+from minirlhf.support.statistics import interval, pair_hits
 
 from .labels import FLAGS, beside
 
@@ -103,11 +104,13 @@ def with_reward_model(rankings, folder):
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, RewardModel, tokenizer)
     encoded = zip(rankings, encode_rankings(rankings, tokenizer, math.inf))
-    kept = [(r["prompt"], ranking) for r, ranking in encoded if longest(ranking) <= model.config.n_ctx]
+    kept = [(r["prompt"], ranking) for r, ranking in encoded if ranking.length <= model.config.n_ctx]
     if not kept:
         return []
     prompts, encoded = zip(*kept)
-    return list(zip(prompts, *ranking_accuracy(model, encoded, tokenizer.pad)))
+    scores = ranking_scores(model, encoded, tokenizer.pad)
+    hits = [pair_hits(row, ranking.ranks) for ranking, row in zip(encoded, scores)]
+    return [(prompt, sum(own.values()), len(own)) for prompt, own in zip(prompts, hits)]
 
 
 def row(name, hits):

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from minirlhf.losses import at_least_fp32
-from minirlhf.model import GPT, Cache
-from minirlhf.rollout import generate, sample_token
+from minirlhf.model import GPT
+from minirlhf.rollout import draw, generate
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.device import pick_device
 from minirlhf.support.errors import require
+from minirlhf.support.forward import Cache
 
 ROUNDS = 3  # of sampling, until there are as many different answers as were asked for
 KEPT = 8  # prompts whose answers wait
@@ -43,9 +43,9 @@ class Speaker:
         cache = Cache(tokens.shape[1] + self.limit)
         while len(said) < self.limit:
             last = torch.tensor([[tokens.shape[1] - 1]], device=self.device)
-            logits = at_least_fp32(self.model(tokens, cache=cache, at=last)[:, 0])
+            logits = self.model(tokens, cache=cache, at=last)[:, 0]
             noise = torch.from_numpy(rng.random(1, dtype=np.float32)).to(self.device)
-            tokens = sample_token((logits / temperature).log_softmax(-1), noise)[:, None]
+            tokens = draw(logits, noise, temperature)[0][:, None]
             if tokens.item() == self.tokenizer.eos:
                 return
             said.append(tokens.item())

@@ -59,14 +59,14 @@ class Lines:
         if last:
             with suppress(ValueError, TypeError, RecursionError):
                 json.loads(last) | {}
-                with files.writing(self.path), open(self.path, "ab") as file:
+                with files.disk_errors(self.path), open(self.path, "ab") as file:
                     file.write(b"\n")
                 return 0
         return len(last)
 
     def _set_aside(self, half):
         """Moves it to another file: nobody was told that it was saved, and it may be something else altogether."""
-        with files.writing(self.path), open(self.path, "rb+") as file:
+        with files.disk_errors(self.path), open(self.path, "rb+") as file:
             whole = file.seek(-half, os.SEEK_END)
             aside = f"{self.path}.half"
             files.write_atomically(aside, file.read())

@@ -8,9 +8,9 @@ from collections import OrderedDict
 import numpy as np
 
 from minirlhf.model import RewardModel
+from minirlhf.rollout import per_sequence, response_scores
 from minirlhf.support.checkpoint import load_model
 from minirlhf.support.errors import InputError, require
-from minirlhf.support.evaluate import sequence_scores
 from minirlhf.support.formats import prompt_of, without_first_turn
 from minirlhf.support.records import encode_response
 
@@ -141,5 +141,6 @@ class Talks:
             return None
         tokenizer, n_ctx = self.speakers[0].tokenizer, self.scorer.config.n_ctx
         sequences = [encode_response(prompt, answer, tokenizer) for answer in answers]
-        return [round(sequence_scores(self.scorer, [s], tokenizer.pad).item(), 2) if len(s.tokens) <= n_ctx else None
-                for s in sequences]  # fmt: skip
+        scores = [per_sequence(response_scores, self.scorer, [s], tokenizer.pad) if s.length <= n_ctx else None
+                  for s in sequences]  # fmt: skip
+        return [None if score is None else round(score.item(), 2) for score in scores]

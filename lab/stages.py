@@ -1,0 +1,261 @@
+"""The stages of reproduce.py: the whole paper on the town, each stage by the script that a person would run.
+
+RECIPE is all that differs from the paper's defaults, SIZES what other sizes change of it (docs/deviations.md). Recipes
+are chosen with --judge_on validation; no training reads what test prompts are about.
+"""
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import town
+from minirlhf.support.config import require_choice
+from minirlhf.support.errors import InputError
+from minirlhf.support.files import read_json, write_json, write_lines
+from minirlhf.support.folder import lock_output
+from minirlhf.support.records import read
+from minirlhf.support.tokenizer import load
+from tools import train_tokenizer
+
+from . import report
+from .evaluation import answers, compare, measure, measure_memory, measure_reward_model
+from .pipeline import Pipeline
+from .workers import at_once
+
+LIMIT = 26  # tokens of a response
+RECIPE = {
+    "town": dict(web=30_000, web_held_out=600, demonstration=5_000, demonstration_validation=200, prompt_train=9_000,
+                 prompt_validation=2_000, prompt_test=2_000),
+    "tokenizer": dict(vocab_size=768),
+    "gpt": dict(n_ctx=120, epochs=4, batch_size=24, lr=3.5e-3, embedding_std=0.4, save_every=100),
+    "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
+    "rankings": dict(prompts=9_000, held_out=1_000),
+    "select": dict(prompts=300),
+    "rm": dict(batch_size=8, lr=5e-4, save_every=100),
+    "ppo": dict(episodes=70 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
+                lr=5e-4, value_lr=5e-4, kl_coef=0.3, ptx_coef=0.2, ema_decay=0.98, max_response=LIMIT, save_every=10),
+}  # fmt: skip
+SIZES = {
+    "nano": {
+        "gpt": dict(epochs=6, batch_size=8, lr=7e-3, muon_lr=0.01),
+        "sft": dict(epochs=4, lr=2e-3),
+        "rm": dict(lr=2e-3),
+        "ppo": dict(lr=2e-3, value_lr=2e-3),
+    },
+    "toy": {},
+    "small": {
+        "town": dict(web=90_000, prompt_train=18_000),
+        "gpt": dict(muon_lr=0.01),
+        "rankings": dict(prompts=18_000),
+        "ppo": dict(episodes=100 * 128, kl_coef=0.2, ema_decay=0.985),
+    },
+    "medium": {
+        "town": dict(web=90_000),
+        "gpt": dict(epochs=1, lr=1e-3, muon_lr=0.005, embedding_std=0.25),
+        "sft": dict(lr=3e-4),
+        "rm": dict(lr=2e-4),
+        "ppo": dict(lr=2e-4, value_lr=2e-4, kl_coef=0.2),
+    },
+}
+TINY = {
+    "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
+                 prompt_validation=40, prompt_test=40),
+    "rankings": dict(prompts=24, held_out=12),
+    "select": dict(prompts=20),
+    "gpt": dict(n_layer=1, n_ctx=128, epochs=2),
+    "sft": dict(save_every=1),
+    "ppo": dict(episodes=64, batch_size=32, minibatch_size=16, ema_decay=0.5),
+}  # fmt: skip
+
+
+def recipe_of(size, tiny=False):
+    """{stage: its settings} for models of a size."""
+    changes = SIZES[size], TINY if tiny else {}
+    recipe = {name: own | changes[0].get(name, {}) | changes[1].get(name, {}) for name, own in RECIPE.items()}
+    return recipe | {"gpt": {"size": size} | recipe["gpt"]}
+
+
+@dataclass(frozen=True)
+class Config:
+    out: str | None = None  # folder for everything the run makes; unless given runs/SIZE, or with --tiny runs/tiny
+    judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
+    seed: int = 0  # of everything that is drawn
+    size: str = "toy"  # of the models: nano, a hundred thousand parameters; toy, half a million in five minutes on two
+    # cores; small, almost a million that read three times as much, in half an hour; medium, eleven million in an hour
+    # or more
+    stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
+    tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
+
+    def __post_init__(self):
+        require_choice(self, "judge_on", ("test", "validation"))
+        require_choice(self, "size", SIZES)
+        require_choice(self, "stage", STAGES)
+        if not self.out:
+            object.__setattr__(self, "out", f"runs/{'tiny' if self.tiny else self.size}")
+
+    @property
+    def recipe(self):
+        """{stage: its settings}."""
+        return recipe_of(self.size, self.tiny)
+
+    @property
+    def pipeline(self):
+        return Pipeline(self.out, f"{self.out}/town", self.recipe, f"{self.out}/tokenizer", self.seed)
+
+    def file(self, name):
+        return self.pipeline.file(name)
+
+    def judged(self):
+        """The prompts on which models are judged."""
+        return read(self.file(f"prompts_{self.judge_on}"), "prompt")
+
+    def noise(self, purpose):
+        """The seed of the sampling noise for one purpose."""
+        return self.seed, *purpose.encode()
+
+
+def run(config):
+    """Runs all stages up to config.stage that are not finished in config.out."""
+    lock_output(config, ignore=("stage",))
+    finished = Path(config.out) / "stages.json"
+    seconds = read_json(finished) if finished.exists() else {}
+    if not all(isinstance(s, (int, float)) for s in seconds.values()):
+        raise InputError(f"{finished}: not the seconds of stages; remove it, and what is finished is found again")
+    for name, (_, *left) in STAGES.items():
+        gone = [file for file in left if not (Path(config.out) / file).exists()]
+        if gone and seconds.pop(name, None) is not None:
+            print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
+    for name, (stage, *_) in STAGES.items():
+        if name in seconds:
+            print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
+        else:
+            print(f"-- {name}: {stage.__doc__}", flush=True)
+            start = time.perf_counter()
+            stage(config)
+            seconds[name] = round(time.perf_counter() - start, 2)
+            write_json(finished, seconds)
+        if name == config.stage:
+            break
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+def make_town(config):
+    """the web, prompts, demonstrations; and a tokenizer for them"""
+    recipe = config.recipe
+    files = town.files(config.seed, **recipe["town"])
+    for name, records in files.items():
+        write_lines(config.file(name), records)
+    write_lines(config.file("prompts_selection"), files["prompts_validation"][: recipe["select"]["prompts"]])
+    corpus = (config.file("web"), config.file("demonstrations"))
+    train_tokenizer.main(train_tokenizer.Config(data=corpus, out=f"{config.out}/tokenizer", **recipe["tokenizer"]))
+    tokenizer = load(f"{config.out}/tokenizer")
+    prompts = [town.few_shot() + record["prompt"] for record in config.judged()]
+    longest, n_ctx = max(len(tokenizer.encode(prompt)) for prompt in prompts), recipe["gpt"]["n_ctx"]
+    if longest + LIMIT > n_ctx:
+        raise InputError(f"RECIPE: a prompt has {longest} tokens, an answer {LIMIT}; gpt's n_ctx {n_ctx} is too short")
+
+
+def make_gpt(config):
+    """pretraining on the web"""
+    config.pipeline.train({"gpt": config.pipeline.gpt()})
+
+
+def make_sft(config):
+    """step 1, supervised fine-tuning"""
+    validation = config.file("demonstrations_validation")
+    config.pipeline.train({"sft": config.pipeline.sft(f"{config.out}/gpt", validation=validation)})
+
+
+def make_rankings(config):
+    """labelers rank K answers to a prompt, one by the base model and the others by the last SFT epoch"""
+    train = read(config.file("prompts_train"), "prompt")[: config.recipe["rankings"]["prompts"]]
+    records = train + config.judged()[: config.recipe["rankings"]["held_out"]]
+    rng = random.Random(f"rankings {config.seed}")
+    counts = rng.choices(range(4, 10), (8, 4, 2, 1, 1, 1), k=len(records))  # K
+    calls = [(answers, f"{config.out}/gpt", records, LIMIT, config.noise("rankings gpt"))]
+    for j in range(1, max(counts)):
+        asked = [r for r, k in zip(records, counts) if k > j]
+        calls.append((answers, f"{config.out}/sft", asked, LIMIT, config.noise(f"rankings sft {j}")))
+    by_gpt, *by_sft = map(iter, at_once(*calls))
+    lines = {"rankings": [], "rankings_held_out": []}
+    for i, (record, k) in enumerate(zip(records, counts)):
+        both = [(next(texts), "sft") for texts in by_sft[: k - 1]] + [(next(by_gpt), "gpt")]
+        name, labelers = "rankings_held_out", town.HELD_OUT_LABELERS
+        if i < len(train):  # rankings must not teach what the test asks
+            name, labelers = "rankings", town.TRAINING_LABELERS
+            both = [(text, model) for text, model in both if not town.states_test_fact(text)]
+        if len(both) >= 4:
+            responses, models = zip(*both)
+            one, other = rng.sample(labelers, 2)
+            line = town.rank(record, responses, one, rng) | {"models": models, "content": record["content"]}
+            lines[name].append(line | {"second_ranks": town.rank(record, responses, other, rng)["ranks"]})
+    for name in lines:
+        write_lines(config.file(name), lines[name])
+
+
+def make_rm(config):
+    """step 2, the reward model; beside it where RL starts: SFT again, with a tenth of pretraining documents mixed in"""
+    stages = {"rm": config.pipeline.rm(f"{config.out}/sft"), "rl_start": config.pipeline.rl_start(f"{config.out}/gpt")}
+    config.pipeline.train(stages)
+
+
+def select_epoch(config):
+    """the SFT epoch that the reward model scores highest"""
+    config.pipeline.train({"sft_selected": config.pipeline.select(f"{config.out}/sft", f"{config.out}/rm")})
+
+
+def make_ppo(config):
+    """step 3, PPO and PPO-ptx: the same but for the coefficient"""
+    models = f"{config.out}/rl_start", f"{config.out}/rm"
+    ppo, ppo_ptx = config.pipeline.ppo(*models, ptx_coef=0.0), config.pipeline.ppo(*models)
+    config.pipeline.train({"ppo": ppo, "ppo_ptx": ppo_ptx})
+
+
+MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start": "rl_start", "ppo": "ppo",
+          "ppo_ptx": "ppo_ptx"}  # fmt: skip
+
+
+def evaluate(config):
+    """every model on test prompts: judged by held-out labelers, and measured"""
+    records, documents = config.judged(), read(config.file("web_held_out"), "document")
+    prefixes = {"gpt_prompted": town.few_shot()}
+    references = dict.fromkeys(("ppo", "ppo_ptx"), f"{config.out}/rl_start")
+    calls = []
+    for name, folder in MODELS.items():
+        what = f"{config.out}/{folder}", f"{config.out}/rm", records, documents, LIMIT
+        noise = config.noise(f"evaluate {name}")
+        calls.append((measure, *what, noise, prefixes.get(name, ""), references.get(name)))
+    measured = dict(zip(MODELS, at_once(*calls)))
+    rankings = read(config.file("rankings_held_out"), "ranking")
+    results = {"size": config.size, "seed": config.seed} | compare(records, measured, config.seed)
+    results["reward_model"] = measure_reward_model(f"{config.out}/rm", rankings)
+    results["memory"] = measure_memory(records, read(config.file("demonstrations"), "demonstration"), config.seed)
+    write_json(f"{config.out}/evaluation.json", results)
+    rows = [{"prompt": r["prompt"], "use_case": r["use_case"]} | {m: measured[m].texts[i] for m in MODELS}
+            for i, r in enumerate(records)]  # fmt: skip
+    write_lines(f"{config.out}/samples.jsonl", rows)
+
+
+def make_report(config):
+    """a table, results.json and report.html"""
+    seconds = read_json(f"{config.out}/stages.json")
+    results = read_json(f"{config.out}/evaluation.json")
+    results["seconds"] = seconds | {"total": round(sum(seconds.values()), 1)}
+    write_json(f"{config.out}/results.json", results)
+    report.write(config.out, results)
+
+
+STAGES = {  # what each does, and of the files that it leaves some without which it runs again
+    "town": (make_town, "town/web.jsonl", "town/prompts_selection.jsonl", "tokenizer/tokenizer.tiktoken"),
+    "gpt": (make_gpt, "gpt/model.pt"),
+    "sft": (make_sft, "sft/model.pt"),
+    "rankings": (make_rankings, "town/rankings.jsonl"),
+    "rm": (make_rm, "rm/model.pt", "rl_start/model.pt"),
+    "select": (select_epoch, "sft_selected/model.pt"),
+    "ppo": (make_ppo, "ppo/model.pt", "ppo_ptx/model.pt"),
+    "evaluate": (evaluate, "evaluation.json"),
+    "report": (make_report, "results.json", "report.html"),
+}

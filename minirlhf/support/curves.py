@@ -1,0 +1,90 @@
+"""What a run logged, and pictures of it."""
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .distributed import print0, rank
+from .errors import reraise
+from .files import write_atomically
+
+MANY = 200  # points of a line, above which it is drawn pale, and means of its parts over it
+
+
+def read_metrics(out, name="metrics.jsonl"):
+    """The rows of a run's metrics.jsonl or samples.jsonl, as dicts."""
+    path = Path(out) / name
+    with reraise(f"{path}: a line is not a run's metrics; remove it, or the file"):
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last one short
+        rows = [json.loads(line) for line in lines]
+        return [row for row in rows if row["step"] >= 0]
+
+
+def column(rows, name):
+    """[(step, value)] of the rows that have a value in this column."""
+    return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+
+
+@contextmanager
+def optional_picture(path):
+    """Context manager: reports what goes wrong with a picture instead of raising it, so that it cannot cost a run.
+    Pictures need matplotlib (the extra `plots`)."""
+    try:
+        yield
+    except Exception as error:
+        advice = '; pip install "minirlhf[plots]"' if isinstance(error, ImportError) else ""
+        print0(f"no {path}: {error}{advice}")
+
+
+def draw_panels(panels, across=None, colours=None):
+    """A matplotlib Figure with a panel for each title of {title: {label: [(step, value), ...]}}, `across` in a row.
+
+    A line of many points gets the means of its parts drawn over it. An axis whose values differ widely is logarithmic.
+    colours: {label: colour} of those that shall not have the default.
+    """
+    from matplotlib.figure import Figure
+
+    across = across or len(panels)
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(3.4 * across, 2.7 * down), layout="constrained")
+    for axis, (title, lines) in zip(figure.subplots(down, across, squeeze=False).flat, panels.items()):
+        for label, points in lines.items():
+            draw_line(axis, points, label, (colours or {}).get(label))
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if len(lines) > 1:
+            axis.legend(frameon=False, fontsize=8)
+        values = [y for points in lines.values() for _, y in points]
+        if values and min(values) > 0 and max(values) > 20 * min(values):
+            axis.set_yscale("log")
+    return figure
+
+
+def draw_line(axis, points, label, colour=None):
+    style = dict(color=colour, linewidth=1.2)
+    if len(points) > MANY:
+        (pale,) = axis.plot(*zip(*points), color=colour, linewidth=0.6, alpha=0.35)
+        style["color"] = pale.get_color()
+        points = [tuple(np.mean(part, 0)) for part in np.array_split(np.array(points), 30)]
+    axis.plot(*zip(*points), label=label, marker="o" if len(points) < 20 else None, markersize=3, **style)
+
+
+def save_figure(figure, path, **how):
+    """Writes a matplotlib Figure as PNG."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110, **how))
+
+
+def draw_curves(out, titles):
+    """Draws columns of a run's metrics, {column: title}, to curves.png: a panel for each that has values."""
+    if rank() != 0:
+        return
+    with optional_picture(Path(out) / "curves.png"):
+        rows = read_metrics(out)
+        panels = {title: {name: column(rows, name)} for name, title in titles.items() if column(rows, name)}
+        if panels:
+            figure = draw_panels(panels)
+            figure.suptitle(str(out), parse_math=False)
+            save_figure(figure, Path(out) / "curves.png")
