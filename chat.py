@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirlhf.support.config import check_fields, command, require_positive
+from minirlhf.support.config import Text, check_fields, command, require_positive
 from minirlhf.support.errors import InputError
 from tools.web import labels, server
 from tools.web.answers import speakers
@@ -28,10 +28,10 @@ from tools.web.talk import Talks, Way, fitted
 @dataclass(frozen=True)
 class Config:
     models: tuple[str, ...]  # runs' folders, or .pt files
-    prompt: str | None = None  # answer this and stop
+    prompt: Text | None = None  # answer this and stop
     dialogue: bool = False  # send the whole conversation: for models that were trained on conversations
-    beginning: str = ""  # put before each line
-    ending: str = "\n"  # put after each line
+    beginning: Text = ""  # put before each line
+    ending: Text = "\n"  # put after each line
     max_response: int = 32  # tokens of an answer at the most
     temperature: float = 1.0  # 1 as in training, less is safer
     seed: int = 0  # of the sampling

@@ -145,10 +145,8 @@ def main(config):
 
 
 def train(config, networks, tokenizer, prompts, documents):
-    policy_optimizer = adam(networks.policy.parameters(), config.lr)
-    value_optimizer = adam(networks.value.parameters(), config.value_lr)
-    run = Run(config, networks.policy, networks.value, networks.ema, policy_optimizer, value_optimizer,
-              last_good=config.policy)  # fmt: skip
+    optimizers = policy_optimizer, _ = make_optimizers(networks, config)
+    run = Run(config, networks.policy, networks.value, networks.ema, *optimizers, last_good=config.policy)
     learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
     iterations = config.episodes // config.batch_size
     steps = config.inner_epochs * config.batch_size // config.minibatch_size  # optimizer steps in an iteration
@@ -175,14 +173,9 @@ def train(config, networks, tokenizer, prompts, documents):
         #    from documents.
         figures, rng = [], np.random.default_rng((config.seed, iteration, 3))
         for _ in range(config.inner_epochs):
-            for minibatch in np.split(rng.permutation(config.batch_size), config.batch_size // config.minibatch_size):
+            for minibatch in torch.from_numpy(rng.permutation(config.batch_size)).split(config.minibatch_size):
                 extra = [documents[next(document_order)] for _ in range(config.documents_per_step)]
-                step = ptx_gradients(learners, extra, tokenizer.pad, config) if extra else {}
-                step = ppo_gradients(learners, episodes, minibatch.tolist(), config) | step
-                take_step(networks.policy, policy_optimizer, config.max_grad_norm)
-                take_step(networks.value, value_optimizer, config.max_grad_norm)
-                ema_update(networks.ema, networks.policy, config.ema_decay)
-                figures.append(dict(zip(step, distributed.all_reduce(*step.values()))))
+                figures.append(update(learners, optimizers, episodes, minibatch, extra, tokenizer.pad, config))
 
         row = {name: float(np.mean([step[name] for step in figures])) for name in figures[0]}
         row |= statistics(episodes, config, tokenizer.eos) | {"episodes": (iteration + 1) * config.batch_size}
@@ -209,11 +202,23 @@ def judge_episodes(networks, responses, logp, config):
     return Episodes(responses, scores, logp, ref_logp, values, advantages, returns)
 
 
-def ppo_gradients(learners, episodes, minibatch, config):
-    """Adds PPO's gradients to the policy's and the value network's. minibatch: list of rows of the episodes.
+def update(learners, optimizers, episodes, minibatch, documents, pad, config):
+    """One step of the policy and of the value network, and of the policy's running average.
 
-    Each process takes its share; policy and value network may be wrapped by DDP. Returns its part of the figures to
-    log."""
+    minibatch (M,) long: which episodes; documents: list of Sequences, empty for plain PPO. Each process takes its share
+    of both; policy and value network may be wrapped by DDP. Returns the figures to log.
+    """
+    figures = ptx_gradients(learners, documents, pad, config) if documents else {}
+    figures = ppo_gradients(learners, episodes, minibatch.tolist(), config) | figures
+    for network, optimizer in zip((learners.policy, learners.value), optimizers):
+        take_step(network, optimizer, config.max_grad_norm)
+    ema_update(learners.ema, learners.policy, config.ema_decay)
+    return dict(zip(figures, distributed.all_reduce(*figures.values())))
+
+
+def ppo_gradients(learners, episodes, minibatch, config):
+    """Adds PPO's gradients of a minibatch (list of ints) to the policy's and the value network's. Returns this
+    process's part of the figures to log."""
     figures = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
     lengths = episodes.responses.lengths[minibatch].tolist()
     total = episodes.responses.mask[minibatch].sum()  # tokens
@@ -234,8 +239,8 @@ def ppo_gradients(learners, episodes, minibatch, config):
 
 
 def ptx_gradients(learners, documents, pad, config):
-    """Adds the documents' gradients to the policy's. documents: list of Sequences, of which each process takes its
-    share. Returns its part of the figure to log: nats per token."""
+    """Adds the documents' gradients to the policy's. Returns this process's part of the figure to log, nats per
+    token."""
     nats, device = 0.0, next(learners.policy.parameters()).device
     total = sum(s.length - s.start for s in documents)  # tokens
     for part in pieces(documents, [s.length for s in documents], config.max_tokens, unfinished=[learners.policy]):
@@ -304,6 +309,11 @@ def load_data(config, tokenizer, networks):
     if length > context:
         raise InputError(f"--document_tokens {length}: must lie between 1 and the context, {context}")
     return prompts, records.load_documents(config.documents, tokenizer, length)
+
+
+def make_optimizers(networks, config):
+    """Adam for the policy and for the value network."""
+    return adam(networks.policy.parameters(), config.lr), adam(networks.value.parameters(), config.value_lr)
 
 
 def endless(n, start, seed):

@@ -37,9 +37,10 @@ import train_sft  # noqa: E402
 from minirlhf.model import GPT  # noqa: E402
 from minirlhf.support import files, run  # noqa: E402
 from minirlhf.support.checkpoint import load_tokenizer, save_model  # noqa: E402
-from minirlhf.support.config import ignore_write_errors, to_flags  # noqa: E402
+from minirlhf.support.config import ignore_write_errors  # noqa: E402
 from minirlhf.support.errors import InputError  # noqa: E402
 from minirlhf.support.folder import release  # noqa: E402
+from tiny import to_flags  # noqa: E402
 from tools import export, select_sft, train_tokenizer  # noqa: E402
 
 SCRIPTS = dict(tokenizer=train_tokenizer, gpt=pretrain, sft=train_sft, rm=train_rm, ppo=train_ppo, select=select_sft,
@@ -156,7 +157,7 @@ class Place:
 
     def main(self, script, flags):
         words = to_flags({k: v for k, v in flags.items() if k != "models"})
-        SCRIPTS[script].main([*map(str, flags.get("models", ())), *words])
+        tiny.run(SCRIPTS[script], [*map(str, flags.get("models", ())), *words])
 
 
 def make_place(folder, tokenizer):
@@ -169,7 +170,7 @@ def make_place(folder, tokenizer):
     for name, records in dict(chats=chats, pairs=pairs, alpaca=alpaca).items():
         tiny.write_lines(folder / f"{name}.jsonl", records)
     with contextlib.suppress(ImportError), contextlib.redirect_stdout(io.StringIO()):
-        export.main(to_flags(dict(checkpoint=world.gpt, out=folder / "hf")))
+        tiny.run(export, to_flags(dict(checkpoint=world.gpt, out=folder / "hf")))
     out, quick = folder / "out", dict(epochs=1, batch_size=2)
     return Place(folder, {
         "tokenizer": dict(data=(world.documents,), vocab_size=270, out=out),

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import tiny  # noqa: E402
-from minirlhf.support.config import to_flags  # noqa: E402
+from tiny import to_flags  # noqa: E402
 
 PAIRS = [{"prompt": f"\n\nHuman: {i}\n\nAssistant:", "chosen": f" yes {i}", "rejected": " no"} for i in range(24)]
 

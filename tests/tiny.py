@@ -10,6 +10,7 @@ import torch
 
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.support.checkpoint import save_model
+from minirlhf.support.config import parse
 from minirlhf.support.tokenizer import Tokenizer, train_bpe
 
 TEXTS = [
@@ -93,6 +94,31 @@ class Intruder:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+# --- scripts ---------------------------------------------------------------------------------------------------------
+
+POSITIONAL = {"chat": ["models"], "tools.bench": ["work", "shape"], "tools.exercises": ["name"],
+              "tools.curves": ["runs"], "tools.run_page": ["page"], "lab.findings.__main__": ["names"]}  # fmt: skip
+
+
+def run(script, words):
+    """Runs a script on a command line, as `command` does, but for what that does about errors."""
+    return script.main(parse(script.Config, [str(word) for word in words], *POSITIONAL.get(script.__name__, ())))
+
+
+def to_flags(settings):
+    """A dict of settings as command-line words: {"lr": 1e-3, "data": ("a", "b"), "resume": True} and so on. None is
+    left out."""
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, (tuple, list)):
+            words += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            words += [f"--{name}", str(value)]
+    return words
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ import torch
 import train_ppo
 import train_rm
 from minirlhf.data import collate
-from minirlhf.losses import ema_update, ranking_loss, sft_loss
+from minirlhf.losses import ranking_loss, sft_loss
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.rollout import generate, response_logps, uniforms
 from minirlhf.support import distributed
@@ -138,7 +138,7 @@ def ppo(shape, options):
         policy="", reward_model="", prompts=(), out="", ptx_coef=0.0, batch_size=shape.batch, episodes=shape.batch,
         minibatch_size=shape.minibatch, max_response=shape.response, lr=1e-5, value_lr=1e-5,
     )  # fmt: skip
-    optimizers = [adam(network.parameters(), 1e-5) for network in (networks.policy, networks.value)]
+    optimizers = train_ppo.make_optimizers(networks, config)
     learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
     turn = iter(range(10**9))
 
@@ -146,10 +146,7 @@ def ppo(shape, options):
         i = next(turn)
         episodes = train_ppo.judge_episodes(networks, *rollout(shape, networks.policy, i, options.graph), config)
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(shape.batch)).split(shape.minibatch):
-            train_ppo.ppo_gradients(learners, episodes, rows.tolist(), config)
-            for network, optimizer in zip((networks.policy, networks.value), optimizers):
-                take_step(network, optimizer, 1.0)
-            ema_update(networks.ema, networks.policy, config.ema_decay)
+            train_ppo.update(learners, optimizers, episodes, rows, [], shape.vocab, config)
         return train_ppo.statistics(episodes, config, eos=-1)
 
     tokens, read = shape.batch * shape.length, shape.batch * shape.response

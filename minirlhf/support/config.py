@@ -24,7 +24,7 @@ def command(main, config, *positional):
     """
     ignore_write_errors()
     try:
-        main(parse(config, sys.argv[1:], *positional))
+        main(parse(config, sys.argv[1:], *positional, description=sys.modules[main.__module__].__doc__))
     except (InputError, MemoryError, RuntimeError) as error:
         line = str(error).replace("\n", " ")
         if not isinstance(error, InputError):
@@ -98,10 +98,14 @@ def require_multiple(config, whole, part):
 def require_choice(config, name, choices):
     value = getattr(config, name)
     if value is not None and value not in choices:
-        raise InputError(f"--{name} {value}: choose {', '.join(map(str, choices))}")
+        listed = " or ".join(choices) if len(choices) < 3 else f"one of {', '.join(choices)}"
+        raise InputError(f"--{name} {value}: choose {listed}")
 
 
 # --- the command line ------------------------------------------------------------------------------------------------
+
+
+Text = typing.NewType("Text", str)  # of a field that is not the name of a file
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,17 +139,16 @@ def number(kind):
     return read
 
 
-def parse(config, argv, *positional):
-    """Parses `argv`, a list of words, into `config`, a frozen dataclass whose fields are the flags. --help shows the
-    docstring of the module in which it is defined.
+def parse(config, argv, *positional, description=""):
+    """Parses `argv`, a list of words, into `config`, a frozen dataclass whose fields are the flags.
 
     A field without a default is a required flag; `bool` gives --x and --no-x; `tuple[str, ...]` takes several words.
     positional: names of fields that are given without their flags. Raises InputError on an unknown flag or a value that
     cannot be read; impossible values are for the dataclass to check.
     """
-    hints, comments, module = typing.get_type_hints(config), _field_comments(config), sys.modules[config.__module__]
-    package = module.__spec__ if config.__module__ == "__main__" else None  # of python -m
-    parser = Parser(module.__doc__, package and f"python -m {package.name.removesuffix('.__main__')}")
+    hints, comments = typing.get_type_hints(config), _field_comments(config)
+    package = sys.modules["__main__"].__spec__  # of python -m
+    parser = Parser(description, package and f"python -m {package.name.removesuffix('.__main__')}")
     own = list(vars(config)["__annotations__"])  # before those of a base class
     for field in sorted(dataclasses.fields(config), key=lambda f: own.index(f.name) if f.name in own else len(own)):
         kind, required = hints[field.name], field.default is dataclasses.MISSING
@@ -154,14 +157,15 @@ def parse(config, argv, *positional):
             options["help"] += " (required)"
         elif field.default not in (None, "", ()):
             options["help"] += f" [{field.default!r}]" if field.default == "\n" else f" [{field.default}]"
-        if isinstance(kind, types.UnionType):  # int | None
+        if typing.get_origin(kind) in (types.UnionType, typing.Union):  # int | None
             kind = next(t for t in typing.get_args(kind) if t is not type(None))
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(kind) is tuple:
             options |= {"action": "extend", "nargs": "+", "type": file_name, "metavar": "FILE"}
         else:
-            options |= {"type": file_name if kind is str else number(kind), "metavar": kind.__name__.upper()}
+            read = {str: file_name, Text: str}.get(kind) or number(kind)
+            options |= {"type": read, "metavar": kind.__name__.upper()}
         if (name := field.name) in positional:
             several = typing.get_origin(kind) is tuple
             parser.add_argument(field.name, **options | {"nargs": "*" if several else "?", "metavar": name.upper()})

@@ -12,15 +12,17 @@ import json
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
-from minirlhf.support import distributed, run
-from minirlhf.support.config import command
-from minirlhf.support.errors import InputError
+import tiny  # noqa: E402
+from minirlhf.support import distributed, run  # noqa: E402
+from minirlhf.support.config import command  # noqa: E402
+from minirlhf.support.errors import InputError  # noqa: E402
 
 Adam = torch.optim.Adam
 
@@ -59,7 +61,14 @@ def harm(script, fault):
     setattr(script, name, lambda *args, **kwargs: loss(*args, **kwargs) * fault(next(steps)))
 
 
-def main(path, fault=None):
+@dataclass(frozen=True)
+class Config:
+    jobs: str  # jobs.json
+    fault: str | None = None  # nan or die
+
+
+def main(config):
+    path, fault = config.jobs, config.fault
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     torch.optim.Adam = Watched
@@ -71,7 +80,7 @@ def main(path, fault=None):
             harm(script, {"nan": nan, "die": die}[fault])
         Watched.made.clear()
         try:
-            script.main(flags)
+            tiny.run(script, flags)
         except InputError:
             (Path(path).parent / f"stopped-{distributed.rank()}").touch()
             raise
@@ -81,4 +90,4 @@ def main(path, fault=None):
 
 
 if __name__ == "__main__":
-    command(lambda argv: main(*argv))
+    command(main, Config, "jobs", "fault")

@@ -18,8 +18,8 @@ import train_rm
 import train_sft
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.checkpoint import save_model
-from minirlhf.support.config import to_flags
 from minirlhf.support.errors import InputError
+from tiny import to_flags
 from tools import select_sft, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def refused(flags, world, tmp_path):
         settings = dict(out=tmp_path / "out") | flags[script] | changes
         before = snapshot(tmp_path) | snapshot(world.folder)
         with pytest.raises(InputError) as error:
-            SCRIPTS[script].main(to_flags(settings))
+            tiny.run(SCRIPTS[script], to_flags(settings))
         message = str(error.value)
         assert "\n" not in message
         for words in says:
@@ -179,7 +179,9 @@ def test_documents_that_are_none_are_named(tmp_path, refused):
 def test_a_tokenizer_meets_odd_records_without_a_traceback(record, world, tmp_path):
     path = tiny.write_lines(tmp_path / "odd.jsonl", [record])
     try:
-        train_tokenizer.main(["--data", world.documents, path, "--vocab_size", "270", "--out", str(tmp_path / "t")])
+        tiny.run(
+            train_tokenizer, ["--data", world.documents, path, "--vocab_size", "270", "--out", str(tmp_path / "t")]
+        )
     except InputError as error:
         assert path in str(error)
 
@@ -318,7 +320,7 @@ def test_a_missing_flag_is_named(script, flag, refused):
         ("rm", "epochs", 0), ("rm", "batch_size", 0), ("rm", "lr", -1), ("rm", "max_grad_norm", 0),
         ("rm", "seed", -1),
         ("ppo", "kl_coef", -0.1), ("ppo", "ptx_coef", -1), ("ppo", "clip", 0), ("ppo", "gae_lambda", 1.1),
-        ("ppo", "gae_gamma", -0.1), ("ppo", "ema_decay", 2), ("ppo", "episodes", 0), ("ppo", "warmup", 0),
+        ("ppo", "discount", -0.1), ("ppo", "ema_decay", 2), ("ppo", "episodes", 0), ("ppo", "warmup", 0),
         ("ppo", "max_response", 0), ("ppo", "value_lr", 0), ("ppo", "inner_epochs", 0),
         ("ppo", "save_every", 0),
         ("ppo", "seed", -1), ("ppo", "kl_coef", "nan"), ("select", "max_response", 0), ("select", "seed", -1),
@@ -359,17 +361,17 @@ def test_a_tokenizer_that_is_not_there_is_named(tmp_path, refused):
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused(world, tmp_path):
     with pytest.raises(InputError, match="--vocab_size 256"):
-        train_tokenizer.main(["--data", world.documents, "--vocab_size", "256", "--out", str(tmp_path / "t")])
+        tiny.run(train_tokenizer, ["--data", world.documents, "--vocab_size", "256", "--out", str(tmp_path / "t")])
     assert not (tmp_path / "t").exists()
 
 
 def test_another_tokenizers_folder_is_refused_and_left_alone(world, tmp_path):
     flags = ["--data", world.documents, "--out", str(tmp_path / "t"), "--vocab_size"]
-    train_tokenizer.main([*flags, "270"])
+    tiny.run(train_tokenizer, [*flags, "270"])
     before = snapshot(tmp_path)
-    train_tokenizer.main([*flags, "270"])  # the same again is no other
+    tiny.run(train_tokenizer, [*flags, "270"])  # the same again is no other
     with pytest.raises(InputError, match="holds another run .--vocab_size was 270, now 280.; choose another --out"):
-        train_tokenizer.main([*flags, "280"])
+        tiny.run(train_tokenizer, [*flags, "280"])
     assert snapshot(tmp_path) == before
 
 
@@ -384,16 +386,16 @@ def test_another_tokenizers_folder_is_refused_and_left_alone(world, tmp_path):
 )
 def test_reproduces_flags_are_checked(flag, value, advice, tmp_path):
     with pytest.raises(InputError, match=f"--{flag}:? {value}:? {advice}"):
-        reproduce.main(["--out", str(tmp_path / "town"), f"--{flag}", value])
+        tiny.run(reproduce, ["--out", str(tmp_path / "town"), f"--{flag}", value])
     assert not (tmp_path / "town").exists()
 
 
 def test_a_run_of_another_size_is_refused_and_left_alone(tmp_path):
     out = tmp_path / "town"
-    reproduce.main(["--tiny", "--stage", "town", "--out", str(out)])
+    tiny.run(reproduce, ["--tiny", "--stage", "town", "--out", str(out)])
     before = snapshot(out)
     with pytest.raises(InputError, match=f"--out {out} holds another run .--size was toy, now small.; choose another"):
-        reproduce.main(["--tiny", "--size", "small", "--out", str(out)])
+        tiny.run(reproduce, ["--tiny", "--size", "small", "--out", str(out)])
     assert snapshot(out) == before
 
 
@@ -406,21 +408,21 @@ def test_a_folder_that_holds_another_run_or_somebodys_files_is_refused_and_left_
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(content)
         with pytest.raises(InputError, match=f"--out {tmp_path / name} .*choose another --out"):
-            SCRIPTS[script].main(to_flags(flags[script] | dict(out=tmp_path / name)))
+            tiny.run(SCRIPTS[script], to_flags(flags[script] | dict(out=tmp_path / name)))
         assert snapshot(tmp_path / name) == {tmp_path / name / name: content.encode()}
 
 
 def test_a_folder_that_cannot_be_made_is_named(flags, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=f"{tmp_path}/file"):
-        train_sft.main(to_flags(flags["sft"] | dict(out=tmp_path / "file" / "out")))
+        tiny.run(train_sft, to_flags(flags["sft"] | dict(out=tmp_path / "file" / "out")))
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no file system here in which nobody makes a folder")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_place_where_nothing_can_be_written_is_refused_before_training(script, flags):
     with pytest.raises(InputError, match="/sys/kernel/run: cannot be written .*; make room, or write elsewhere"):
-        SCRIPTS[script].main(to_flags(flags[script] | dict(out="/sys/kernel/run")))
+        tiny.run(SCRIPTS[script], to_flags(flags[script] | dict(out="/sys/kernel/run")))
 
 
 # --- as a person sees it ------------------------------------------------------------------------------------
@@ -439,12 +441,12 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
             "--ptx_coef 27.8 needs --documents",
         ),
         (
-            "tools/select_sft.py --sft {gpt} --reward_model {rm} --prompts {prompts} --out {out}",
+            "-m tools.select_sft --sft {gpt} --reward_model {rm} --prompts {prompts} --out {out}",
             "no epoch-*.pt in it",
         ),
         ("chat.py --prompt hello", "required: models"),
-        ("tools/bench.py ppo toy --accumulate 2", "--accumulate is for sft"),
-        ("tools/bench.py rm toy --iterations 0", "--iterations 0: must be above 0"),
+        ("-m tools.bench ppo toy --accumulate 2", "--accumulate is for sft"),
+        ("-m tools.bench rm toy --iterations 0", "--iterations 0: must be above 0"),
         ("reproduce.py --out {out} --sed 1", "unknown flag or argument: --sed 1"),
     ],
 )

@@ -9,13 +9,15 @@ import pytest
 import torch
 from test_device import gradients, placed
 
+import tiny
 import train_ppo
 import train_rm
 import train_sft
 from minirlhf.model import GPT
-from minirlhf.rollout import decode, generate, uniforms
-from minirlhf.support.config import to_flags
+from minirlhf.rollout import generate, uniforms
 from minirlhf.support.cuda_graph import decode_by_graph
+from minirlhf.support.sampling import decode
+from tiny import to_flags
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 ROOT = Path(__file__).parents[2]
@@ -71,21 +73,21 @@ def metrics(folder):
 def on_cpu(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("cpu")
     for script, flags in jobs(world, out, device="cpu"):
-        script.main(to_flags(flags))
+        tiny.run(script, to_flags(flags))
     return out
 
 
 @pytest.mark.parametrize("graph", [False, True])
 def test_the_scripts_take_the_steps_of_a_cpu(world, on_cpu, tmp_path, no_pictures, graph):
     for script, flags in jobs(world, tmp_path, device="cuda", dtype="float32"):
-        script.main(to_flags(flags | ({"graph": True} if graph and script is train_ppo else {})))
+        tiny.run(script, to_flags(flags | ({"graph": True} if graph and script is train_ppo else {})))
     for name in ("sft", "rm", "ppo"):
         assert metrics(tmp_path / name) == pytest.approx(metrics(on_cpu / name), rel=2e-3, abs=2e-4), name
 
 
 def test_the_scripts_run_in_bfloat16_with_graphs(world, tmp_path, no_pictures):
     for script, flags in jobs(world, tmp_path, device="cuda"):
-        script.main(to_flags(flags | ({"graph": True} if script is train_ppo else {})))
+        tiny.run(script, to_flags(flags | ({"graph": True} if script is train_ppo else {})))
     assert metrics(tmp_path / "ppo")
 
 

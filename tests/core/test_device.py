@@ -174,18 +174,21 @@ def test_batches_of_all_shapes_and_networks_of_a_kind_share_two_graphs(kind, dty
 @pytest.mark.parametrize("flags", ["--dtype bfloat16", "--recompute"])
 def test_scripts_run_with_it(world, tmp_path, no_pictures, flags):
     ptx = f"--documents {world.documents} --documents_per_episode 0.5"
-    train_sft.main(f"--init {world.gpt} --data {world.demonstrations} --epochs 1 --out {tmp_path}/s {flags}".split())
-    train_rm.main(f"--init {tmp_path}/s --data {world.rankings} --out {tmp_path}/r {flags}".split())
-    train_ppo.main(
+    tiny.run(
+        train_sft, f"--init {world.gpt} --data {world.demonstrations} --epochs 1 --out {tmp_path}/s {flags}".split()
+    )
+    tiny.run(train_rm, f"--init {tmp_path}/s --data {world.rankings} --out {tmp_path}/r {flags}".split())
+    tiny.run(
+        train_ppo,
         f"--policy {tmp_path}/s --reward_model {tmp_path}/r --prompts {world.prompts} {ptx} --episodes 8 --batch_size 4"
-        f" --minibatch_size 2 --max_response 8 --out {tmp_path}/p {flags}".split()
+        f" --minibatch_size 2 --max_response 8 --out {tmp_path}/p {flags}".split(),
     )
     assert (tmp_path / "p" / "model.pt").exists()
 
 
 def test_a_precision_nobody_knows_is_refused(world, tmp_path):
     with pytest.raises(InputError, match="--dtype float16: choose auto, float32, bfloat16"):
-        train_sft.main(f"--init {world.gpt} --data x --out {tmp_path}/s --dtype float16".split())
+        tiny.run(train_sft, f"--init {world.gpt} --data x --out {tmp_path}/s --dtype float16".split())
 
 
 def test_centred_embeddings_change_no_probability_and_bring_the_mean_logit_to_0():

@@ -13,7 +13,7 @@ import tiny
 from minirlhf.model import GPT
 from minirlhf.support import distributed
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.support.config import to_flags
+from tiny import to_flags
 
 RANKS = str(Path(__file__).parent / "ranks.py")
 TRAIN_SFT = str(Path(__file__).parents[2] / "train_sft.py")

@@ -7,7 +7,8 @@ import os
 import pytest
 
 import tiny
-from minirlhf.support import formats, records
+from minirlhf.support import formats
+from minirlhf.support import records as ours
 from minirlhf.support.errors import InputError
 
 USER, BOT = "\n\nHuman:", "\n\nAssistant:"
@@ -67,7 +68,7 @@ TREE = {"message_tree_id": "a", "tree_state": "ready_for_export", "prompt": tree
 
 
 def read(tmp_path, records, kind):
-    return records.read(tiny.write_lines(tmp_path / "some.jsonl", records), kind)
+    return ours.read(tiny.write_lines(tmp_path / "some.jsonl", records), kind)
 
 
 # --- demonstrations --------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def test_demonstrations(tmp_path, record, expected):
 def test_the_loss_of_a_conversation_is_on_every_answer_and_on_nothing_else(tmp_path, tokenizer):
     """What is learned of it, put together, is the assistant's words, each once and with an end of its own."""
     path = tiny.write_lines(tmp_path / "talk.jsonl", [{"messages": [*TALK, BYE]}])
-    sequences = records.load_demonstrations([path], tokenizer, 200)
+    sequences = ours.load_demonstrations([path], tokenizer, 200)
     learned = [tokenizer.decode(s.tokens[s.start : -1]) for s in sequences]
     assert learned == [" Hello", " See you"]
     assert all(s.tokens[-1] == tokenizer.eos for s in sequences)
@@ -141,7 +142,7 @@ def test_rankings(tmp_path, record, prompt, responses, ranks):
 
 
 def test_the_public_preference_data_is_read(real_data):
-    rankings = records.read(real_data / "hh_harmless_base_test.jsonl.gz", "ranking")
+    rankings = ours.read(real_data / "hh_harmless_base_test.jsonl.gz", "ranking")
     assert all(r["prompt"].endswith("\n\nAssistant:") for r in rankings)
     with gzip.open(real_data / "hh_harmless_base_test.jsonl.gz", "rt", encoding="utf-8") as file:
         for ranking, line in zip(rankings, file):
@@ -154,7 +155,7 @@ def test_the_self_instruct_seeds_are_read(real_data):
     path = real_data / "seed_tasks.jsonl"
     tasks = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     instances = [(task["instruction"], i["output"]) for task in tasks for i in task["instances"]]
-    found = records.read(path, "demonstration")
+    found = ours.read(path, "demonstration")
     assert [r["response"] for r in found] == [output for _, output in instances] and len(found) > 100
     assert all(r["prompt"].startswith(instruction) for r, (instruction, _) in zip(found, instances))
 
@@ -185,7 +186,7 @@ def test_prompts(tmp_path, record, expected):
     ],
 )
 def test_texts_for_a_tokenizer(tmp_path, record, expected):
-    assert sorted(records.texts(tiny.write_lines(tmp_path / "t.jsonl", [record]))) == sorted(expected)
+    assert sorted(ours.texts(tiny.write_lines(tmp_path / "t.jsonl", [record]))) == sorted(expected)
 
 
 # --- trees -----------------------------------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ def test_prompts_of_what_cannot_be_ranked_are_prompts_all_the_same(tmp_path):
 
 def test_a_byte_order_mark_is_none_of_the_text(tmp_path):
     (tmp_path / "some.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps({"prompt": "a"}).encode())
-    assert records.read(tmp_path / "some.jsonl", "prompt") == [{"prompt": "a"}]
+    assert ours.read(tmp_path / "some.jsonl", "prompt") == [{"prompt": "a"}]
 
 
 def replies(*nodes):
@@ -386,7 +387,7 @@ def test_parquet_gives_what_json_lines_give(tmp_path, parquet, records):
     import pyarrow
 
     parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "some.parquet")
-    assert records.read(tmp_path / "some.parquet", "ranking") == read(tmp_path, records, "ranking")
+    assert ours.read(tmp_path / "some.parquet", "ranking") == read(tmp_path, records, "ranking")
 
 
 def test_a_row_of_parquet_is_named(tmp_path, parquet):
@@ -394,20 +395,20 @@ def test_a_row_of_parquet_is_named(tmp_path, parquet):
 
     parquet.write_table(pyarrow.Table.from_pylist([SHP, SHP | {"labels": 7}]), tmp_path / "some.parquet")
     with pytest.raises(InputError, match="some.parquet:2: 'labels' must be 1"):
-        records.read(tmp_path / "some.parquet", "ranking")
+        ours.read(tmp_path / "some.parquet", "ranking")
 
 
 def test_half_a_parquet_file_is_refused(tmp_path, parquet):
     (tmp_path / "some.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match="some.parquet: not a whole parquet file; fetch it again"):
-        records.read(tmp_path / "some.parquet", "ranking")
+        ours.read(tmp_path / "some.parquet", "ranking")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "some.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r'needs pyarrow; pip install "minirlhf\[parquet\]"'):
-        records.read(tmp_path / "some.parquet", "ranking")
+        ours.read(tmp_path / "some.parquet", "ranking")
 
 
 def test_a_folder_is_its_files_in_order(tmp_path, parquet):
@@ -420,17 +421,17 @@ def test_a_folder_is_its_files_in_order(tmp_path, parquet):
         file.write('{"prompt": "b"}\n')
     parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "c"}]), folder / "train-00002-of-00003.parquet")
     (folder / "README.md").write_text("not data")
-    assert [r["prompt"] for r in records.read(folder, "prompt")] == ["a", "b", "c"]
+    assert [r["prompt"] for r in ours.read(folder, "prompt")] == ["a", "b", "c"]
     for name, holds in (("test-00000-of-00001", "test and train"), ("test_sft-00000-of-00001", "test_sft and train")):
         other = tiny.write_lines(folder / f"{name}.jsonl", [{"prompt": "d"}])
         with pytest.raises(InputError, match=f"data: holds {holds} data; name the files of one of them"):
-            records.read(folder, "prompt")
+            ours.read(folder, "prompt")
         os.remove(other)
 
 
 def test_a_folder_without_data_is_refused(tmp_path):
     with pytest.raises(InputError, match="no file in this folder ends in .jsonl"):
-        records.read(tmp_path, "prompt")
+        ours.read(tmp_path, "prompt")
 
 
 def test_the_oldest_turn_goes_first_and_the_system_s_words_stay():

@@ -124,8 +124,8 @@ def test_sft_starts_from_a_folder_and_the_command_exports_what_it_made(exported,
 
     out = tmp_path / "sft"
     flags = f"--init {exported[1]} --data {world.demonstrations} --epochs 1 --batch_size 2 --lr 1e-3 --out {out}"
-    train_sft.main(flags.split())
-    export.main(["--checkpoint", str(out), "--out", str(tmp_path / "again")])
+    tiny.run(train_sft, flags.split())
+    tiny.run(export, ["--checkpoint", str(out), "--out", str(tmp_path / "again")])
     sft, again = load_model(out, GPT, tokenizer), load_model(tmp_path / "again", GPT, tokenizer)
     assert all(torch.equal(a, b) for a, b in zip(sft.state_dict().values(), again.state_dict().values()))
     assert not torch.equal(sft.transformer.wte.weight, exported[0].transformer.wte.weight)
@@ -195,6 +195,6 @@ def test_a_broken_folder_is_one_clear_line(exported, harm, message):
 def test_nothing_is_exported_over_what_is_there(world, tmp_path):
     (tmp_path / "precious").touch()
     with pytest.raises(InputError, match="is not empty; choose another --out"):
-        export.main(["--checkpoint", world.gpt, "--out", str(tmp_path)])
+        tiny.run(export, ["--checkpoint", world.gpt, "--out", str(tmp_path)])
     with pytest.raises(InputError, match="a file is in the way; choose another --out"):
-        export.main(["--checkpoint", world.gpt, "--out", str(tmp_path / "precious")])
+        tiny.run(export, ["--checkpoint", world.gpt, "--out", str(tmp_path / "precious")])

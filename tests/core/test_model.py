@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import tiny
-from minirlhf.model import GPT, PRESETS, Cache, GPTConfig, RewardModel, linear
+from minirlhf.model import GPT, PRESETS, GPTConfig, RewardModel
 from minirlhf.rollout import response_scores
 from minirlhf.support.cuda_graph import FixedCache
+from minirlhf.support.forward import Cache, linear
 
 V = 50
 TOKENS = torch.randint(0, V, (3, 12), generator=torch.Generator().manual_seed(0))
@@ -203,11 +204,11 @@ def test_a_cache_works_with_left_padding_and_when_rows_leave(model):
     padding = torch.tensor([0, 2, 1])
     whole = model(TOKENS, left_padding=padding)
     cache = Cache(12)
-    model(TOKENS[:, :6], padding, cache)
+    model(TOKENS[:, :6], left_padding=padding, cache=cache)
     stay = torch.tensor([0, 2])
     cache.keep(stay)
     for t in range(6, 12):
-        logits = model(TOKENS[stay, t : t + 1], padding[stay], cache)
+        logits = model(TOKENS[stay, t : t + 1], left_padding=padding[stay], cache=cache)
         torch.testing.assert_close(logits[:, 0], whole[stay, t])
 
 
@@ -215,13 +216,13 @@ def test_a_fixed_cache_gives_the_logits_of_the_full_forward(model):
     """Whatever lay in the memory that is not yet written."""
     padding = torch.tensor([0, 2, 1])
     cache = FixedCache(12)
-    model(TOKENS[:, :5], padding, cache)
+    model(TOKENS[:, :5], left_padding=padding, cache=cache)
     for x in (*cache.keys, *cache.values):
         x[:, :, 5:] = math.nan
     cache.fix("cpu")
     memory = [x.data_ptr() for x in cache.keys]
     for t in range(5, 12):
-        logits = model(TOKENS[:, t : t + 1], padding, cache)
+        logits = model(TOKENS[:, t : t + 1], left_padding=padding, cache=cache)
         torch.testing.assert_close(logits[:, 0], model(TOKENS, left_padding=padding)[:, t])
         cache.next.add_(1)
     assert [x.data_ptr() for x in cache.keys] == memory

@@ -27,9 +27,9 @@ from lab import cross_validation
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support import folder, huggingface, run
 from minirlhf.support.checkpoint import load_model, read_checkpoint, save_model
-from minirlhf.support.config import to_flags
 from minirlhf.support.errors import InputError
 from minirlhf.support.tokenizer import LONG, Tokenizer
+from tiny import to_flags
 from tools import export, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def finite(path):
 
 def test_a_folder_whose_name_looks_like_mathematics_is_drawn_all_the_same(sft, tmp_path):
     pytest.importorskip("matplotlib")
-    train_sft.main(to_flags(sft | dict(out=tmp_path / "$x_$")))
+    tiny.run(train_sft, to_flags(sft | dict(out=tmp_path / "$x_$")))
     assert (tmp_path / "$x_$" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -67,7 +67,7 @@ def test_a_picture_that_cannot_be_drawn_costs_a_line_and_no_training(sft, monkey
         draw(out, curves)
 
     monkeypatch.setattr(run, "draw_curves", in_the_way)
-    train_sft.main(to_flags(sft))
+    tiny.run(train_sft, to_flags(sft))
     assert finite(sft["out"] / "model.pt")
     assert f"no {sft['out']}/curves.png: " in capsys.readouterr().out
 
@@ -105,10 +105,10 @@ def test_output_that_goes_nowhere_costs_no_training(how, sft):
 @pytest.mark.parametrize("script", ["gpt", "sft", "rm"])
 def test_a_last_step_that_blows_up_saves_nothing(script, world, tmp_path, no_pictures, monkeypatch):
     """The loss of the last step is finite; what that step makes of the weights is not."""
-    main, own = {
-        "gpt": (pretrain.main, dict(data=(world.documents,), tokenizer=world.gpt, size="nano", n_layer=1, n_ctx=64)),
-        "sft": (train_sft.main, dict(data=(world.demonstrations,), init=world.gpt)),
-        "rm": (train_rm.main, dict(data=(world.rankings,), init=world.gpt, demonstrations=(world.demonstrations,))),
+    place, own = {
+        "gpt": (pretrain, dict(data=(world.documents,), tokenizer=world.gpt, size="nano", n_layer=1, n_ctx=64)),
+        "sft": (train_sft, dict(data=(world.demonstrations,), init=world.gpt)),
+        "rm": (train_rm, dict(data=(world.rankings,), init=world.gpt, demonstrations=(world.demonstrations,))),
     }[script]
 
     def blow_up(self):
@@ -117,8 +117,8 @@ def test_a_last_step_that_blows_up_saves_nothing(script, world, tmp_path, no_pic
                 p.data.mul_(math.inf)
 
     monkeypatch.setattr(torch.optim.Adam, "step", blow_up)
-    with pytest.raises(InputError, match="model.pt|epoch-1.pt: not saved, its weights are not finite"):
-        main(to_flags(own | dict(batch_size=4, epochs=1, out=tmp_path / "out")))
+    with pytest.raises(InputError, match="epoch-1.pt: not saved, its weights are not finite|step 0: bias is nan"):
+        tiny.run(place, to_flags(own | dict(batch_size=4, epochs=1, out=tmp_path / "out")))
     assert not list((tmp_path / "out").glob("*.pt"))
 
 
@@ -184,62 +184,62 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, tokenizer):
 
 def test_rankings_that_all_tie_are_refused(world, tmp_path):
     path = tiny.write_lines(tmp_path / "ties.jsonl", [{"prompt": "a", "responses": ["b", "c"], "ranks": [2, 2]}] * 3)
-    with pytest.raises(InputError, match=f"{path}: nothing to learn, all responses tie"):
-        train_rm.main(to_flags(dict(data=(path,), init=world.gpt, out=tmp_path / "rm")))
+    with pytest.raises(InputError, match=f"{path}: all responses tie"):
+        tiny.run(train_rm, to_flags(dict(data=(path,), init=world.gpt, out=tmp_path / "rm")))
     assert not (tmp_path / "rm").exists()
 
 
 @pytest.mark.parametrize("record", [{"text": ""}, {"other": "x"}, {"responses": []}])
 def test_data_without_text_trains_no_tokenizer(record, tmp_path):
     path = tiny.write_lines(tmp_path / "none.jsonl", [record])
-    with pytest.raises(InputError, match=f"{path}: no text to learn merges from"):
-        train_tokenizer.main(["--data", path, "--out", str(tmp_path / "t")])
+    with pytest.raises(InputError, match=f"{path}: no text to learn from"):
+        tiny.run(train_tokenizer, ["--data", path, "--out", str(tmp_path / "t")])
     assert not (tmp_path / "t").exists()
 
 
 def test_a_tokenizer_is_not_replaced_when_its_corpus_has_changed(tmp_path):
     path = tiny.write_lines(tmp_path / "d.jsonl", [{"text": "the cat"}])
     words = ["--data", path, "--vocab_size", "258", "--out", str(tmp_path / "t")]
-    train_tokenizer.main(words)
+    tiny.run(train_tokenizer, words)
     before = snapshot(tmp_path / "t")
     tiny.write_lines(path, [{"text": "oooo"}])
     with pytest.raises(InputError, match=f"--data {path} has changed since --out {tmp_path}/t was begun"):
-        train_tokenizer.main(words)
+        tiny.run(train_tokenizer, words)
     assert snapshot(tmp_path / "t") == before
 
 
 def test_a_pipe_is_refused_since_it_cannot_be_read_again(sft, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe: a folder or a pipe; give a file"):
-        train_sft.main(to_flags(sft | dict(data=(tmp_path / "pipe",))))
+        tiny.run(train_sft, to_flags(sft | dict(data=(tmp_path / "pipe",))))
 
 
 # --- whose folder ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "main", [pretrain.main, train_sft.main, train_rm.main, train_ppo.main, train_tokenizer.main, export.main,
-             reproduce.main, cross_validation.main, town_command.main],
+    "script", [pretrain, train_sft, train_rm, train_ppo, train_tokenizer, export, reproduce, cross_validation,
+               town_command],
 )  # fmt: skip
-def test_an_empty_folders_name_is_refused(main, tmp_path, monkeypatch):
+def test_an_empty_folders_name_is_refused(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = "data init prompts policy reward_model pairs documents checkpoint"
     given = {pretrain: ["data"], train_sft: ["data", "init"], train_rm: ["data", "init"], export: ["checkpoint"],
              train_ppo: ["policy", "reward_model", "prompts"], train_tokenizer: ["data"], reproduce: [],
-             cross_validation: ["pairs", "documents"], town_command: []}[sys.modules[main.__module__]]  # fmt: skip
+             cross_validation: ["pairs", "documents"], town_command: []}[script]  # fmt: skip
     assert set(given) <= set(words.split())
-    more = ["--ptx_coef", "0"] if main is train_ppo.main else []
+    more = ["--ptx_coef", "0"] if script is train_ppo else []
     with pytest.raises(InputError, match="--out: is empty; give a name"):
-        main([*sum((["--" + name, "x"] for name in given), []), "--out", "", *more])
+        tiny.run(script, [*sum((["--" + name, "x"] for name in given), []), "--out", "", *more])
     assert not list(tmp_path.iterdir())
 
 
 def test_the_towns_command_leaves_a_finished_runs_folder_alone(tmp_path):
     few = {f: 2 for f in town_command.Config.__dataclass_fields__ if f not in ("out", "seed")}
-    town_command.main(to_flags(few | dict(out=tmp_path / "town")))
+    tiny.run(town_command, to_flags(few | dict(out=tmp_path / "town")))
     before = snapshot(tmp_path)
     with pytest.raises(InputError, match="holds another run .--seed was 0, now 1"):
-        town_command.main(to_flags(few | dict(out=tmp_path / "town", seed=1)))
+        tiny.run(town_command, to_flags(few | dict(out=tmp_path / "town", seed=1)))
     assert snapshot(tmp_path) == before
 
 
@@ -257,14 +257,14 @@ def test_an_export_that_was_cut_short_is_done_again_and_replaces_nothing(world, 
     with monkeypatch.context() as patch:
         patch.setattr(huggingface, "write_atomically", lambda *args: 1 / 0)  # at the weights, which come last
         with pytest.raises(ZeroDivisionError):
-            export.main(words)
+            tiny.run(export, words)
     assert not (tmp_path / "hf").exists()
-    export.main(words)
+    tiny.run(export, words)
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
     before = snapshot(tmp_path)
     for file in ("tokenizer_config.json", None):  # a folder of somebody else's weights has no such file
         with pytest.raises(InputError, match="is not empty"):
-            export.main(words)
+            tiny.run(export, words)
         assert snapshot(tmp_path) == before
         if file:
             before.pop(tmp_path / "hf" / file)
@@ -313,7 +313,7 @@ def test_numbers_beyond_sense_are_refused(script, flag, value, says, world, tmp_
                         episodes=4, minibatch_size=2, max_response=5),
     }[script]  # fmt: skip
     with pytest.raises(InputError, match=f"--{flag}.*{says}|{says}.*--{flag}"):
-        script.main(to_flags(settings | {flag: value, "out": tmp_path / "out"}))
+        tiny.run(script, to_flags(settings | {flag: value, "out": tmp_path / "out"}))
     assert not (tmp_path / "out").exists()
 
 
@@ -346,7 +346,7 @@ def test_more_memory_than_there_is_ends_in_a_line(world, tmp_path):
 def test_records_of_any_shape_are_named(line, says, sft, tmp_path):
     (tmp_path / "d.jsonl").write_text(line + "\n")
     with pytest.raises(InputError, match=f"d.jsonl:1: .*{says}"):
-        train_sft.main(to_flags(sft | dict(data=(tmp_path / "d.jsonl",))))
+        tiny.run(train_sft, to_flags(sft | dict(data=(tmp_path / "d.jsonl",))))
 
 
 def test_a_million_spaces_are_encoded(tokenizer):
@@ -364,7 +364,7 @@ def test_a_pattern_that_is_not_known_is_refused(pattern, sft, tmp_path, tokenize
     save_model(folder / "model.pt", load_model(world.gpt, GPT), tokenizer)
     (folder / "tokenizer.json").write_text(json.dumps({"pattern": pattern}))
     with pytest.raises(InputError, match="tokenizer.json: its pattern is not one of these scripts'"):
-        train_sft.main(to_flags(sft | dict(init=folder)))
+        tiny.run(train_sft, to_flags(sft | dict(init=folder)))
 
 
 # --- talking ---------------------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_a_pattern_that_is_not_known_is_refused(pattern, sft, tmp_path, tokenize
 
 def talk(world, monkeypatch, stdin, *words):
     monkeypatch.setattr(sys, "stdin", stdin)
-    chat.main([world.gpt, *words])
+    tiny.run(chat, [world.gpt, *words])
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe name a dog\n", b"", b"\n"])
@@ -395,12 +395,12 @@ def test_a_chat_whose_input_is_closed_ends(world, monkeypatch):
 )  # fmt: skip
 def test_a_chat_that_cannot_answer_fails(words, says, world):
     with pytest.raises(InputError, match=says):
-        chat.main([world.gpt, *words])
+        tiny.run(chat, [world.gpt, *words])
 
 
 def test_control_characters_of_a_model_are_shown_and_not_obeyed(world, monkeypatch, capsys):
     monkeypatch.setattr(chat, "reply", lambda *args: ("a\x1b[2Jb\rc\nd\u202e", 0))
-    chat.main([world.gpt, "--prompt", "x"])
+    tiny.run(chat, [world.gpt, "--prompt", "x"])
     shown = capsys.readouterr().out
     assert "a\\x1b[2Jb\\rc\n" in shown and "| d\\u202e\n" in shown
 
@@ -427,7 +427,7 @@ def test_folds_refuses_before_any_training_and_names_its_own_flag(flag, value, p
     pytest.importorskip("sklearn")
     monkeypatch.setattr(pretrain, "main", lambda argv: pytest.fail("trained"))
     with pytest.raises(InputError) as error:
-        cross_validation.main(to_flags(pairs | {flag: value} | ({"max_response": 2} if flag == "n_ctx" else {})))
+        tiny.run(cross_validation, to_flags(pairs | {flag: value} | ({"max_response": 2} if flag == "n_ctx" else {})))
     assert f"--{flag} {value}" in str(error.value) or f"{value}: no tokenizer there" in str(error.value)
 
 
@@ -442,8 +442,9 @@ def test_folds_refuses_pairs_of_which_it_cannot_learn_before_any_training(chosen
     ranks = [1, 1 if chosen == rejected else 2]
     records = [{"prompt": f"{i}", "responses": [chosen, rejected], "ranks": ranks} for i in range(12)]
     with pytest.raises(InputError, match=says):
-        cross_validation.main(
-            to_flags(pairs | dict(pairs=tiny.write_lines(pairs["out"].parent / "other.jsonl", records)))
+        tiny.run(
+            cross_validation,
+            to_flags(pairs | dict(pairs=tiny.write_lines(pairs["out"].parent / "other.jsonl", records))),
         )
 
 
@@ -451,10 +452,10 @@ def test_a_corrected_flag_of_folds_keeps_the_stages_that_did_not_use_it(pairs, m
     pytest.importorskip("sklearn")
     monkeypatch.setattr(train_ppo, "main", lambda argv: (_ for _ in ()).throw(InputError("so long")))
     with pytest.raises(InputError, match="so long"):
-        cross_validation.main(to_flags(pairs))
+        tiny.run(cross_validation, to_flags(pairs))
     monkeypatch.undo()
     before = (pairs["out"] / "fold-0" / "rm" / "model.pt").read_bytes()
-    cross_validation.main(to_flags(pairs | dict(episodes=128)))
+    tiny.run(cross_validation, to_flags(pairs | dict(episodes=128)))
     assert "fold-0/rm is finished already" in capsys.readouterr().out
     assert (pairs["out"] / "fold-0" / "rm" / "model.pt").read_bytes() == before
     assert json.loads((pairs["out"] / "folds.json").read_text())["ppo"]
@@ -463,12 +464,12 @@ def test_a_corrected_flag_of_folds_keeps_the_stages_that_did_not_use_it(pairs, m
 def test_a_stage_whose_result_is_gone_is_done_again(tmp_path, capsys):
     out = tmp_path / "town"
     words = ["--tiny", "--out", str(out), "--stage", "gpt"]
-    reproduce.main(words)
+    tiny.run(reproduce, words)
     model = (out / "gpt" / "model.pt").read_bytes()
     for path in (out / "gpt").iterdir():
         path.unlink()
     (out / "gpt").rmdir()
-    reproduce.main(words)
+    tiny.run(reproduce, words)
     shown = capsys.readouterr().out
     assert f"-- gpt: again, since {out}/gpt/model.pt is gone" in shown and "-- town: kept" in shown
     assert (out / "gpt" / "model.pt").read_bytes() == model
@@ -477,16 +478,18 @@ def test_a_stage_whose_result_is_gone_is_done_again(tmp_path, capsys):
 @pytest.mark.parametrize("content", ["[]", "{", '{"gpt": "x"}'])
 def test_a_spoilt_record_of_the_stages_is_named(content, tmp_path):
     out = tmp_path / "town"
-    reproduce.main(["--tiny", "--out", str(out), "--stage", "town"])
+    tiny.run(reproduce, ["--tiny", "--out", str(out), "--stage", "town"])
     (out / "stages.json").write_text(content)
     with pytest.raises(InputError, match=f"{out}/stages.json: "):
-        reproduce.main(["--tiny", "--out", str(out), "--stage", "town"])
+        tiny.run(reproduce, ["--tiny", "--out", str(out), "--stage", "town"])
 
 
 def test_ctrl_c_while_workers_begin_is_one_line(tmp_path):
     code = (
         "from minirlhf.support.config import command; from lab.workers import at_once; import time\n"
-        "command(lambda argv: print('on', flush=True) or at_once((time.sleep, 9), (time.sleep, 9)))"
+        "from lab.stages import Config\n"
+        "def main(config): print('on', flush=True); at_once((time.sleep, 9), (time.sleep, 9))\n"
+        "command(main, Config)"
     )
     words = [sys.executable, "-c", code]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

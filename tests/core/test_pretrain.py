@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import pretrain
+import tiny
 import train_sft
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.support.checkpoint import load_model
-from minirlhf.support.config import to_flags
-from minirlhf.support.run import read_metrics
+from minirlhf.support.curves import read_metrics
+from tiny import to_flags
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -22,7 +23,7 @@ def settings(world, tmp_path):
 
 
 def train(settings, **changes):
-    pretrain.main(to_flags(settings | changes))
+    tiny.run(pretrain, to_flags(settings | changes))
 
 
 # --- a new model --------------------------------------------------------------------------------------------
@@ -97,15 +98,15 @@ def test_spread_embeddings_are_noise_for_tokens_and_sinusoids_for_positions():
 @pytest.mark.parametrize(("optimizer", "peaks"), [("adam", [1e-2]), ("muon", [1e-2, 0.05])])
 def test_learning_rates_fall_from_their_peaks_without_warmup_to_a_tenth(settings, monkeypatch, optimizer, peaks):
     """As each optimizer has its own at each of its steps."""
-    make, used = pretrain.make_optimizers, [[] for _ in peaks]
+    make, used = pretrain.make_optimizer, [[] for _ in peaks]
 
     def spy(*args):
-        optimizers = make(*args)
-        for rates, optimizer in zip(used, optimizers, strict=True):
-            optimizer.register_step_pre_hook(lambda o, *_, rates=rates: rates.append(o.param_groups[0]["lr"]))
-        return optimizers
+        optimizer = make(*args)
+        for rates, own in zip(used, getattr(optimizer, "optimizers", [optimizer]), strict=True):
+            own.register_step_pre_hook(lambda o, *_, rates=rates: rates.append(o.param_groups[0]["lr"]))
+        return optimizer
 
-    monkeypatch.setattr(pretrain, "make_optimizers", spy)
+    monkeypatch.setattr(pretrain, "make_optimizer", spy)
     train(settings, epochs=4, optimizer=optimizer, lr=1e-2, muon_lr=0.05)
     for rates, peak in zip(used, peaks):
         assert len(rates) >= 8
@@ -115,13 +116,13 @@ def test_learning_rates_fall_from_their_peaks_without_warmup_to_a_tenth(settings
 
 
 def test_adam_alone_has_every_parameter(gpt):
-    (adam,) = pretrain.make_optimizers(gpt, pretrain.Config(data=(), out="", optimizer="adam"))
+    adam = pretrain.make_optimizer(gpt, pretrain.Config(data=(), out="", optimizer="adam"))
     assert adam.defaults["betas"] == (0.9, 0.95)
     assert {id(p) for p in adam.param_groups[0]["params"]} == {id(p) for p in gpt.parameters()}
 
 
 def test_with_muon_each_weight_belongs_to_exactly_one_optimizer_and_the_blocks_matrices_to_muon(gpt):
-    optimizers = pretrain.make_optimizers(gpt, pretrain.Config(data=(), out="", optimizer="muon"))
+    optimizers = pretrain.make_optimizer(gpt, pretrain.Config(data=(), out="", optimizer="muon")).optimizers
     adams, muons = ({id(p) for group in o.param_groups for p in group["params"]} for o in optimizers)
     blocks = {id(p) for p in gpt.transformer.h.parameters() if p.ndim == 2}
     assert muons == blocks

@@ -15,8 +15,9 @@ import torch
 from test_distributed import CLOCK, RANKS, torchrun
 
 from minirlhf.support import run
-from minirlhf.support.config import command, to_flags
-from minirlhf.support.run import read_metrics
+from minirlhf.support.config import command
+from minirlhf.support.curves import read_metrics
+from tiny import to_flags
 
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
 processes = get_context("forkserver")  # starts them in milliseconds, torch loaded
@@ -54,7 +55,7 @@ def work(script, flags, die_in_write=0, room=None, stderr=None):
     os.replace = watched
     sys.argv[1:] = flags
     with redirect_stderr(open(stderr, "w", buffering=1) if stderr else sys.stderr):
-        command(script.main)
+        command(script.main, script.Config)
 
 
 def start(*args):

@@ -8,8 +8,10 @@ import torch
 
 import tiny
 from minirlhf.support import distributed, run
+from minirlhf.support.curves import draw_curves, read_metrics
 from minirlhf.support.errors import InputError
-from minirlhf.support.run import Run, RunConfig, draw_curves, progress, read_metrics, start_run
+from minirlhf.support.progress import progress
+from minirlhf.support.run import Run, RunConfig, start_run
 
 
 @pytest.fixture
@@ -184,7 +186,7 @@ def test_a_state_whose_members_have_no_names_is_passed_over(six, capsys):
 
 
 def test_a_state_of_another_number_of_processes_is_refused(six, monkeypatch):
-    monkeypatch.setattr(run, "world", lambda: 2)
+    monkeypatch.setattr(run, "world_size", lambda: 2)
     with pytest.raises(InputError, match="state-00000006.pt: made by 1 processes, and there are 2 now; go on with 1"):
         Learner().run(six)
     assert len(logged(six)) == 7
@@ -215,7 +217,7 @@ def test_metrics_that_are_none_are_named_before_a_step_is_taken(line, six):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n", errors="surrogateescape")
     before = path.read_bytes()
-    with pytest.raises(InputError, match="metrics.jsonl: a line is no metrics of a run; remove it, or the file"):
+    with pytest.raises(InputError, match="metrics.jsonl: a line is not a run's metrics; remove it, or the file"):
         Learner().run(six)
     assert path.read_bytes() == before
 
@@ -265,11 +267,12 @@ def test_metrics_come_back_row_by_row(config):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_last_good_checkpoint(config, value):
+    assert start_run(config)
     checked = Run(config, last_good="epoch-2.pt")
     checked.step = 7
-    checked.check(other=1.0)
+    checked.log(other=1.0)
     with pytest.raises(InputError, match=r"step 7: loss is .*; last good checkpoint: epoch-2.pt"):
-        checked.check(other=1.0, loss=value)
+        checked.log(other=1.0, loss=value)
 
 
 def test_a_run_that_goes_back_forgets_the_rows_that_will_come_again(six):

@@ -197,7 +197,7 @@ def test_a_checkpoints_tokenizer_lies_beside_it(world, tokenizer):
 def test_the_command_line_trains_on_every_text_of_a_file(world, tmp_path):
     """Documents, prompts, demonstrations and each response of a ranking."""
     path = tiny.write_lines(tmp_path / "r.jsonl", [{"prompt": "a", "responses": ["zqzqzq", "xw"], "ranks": [1, 2]}])
-    train_tokenizer.main(["--data", path, world.documents, "--vocab_size", "400", "--out", str(tmp_path / "t")])
+    tiny.run(train_tokenizer, ["--data", path, world.documents, "--vocab_size", "400", "--out", str(tmp_path / "t")])
     ranks = tokenizers.load(tmp_path / "t").ranks
     assert {b"zqzqzq", b"xw", b" the"} <= ranks.keys()
 

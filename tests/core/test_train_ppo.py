@@ -14,12 +14,14 @@ import tiny
 import train_ppo
 from minirlhf.data import Responses, collate
 from minirlhf.model import GPT, GPTConfig, RewardModel
-from minirlhf.rollout import decode, generate, response_logps, uniforms
+from minirlhf.rollout import generate, response_logps, uniforms
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.support.config import parse, to_flags
+from minirlhf.support.config import parse
+from minirlhf.support.curves import read_metrics
 from minirlhf.support.errors import InputError
-from minirlhf.support.run import read_metrics
+from minirlhf.support.sampling import decode
+from tiny import to_flags
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -39,11 +41,11 @@ def with_documents(settings, world):
 
 
 def train(settings, **changes):
-    train_ppo.main(to_flags(settings | changes))
+    tiny.run(train_ppo, to_flags(settings | changes))
 
 
 def config_of(settings, **changes):
-    return parse(train_ppo.Config, to_flags(settings | changes), "")
+    return parse(train_ppo.Config, to_flags(settings | changes))
 
 
 def weights(path, kind=GPT):
@@ -251,7 +253,7 @@ def test_the_clip_fraction_is_the_share_of_tokens_whose_ratio_left_the_range(bat
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5)])
 def test_returns_are_those_of_a_loop_over_each_episode_alone(batch, gamma, lam):
     """Score, KL and values by forwards over single rows; advantages by the sum of eq. 16."""
-    config = SimpleNamespace(**(vars(batch.config) | dict(kl_coef=0.3, gae_gamma=gamma, gae_lambda=lam)))
+    config = SimpleNamespace(**(vars(batch.config) | dict(kl_coef=0.3, discount=gamma, gae_lambda=lam)))
     networks, responses, logp = batch.networks, batch.episodes.responses, batch.episodes.logp
     episodes = train_ppo.judge_episodes(networks, responses, logp, config)
     for i in range(12):
@@ -455,7 +457,7 @@ def test_the_paper_is_the_default():
         64,
         1,
     )
-    assert (config.gae_gamma, config.clip, config.warmup, config.value_lr) == (1, 0.2, 10, 9e-6)
+    assert (config.discount, config.clip, config.warmup, config.value_lr) == (1, 0.2, 10, 9e-6)
 
 
 def test_a_coefficient_of_0_is_plain_ppo_bit_for_bit(settings, with_documents, tmp_path):

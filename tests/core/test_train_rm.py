@@ -9,15 +9,14 @@ import torch
 
 import tiny
 import train_rm
-from minirlhf import data
 from minirlhf.losses import ranking_loss
 from minirlhf.model import RewardModel
+from minirlhf.rollout import ranking_scores
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model
-from minirlhf.support.config import to_flags
+from minirlhf.support.curves import read_metrics
 from minirlhf.support.errors import InputError
-from minirlhf.support.evaluate import ranking_scores
-from minirlhf.support.run import read_metrics
+from tiny import to_flags
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -33,7 +32,7 @@ def rankings(tokenizer):
 
 
 def train(settings, **changes):
-    train_rm.main(to_flags(settings | changes))
+    tiny.run(train_rm, to_flags(settings | changes))
 
 
 def test_each_response_is_scored_once_in_its_prompts_row(reward_model, rankings, tokenizer):
@@ -164,14 +163,14 @@ def test_the_same_seed_gives_the_same_model_and_another_gives_another_head_and_o
 
 
 def test_a_forward_has_at_most_so_many_tokens(settings, monkeypatch):
-    sizes, collate = [], data.collate
+    sizes, collate = [], train_rm.collate
 
     def spy(*args):
         responses = collate(*args)
         sizes.append(responses.tokens.numel())
         return responses
 
-    monkeypatch.setattr(data, "collate", spy)
+    monkeypatch.setattr(train_rm, "collate", spy)
     train(settings, batch_size=4, max_tokens=150)
     assert len(sizes) > 1 and max(sizes) <= 150
 

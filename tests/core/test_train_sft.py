@@ -12,10 +12,10 @@ from minirlhf.model import GPT
 from minirlhf.rollout import response_logps
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model
-from minirlhf.support.config import to_flags
+from minirlhf.support.curves import read_metrics
 from minirlhf.support.errors import InputError
 from minirlhf.support.records import Sequence
-from minirlhf.support.run import read_metrics
+from tiny import to_flags
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -27,7 +27,7 @@ def settings(world, tmp_path):
 
 
 def train(settings, **changes):
-    train_sft.main(to_flags(settings | changes))
+    tiny.run(train_sft, to_flags(settings | changes))
 
 
 def weights(path):
@@ -107,10 +107,9 @@ def at_each_step(monkeypatch):
     def install(look):
         loop = train_sft.train
 
-        def spy(config, model, optimizers, *args):
-            for optimizer in optimizers:
-                optimizer.register_step_pre_hook(lambda optimizer, *_: look(model, optimizer))
-            return loop(config, model, optimizers, *args)
+        def spy(config, model, optimizer, *args):
+            optimizer.register_step_pre_hook(lambda optimizer, *_: look(model, optimizer))
+            return loop(config, model, optimizer, *args)
 
         monkeypatch.setattr(train_sft, "train", spy)
 
@@ -174,7 +173,7 @@ def mixed_batches(demonstrations, documents, **changes):
     config = train_sft.Config(data=(), init="", out="", batch_size=20, **changes)
     demos = [Sequence(np.full(3 + i % 5, i), 2) for i in range(demonstrations)]
     docs = [Sequence(np.full(9, 1000 + i), 1) for i in range(documents)]
-    return list(train_sft.plan(demos, config, docs, mixed=2))
+    return list(train_sft.plan(demos, config, docs, documents_in_batch=2))
 
 
 def test_every_epoch_has_each_demonstration_once_with_a_tenth_of_each_batch_documents():
@@ -221,7 +220,7 @@ def test_a_run_mixes_at_least_one_document_into_each_batch(settings, world, monk
 
 
 def test_a_share_that_leaves_no_room_for_demonstrations_is_refused(settings, world):
-    with pytest.raises(InputError, match="documents take 2 of it; none is left"):
+    with pytest.raises(InputError, match="--document_share 0.9 of --batch_size 2 is 2 documents"):
         train(settings, documents=(world.documents,), batch_size=2, document_share=0.9)
 
 

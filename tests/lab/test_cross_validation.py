@@ -1,13 +1,12 @@
 """Folds share no conversation, no stage sees the fold left out, and a fold that was stopped goes on."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 import pretrain
-import train_sft
 from lab import cross_validation
+from minirlhf.support import run
 
 RECORDS = [
     {
@@ -38,9 +37,8 @@ def test_a_size_has_its_own_layers_unless_others_are_given(given, layers, monkey
     class Begun(Exception):
         pass
 
-    def begin(argv):
-        flags = pretrain.parse(pretrain.Config, argv, "")
-        raise Begun(flags.n_layer or pretrain.PRESETS[flags.size]["n_layer"])
+    def begin(config):
+        raise Begun(config.n_layer or pretrain.PRESETS[config.size]["n_layer"])
 
     monkeypatch.setattr(pretrain, "main", begin)
     small = cross_validation.Config(pairs="", documents=(), out="runs/folds", size="small", **given)
@@ -49,7 +47,7 @@ def test_a_size_has_its_own_layers_unless_others_are_given(given, layers, monkey
 
 
 def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_path, no_pictures, monkeypatch):
-    parse, save, stops = pretrain.parse, train_sft.save_model, []
+    recipe, save, stops = cross_validation.Config.recipe, run.save_model, []
 
     def stopped_once(path, *args):
         if not stops and str(path).endswith("model.pt"):
@@ -57,8 +55,12 @@ def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_p
             raise KeyboardInterrupt
         save(path, *args)
 
-    monkeypatch.setattr(pretrain, "parse", lambda *args: replace(parse(*args), save_every=1))
-    monkeypatch.setattr(train_sft, "save_model", stopped_once)
+    def often(config):
+        own = recipe.fget(config)
+        return own | {"gpt": own["gpt"] | dict(save_every=1)}
+
+    monkeypatch.setattr(cross_validation.Config, "recipe", property(often))
+    monkeypatch.setattr(run, "save_model", stopped_once)
     fold = config(tmp_path), f"{tmp_path}/fold-0"
     tokenizer, _ = cross_validation.prepare_fold(*fold, RECORDS[20:], RECORDS[:20], [{"text": "a page"}])
     with pytest.raises(KeyboardInterrupt):

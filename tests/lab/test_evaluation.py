@@ -1,14 +1,28 @@
 """Who prefers which model's answers, and what is said of each: by answers whose worth is known."""
 
+import math
 import random
 
 import numpy as np
 import pytest
+import torch
 
+import tiny
 from data import town
 from data.town.demonstrations import respond
-from lab.evaluation import Measured, compare, first_lines, measure_reward_model, true_win_rate, win_rate
-from minirlhf.data import collate
+from lab.evaluation import (
+    Measured,
+    compare,
+    first_lines,
+    kl,
+    measure_reward_model,
+    sequence_losses,
+    true_win_rate,
+    win_rate,
+)
+from minirlhf.data import Responses, collate
+from minirlhf.model import GPT
+from minirlhf.rollout import sample_responses
 from minirlhf.support.records import Sequence
 
 MODELS = ["gpt", "gpt_prompted", "sft", "rl_start", "ppo", "ppo_ptx"]
@@ -110,3 +124,46 @@ def test_a_win_rate_and_its_reverse_sum_to_1(records):
     utilities, lower = [0.2, 0.9, 0.4, 0.1], [0.1, 0.3, 0.4, 0.7]  # won, won, tied, lost
     assert true_win_rate(records[:4], utilities, lower)["mean"] == pytest.approx(2.5 / 4)
     assert true_win_rate(records[:4], lower, utilities)["mean"] == pytest.approx(1.5 / 4)
+
+
+# --- KL and losses --------------------------------------------------------------------------------------------------
+
+
+def test_the_kl_of_a_model_to_itself_is_exactly_0(gpt, tokenizer):
+    for _, responses in sample_responses(gpt, tokenizer, [[1, 2], [3]] * 4, 6, (0,)):
+        assert not kl(gpt, gpt, responses).any()
+
+
+def test_the_kl_to_the_uniform_distribution_is_log_v_less_the_entropy(tokenizer):
+    """One-token responses: positive, as a KL is, and near its exact value over 3,000 samples."""
+    policy = tiny.make(GPT, tokenizer.n_vocab, spread=0.5)
+    uniform = tiny.make(GPT, tokenizer.n_vocab)
+    torch.nn.init.zeros_(uniform.transformer.wte.weight)
+    prompt = tokenizer.encode("the")
+    probabilities = torch.distributions.Categorical(logits=policy(torch.tensor([prompt]))[0, -1])
+    exact = math.log(tokenizer.n_vocab) - probabilities.entropy().item()
+    drawn = [kl(policy, uniform, r) for _, r in sample_responses(policy, tokenizer, [prompt] * 3000, 1, (0,))]
+    drawn = torch.cat(drawn)
+    assert exact > 0.3
+    assert drawn.mean().item() == pytest.approx(exact, abs=4 * drawn.std().item() / math.sqrt(3000))
+
+
+def test_the_kl_is_a_sum_over_the_response_alone(tokenizer):
+    """By single forwards over each row without padding; responses of 5 and 2 tokens."""
+    policy, reference = tiny.make(GPT, tokenizer.n_vocab), tiny.make(GPT, tokenizer.n_vocab, seed=9)
+    tokens, pad = torch.tensor([[5, 6, 7, 11, 12, 13, 14, 15], [8, 21, 22, 0, 0, 0, 0, 0]]), tokenizer.pad
+    tokens[1, 3:] = pad
+    responses = Responses(tokens, torch.tensor([3, 1]), torch.arange(5) < torch.tensor([[5], [2]]))
+    found = kl(policy, reference, responses)
+    for value, row, start, end in zip(found, tokens, responses.prompt_lengths, responses.lengths):
+        tokens = row[None, :end]
+        a, b = (m(tokens).log_softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None]) for m in (policy, reference))
+        torch.testing.assert_close(value, (a - b)[start - 1 :].sum(), atol=1e-4, rtol=0)
+
+
+def test_losses_come_with_the_number_of_each_sequences_targets(gpt, tokenizer):
+    sequences = [Sequence(np.array([1, 2, 3, 4]), 2), Sequence(np.array([5, 6, 7]), 1)]
+    nats, counts = sequence_losses(gpt, sequences, tokenizer.pad)
+    log_probs = gpt(torch.tensor([[1, 2, 3, 4]])).log_softmax(-1)[0]
+    assert nats[0] == pytest.approx(-(log_probs[1, 3] + log_probs[2, 4]).item(), rel=1e-5)
+    assert counts.tolist() == [2, 2]

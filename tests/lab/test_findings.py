@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import reproduce
+import tiny
+import train_ppo
 import train_sft
 from data import town
 from data.town.grammar import plain
@@ -19,8 +20,8 @@ from lab.findings import benchmarks, dpo, optimization, page, preferences, rewar
 from lab.findings.finding import Claim, Finding, verdict
 from lab.findings.lab import Lab, judged, mean
 from minirlhf.support import records
-from minirlhf.support.config import to_flags
 from minirlhf.support.errors import InputError
+from tiny import to_flags
 
 KNOWN = command.known()
 
@@ -145,7 +146,7 @@ def test_dpo_loss_is_the_papers_formula():
 
 def test_dpo_prefers_what_was_ranked_first(world, tmp_path, no_pictures):
     flags = dict(init=world.gpt, data=(world.rankings,), epochs=20, batch_size=4, lr=3e-3, out=tmp_path / "dpo")
-    dpo.main(to_flags(flags))
+    tiny.run(dpo, to_flags(flags))
     rows = [json.loads(line) for line in (tmp_path / "dpo" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the policy is its own reference yet
     assert rows[-1]["loss"] < 0.2
@@ -219,7 +220,7 @@ def test_an_item_that_comes_four_times_is_one_item():
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("findings") / "all"
-    command.main(["--all", "--tiny", "--out", str(folder)])
+    tiny.run(command, ["--all", "--tiny", "--out", str(folder)])
     return folder
 
 
@@ -239,17 +240,17 @@ def test_all_findings_run_and_the_page_shows_them(out):
 
 def test_what_is_there_is_kept(out, capsys, monkeypatch):
     monkeypatch.setattr(command, "run", lambda *args: pytest.fail("ran again"))
-    command.main(["--all", "--tiny", "--out", str(out)])
+    tiny.run(command, ["--all", "--tiny", "--out", str(out)])
     assert "shows 25 of 25 findings" in capsys.readouterr().out
 
 
 def test_the_list_needs_no_folder_and_an_unknown_finding_is_named(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command.main([])
+    tiny.run(command, [])
     shown = capsys.readouterr().out
     assert all(name in shown for name in KNOWN) and not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="toxicty: no finding; choose of .*toxicity"):
-        command.main(["toxicty"])
+        tiny.run(command, ["toxicty"])
 
 
 def test_a_broken_checkpoint_is_named_and_trained_again(lab, capsys):
@@ -336,7 +337,7 @@ def test_a_rankings_record_is_that_of_its_prompt(lab):
 
 def test_other_sizes_are_judged_by_the_one_reward_model(lab):
     script, flags = lab.ppo(lab.models("nano")["rl_start"], "nano")
-    assert flags["reward_model"] == f"{lab.toy}/rm" and script is reproduce.train_ppo
+    assert flags["reward_model"] == f"{lab.toy}/rm" and script is train_ppo
     assert lab.sft("x", "nano")[0] is train_sft
 
 

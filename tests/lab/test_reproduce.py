@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import reproduce
-import train_sft
+import tiny
 from data import town
-from lab import report
+from lab import report, stages
 from minirlhf.model import PRESETS
 from minirlhf.support import files, run
 from minirlhf.support.errors import InputError
@@ -25,7 +25,7 @@ def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduce") / "town"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "draw_curves", lambda *args: None)
-        reproduce.main(["--tiny", "--out", str(folder)])
+        tiny.run(reproduce, ["--tiny", "--out", str(folder)])
     return folder
 
 
@@ -40,7 +40,7 @@ def is_interval(value):
 
 def test_sizes_rise_by_a_hundred_times_in_all():
     """Parameters of a GPT by hand: embeddings of 768 tokens and 120 positions, L blocks of 12 D^2 + 13 D, a norm."""
-    shapes = [(PRESETS[size]["n_layer"], PRESETS[size]["n_embd"]) for size in reproduce.SIZES]
+    shapes = [(PRESETS[size]["n_layer"], PRESETS[size]["n_embd"]) for size in stages.SIZES]
     counts = [(768 + 120) * D + L * (12 * D * D + 13 * D) + 2 * D for L, D in shapes]
     assert counts == sorted(counts) and counts[-1] >= 100 * counts[0]
 
@@ -126,12 +126,13 @@ def test_rankings_that_are_trained_on_state_no_fact_of_the_test(tmp_path, monkey
     def answer(folder, records, limit, seed):
         return [random.Random(f"{seed} {i}").choice(told + kept) for i in range(len(records))]
 
-    monkeypatch.setattr(reproduce, "at_once", lambda *calls: [answer(*arguments) for _, *arguments in calls])
-    config = reproduce.Config(out=str(tmp_path))
+    monkeypatch.setattr(stages, "at_once", lambda *calls: [answer(*arguments) for _, *arguments in calls])
+    config = stages.Config(out=str(tmp_path))
     for split in ("train", "test"):
         records = town.prompts(split, 200, 0)
         files.write_lines(tmp_path / "town" / f"prompts_{split}.jsonl", records)
-    reproduce.make_rankings(config, {"rankings": dict(prompts=200, held_out=50)})
+    monkeypatch.setitem(stages.RECIPE, "rankings", dict(prompts=200, held_out=50))
+    stages.make_rankings(config)
     lines = {
         name: [json.loads(line) for line in (tmp_path / "town" / f"{name}.jsonl").read_text().splitlines()]
         for name in ("rankings", "rankings_held_out")
@@ -145,10 +146,10 @@ def test_rankings_that_are_trained_on_state_no_fact_of_the_test(tmp_path, monkey
 
 
 def test_recipes_can_be_judged_without_reading_the_test(tmp_path, monkeypatch):
-    read, seen = reproduce.read, []
-    monkeypatch.setattr(reproduce, "read", lambda path, kind: seen.append(str(path)) or read(path, kind))
+    read, seen = stages.read, []
+    monkeypatch.setattr(stages, "read", lambda path, kind: seen.append(str(path)) or read(path, kind))
     monkeypatch.setattr(run, "draw_curves", lambda *args: None)
-    reproduce.main(["--tiny", "--judge_on", "validation", "--out", str(tmp_path / "run")])
+    tiny.run(reproduce, ["--tiny", "--judge_on", "validation", "--out", str(tmp_path / "run")])
     assert any("prompts_validation" in path for path in seen)
     assert not any("prompts_test" in path for path in seen)
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
@@ -157,9 +158,9 @@ def test_recipes_can_be_judged_without_reading_the_test(tmp_path, monkeypatch):
 
 
 def test_a_context_too_short_for_the_prompts_is_named_before_any_training(tmp_path, monkeypatch):
-    monkeypatch.setitem(reproduce.TINY, "gpt", dict(n_layer=1, n_ctx=80, epochs=2))
+    monkeypatch.setitem(stages.TINY, "gpt", dict(n_layer=1, n_ctx=80, epochs=2))
     with pytest.raises(InputError, match="an answer 26; gpt's n_ctx 80 is too short for both"):
-        reproduce.main(["--tiny", "--out", str(tmp_path / "run")])
+        tiny.run(reproduce, ["--tiny", "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run" / "gpt").exists()
 
 
@@ -188,7 +189,7 @@ def test_rankings_have_4_to_9_responses(out):
 
 def test_a_second_call_keeps_every_stage(out, capsys):
     before = (out / "results.json").read_bytes()
-    reproduce.main(["--tiny", "--out", str(out)])
+    tiny.run(reproduce, ["--tiny", "--out", str(out)])
     shown = capsys.readouterr().out
     assert all(f"-- {stage}: kept" in shown for stage in STAGES)
     assert (out / "results.json").read_bytes() == before
@@ -197,16 +198,16 @@ def test_a_second_call_keeps_every_stage(out, capsys):
 def test_another_seed_in_the_same_folder_is_refused(out):
     before = (out / "config.json").read_bytes()
     with pytest.raises(InputError, match="--seed was 0, now 1"):
-        reproduce.main(["--tiny", "--seed", "1", "--out", str(out)])
+        tiny.run(reproduce, ["--tiny", "--seed", "1", "--out", str(out)])
     assert (out / "config.json").read_bytes() == before
 
 
 def test_an_unfinished_stage_is_done_again_and_no_other(out, capsys):
     """As if the run had been stopped in the middle of the reward model: the same file comes out."""
-    stages, model = read_json(out / "stages.json"), (out / "rm" / "model.pt").read_bytes()
+    done, model = read_json(out / "stages.json"), (out / "rm" / "model.pt").read_bytes()
     (out / "stages.json").write_text(json.dumps({name: s for name, s in stages.items() if name != "rm"}))
     (out / "rm" / "model.pt").unlink()
-    reproduce.main(["--tiny", "--stage", "rm", "--out", str(out)])
+    tiny.run(reproduce, ["--tiny", "--stage", "rm", "--out", str(out)])
     shown = capsys.readouterr().out
     assert [stage for stage in STAGES if f"-- {stage}: kept" in shown] == STAGES[:4]
     assert (out / "rm" / "model.pt").read_bytes() == model
@@ -214,11 +215,11 @@ def test_an_unfinished_stage_is_done_again_and_no_other(out, capsys):
 
 
 def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch):
-    stages, model = read_json(out / "stages.json"), (out / "sft" / "model.pt").read_bytes()
-    (out / "stages.json").write_text(json.dumps({name: s for name, s in stages.items() if name != "sft"}))
+    done, model = read_json(out / "stages.json"), (out / "sft" / "model.pt").read_bytes()
+    (out / "stages.json").write_text(json.dumps({name: s for name, s in done.items() if name != "sft"}))
     (out / "sft" / "model.pt").unlink()
 
-    save = train_sft.save_model
+    save = run.save_model
 
     def stop(path, *args):
         if str(path).endswith("model.pt"):
@@ -226,10 +227,10 @@ def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch
         save(path, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_sft, "save_model", stop)
+        patch.setattr(run, "save_model", stop)
         with pytest.raises(KeyboardInterrupt):
-            reproduce.main(["--tiny", "--stage", "sft", "--out", str(out)])
-    reproduce.main(["--tiny", "--stage", "sft", "--out", str(out)])
+            tiny.run(reproduce, ["--tiny", "--stage", "sft", "--out", str(out)])
+    tiny.run(reproduce, ["--tiny", "--stage", "sft", "--out", str(out)])
     assert f"{out}/sft: going on after step" in capsys.readouterr().out
     assert (out / "sft" / "model.pt").read_bytes() == model
 

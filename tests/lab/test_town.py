@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import tiny
 from data import town
 from data.town import __main__ as town_command
 from data.town import labelers as labelers_module
@@ -20,8 +21,8 @@ from data.town.judge import JUDGES
 from data.town.prompts import KINDS, USE_CASES, USERS, content, draw_record, habits, split_of
 from data.town.world import FACT, FACTS, MYTHS, Fact
 from lab.evaluation import look_up
-from minirlhf.support.config import to_flags
 from minirlhf.support.errors import InputError
+from tiny import to_flags
 
 
 @pytest.fixture(scope="module")
@@ -650,7 +651,7 @@ SIZES = dict(
 
 def test_the_command_writes_as_many_records_as_asked_for_and_the_same_ones_again(tmp_path):
     for name in ("town", "again"):
-        town_command.main(to_flags(SIZES | dict(out=tmp_path / name, seed=3)))
+        tiny.run(town_command, to_flags(SIZES | dict(out=tmp_path / name, seed=3)))
     paths = {path.stem: path for path in (tmp_path / "town").glob("*.jsonl")}
     counts = {name: len([json.loads(line) for line in path.read_text().splitlines()]) for name, path in paths.items()}
     assert list(counts) and sorted(counts.values()) == sorted(SIZES.values())
@@ -662,9 +663,9 @@ def test_the_command_keeps_what_is_there_and_refuses_what_cannot_be(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "web.jsonl").write_text("mine")
     with pytest.raises(InputError, match="is not empty and no run's"):
-        town_command.main(["--out", str(tmp_path / "full")])
+        tiny.run(town_command, ["--out", str(tmp_path / "full")])
     with pytest.raises(InputError, match="--web: -1 is negative"):
-        town_command.main(["--out", str(tmp_path / "new"), "--web", "-1"])
+        tiny.run(town_command, ["--out", str(tmp_path / "new"), "--web", "-1"])
     assert (tmp_path / "full" / "web.jsonl").read_text() == "mine" and not (tmp_path / "new").exists()
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+import tiny
 from minirlhf.support.errors import InputError
 from tools import bench
 
@@ -20,7 +21,7 @@ OPTIONS = SimpleNamespace(device="cpu", dtype="float32", compile=False, threads=
 
 @pytest.mark.parametrize("work", ["sft", "rm", "generate", "ppo"])
 def test_one_json_line_with_the_rate_and_its_share_of_the_machines(work, capsys):
-    bench.main([work, "toy", "--iterations", "1", "--threads", "1"])
+    tiny.run(bench, [work, "toy", "--iterations", "1", "--threads", "1"])
     figures = json.loads(capsys.readouterr().out)
     name, units = {"ppo": ("episodes", 4), "generate": ("tokens", 32)}.get(work, ("tokens", 44))
     assert figures[f"{name}_per_second"] == pytest.approx(units / figures["seconds"])
@@ -40,4 +41,4 @@ def test_the_arithmetic_is_what_torch_counts(work):
 @pytest.mark.parametrize(("flag", "word"), [("iterations", "0"), ("threads", "-1"), ("ranks", "9" * 30)])
 def test_numbers_beyond_sense_are_refused(flag, word):
     with pytest.raises(InputError, match=f"--{flag}"):
-        bench.main(["sft", "toy", f"--{flag}", word])
+        tiny.run(bench, ["sft", "toy", f"--{flag}", word])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from minirlhf.support.errors import InputError
 from tools import exercises
 
@@ -108,7 +109,7 @@ def test_an_exercise_that_is_begun_is_not_overwritten(tmp_path, monkeypatch, cap
     monkeypatch.setattr(exercises, "ROOT", tmp_path)
     (tmp_path / "train_rm.py").write_text((ROOT / "train_rm.py").read_text())
     for said in ("open ", "is there already"):
-        exercises.main(["set_bias"])
+        tiny.run(exercises, ["set_bias"])
         mine = tmp_path / "runs" / "exercises" / "set_bias" / "train_rm.py"
         printed = capsys.readouterr().out
         assert said in printed and f"{mine}, line " in printed and mine.exists()
@@ -116,9 +117,9 @@ def test_an_exercise_that_is_begun_is_not_overwritten(tmp_path, monkeypatch, cap
         mine.write_text("# mine\ndef set_bias(): ...\n")
     assert mine.read_text().startswith("# mine")
     with pytest.raises(InputError, match="nothing: no exercise; choose of cosine_lr"):
-        exercises.main(["nothing"])
+        tiny.run(exercises, ["nothing"])
 
 
 def test_they_are_listed(capsys):
-    exercises.main([])
+    tiny.run(exercises, [])
     assert len(capsys.readouterr().out.splitlines()) == len(exercises.EXERCISES) >= 10

@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from asking import ask, labelling, serving
 
+import tiny
 from data import town
 from minirlhf.losses import ranked_above
 from minirlhf.model import RewardModel
+from minirlhf.rollout import per_sequence, response_scores
 from minirlhf.support import folder, records
 from minirlhf.support.checkpoint import load_model
 from minirlhf.support.errors import InputError
-from minirlhf.support.evaluate import sequence_scores
 from minirlhf.support.formats import ASSISTANT
 from tools import label
 from tools.web import agreement, labels, server
@@ -614,7 +615,7 @@ def test_the_command_opens_the_page_with_its_flags(out, world, monkeypatch):
         server, "open_page", lambda html, routes, *rest: opened.append(routes["/next"]({"labeler": "A"}))
     )
     words = ["--out", str(out), "--models", world.gpt, "--prompts", world.prompts, "--max_response", "8"]
-    label.main([*words, "--rate"])
+    tiny.run(label, [*words, "--rate"])
     assert opened[0]["rate"] is True and len(opened[0]["task"]["answers"]) >= 2
 
 
@@ -740,14 +741,14 @@ def test_a_report_says_how_many_how_long_and_who_agrees(out, world):
                  "rated 3.5 of 7 on average; flagged: harmful 25 %", "two labelers: no pair yet", f"with {world.rm}: ",
                  "of 6 pairs on 1 prompts"):  # fmt: skip
         assert says in text
-    label.main(["--out", str(out), "--report"])
+    tiny.run(label, ["--out", str(out), "--report"])
 
 
 @pytest.mark.parametrize("shape", agreement.EXPORTS)
 def test_exported_pairs_are_read_back_as_what_was_ranked(out, shape, capsys):
     asked = asking.labels(out)
     rank(asked, ranks=(2, 1, 3, 2))
-    label.main(["--out", str(out), "--export", shape])
+    tiny.run(label, ["--out", str(out), "--export", shape])
     path = out.with_name(f"rankings-{shape}.jsonl")
     assert "5 pairs" in capsys.readouterr().out
     found = {tuple(text.strip() for text in r["responses"]) for r in records.read(path, "ranking")}
@@ -772,7 +773,7 @@ def test_exported_pairs_are_read_back_as_what_was_ranked(out, shape, capsys):
 def test_flags_that_cannot_be_are_named(tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=says):
-        label.main(words)
+        tiny.run(label, words)
 
 
 @pytest.mark.parametrize(("ranks", "others", "expected"), [([2, 1, 3], [1, 1, 2], (2, 2)), ([2, 1], [1, 1], (0, 0))])
@@ -794,7 +795,7 @@ def test_agreement_with_a_reward_model_is_with_its_scores(world, tokenizer):
     found, model = agreement.with_reward_model([too_long, *rankings], world.rm), load_model(world.rm, RewardModel)
     for r, (prompt, right, pairs) in zip(rankings, found, strict=True):
         sequences = [records.encode_response(prompt, text, tokenizer) for text in r["responses"]]
-        scores = sequence_scores(model, sequences, tokenizer.pad)
+        scores = per_sequence(response_scores, model, sequences, tokenizer.pad)
         assert (right, pairs) == agreement.alike(r["ranks"], (-scores).tolist())
     assert any(2 * right != pairs for _, right, pairs in found)
 

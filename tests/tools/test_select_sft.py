@@ -6,13 +6,14 @@ import torch
 
 import tiny
 import train_ppo
+from minirlhf import rollout
 from minirlhf.model import GPT, GPTConfig, RewardModel
-from minirlhf.support import evaluate, records
+from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, save_model
-from minirlhf.support.config import to_flags
-from minirlhf.support.evaluate import validation_loss
 from minirlhf.support.files import read_json
+from tiny import to_flags
 from tools import select_sft
+from train_sft import validation_loss
 
 LIMIT = 4
 
@@ -56,7 +57,7 @@ def settings(tmp_path, tokenizer, world):
 
 
 def test_the_epoch_of_the_highest_reward_is_chosen_where_the_validation_loss_disagrees(settings, tokenizer, capsys):
-    select_sft.main(to_flags(settings))
+    tiny.run(select_sft, to_flags(settings))
     chosen, ninth = load_model(settings["out"], GPT), load_model(settings["sft"] / "epoch-9.pt", GPT)
     assert all(torch.equal(a, b) for a, b in zip(chosen.parameters(), ninth.parameters()))
     validation = [records.encode_response("name a dog\n", "bbb", tokenizer)]
@@ -68,7 +69,7 @@ def test_the_epoch_of_the_highest_reward_is_chosen_where_the_validation_loss_dis
 
 
 def test_the_selection_is_written_with_every_epochs_mean(settings):
-    select_sft.main(to_flags(settings))
+    tiny.run(select_sft, to_flags(settings))
     selection = read_json(settings["out"] / "selection.json")
     assert selection["chosen"] == "epoch-9.pt"
     assert list(selection["mean_rm_score"]) == [f"epoch-{i}.pt" for i in range(1, 11)]
@@ -100,16 +101,16 @@ def test_the_mean_is_over_a_response_to_each_prompt(settings, tokenizer, monkeyp
 
 @pytest.mark.usefixtures("no_pictures")
 def test_all_epochs_are_sampled_with_the_same_noise_which_is_not_that_of_ppo(settings, world, monkeypatch):
-    drawn, draw = {"select": [], "ppo": []}, evaluate.uniforms
+    drawn, draw = {"select": [], "ppo": []}, rollout.uniforms
 
     def spy(name):
         return lambda *args: drawn[name].append(draw(*args)) or drawn[name][-1]
 
-    monkeypatch.setattr(evaluate, "uniforms", spy("select"))
+    monkeypatch.setattr(rollout, "uniforms", spy("select"))
     monkeypatch.setattr(train_ppo, "uniforms", spy("ppo"))
-    select_sft.main(to_flags(settings))
+    tiny.run(select_sft, to_flags(settings))
     flags = dict(policy=world.gpt, reward_model=world.rm, prompts=(world.prompts,), ptx_coef=0, max_response=LIMIT)
-    train_ppo.main(to_flags(flags | dict(episodes=8, batch_size=4, minibatch_size=4, out=settings["out"] / "ppo")))
+    tiny.run(train_ppo, to_flags(flags | dict(episodes=8, batch_size=4, minibatch_size=4, out=settings["out"] / "ppo")))
     assert len(drawn["select"]) == 10 and len(drawn["ppo"]) == 2
     assert all(torch.equal(noise, drawn["select"][0]) for noise in drawn["select"])
     assert not any(torch.equal(noise, drawn["select"][0]) for noise in drawn["ppo"])
@@ -120,9 +121,9 @@ def test_of_equal_epochs_the_earliest_is_chosen():
 
 
 def test_a_finished_selection_is_left_alone(settings, capsys):
-    select_sft.main(to_flags(settings))
+    tiny.run(select_sft, to_flags(settings))
     before = (settings["out"] / "model.pt").stat().st_mtime_ns
-    select_sft.main(to_flags(settings))
+    tiny.run(select_sft, to_flags(settings))
     assert (settings["out"] / "model.pt").stat().st_mtime_ns == before
     assert "finished already" in capsys.readouterr().out
 
@@ -134,5 +135,5 @@ def test_prompts_must_fit_the_policys_context_too(settings, tokenizer, capsys):
     assert 0 < fit < len(lengths)
     for path in settings["sft"].glob("*.pt"):
         save_model(path, says(5, tokenizer.n_vocab, 12, n_ctx=14), tokenizer)
-    select_sft.main(to_flags(settings))
+    tiny.run(select_sft, to_flags(settings))
     assert f"dropped {len(lengths) - fit} of {len(lengths)} prompts" in capsys.readouterr().out

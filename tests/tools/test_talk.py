@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from minirlhf.support.evaluate import sequence_scores
 
 import chat
-from minirlhf.rollout import generate
+import tiny
+from minirlhf.rollout import generate, per_sequence, response_scores
 from minirlhf.support import folder, records
 from minirlhf.support.errors import InputError
 from minirlhf.support.formats import prompt_of
@@ -203,11 +203,11 @@ def test_a_chat_with_dialogue_remembers_the_turns_and_says_what_it_forgets(world
     sent = []
     monkeypatch.setattr(chat, "reply", lambda speaker, prompt, *rest: (sent.append(prompt), ("yes", 0))[1])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    chat.main([world.gpt, "--dialogue"])
+    tiny.run(chat, [world.gpt, "--dialogue"])
     assert sent == ["\n\nHuman: one\n\nAssistant:", "\n\nHuman: one\n\nAssistant: yes\n\nHuman: two\n\nAssistant:"]
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat\nthe dog\nthe mat\n")))
-    chat.main([world.gpt, "--dialogue", "--max_response", "10"])
+    tiny.run(chat, [world.gpt, "--dialogue", "--max_response", "10"])
     assert "has no room for the" in capsys.readouterr().out
 
 
@@ -315,7 +315,7 @@ def test_scores_are_each_answer_s_own(talks):
 
     def alone(text):
         sequence = encode_response("name a dog\n", text, tokenizer)
-        return round(sequence_scores(talks.scorer, [sequence], tokenizer.pad).item(), 2)
+        return round(per_sequence(response_scores, talks.scorer, [sequence], tokenizer.pad).item(), 2)
 
     assert talks._scores("name a dog\n", [" a dog", " red"]) == [alone(" a dog"), alone(" red")]
     assert alone(" a dog") != alone(" red") and talks._scores("x" * 62, [" a dog", ""])[0] is None
@@ -357,7 +357,7 @@ def typed(monkeypatch, *words):
     sent = []
     monkeypatch.setattr(chat, "reply", lambda speaker, prompt, *rest: (sent.append(prompt), (f"{len(sent)}", 0))[1])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    chat.main(list(words))
+    tiny.run(chat, list(words))
     return sent
 
 
@@ -378,7 +378,7 @@ def test_in_a_browser_preferences_are_kept_and_the_file_is_locked(world, out, mo
         assert any(out.name in key for key in folder._locks)
 
     monkeypatch.setattr(server, "open_page", page)
-    chat.main([world.gpt, world.gpt, "--web", "--out", str(out)])
+    tiny.run(chat, [world.gpt, world.gpt, "--web", "--out", str(out)])
     assert records.read(out, "ranking")[0]["prompt"] == "hi\n"
     with pytest.raises(InputError, match="3 models: the page shows one, or two"):
-        chat.main([world.gpt] * 3 + ["--web"])
+        tiny.run(chat, [world.gpt] * 3 + ["--web"])

@@ -58,7 +58,7 @@ def test_runs_are_drawn_beside_each_other_and_a_column_that_is_none_is_named(tmp
         (tmp_path / name).mkdir()
         tiny.write_lines(tmp_path / name / "metrics.jsonl", [{"step": i, "score": i * 0.5} for i in range(4)])
     words = [f"first={tmp_path}/one", f"{tmp_path}/two", "--out", f"{tmp_path}/both.png", "--columns", "score"]
-    curves.main(words)
+    tiny.run(curves, words)
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="one: no kl in its metrics.jsonl"):
-        curves.main([*words, "kl"])
+        tiny.run(curves, [*words, "kl"])

@@ -7,22 +7,22 @@ import pytest
 import torch
 
 import tiny
-from minirlhf.data import Responses, collate
+from minirlhf.data import collate
 from minirlhf.losses import sft_loss
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import response_logps
-from minirlhf.support import records
-from minirlhf.support.evaluate import (
-    interval,
-    kl,
-    ranking_accuracy,
+from minirlhf.rollout import (
+    per_sequence,
     ranking_scores,
+    response_logps,
+    response_nats,
+    response_scores,
     sample_responses,
-    sequence_losses,
-    sequence_scores,
-    validation_loss,
 )
+from minirlhf.support import records
 from minirlhf.support.records import Ranking, Sequence
+from minirlhf.support.statistics import interval
+from train_rm import validation_pairs
+from train_sft import validation_loss
 
 
 class LastToken(torch.nn.Module):
@@ -45,13 +45,12 @@ def ranking(scores, ranks):
 
 def test_losses_are_torchs_cross_entropy_over_each_sequences_targets(gpt, tokenizer):
     sequences = records.encode_demonstrations(tiny.DEMONSTRATIONS, tokenizer, 64)
-    losses, counts = sequence_losses(gpt, sequences, tokenizer.pad, max_tokens=50)
-    for sequence, loss, count in zip(sequences, losses, counts):
+    losses = per_sequence(response_nats, gpt, sequences, tokenizer.pad, max_tokens=50)
+    for sequence, loss in zip(sequences, losses):
         tokens = torch.tensor(sequence.tokens).long()
         logits, targets = gpt(tokens[None, :-1])[0, sequence.start - 1 :], tokens[sequence.start :]
         expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-        assert loss == pytest.approx(expected.item(), rel=1e-5)
-        assert count == len(targets)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_validation_loss_of_a_model_that_knows_nothing_is_the_log_of_the_vocabulary(tokenizer):
@@ -100,45 +99,13 @@ def test_every_prompt_is_answered_once_and_the_same_in_batches_of_any_size(gpt, 
     assert samples(gpt, tokenizer, prompts, batch=3) == together
 
 
-def test_the_kl_of_a_model_to_itself_is_exactly_0(gpt, tokenizer):
-    for _, responses in sample_responses(gpt, tokenizer, [[1, 2], [3]] * 4, 6, (0,)):
-        assert not kl(gpt, gpt, responses).any()
-
-
-def test_the_kl_to_the_uniform_distribution_is_log_v_less_the_entropy(tokenizer):
-    """One-token responses: positive, as a KL is, and near its exact value over 3,000 samples."""
-    policy = tiny.make(GPT, tokenizer.n_vocab, spread=0.5)
-    uniform = tiny.make(GPT, tokenizer.n_vocab)
-    torch.nn.init.zeros_(uniform.transformer.wte.weight)
-    prompt = tokenizer.encode("the")
-    probabilities = torch.distributions.Categorical(logits=policy(torch.tensor([prompt]))[0, -1])
-    exact = math.log(tokenizer.n_vocab) - probabilities.entropy().item()
-    drawn = [kl(policy, uniform, r) for _, r in sample_responses(policy, tokenizer, [prompt] * 3000, 1, (0,))]
-    drawn = torch.cat(drawn)
-    assert exact > 0.3
-    assert drawn.mean().item() == pytest.approx(exact, abs=4 * drawn.std().item() / math.sqrt(3000))
-
-
-def test_the_kl_is_a_sum_over_the_response_alone(tokenizer):
-    """By single forwards over each row without padding; responses of 5 and 2 tokens."""
-    policy, reference = tiny.make(GPT, tokenizer.n_vocab), tiny.make(GPT, tokenizer.n_vocab, seed=9)
-    tokens, pad = torch.tensor([[5, 6, 7, 11, 12, 13, 14, 15], [8, 21, 22, 0, 0, 0, 0, 0]]), tokenizer.pad
-    tokens[1, 3:] = pad
-    responses = Responses(tokens, torch.tensor([3, 1]), torch.arange(5) < torch.tensor([[5], [2]]))
-    found = kl(policy, reference, responses)
-    for value, row, start, end in zip(found, tokens, responses.prompt_lengths, responses.lengths):
-        tokens = row[None, :end]
-        a, b = (m(tokens).log_softmax(-1)[0, :-1].gather(1, tokens[0, 1:, None]) for m in (policy, reference))
-        torch.testing.assert_close(value, (a - b)[start - 1 :].sum(), atol=1e-4, rtol=0)
-
-
 # --- the reward model ---------------------------------------------------------------------------------------
 
 
 def test_scores_come_back_in_order(reward_model, tokenizer):
     texts = ("the cat sat on the mat", "a", "what is two")
     sequences = [Sequence(tokenizer.encode(text), 1) for text in texts]
-    scores = sequence_scores(reward_model, sequences, tokenizer.pad, max_tokens=5)
+    scores = per_sequence(response_scores, reward_model, sequences, tokenizer.pad, max_tokens=5)
     for score, sequence in zip(scores, sequences):
         alone = reward_model(torch.tensor([sequence.tokens]))[0, -1].detach().double()
         torch.testing.assert_close(score, alone, rtol=1e-5, atol=1e-6)
@@ -152,7 +119,7 @@ def test_accuracy_by_hand():
     """Right: 9 > 5, 9 > 2. Wrong: 2 < 5 of the ranks 2 and 3. The tied pair of the second prompt does not
     count, and a pair of equal scores counts one half."""
     rankings = [ranking([9, 2, 5], [1, 2, 3]), ranking([4, 4, 8], [1, 2, 2])]
-    assert ranking_accuracy(LastToken(), rankings, pad=0) == ([2, 0.5], [3, 2])
+    assert validation_pairs(LastToken(), rankings, pad=0) == [2.5, 5]
 
 
 # --- intervals ----------------------------------------------------------------------------------------------
@@ -199,5 +166,5 @@ def test_with_weights_the_mean_is_a_ratio_of_sums_and_pairs_are_resampled_togeth
 def test_measuring_a_reward_model_leaves_dropout_out(tokenizer):
     model = tiny.make(RewardModel, tokenizer.n_vocab, dropout=0.5).train()
     sequences = [Sequence(tokenizer.encode(text), 1) for text in ("the cat", "a dog")]
-    first, second = (sequence_scores(model, sequences, tokenizer.pad) for _ in range(2))
+    first, second = (per_sequence(response_scores, model, sequences, tokenizer.pad) for _ in range(2))
     assert torch.equal(first, second)
