@@ -444,7 +444,7 @@ def test_a_full_disk_saves_nothing_and_says_so(out, monkeypatch):
 def test_a_second_process_is_told_who_is_at_work(out):
     asking.labels(out)
     code = f"import asking; asking.labels({str(out)!r})"
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests/tools"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "is at work in it" in done.stderr
 
