@@ -405,6 +405,7 @@ def test_one_model_answers_and_remembers(talking):
     browser.press("name a dog", Keys.ENTER)
     browser.until(lambda: browser.driver.switch_to.active_element.get_attribute("id") == "line")
     browser.until(lambda: answers(browser) and answers(browser)[0])
+    wait_for(lambda: any(own["messages"] for own in talks.talks.values()))
     (talk,) = [own for own in talks.talks.values() if own["messages"]]
     wait_for(lambda: len(talk["messages"]) == 2)
     assert talk["messages"][0]["content"] == "name a dog"
