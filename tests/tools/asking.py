@@ -34,14 +34,14 @@ def labels(out, n=50, **options):
 @contextmanager
 def serving(html, routes, token=None):
     """Yields a server's port."""
-    own = server.Server(("127.0.0.1", 0), html, routes, token)
-    thread = threading.Thread(target=own.serve_forever, args=(0.02,), daemon=True)
+    own, listener = server.prepare("127.0.0.1", 0, html, routes, token)
+    port = listener.getsockname()[1]
+    thread = threading.Thread(target=own.run, args=([listener],), daemon=True)
     thread.start()
     try:
-        yield own.server_address[1]
+        yield port
     finally:
-        own.shutdown()
-        own.server_close()
+        own.should_exit = True
         thread.join()
 
 
@@ -70,6 +70,5 @@ def ask(port, path, question=None, method="POST", body=None, **headers):
         return 0, {}
     finally:
         connection.close()
-    return response.status, text if response.headers["Content-Type"].startswith("text/html") else [
-        json.loads(line) for line in text.splitlines()
-    ]
+    lines = "json" in response.headers["Content-Type"]
+    return response.status, [json.loads(line) for line in text.splitlines()] if lines else text

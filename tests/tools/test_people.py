@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import asking
@@ -535,8 +537,12 @@ def test_hundreds_of_requests_that_should_be_refused_change_nothing(out):
         requests = list(refusals(port, told["task"]))
         assert len(requests) > 200
         for request in requests:
-            status, _ = ask(port, **request)
+            status, said = ask(port, **request)
             assert status == 0 or status >= 400, request
+            if isinstance(said, bytes):  # what is no HTTP, uvicorn refuses
+                assert (status, said) == (400, b"Invalid HTTP request received."), request
+            else:
+                assert all(set(line) == {"error"} for line in said), request
         assert ask(port, "/next", {"labeler": "Ada"}) == (200, [told])
         assert not any(path.suffix == ".jsonl" for path in out.parent.iterdir())
         good = {"labeler": "Ada", "id": told["task"]["id"], "ranks": [1, 2, 3, 4], "seconds": 1}
@@ -573,6 +579,7 @@ def test_every_answer_tells_the_browser_what_the_page_may_do(out):
             assert headers["Content-Security-Policy"].endswith("form-action 'none'; frame-ancestors 'none'")
             named = [headers[name] for name in ("X-Content-Type-Options", "Referrer-Policy", "Cache-Control")]
             assert named == ["nosniff", "no-referrer", "no-store"]
+            assert headers["Connection"] == "close"  # the time limits are for a connection's first request
 
 
 def test_the_page_is_not_told_whose_answers_they_are(out):
@@ -596,13 +603,18 @@ def test_five_at_once_save_once(out, monkeypatch):
 
 
 def test_the_address_of_an_open_page_has_a_token_that_nobody_guesses(monkeypatch, capsys):
-    tokens = []
+    tokens, application = [], server.application
 
-    def stop(self):
-        tokens.append(self.token)
+    def noted(html, routes, token):
+        tokens.append(token)
+        return application(html, routes, token)
+
+    def stop(self, sockets):
+        sockets[0].close()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(server.Server, "serve_forever", stop)
+    monkeypatch.setattr(server, "application", noted)
+    monkeypatch.setattr(server.uvicorn.Server, "run", stop)
     for host in ("127.0.0.1", "localhost", "0.0.0.0", "0.0.0.0"):
         server.open_page("", {}, host, 0, "x")
     assert tokens[:2] == [None, None] and tokens[2] != tokens[3] and min(map(len, tokens[2:])) >= 16
@@ -621,7 +633,7 @@ def test_the_command_opens_the_page_with_its_flags(out, world, monkeypatch):
 
 def test_open_to_others_the_page_wants_its_token(out):
     with pytest.raises(InputError, match="a token is needed"):
-        server.Server(("0.0.0.0", 0), "", {})
+        server.prepare("0.0.0.0", 0, "", {})
     with serving(server.page("label"), label.routes(asking.labels(out)), token="secret") as port:
         for header in (None, "Bearer wrong", "secret2", "Bearer "):
             assert ask(port, "/next", {"labeler": "Ada"}, Authorization=header)[0] == 401
@@ -638,17 +650,39 @@ def test_pages_are_small_and_load_nothing_from_elsewhere():
         assert server.policy(html).startswith("default-src 'none'; script-src 'sha256-")
 
 
-def test_a_question_that_comes_a_letter_at_a_time_is_cut_off(out, monkeypatch):
-    import socket
+def cut_off(port, first, then):
+    """Sends `first`, and `then` again and again, until the server hangs up. It does so without an answer."""
+    slow, until = socket.create_connection(("127.0.0.1", port)), time.monotonic() + 8
+    with slow, pytest.raises(OSError):
+        slow.settimeout(0.05)
+        slow.sendall(first)
+        while time.monotonic() < until:
+            slow.sendall(then)
+            with suppress(TimeoutError):
+                assert not slow.recv(1)
+                raise ConnectionError
+    assert time.monotonic() < until
 
+
+@pytest.mark.parametrize("then", [b"", b"G"])
+def test_a_question_that_comes_a_letter_at_a_time_or_not_at_all_is_cut_off(out, monkeypatch, then):
     monkeypatch.setattr(server, "PATIENCE", 0.5)
     with labelling(asking.labels(out)) as port:
-        slow, until = socket.create_connection(("127.0.0.1", port)), time.monotonic() + 8
-        with pytest.raises(OSError):
-            while time.monotonic() < until:
-                slow.sendall(b"G")
-                time.sleep(0.05)
-        assert time.monotonic() < until
+        cut_off(port, b"", then)
+        cut_off(port, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", then)
+        assert ask(port, "/", method="GET")[0] == 200
+
+
+@pytest.mark.parametrize("then", [b"", b" "])
+def test_a_question_s_body_that_comes_too_slowly_is_cut_off(monkeypatch, capsys, then):
+    monkeypatch.setattr(server, "PATIENCE", 0.5)
+    asked = []
+    with serving("", {"/ask": asked.append}) as port:
+        head = f"POST /ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\n"
+        kind = "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{}"
+        cut_off(port, (head + kind).encode(), then)
+        time.sleep(0.2)
+    assert not asked and capsys.readouterr().err == ""
 
 
 def test_a_fault_of_ours_is_said_and_shown_in_the_server_s_own_window(capsys):
@@ -662,13 +696,11 @@ def test_a_fault_of_ours_is_said_and_shown_in_the_server_s_own_window(capsys):
 
 
 def test_a_server_takes_only_so_many_connections_at_once(out, monkeypatch):
-    import socket
-
     monkeypatch.setattr(server, "AT_ONCE", 3)
     with labelling(asking.labels(out)) as port:
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
         time.sleep(0.3)
-        assert ask(port, "/next", {"labeler": "Ada"})[0] == 0
+        assert ask(port, "/next", {"labeler": "Ada"}) == (503, b"Service Unavailable")
         for each in held:
             each.close()
         time.sleep(0.3)

@@ -1,6 +1,6 @@
-"""A server for one page and the questions that it asks, by the standard library.
+"""A page and the questions that it asks, served by Starlette on uvicorn.
 
-It answers the page that it served and nobody else. Of a request only the path's name is looked up, in a table; nothing
+The server answers the page that it served and nobody else. Of a request only the path is looked up, in a table; nothing
 of it reaches the disk. What is refused is refused with one line of text and has changed nothing.
 """
 
@@ -11,17 +11,27 @@ import json
 import re
 import secrets
 import socket
-import sys
-import threading
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import traceback
 from pathlib import Path
 from types import GeneratorType
 
 from minirlhf.support.errors import InputError, require
 
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.background import BackgroundTask
+    from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import HTMLResponse, Response, StreamingResponse
+    from starlette.routing import Route
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+except ImportError:  # both are optional: open_page says what is missing
+    uvicorn, H11Protocol = None, object
+
 MOST = 64 * 1024  # bytes of a question
-AT_ONCE = 32  # connections
+AT_ONCE = 32  # connections; Starlette's pool has 40 threads, so whoever holds a lock gets one even if all others wait
 PATIENCE = 20  # seconds
 LOOPBACK = ("127.0.0.1", "localhost")
 HOST_HELP = "other than this machine's own, it opens the page to all who have the token that is printed [127.0.0.1]"
@@ -53,148 +63,125 @@ def policy(html):
     )
 
 
-class Server(ThreadingHTTPServer):
-    """html: the page, at /. routes: {"/name": function}, which takes the question, a dict, and returns the answer, or
-    yields several, sent as they come. token: a secret that questions must bring, or None."""
+def demand(condition, status, message):
+    """Refuses a request unless the condition holds."""
+    if not condition:
+        raise HTTPException(status, message)
 
-    daemon_threads = True
 
-    def __init__(self, address, html, routes, token=None):
-        require(token or address[0] in LOOPBACK, f"--host {address[0]}: open to others; a token is needed")
-        self.html, self.policy, self.routes, self.token = html.encode(), policy(html), routes, token
-        self.free = threading.BoundedSemaphore(AT_ONCE)
-        super().__init__(address, Handler)
+def application(html, routes, token=None):
+    """The Starlette application. html: the page, at /. routes: {"/name": function}, which takes the question, a dict,
+    and returns the answer, or yields several, sent as they come; it runs in threads. token: a secret that questions
+    must bring, or None."""
 
-    def process_request(self, request, client_address):
-        if self.free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request, client_address):
+    async def respond(request):
+        own = token or OWN_NAME.fullmatch(request.headers.get("Host", ""))  # or another site had its name lead here
+        demand(own, 403, "this server answers to 127.0.0.1 and localhost")
+        path = None if request.scope["query_string"] else request.scope["raw_path"].decode()  # exactly as it was sent
+        if request.method != "POST":
+            demand(path == "/", 404, "there is one page here, at /")
+            return HTMLResponse(html)
+        demand(path in routes, 404, "no such question")
+        question = await question_of(request, token)
         try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.free.release()
-
-    def handle_error(self, request, client_address):
-        """A window that was closed in the middle of an answer is no error."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
-
-
-class Handler(BaseHTTPRequestHandler):
-    timeout = PATIENCE  # with a connection that says nothing
-    server_version = sys_version = ""
-
-    def setup(self):
-        """A question that comes a letter at a time is cut off, too."""
-        super().setup()
-        self.deadline = threading.Timer(PATIENCE, self.hang_up)
-        self.deadline.daemon = True
-        self.deadline.start()
-
-    def hang_up(self):
-        with suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)
-
-    def finish(self):
-        self.deadline.cancel()
-        super().finish()
-
-    def do_GET(self):
-        if not self.refused():
-            if self.path == "/":
-                self.answer(200, "text/html; charset=utf-8", self.server.html)
-            else:
-                self.refuse(404, "there is one page here, at /")
-
-    def do_POST(self):
-        if self.refused():
-            return
-        if self.path not in self.server.routes:
-            return self.refuse(404, "no such question")
-        if self.headers["Origin"] != f"http://{self.headers['Host']}":
-            return self.refuse(403, "this question comes from another page than this server's own")
-        token = (self.headers["Authorization"] or "").removeprefix("Bearer ").encode()
-        if self.server.token and not hmac.compare_digest(token, self.server.token.encode()):
-            return self.refuse(401, "the token is missing or wrong; open the address that was printed at the start")
-        if self.headers["Content-Type"] != "application/json":
-            return self.refuse(415, "a question is JSON")
-        length = self.headers["Content-Length"] or ""
-        if not re.fullmatch("[0-9]{1,9}", length) or "Transfer-Encoding" in self.headers:
-            return self.refuse(411, "a question says its length")
-        if int(length) > MOST:
-            return self.refuse(413, f"a question has {MOST:,} bytes at the most")
-        try:
-            question = json.loads(self.rfile.read(int(length)).decode())
-            self.deadline.cancel()  # an answer may take its time
-            if not isinstance(question, dict):
-                raise ValueError
-        except (ValueError, RecursionError):
-            return self.refuse(400, "this is no JSON object")
-        try:
-            answer = self.server.routes[self.path](question)
+            answer = await run_in_threadpool(routes[path], question)
         except Refused as refused:
-            return self.refuse(409, str(refused))
-        except Exception:
-            self.refuse(500, "something went wrong here; the server's own window says what")
-            raise
+            raise HTTPException(409, str(refused)) from None
         if not isinstance(answer, GeneratorType):
-            return self.answer(200, "application/json", json.dumps(answer).encode())
-        self.begin(200, "application/x-ndjson")
-        for part in answer:
-            self.wfile.write(json.dumps(part).encode() + b"\n")
-            self.wfile.flush()
+            return as_json(answer)
+        lines = (json.dumps(part) + "\n" for part in answer)
+        closing = BackgroundTask(answer.close)  # runs also when the window is closed in the middle of the answer
+        return StreamingResponse(lines, media_type="application/x-ndjson", background=closing)
 
-    def refused(self):
-        """Whether this is no request for this server: then another site had its own name lead here."""
-        if self.server.token is None and not OWN_NAME.fullmatch(self.headers["Host"] or ""):
-            self.refuse(403, "this server answers to 127.0.0.1 and localhost")
-            return True
-        return False
+    async def refuse(request, error):
+        return as_json({"error": error.detail}, error.status_code)
 
-    def refuse(self, status, message):
-        self.close_connection = True
-        self.answer(status, "application/json", json.dumps({"error": message}).encode())
+    async def fail(request, error):
+        traceback.print_exception(error)
+        return as_json({"error": "something went wrong here; the server's own window says what"}, 500)
 
-    def send_error(self, code, message=None, explain=None):
-        """What the standard library refuses: an unknown method, a request that is none."""
-        self.refuse(code, "this is no request that is answered here")
+    handlers = {HTTPException: refuse, Exception: fail}
+    return Starlette(routes=[Route("/{path:path}", respond, methods=["GET", "POST"])], exception_handlers=handlers)
 
-    def answer(self, status, kind, body):
-        self.begin(status, kind, ("Content-Length", str(len(body))))
-        self.wfile.write(body)
 
-    def begin(self, status, kind, *more):
-        self.send_response(status)
-        for name, value in (
-            ("Content-Type", kind),
-            ("Content-Security-Policy", self.server.policy),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Referrer-Policy", "no-referrer"),
-            ("Cache-Control", "no-store"),
-            *more,
-        ):
-            self.send_header(name, value)
-        self.end_headers()
+async def question_of(request, token):
+    """The JSON object that a request of our own page brings; any other request is refused."""
+    headers, name = request.headers, f"http://{request.headers.get('Host')}"
+    demand(headers.get("Origin") == name, 403, "this question comes from another page than this server's own")
+    brought = headers.get("Authorization", "").removeprefix("Bearer ")
+    known = not token or hmac.compare_digest(brought.encode(), token.encode())
+    demand(known, 401, "the token is missing or wrong; open the address that was printed at the start")
+    demand(headers.get("Content-Type") == "application/json", 415, "a question is JSON")
+    length = headers.get("Content-Length", "")
+    plain = re.fullmatch("[0-9]{1,9}", length) and "Transfer-Encoding" not in headers
+    demand(plain, 411, "a question says its length")
+    demand(int(length) <= MOST, 413, f"a question has {MOST:,} bytes at the most")
+    try:
+        question = json.loads((await request.body()).decode())
+    except (ValueError, RecursionError, ClientDisconnect):
+        question = None
+    demand(isinstance(question, dict), 400, "this is no JSON object")
+    return question
 
-    def log_message(self, *args):
-        """Nothing: what people ask is theirs."""
+
+def as_json(answer, status=200):
+    return Response(json.dumps(answer), status, media_type="application/json")
+
+
+class Connection(H11Protocol):
+    """uvicorn's HTTP connection, with the time limits that it lacks: PATIENCE seconds for a request to arrive whole,
+    and as many for the client to take what is sent."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # calls pause_writing as soon as anything has to wait
+        self.loop.call_later(PATIENCE, self.check_request)
+
+    def check_request(self):
+        if self.cycle is None or self.cycle.more_body:
+            self.transport.abort()
+
+    def pause_writing(self):
+        super().pause_writing()
+        self.unsent = self.loop.call_later(PATIENCE, self.transport.abort)
+
+    def resume_writing(self):
+        super().resume_writing()
+        self.unsent.cancel()
+
+    def shutdown(self):
+        """Ctrl-C does not wait for the rest of an answer."""
+        self.transport.abort()
+
+
+def prepare(host, port, html, routes, token=None):
+    """(a uvicorn server, the socket that it shall listen on)."""
+    require(uvicorn, 'the pages need starlette and uvicorn; pip install "minirlhf[web]"')
+    require(token or host in LOOPBACK, f"--host {host}: open to others; a token is needed")
+    try:
+        listener = socket.create_server((host, port))
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--host {host} --port {port}: {error}; take another port, 0 for any") from None
+    headers = [
+        ("Content-Security-Policy", policy(html)),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),  # after one request
+    ]
+    app, limit = application(html, routes, token), AT_ONCE + 1  # uvicorn counts the connection that asks, too
+    config = uvicorn.Config(app, http=Connection, ws="none", headers=headers, server_header=False, log_level="critical",
+                            limit_concurrency=limit)  # fmt: skip
+    return uvicorn.Server(config), listener
 
 
 def open_page(html, routes, host, port, about):
     """Serves a page until Ctrl-C, and says where it is. Open to others, it takes a token, which is in the address."""
     token = None if host in LOOPBACK else secrets.token_urlsafe(16)
-    try:
-        own = Server((host, port), html, routes, token)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--host {host} --port {port}: {error}; take another port, 0 for any") from None
-    address = f"http://{host}:{own.server_address[1]}/" + (f"#{token}" if token else "")
+    own, listener = prepare(host, port, html, routes, token)
+    address = f"http://{host}:{listener.getsockname()[1]}/" + (f"#{token}" if token else "")
     print(f"open {address} in a browser; {about}; Ctrl-C ends", flush=True)
     try:
-        own.serve_forever()
+        own.run(sockets=[listener])
     except KeyboardInterrupt:
         print("ended; all that was saved is saved")
-    finally:
-        own.server_close()
