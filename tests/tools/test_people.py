@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -568,6 +569,27 @@ def test_each_refusal_has_its_reason(out):
         assert status == 409 and "not a question" in told["error"]
 
 
+@pytest.mark.parametrize(
+    ("status", "says", "request_"),
+    [
+        (403, "answers to 127.0.0.1 and localhost", dict(Host="evil.example", Origin="http://evil.example")),
+        (403, "another page than this server's own", dict(Origin="http://evil.example")),
+        (403, "another page than this server's own", dict(Origin=None)),
+        (404, "no such question", dict(path="/nothing")), (404, "no such question", dict(path="/next?x=1")),
+        (404, "no such question", dict(path="/%6eext")), (404, "one page here", dict(path="/next", method="GET")),
+        (401, "token is missing or wrong", dict(Authorization=None)), (415, "is JSON", dict(Content_Type="text/plain")),
+        (411, "says its length", dict(Content_Length=None)), (411, "says its length", dict(Content_Length="1" * 10)),
+        (411, "says its length", dict(Transfer_Encoding="chunked")), (413, "65,536", dict(Content_Length="65537")),
+        (400, "no JSON object", dict(body=b"{")), (405, "Method Not Allowed", dict(method="PUT")),
+    ],
+)  # fmt: skip
+def test_a_refusal_s_status_and_words(status, says, request_):
+    asked, token = [], "secret" if status == 401 else None
+    with serving("", {"/next": asked.append}, token) as port:
+        found, (told,) = ask(port, **dict(path="/next", question={}) | request_)
+    assert (found, set(told), asked) == (status, {"error"}, []) and says in told["error"]
+
+
 def test_every_answer_tells_the_browser_what_the_page_may_do(out):
     with labelling(asking.labels(out)) as port:
         for path in ("/", "/nothing"):
@@ -683,6 +705,106 @@ def test_a_question_s_body_that_comes_too_slowly_is_cut_off(monkeypatch, capsys,
         cut_off(port, (head + kind).encode(), then)
         time.sleep(0.2)
     assert not asked and capsys.readouterr().err == ""
+
+
+def test_an_answer_may_take_longer_than_a_question(monkeypatch):
+    monkeypatch.setattr(server, "PATIENCE", 0.2)
+
+    def slow(question):
+        for i in range(3):
+            time.sleep(0.3)
+            yield {"part": i}
+
+    with serving("", {"/slow": slow, "/one": lambda question: time.sleep(0.6) or {"done": True}}) as port:
+        assert ask(port, "/slow", {}) == (200, [{"part": i} for i in range(3)])
+        assert ask(port, "/one", {}) == (200, [{"done": True}])
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_stream_whose_window_is_closed_or_does_not_read_on_is_closed(monkeypatch, capsys, reads):
+    monkeypatch.setattr(server, "PATIENCE", 0.5)
+    closed = threading.Event()
+
+    def endless(question):
+        try:
+            while True:
+                time.sleep(0.01)
+                yield {"text": "x" * (10 if reads else 1_000_000)}
+        except GeneratorExit:
+            closed.set()
+            raise
+
+    with serving("", {"/endless": endless}) as port:
+        usual = {"Origin": f"http://127.0.0.1:{port}", "Content-Type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("POST", "/endless", "{}", usual)
+        response = connection.getresponse()
+        if reads:
+            assert [json.loads(response.readline()) for _ in range(3)] == [{"text": "x" * 10}] * 3
+            response.close()
+            connection.close()
+        assert closed.wait(5)
+        connection.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fault_in_the_middle_of_a_stream_is_shown_in_the_server_s_own_window(capsys):
+    def broken(question):
+        yield {"part": 1}
+        raise ValueError("a fault")
+
+    with serving("", {"/broken": broken}) as port:
+        assert ask(port, "/broken", {}) == (0, {})  # the answer is not whole, and does not look so
+        time.sleep(0.2)
+    assert "a fault" in capsys.readouterr().err
+
+
+OPEN = """
+import time
+from tools.web import server
+
+def slow(question):
+    for i in range(1000):
+        time.sleep(0.05)
+        yield {"part": i}
+
+server.open_page("<p>hello</p>", {"/slow": slow}, "127.0.0.1", 0, "about it")
+"""
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_ctrl_c_ends_an_open_page_with_one_line(asks):
+    own = subprocess.Popen(
+        [sys.executable, "-c", OPEN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    line = own.stdout.readline()
+    port = int(line.split("http://127.0.0.1:")[1].split("/")[0])
+    assert port > 0 and line == f"open http://127.0.0.1:{port}/ in a browser; about it; Ctrl-C ends\n"
+    assert ask(port, "/", method="GET") == (200, b"<p>hello</p>")
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(ask, port, "/slow", {}) if asks else None
+        time.sleep(0.3)
+        own.send_signal(signal.SIGINT)
+        said, faults = own.communicate(timeout=5)
+    assert (own.returncode, said, faults) == (0, "ended; all that was saved is saved\n", "")
+    assert not asks or stream.result() == (0, {})
+
+
+def test_a_port_that_is_taken_or_is_none_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port in (taken.getsockname()[1], 70_000, -1):
+            with pytest.raises(InputError, match=f"--host 127.0.0.1 --port {port}: .*; take another port, 0 for any"):
+                server.open_page("", {}, "127.0.0.1", port, "x")
+
+
+@pytest.mark.parametrize("missing", ["starlette", "uvicorn"])
+def test_only_an_open_page_needs_the_web_s_packages(out, missing):
+    rank(asking.labels(out))
+    code = f"import sys; sys.modules[{missing!r}] = None; from tools import label; from tools.web import server; "
+    code += f"label.main(['--out', {str(out)!r}, '--report']); server.open_page('', {{}}, '127.0.0.1', 0, 'x')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "1 rankings of 1 prompts" in done.stdout
+    assert 'InputError: the pages need starlette and uvicorn; pip install "minirlhf[web]"' in done.stderr
 
 
 def test_a_fault_of_ours_is_said_and_shown_in_the_server_s_own_window(capsys):
