@@ -205,7 +205,7 @@ def test_another_seed_in_the_same_folder_is_refused(out):
 def test_an_unfinished_stage_is_done_again_and_no_other(out, capsys):
     """As if the run had been stopped in the middle of the reward model: the same file comes out."""
     done, model = read_json(out / "stages.json"), (out / "rm" / "model.pt").read_bytes()
-    (out / "stages.json").write_text(json.dumps({name: s for name, s in stages.items() if name != "rm"}))
+    (out / "stages.json").write_text(json.dumps({name: s for name, s in done.items() if name != "rm"}))
     (out / "rm" / "model.pt").unlink()
     tiny.run(reproduce, ["--tiny", "--stage", "rm", "--out", str(out)])
     shown = capsys.readouterr().out
