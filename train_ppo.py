@@ -208,21 +208,23 @@ def update(learners, optimizers, episodes, minibatch, documents, pad, config):
     minibatch (M,) long: which episodes; documents: list of Sequences, empty for plain PPO. Each process takes its share
     of both; policy and value network may be wrapped by DDP. Returns the figures to log.
     """
-    figures = ptx_gradients(learners, documents, pad, config) if documents else {}
-    figures = ppo_gradients(learners, episodes, minibatch.tolist(), config) | figures
+    figures = ppo_gradients(learners, episodes, minibatch.tolist(), config, unfinished=bool(documents))
+    if documents:
+        figures |= ptx_gradients(learners, documents, pad, config)
     for network, optimizer in zip((learners.policy, learners.value), optimizers):
         take_step(network, optimizer, config.max_grad_norm)
     ema_update(learners.ema, learners.policy, config.ema_decay)
     return dict(zip(figures, distributed.all_reduce(*figures.values())))
 
 
-def ppo_gradients(learners, episodes, minibatch, config):
-    """Adds PPO's gradients of a minibatch (list of ints) to the policy's and the value network's. Returns this
-    process's part of the figures to log."""
+def ppo_gradients(learners, episodes, minibatch, config, unfinished=False):
+    """Adds PPO's gradients of a minibatch (list of ints) to the policy's and the value network's. unfinished: whether
+    the policy's go on with documents. Returns this process's part of the figures to log."""
     figures = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
     lengths = episodes.responses.lengths[minibatch].tolist()
     total = episodes.responses.mask[minibatch].sum()  # tokens
-    for rows in pieces(minibatch, lengths, config.max_tokens, learners.policy, learners.value):
+    later = [learners.policy] if unfinished else []
+    for rows in pieces(minibatch, lengths, config.max_tokens, learners.policy, learners.value, unfinished=later):
         part = episodes.select(rows)  # logp and values are those of when it was sampled: the old ones
         mask = part.responses.mask
         logp = response_logps(learners.policy, part.responses)
@@ -243,7 +245,7 @@ def ptx_gradients(learners, documents, pad, config):
     token."""
     nats, device = 0.0, next(learners.policy.parameters()).device
     total = sum(s.length - s.start for s in documents)  # tokens
-    for part in pieces(documents, [s.length for s in documents], config.max_tokens, unfinished=[learners.policy]):
+    for part in pieces(documents, [s.length for s in documents], config.max_tokens, learners.policy):
         responses = collate(part, pad, device)
         loss = ptx_loss(response_logps(learners.policy, responses), responses.mask, config.ptx_coef, total)
         loss.backward()
