@@ -57,7 +57,7 @@ from minirlhf.support.run import Run, RunConfig, start_run
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
     policy: str  # checkpoint that RL starts from, and the KL's reference: SFT with pretraining data mixed in
-    reward_model: str  # checkpoint of the reward model; the value network starts as its copy
+    reward_model: str | None = None  # checkpoint of the reward model; the value network starts as its copy
     prompts: tuple[str, ...]  # files of prompts
     documents: tuple[str, ...] = ()  # files of pretraining documents, for PPO-ptx
     ptx_coef: float = 27.8  # gamma, weight of the pretraining loss (paper: 27.8); 0 is plain PPO
@@ -131,7 +131,13 @@ class Episodes(NamedTuple):
         return Episodes(responses, self.scores[rows], *(x[rows, :R] for x in per_token))
 
 
-def main(config):
+def main(config, reward=None):
+    """Runs step 3. reward: a function of your own in place of the reward model's scores (docs/own_reward.md): it takes
+    two lists of B texts, the prompts and the responses, and returns B numbers. Without --reward_model the value network
+    starts as the policy with a new head.
+    """
+    if reward is None and config.reward_model is None:
+        raise InputError("required: --reward_model (--help lists and explains every flag)")
     distributed.start(pick_device(config.device))
     distributed.require_divisible(batch_size=config.batch_size, minibatch_size=config.minibatch_size)
     if config.graph and pick_device(config.device) != "cuda":
@@ -140,11 +146,11 @@ def main(config):
     networks = load_networks(config, tokenizer)
     prompts, documents = load_data(config, tokenizer, networks)
     if start_run(config):
-        train(config, networks, tokenizer, prompts, documents)
+        train(config, networks, tokenizer, prompts, documents, reward)
     distributed.finish()
 
 
-def train(config, networks, tokenizer, prompts, documents):
+def train(config, networks, tokenizer, prompts, documents, reward=None):
     optimizers = policy_optimizer, _ = make_optimizers(networks, config)
     run = Run(config, networks.policy, networks.value, networks.ema, *optimizers, last_good=config.policy)
     learners = networks._replace(policy=distributed.wrap(networks.policy), value=distributed.wrap(networks.value))
@@ -167,7 +173,8 @@ def train(config, networks, tokenizer, prompts, documents):
 
         # 2. Rewards are made of the reward model's scores and the reference's log-probs, advantages of rewards and the
         #    value network's estimates. They are whitened over the whole batch, so each process gets all episodes.
-        episodes: Episodes = judge_episodes(networks, responses, logp, config)
+        own = reward and own_scores(reward, responses, tokenizer)
+        episodes: Episodes = judge_episodes(networks, responses, logp, config, own)
 
         # 3. The policy and the value network learn from the episodes in random minibatches, and in PPO-ptx the policy
         #    from documents.
@@ -188,10 +195,12 @@ def train(config, networks, tokenizer, prompts, documents):
     run.finish(**curves | ({"ptx_loss": "pretraining loss"} if config.ptx_coef else {}))
 
 
-def judge_episodes(networks, responses, logp, config):
+def judge_episodes(networks, responses, logp, config, scores=None):
     """The Episodes of some responses: scores, KL-shaped rewards, advantages, returns. Each process brings the responses
-    and log-probs that it sampled, and gets the Episodes of the whole batch."""
-    scores = in_chunks(response_scores, networks.reward_model, responses, config.max_tokens)
+    and log-probs that it sampled, and gets the Episodes of the whole batch. scores (B,): the reward model's unless
+    given."""
+    if scores is None:
+        scores = in_chunks(response_scores, networks.reward_model, responses, config.max_tokens)
     ref_logp = in_chunks(response_logps, networks.reference, responses, config.max_tokens)
     values = in_chunks(response_values, networks.value, responses, config.max_tokens)
     scores, logp, ref_logp, values = map(distributed.all_gather, (scores, logp, ref_logp, values))
@@ -200,6 +209,16 @@ def judge_episodes(networks, responses, logp, config):
     advantages, returns = gae(rewards, values, responses.mask, config.discount, config.gae_lambda)
     advantages = whiten(advantages, responses.mask)
     return Episodes(responses, scores, logp, ref_logp, values, advantages, returns)
+
+
+def own_scores(reward, responses, tokenizer):
+    """The scores (B,) that a reward function gives to the texts of responses."""
+    scores = reward(responses.prompts(tokenizer), responses.texts(tokenizer))
+    scores = torch.as_tensor(scores, dtype=torch.get_default_dtype(), device=responses.tokens.device)
+    if scores.shape != responses.prompt_lengths.shape or not scores.isfinite().all():
+        needed = f"a list of {len(responses.prompt_lengths)} finite numbers, one for each response"
+        raise InputError(f"reward: returned {tuple(scores.shape)} scores, or some that are not finite; return {needed}")
+    return scores
 
 
 def update(learners, optimizers, episodes, minibatch, documents, pad, config):
@@ -293,16 +312,18 @@ def warn_of_a_short_run(config, steps):
 def load_networks(config, tokenizer):
     """All five, in evaluation mode throughout: dropout would change the ratio at random, where nothing was learned."""
     policy = load_model(config.policy, GPT, tokenizer).eval()
-    reward_model = load_model(config.reward_model, RewardModel, tokenizer).eval()
     reference, ema = (copy.deepcopy(policy).requires_grad_(False) for _ in range(2))
-    value = copy.deepcopy(reward_model)
-    networks = policy, reference, reward_model.requires_grad_(False), value, ema
-    return Networks(*(place(network, config) for network in networks))
+    torch.manual_seed(config.seed)  # for a new head
+    start, new_head = (config.reward_model, False) if config.reward_model else (config.policy, True)
+    value = load_model(start, RewardModel, tokenizer, new_head=new_head).eval()
+    reward_model = None if new_head else copy.deepcopy(value).requires_grad_(False)
+    networks = policy, reference, reward_model, value, ema
+    return Networks(*(network and place(network, config) for network in networks))
 
 
 def load_data(config, tokenizer, networks):
     """Prompts as token lists, documents as Sequences."""
-    n_ctx = min(networks.policy.config.n_ctx, networks.reward_model.config.n_ctx)
+    n_ctx = min(networks.policy.config.n_ctx, networks.value.config.n_ctx)
     prompts = records.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if config.ptx_coef == 0:
         return prompts, []

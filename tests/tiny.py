@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,18 @@ def to_flags(settings):
         elif value is not None:
             words += [f"--{name}", str(value)]
     return words
+
+
+def copy_of_the_project(folder):
+    """A copy of what is installed: building a wheel leaves files beside its source."""
+    for name in ("pyproject.toml", "README.md", "LICENSE", "minirlhf"):
+        source = Path(__file__).parents[1] / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            folder.mkdir(exist_ok=True)
+            shutil.copy(source, folder / name)
+    return folder
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
