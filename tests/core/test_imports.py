@@ -1,34 +1,48 @@
-"""Imports go one way: each file imports only what stands above it here, and so nothing imports in a circle."""
+"""Imports go down only: each file imports what is below it, and so nothing imports in a circle."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = """
-    shapes config model
-    losses distributed device muon
-    files formats
-    data
-    tokenizer rollout
-    huggingface evaluate graph
+# minirlhf/support/, the lowest line first; a file imports from lines above its own here.
+SUPPORT = """
+    errors shapes muon optim
+    config files distributed device forward statistics
+    folder formats accumulation sampling progress
+    records tokenizer cuda_graph curves
+    huggingface
     checkpoint
     run
 """
-# A script is no library: it imports another only where that is a step of its own, or (pretraining) has its loop.
-TRAINING = {"train_tokenizer", "pretrain", "train_sft", "select_sft", "train_rm", "train_ppo"}
-STEPS = {
-    "pretrain": {"train_sft"},
-    "reproduce": TRAINING,
-    "folds": {"train_tokenizer", "pretrain", "train_sft", "train_rm", "train_ppo"},
-    "findings.lab": TRAINING | {"reproduce"},
-    "bench.bench": {"train_rm", "train_ppo"},
-}
-SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
-LINES = {name: number for number, line in enumerate(LIBRARY.splitlines()) for name in line.split()}
-FOLDERS = ("minirlhf", "data/town", "people", "experiments", "findings", "bench", ".")
+PAPER = """
+    model losses data
+    rollout
+"""
+FOLDERS = ("minirlhf", "minirlhf/support", "data/town", "tools", "tools/web", "lab", "lab/findings", ".")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+TRAINING = {"pretrain", "train_sft", "train_rm", "train_ppo"}
+# What a folder's files may import of ours; a name stands for itself and all that is in it.
+BELOW = {
+    "minirlhf.support": {"minirlhf.support"},
+    "minirlhf": {"minirlhf"},
+    "data.town": {"data.town"},
+    "tools": {"minirlhf", "data.town", "tools"},
+    "tools.web": {"minirlhf", "data.town", "tools.web"},
+    "lab": {"minirlhf", "data.town", "tools", "lab"} | TRAINING,
+    "lab.findings": {"minirlhf", "data.town", "tools", "lab"} | TRAINING,
+}
+ALONE = {  # files that may import something else than their folder's
+    "data.town.__main__": {"data.town", "minirlhf"},
+    "tools.bench": {"minirlhf", "train_rm", "train_ppo"},
+    "pretrain": {"minirlhf", "train_sft"},
+    "reproduce": {"minirlhf", "lab"},
+    "chat": {"minirlhf", "tools.web"},
+}
+CORE = {"numpy", "torch", "tiktoken"}
+EXTRAS = {"matplotlib", "tqdm", "safetensors", "tokenizers", "pyarrow"}  # imported where they are needed
 
 
 def name_of(path):
@@ -37,7 +51,7 @@ def name_of(path):
 
 
 def imports(path, code):
-    """The modules of ours that the code of a file imports, wherever in it: {"minirlhf.files", "data.town"}."""
+    """The modules that the code of a file imports, wherever in it: {"minirlhf.support.files", "data.town", "torch"}."""
     package, found = path.relative_to(ROOT).parts[:-1], set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -45,57 +59,86 @@ def imports(path, code):
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*above, *filter(None, [node.module])])
-            inside = [f"{module}.{alias.name}" for alias in node.names]
-            found |= {name for name in inside if (ROOT / (name.replace(".", "/") + ".py")).exists()} or {module}
-    return {
-        name
-        for name in found
-        if name.split(".")[0] in {"minirlhf", "data", "people", "experiments", "findings", *SCRIPTS}
-    }
+            inside = {f"{module}.{alias.name}" for alias in node.names}
+            modules = {name for name in inside if is_ours(name)}
+            found |= modules if len(modules) == len(inside) else modules | {module}
+    return found
+
+
+def is_ours(name):
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def inside(name, places):
+    return any(name == place or name.startswith(f"{place}.") for place in places)
+
+
+def line_of(name, listing):
+    return next((number for number, line in enumerate(listing.splitlines()) if name in line.split()), None)
 
 
 def wrong(path, code):
-    """Those of a file's imports that go the wrong way."""
-    me, found = name_of(path), imports(path, code)
-    if me == "data.town.__main__":  # a command, as the scripts are
-        return {name for name in found if not name.startswith(("minirlhf.", "data.town"))}
-    if me.startswith("data."):
-        return {name for name in found if not name.startswith("data.town")}
-    if me.startswith("minirlhf."):
-        mine = LINES[me.split(".")[1]]
-        return found - {f"minirlhf.{name}" for name, line in LINES.items() if line < mine}
-    if not me.startswith(("findings", "bench")) and any(name.startswith("findings") for name in found):
-        return found
-    if me.startswith("people.") and any(name.startswith("experiments") for name in found):
-        return found
-    may = TRAINING if me.startswith("experiments.") else STEPS.get(me, set())
-    return found & SCRIPTS - may
+    """The imports of a file that do not go down."""
+    me, found = name_of(path), {name for name in imports(path, code) if is_ours(name)}
+    folder = me if path.name == "__init__.py" else me.rpartition(".")[0]
+    may = ALONE.get(me, BELOW.get(folder, {"minirlhf"}))
+    up = {name for name in found if not inside(name, may)}
+    if path.name == "__init__.py":
+        return up
+    for package, listing in (("minirlhf.support", SUPPORT), ("minirlhf", PAPER)):
+        if folder == package:
+            mine = line_of(path.stem, listing)
+            assert mine is not None, f"{path}: has no line of its own in this test"
+            for name in found:
+                other = line_of(name.removeprefix(f"{package}."), listing)
+                up |= {name} if other is not None and other >= mine else set()
+    return up
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_imports_go_one_way(path):
+def test_imports_go_down(path):
     assert not wrong(path, path.read_text())
+
+
+def test_support_imports_nothing_of_ours_but_itself():
+    for path in (ROOT / "minirlhf" / "support").glob("*.py"):
+        ours = {name for name in imports(path, path.read_text()) if is_ours(name)}
+        assert all(name.startswith("minirlhf.support") for name in ours), path
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.is_relative_to(ROOT / "minirlhf")], ids=name_of)
+def test_the_library_imports_three_packages_and_extras_where_they_are_needed(path):
+    code = path.read_text()
+    others = {name.split(".")[0] for name in imports(path, code)} - set(sys.stdlib_module_names) - {"minirlhf"}
+    assert others <= CORE | EXTRAS
+    top = ast.Module([node for node in ast.parse(code).body if isinstance(node, (ast.Import, ast.ImportFrom))], [])
+    assert not {name.split(".")[0] for name in imports(path, ast.unparse(top))} & EXTRAS
 
 
 @pytest.mark.parametrize(
     ("path", "code"),
     [
+        ("minirlhf/support/checkpoint.py", "from ..model import GPT"),
+        ("minirlhf/support/files.py", "from .run import Run"),
+        ("minirlhf/support/run.py", "def f():\n    from .. import rollout"),
         ("minirlhf/losses.py", "from .data import collate"),
         ("minirlhf/model.py", "def f():\n    from . import rollout"),
-        ("minirlhf/support/evaluate.py", "import train_sft"),
+        ("minirlhf/rollout.py", "import train_sft"),
         ("minirlhf/data.py", "from data import town"),
-        ("minirlhf/support/run.py", "from experiments.workers import at_once"),
-        ("data/town/web.py", "from minirlhf.files import write_lines"),
+        ("minirlhf/support/run.py", "from lab.workers import at_once"),
+        ("data/town/web.py", "from minirlhf.support.files import write_lines"),
         ("data/town/__main__.py", "import reproduce"),
-        ("lab/evaluation.py", "from reproduce import LIMIT"),
-        ("train_rm.py", "from train_sft import plan"),
-        ("lab/report.py", "from findings import pictures"),
-        ("lab/findings/tasks.py", "import folds"),
-        ("chat.py", "import reproduce"),
+        ("tools/export.py", "from lab import stages"),
         ("tools/web/agreement.py", "import train_rm"),
-        ("tools/web/agreement.py", "from experiments.evaluation import load"),
-        ("minirlhf/support/formats.py", "from people import labels"),
+        ("tools/label.py", "import chat"),
+        ("lab/evaluation.py", "import reproduce"),
+        ("lab/findings/tasks.py", "from chat import reply"),
+        ("train_rm.py", "from train_sft import plan"),
+        ("train_ppo.py", "from tools import select_sft"),
+        ("chat.py", "from lab import report"),
+        ("reproduce.py", "from lab import report\nimport train_ppo"),
     ],
 )
-def test_an_import_the_other_way_is_noticed(path, code):
+def test_an_import_that_goes_up_is_noticed(path, code):
     assert wrong(ROOT / path, code)
