@@ -60,7 +60,7 @@ class Config(RunConfig):
 
 def main(config):
     distributed.start(pick_device(config.device))
-    distributed.require_divisible(batch_size=config.batch_size)
+    distributed.require_divisible(config, "batch_size")
     model, tokenizer = start_model(config)
     place(model, config)
     documents = records.load_documents(config.data, tokenizer, model.config.n_ctx)

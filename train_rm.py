@@ -1,11 +1,12 @@
-"""Step 2 of InstructGPT: a reward model from rankings of K responses (Ouyang et al. 2022, section 3.5 and App. C.2).
+"""Step 2 of InstructGPT: a reward model from rankings (Ouyang et al. 2022, sec. 3.5, App. C.2).
 
-    python train_rm.py --data rankings.jsonl --init runs/sft --demonstrations demonstrations.jsonl --out runs/rm
+    python train_rm.py --data rankings.jsonl --init runs/sft \\
+        --demonstrations demonstrations.jsonl --out runs/rm
 
-The model is the SFT model with a scalar head in place of the unembedding, read at the last token of prompt +
-response. All pairs of a prompt are one batch element. After training, a bias makes demonstrations score 0 on average.
-Deviations: gradients are clipped. The paper's 6B model started from GPT-3 fine-tuned on public NLP data, and found an
-SFT start as good.
+The model is the SFT model with a scalar head in place of the unembedding, read at the last token of
+prompt + response. All pairs of a prompt are one batch element. After training, a bias makes
+demonstrations score 0 on average. Deviations: gradients are clipped. The paper's 6B model started
+from GPT-3 fine-tuned on public NLP data, and found an SFT start as good.
 """
 
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from minirlhf.support.statistics import pair_hits
 class Config(RunConfig):
     data: tuple[str, ...]  # files of rankings
     init: str  # checkpoint to start from: an SFT model, or a GPT
-    demonstrations: tuple[str, ...] = ()  # files of demonstrations that shall score 0 on average; without, no bias
+    demonstrations: tuple[str, ...] = ()  # files of demonstrations that shall score 0 on average
     validation: tuple[str, ...] = ()  # files of rankings to measure accuracy on, after training
     epochs: int = 1  # passes over --data (paper: 1; more overfit)
     batch_size: int = 64  # prompts in a step, each with all its responses (paper: 64)
@@ -47,7 +48,7 @@ class Config(RunConfig):
 
 def main(config):
     distributed.start(pick_device(config.device))
-    distributed.require_divisible(batch_size=config.batch_size)
+    distributed.require_divisible(config, "batch_size")
     tokenizer = load_tokenizer(config.init)
     torch.manual_seed(config.seed)  # for the head
     model = place(load_model(config.init, RewardModel, tokenizer, new_head=True), config)
@@ -56,7 +57,7 @@ def main(config):
     validation = records.load_rankings(config.validation, tokenizer, n_ctx)
     demonstrations = records.load_demonstrations(config.demonstrations, tokenizer, n_ctx)
     if not any(r.has_pair for r in rankings):
-        raise InputError(f"{config.data[0]}: all responses tie; give rankings with a better and a worse response")
+        raise InputError(f"{config.data[0]}: all responses tie; give a better and a worse one")
     if start_run(config):
         train(config, model, tokenizer, rankings, validation, demonstrations)
     distributed.finish()
@@ -66,8 +67,8 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
     optimizer = adam(model.parameters(), config.lr)
     run = Run(config, model, optimizer, last_good=config.init)
     learner, rng = distributed.wrap(model), np.random.default_rng(config.seed)
-    lengths = [r.length for r in rankings]
-    plan = [batch for _ in range(config.epochs) for batch in batches(lengths, config.batch_size, rng)]
+    lengths, size = [r.length for r in rankings], config.batch_size
+    plan = [rows for _ in range(config.epochs) for rows in batches(lengths, size, rng)]
     for step, rows in run.steps(plan):
         scale_lr(optimizer, cosine_lr(step, len(plan)))
         batch = [rankings[row] for row in rows]
@@ -92,7 +93,8 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
     if validation:
         correct, pairs = validation_pairs(model, validation, tokenizer.pad, config.max_tokens)
         last["validation_accuracy"] = correct / pairs if pairs else None
-        distributed.print0(f"{config.out}: {correct:.0f} of {pairs:.0f} validation pairs ordered as the labelers did")
+        found = f"{correct:.0f} of {pairs:.0f} validation pairs ordered as the labelers did"
+        distributed.print0(f"{config.out}: {found}")
     if demonstrations:
         last["bias"] = set_bias(model, demonstrations, tokenizer.pad, config.max_tokens)
     run.log(**last)
@@ -101,19 +103,18 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
 
 
 def score_rankings(model, rankings, pad):
-    """Scores and ranks (P, K) of P Rankings, 0 where a prompt has fewer than K responses; one forward per response."""
-    device = next(model.parameters()).device
-    ranks = torch.zeros(len(rankings), max((len(r.ranks) for r in rankings), default=0), dtype=torch.long)
-    for row, ranking in zip(ranks, rankings):
-        row[: len(ranking.ranks)] = torch.tensor(ranking.ranks)
-    ranks = ranks.to(device)
+    """Scores and ranks (P, K) of P Rankings, 0 where a prompt has fewer than K responses."""
+    K = max((len(r.ranks) for r in rankings), default=0)
+    device, padded = next(model.parameters()).device, [r.ranks + [0] * K for r in rankings]
+    ranks = torch.tensor([row[:K] for row in padded], device=device).view(len(rankings), K)
     flat = response_scores(model, collate([s for r in rankings for s in r.sequences], pad, device))
-    return torch.zeros(ranks.shape, dtype=flat.dtype, device=device).masked_scatter(ranks > 0, flat), ranks
+    scores = torch.zeros(ranks.shape, dtype=flat.dtype, device=device)
+    return scores.masked_scatter(ranks > 0, flat), ranks  # one forward per response
 
 
 def validation_pairs(model, rankings, pad, max_tokens=16384):
-    """How many untied pairs of responses the model orders as the labelers did (equal scores count one half), and how
-    many there are. Each process measures its share."""
+    """How many untied pairs of responses the model orders as the labelers did (equal scores count
+    one half), and how many there are. Each process measures its share."""
     mine = distributed.shard(rankings)
     scores = ranking_scores(model, mine, pad, max_tokens)
     hits = [hit for r, row in zip(mine, scores) for hit in pair_hits(row, r.ranks).values()]
@@ -122,8 +123,9 @@ def validation_pairs(model, rankings, pad, max_tokens=16384):
 
 @torch.no_grad()
 def set_bias(model, demonstrations, pad, max_tokens=16384):
-    """Shifts the head's bias so that a score of 0 means as good as demonstrations (Sequences); returns the new bias."""
-    scores = per_sequence(response_scores, model, distributed.shard(demonstrations), pad, max_tokens)
+    """Shifts the head's bias so that demonstrations score 0 on average; returns the new bias."""
+    mine = distributed.shard(demonstrations)
+    scores = per_sequence(response_scores, model, mine, pad, max_tokens)
     model.head.bias -= distributed.all_reduce(scores.sum().item())[0] / len(demonstrations)
     return model.head.bias.item()
 

@@ -1,13 +1,13 @@
-"""Step 1 of InstructGPT: supervised fine-tuning of a GPT on demonstrations (Ouyang et al. 2022, App. C.1).
+"""Step 1 of InstructGPT: supervised fine-tuning on demonstrations (Ouyang et al. 2022, App. C.1).
 
     SFT              python train_sft.py --data demonstrations.jsonl --init runs/gpt --out runs/sft
-    start of RL      python train_sft.py --data demonstrations.jsonl --documents web.jsonl --epochs 2 --lr 5e-6 \\
-                         --init runs/gpt --out runs/rl_start
-    on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...        (the same flags: batch sizes are global)
+    start of RL      python train_sft.py --data demonstrations.jsonl --documents web.jsonl \\
+                         --epochs 2 --lr 5e-6 --init runs/gpt --out runs/rl_start
+    on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...   (same flags: sizes are global)
 
-The loss is over a response's tokens; a prompt's tokens are only context. Of a document, which the start of RL mixes in,
-every token is learned. Defaults are the paper's. Deviations: gradients are clipped, and the learning rate is that of
-the 1.3B model whatever the size.
+The loss is over a response's tokens; a prompt's tokens are only context. Of a document, which the
+start of RL mixes in, every token is learned. Defaults are the paper's. Deviations: gradients are
+clipped, and the learning rate is that of the 1.3B model whatever the size.
 """
 
 from dataclasses import dataclass
@@ -33,13 +33,13 @@ from minirlhf.support.run import Run, RunConfig, start_run
 class Config(RunConfig):
     data: tuple[str, ...]  # files of demonstrations
     init: str  # checkpoint to start from: a pretrained GPT
-    documents: tuple[str, ...] = ()  # files of pretraining documents to mix in, as the start of RL needs
-    document_share: float = 0.1  # share of a batch that is documents where they are mixed in (paper: 10 %)
-    validation: tuple[str, ...] = ()  # files of demonstrations whose loss is measured after each epoch
+    documents: tuple[str, ...] = ()  # files of pretraining documents to mix in: the start of RL
+    document_share: float = 0.1  # share of a batch that is documents, if there are (paper: 10 %)
+    validation: tuple[str, ...] = ()  # files of demonstrations to measure the loss on, each epoch
     epochs: int = 16  # passes over --data (paper: 16, and 2 for the start of RL)
     batch_size: int = 32  # sequences in a step (paper: 32)
-    lr: float = 9.65e-6  # peak learning rate, cosine decay to a tenth (paper: 9.65e-6; start of RL 5e-6)
-    dropout: float = 0.2  # share of the embedding, and of what each block adds, that is set to 0 at random (paper: 0.2)
+    lr: float = 9.65e-6  # peak, cosine decay to a tenth (paper: 9.65e-6; start of RL 5e-6)
+    dropout: float = 0.2  # share of embeddings and of what blocks add that is dropped (paper: 0.2)
 
     def __post_init__(self):
         super().__post_init__()
@@ -49,7 +49,7 @@ class Config(RunConfig):
         require_fraction(self, "dropout", "document_share", below_one=True)
         if self.documents and not 0 < self.documents_in_batch < self.batch_size:
             share = f"--document_share {self.document_share} of --batch_size {self.batch_size}"
-            raise InputError(f"{share} is {self.documents_in_batch} documents; both kinds need a place in each batch")
+            raise InputError(f"{share} is {self.documents_in_batch} documents; keep both kinds in")
 
     @property
     def documents_in_batch(self):
@@ -58,7 +58,7 @@ class Config(RunConfig):
 
 def main(config):
     distributed.start(pick_device(config.device))
-    distributed.require_divisible(batch_size=config.batch_size)
+    distributed.require_divisible(config, "batch_size")
     tokenizer = load_tokenizer(config.init)
     model = place(load_model(config.init, GPT, tokenizer, config.dropout), config)
     n_ctx = model.config.n_ctx
@@ -72,8 +72,8 @@ def main(config):
 
 
 def train(config, model, optimizer, tokenizer, steps, validation=()):
-    """Takes the steps of a plan. `pieces` splits a batch into micro-batches that fit in memory, a share of it for each
-    process; their gradients add up to the batch's."""
+    """Takes the steps of a plan. `pieces` splits a batch into micro-batches that fit in memory, a
+    share of it for each process; their gradients add up to the batch's."""
     run = Run(config, model, optimizer)
     learner, device = distributed.wrap(model), next(model.parameters()).device
     for step, (epoch, batch, last_of_epoch) in run.steps(steps):
@@ -84,16 +84,18 @@ def train(config, model, optimizer, tokenizer, steps, validation=()):
         loss = 0.0
         for part in pieces(batch, [s.length for s in batch], config.max_tokens, learner):
             responses = collate(part, tokenizer.pad, device)
-            part_loss = sft_loss(response_logps(learner, responses), responses.mask, total=len(batch))
+            logp = response_logps(learner, responses)
+            part_loss = sft_loss(logp, responses.mask, total=len(batch))
             part_loss.backward()
             loss += part_loss.item()
         take_step(model, optimizer, config.max_grad_norm)
 
         (loss,) = distributed.all_reduce(loss)
-        rate = run.rate(sum(s.length for s in batch))
-        row = dict(epoch=epoch, loss=loss, lr=config.lr * decay, tokens_per_second=rate)
+        row = dict(epoch=epoch, loss=loss, lr=config.lr * decay)
+        row |= dict(tokens_per_second=run.rate(sum(s.length for s in batch)))
         if last_of_epoch:
-            row["validation_loss"] = validation_loss(model, validation, tokenizer.pad, config.max_tokens)
+            measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens)
+            row |= dict(validation_loss=measured)
         run.log(**row)
         if last_of_epoch:
             run.save(f"epoch-{epoch}.pt", model, tokenizer)
@@ -102,7 +104,7 @@ def train(config, model, optimizer, tokenizer, steps, validation=()):
 
 
 def validation_loss(model, sequences, pad, max_tokens=16384):
-    """The SFT loss of Sequences in nats, without dropout; None of no sequences. Each process measures its share."""
+    """The SFT loss of Sequences in nats, without dropout. Each process measures its share."""
     if not sequences:
         return None
     mine = distributed.shard(sequences)
@@ -112,12 +114,12 @@ def validation_loss(model, sequences, pad, max_tokens=16384):
 
 
 def plan(sequences, config, documents=(), documents_in_batch=0):
-    """Yields (epoch, batch, whether it is the epoch's last) for the whole run. Batches hold Sequences of similar
-    length, and some documents among them."""
-    rng = np.random.default_rng(config.seed)
+    """Yields (epoch, batch, whether it is the epoch's last) for the whole run. Batches hold
+    Sequences of similar length, and some documents among them."""
+    rng, lengths = np.random.default_rng(config.seed), [s.length for s in sequences]
     document_order = endless(documents, rng)
     for epoch in range(1, config.epochs + 1):
-        epoch_batches = batches([s.length for s in sequences], config.batch_size - documents_in_batch, rng)
+        epoch_batches = batches(lengths, config.batch_size - documents_in_batch, rng)
         for i, rows in enumerate(epoch_batches, 1):
             mixed_in = [next(document_order) for _ in range(documents_in_batch)]
             yield epoch, [sequences[row] for row in rows] + mixed_in, i == len(epoch_batches)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import in_chunks, ranking_scores, response_scores, sample_responses
+from minirlhf.rollout import in_chunks, ranking_scores, response_scores
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_positive
@@ -28,6 +28,7 @@ from minirlhf.support.formats import ASSISTANT
 from minirlhf.support.statistics import interval, pair_hits
 from minirlhf.support.tokenizer import load
 from tools import train_tokenizer
+from tools.select_sft import sample_responses
 
 from .pipeline import Pipeline
 

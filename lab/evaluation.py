@@ -15,13 +15,13 @@ from minirlhf.rollout import (
     response_logps,
     response_nats,
     response_scores,
-    sample_responses,
 )
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.device import pick_device
 from minirlhf.support.errors import require
 from minirlhf.support.records import Sequence, encode_rankings, encode_response
 from minirlhf.support.statistics import interval, pair_hits
+from tools.select_sft import sample_responses
 
 
 def load(folder, kind):

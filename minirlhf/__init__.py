@@ -24,8 +24,9 @@ from .support.records import Ranking, Sequence
 from .support.tokenizer import Tokenizer, train_bpe
 
 __all__ = [
-    "GPT", "PRESETS", "GPTConfig", "InputError", "Ranking", "Responses", "RewardModel", "Sequence", "Tokenizer",
-    "batches", "collate", "cosine_lr", "ema_update", "gae", "generate", "load_model", "load_tokenizer", "masked_mean",
-    "policy_loss", "ptx_loss", "ranked_above", "ranking_loss", "response_logps", "response_scores", "response_values",
-    "sample", "save_model", "sft_loss", "shaped_rewards", "train_bpe", "uniforms", "value_loss", "warmup_lr", "whiten",
+    "batches", "collate", "cosine_lr", "ema_update", "gae", "generate", "GPT", "GPTConfig",
+    "InputError", "load_model", "load_tokenizer", "masked_mean", "policy_loss", "PRESETS",
+    "ptx_loss", "ranked_above", "Ranking", "ranking_loss", "response_logps", "response_scores",
+    "response_values", "Responses", "RewardModel", "sample", "save_model", "Sequence", "sft_loss",
+    "shaped_rewards", "Tokenizer", "train_bpe", "uniforms", "value_loss", "warmup_lr", "whiten",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Token ids as tensors, and items in batches. Records are read and encoded in support/records.py."""
+"""Token ids as tensors, and items in batches. Records are read in support/records.py."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class Responses(NamedTuple):
     [[5, 6, 7, 8, 9], [1, 2, 3, 0, 0]]
     >>> responses.mask.tolist()
     [[True, True, True], [True, False, False]]
-    >>> responses.positions.tolist()  # 7 is predicted at position 1, where 6 stands; 3 at 1 too, where 2 stands
+    >>> responses.positions.tolist()  # 7 is predicted at position 1, where 6 stands; so is 3
     [[1, 2, 3], [1, 2, 3]]
     >>> responses.targets.tolist()
     [[7, 8, 9], [3, 0, 0]]
@@ -23,7 +23,7 @@ class Responses(NamedTuple):
 
     tokens: torch.Tensor  # (B, T) long: prompt, response, right padding
     prompt_lengths: torch.Tensor  # (B,) long
-    mask: torch.Tensor  # (B, R) bool: True on a response's tokens; it ends with end-of-text, or where it was cut off
+    mask: torch.Tensor  # (B, R) bool: True on a response's tokens, of which end-of-text is one
 
     @property
     def response_lengths(self):
@@ -36,10 +36,10 @@ class Responses(NamedTuple):
 
     @property
     def positions(self):
-        """(B, R) long: the place before response token t. A model's output there is about t: log-prob and value."""
+        """(B, R) long: the position before response token t, where log-prob and value are read."""
         steps = torch.arange(self.mask.shape[1], device=self.mask.device)
         positions = self.prompt_lengths[:, None] - 1 + steps
-        return positions.clamp(max=self.tokens.shape[1] - 2)  # past a response's end, where the mask hides what is read
+        return positions.clamp(max=self.tokens.shape[1] - 2)  # past the end the mask hides them
 
     @property
     def targets(self):
@@ -54,7 +54,10 @@ class Responses(NamedTuple):
 
     def prompts(self, tokenizer):
         """The prompts as text."""
-        return [tokenizer.decode(row[:n]) for row, n in zip(self.tokens.tolist(), self.prompt_lengths.tolist())]
+        return [
+            tokenizer.decode(row[:n])
+            for row, n in zip(self.tokens.tolist(), self.prompt_lengths.tolist())
+        ]
 
     def texts(self, tokenizer):
         """The responses as text, without end-of-text."""
@@ -63,7 +66,8 @@ class Responses(NamedTuple):
 
 
 def collate(sequences, pad, device="cpu"):
-    """Sequences as right-padded tensors. Tokens from `start` on are the response: of a document, all but the first."""
+    """Sequences as right-padded tensors. Tokens from `start` on are the response: of a document,
+    all but the first."""
     lengths = [s.length for s in sequences]
     starts = torch.tensor([s.start for s in sequences], dtype=torch.long)
     tokens = torch.full((len(sequences), max(lengths, default=1)), pad)
@@ -75,9 +79,11 @@ def collate(sequences, pad, device="cpu"):
 
 
 def batches(lengths, size, rng, pool=16):
-    """Indices of items in batches of `size` (the last may be smaller), in random order, rows of like length together.
+    """Indices of items in batches of `size` (the last may be smaller), in random order, rows of
+    like length together.
 
-    Items are shuffled, sorted by length within pools of 16 batches, and the batches are shuffled again.
+    Items are shuffled, sorted by length within pools of 16 batches, and the batches are shuffled
+    again.
     """
     order = rng.permutation(len(lengths))
     cut = []

@@ -1,13 +1,14 @@
 """GPT-2 by hand, and the reward model: the same network with one number as its output.
 
-What happens to a token: its *embedding* and its position's add up to a vector of D numbers. Then come the blocks, each
-with two parts that add to the vector. *Attention* fetches from the positions before it: a weighted mean of their
-*values*, with large weights where their *keys* fit this position's *query*. The *MLP* changes each position by itself.
-At the end the vector's dot products with all embeddings are the *logits*, one for each token of the vocabulary; softmax
-turns them into the probabilities of the next token. All positions are computed at once, and none sees a later one.
+What happens to a token: its *embedding* and its position's add up to a vector of D numbers. Then
+come the blocks, each with two parts that add to the vector. *Attention* fetches from the positions
+before it: a weighted mean of their *values*, with large weights where their *keys* fit this
+position's *query*. The *MLP* changes each position by itself. At the end the vector's dot products
+with all embeddings are the *logits*, one for each token of the vocabulary; softmax turns them into
+the probabilities of the next token. All positions are computed at once, and none sees a later one.
 
-Shapes: B sequences, T tokens, D = n_embd, H heads of size D / H, V vocabulary, R positions that are read.
-Parameter names are GPT-2's own. One difference from GPT-3, which the paper used: dense attention in every layer.
+Shapes: B sequences, T tokens, D = n_embd, H heads of size D / H, V vocabulary, R positions read.
+Parameter names are GPT-2's. Unlike GPT-3, which the paper used, attention is dense in every layer.
 """
 
 import math
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .support.device import precision
-from .support.forward import Linear, linear, plan_forward  # nn.Linear and F.linear, quicker on a CPU
+from .support.forward import Linear, linear, plan_forward  # torch's, quicker on a CPU
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class GPTConfig:
     n_layer: int = 12  # number of blocks
     n_head: int = 12  # attention heads of a block, each on a part of the vector, H
     n_embd: int = 768  # width: numbers in a token's vector, D
-    dropout: float = 0.0  # share of the embedding, and of what each block adds, that training sets to 0 at random
+    dropout: float = 0.0  # share of embeddings and of what blocks add that training sets to 0
 
 
 PRESETS = {
@@ -104,9 +105,9 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / scale)
 
     def forward(self, tokens, **shortcuts):
-        # position is 0 .. T - 1 and run(block, x) is block(x), unless there are shortcuts: support/forward.py
+        # position is 0 .. T - 1 and run(block, x) is block(x), unless there are shortcuts
         position, run = plan_forward(self, tokens, causal_attention, **shortcuts)
-        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding is one id more; its output is never read
+        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding, whose output is not read
         x = self.dropout(self.wte(tokens) + self.wpe(position))
         for block in self.h:
             x = run(block, x)
@@ -125,19 +126,15 @@ class GPT(nn.Module):
         self.transformer = Transformer(config)
 
     def forward(self, tokens, **shortcuts):
-        """Logits (B, T, V) of each position's next token. tokens (B, T) long; padding at the right needs no mask, since
-        attention is causal.
-
-        Shortcuts, all optional: at (B, R) long, to compute logits at those positions only, (B, R, V); left_padding and
-        cache, for sampling (support/forward.py).
-        """
+        """Logits (B, T, V) of each position's next token. tokens (B, T) long; padding at the right
+        needs no mask, since attention is causal. Optional shortcuts: `at` (B, R) long, for logits
+        (B, R, V) at those positions only; left_padding and cache, for sampling."""
         with precision(self):  # float32, or bfloat16 (support/device.py)
             return linear(self.transformer(tokens, **shortcuts), self.transformer.wte.weight)
 
 
 class RewardModel(nn.Module):
-    """The GPT with a scalar head. Read at the last token it is the score r(x, y), read before each
-    token the value V."""
+    """The GPT with a scalar head: the score r(x, y) at the last token, the value V before each."""
 
     kind = "reward model"
     Config = GPTConfig
@@ -147,12 +144,12 @@ class RewardModel(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.head = nn.Linear(config.n_embd, 1)
-        # Stiennon et al. 2020: the final LayerNorm gives states of norm sqrt(D), so initial scores have a std near 1.
+        # Stiennon et al. 2020: states have a norm of sqrt(D), so initial scores a std near 1
         nn.init.normal_(self.head.weight, std=1 / math.sqrt(config.n_embd + 1))
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens, at=None):
-        """Scalars (B, T), one per position of tokens (B, T) long; with `at` (B, R) long only there: (B, R)."""
+        """Scalars (B, T) of tokens (B, T) long; with `at` (B, R) long only there: (B, R)."""
         with precision(self):
             hidden = self.transformer(tokens, at=at)
-        return self.head(hidden).squeeze(-1)  # in float32: one column is cheap, and scores need all their digits
+        return self.head(hidden).squeeze(-1)  # in float32: scores need all their digits

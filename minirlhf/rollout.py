@@ -1,29 +1,31 @@
 """Sampling responses, and computing the log-probs, values and scores of responses.
 
-In training, responses are sampled at temperature 1 from the whole vocabulary, and scored with the same probabilities
-and the same token ids.
+In training, responses are sampled at temperature 1 from the whole vocabulary, and scored with the
+same probabilities and the same token ids.
 """
+
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .data import Responses, collate
-from .losses import at_least_fp32
-from .support import sampling
 from .support.accumulation import micro_batches
-from .support.device import precision
+from .support.device import at_least_fp32, precision
 from .support.records import Sequence
+from .support.sampling import decode
 
-# --- sampling --------------------------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def sample(model, prompt, noise, eos, temperature=1.0):
-    """Samples one response: ask for the next token's probabilities, draw, append, until end-of-text or the limit.
+    """Samples one response, token by token: the sampler to read. `generate` samples the same
+    responses in less time.
 
-    This is the sampler to read; `generate` samples the same responses in less time. prompt: list of token ids; noise
-    (limit,) float in [0, 1). Returns the response's token ids and their log-probs, two lists.
+    prompt: list of token ids; noise (limit,) float in [0, 1). Returns the response's token ids and
+    their log-probs, two lists.
     """
     response, logp = [], []
     for step_noise in noise:
@@ -37,10 +39,8 @@ def sample(model, prompt, noise, eos, temperature=1.0):
 
 
 def draw(logits, noise, temperature=1.0):
-    """Draws a token per row from softmax(logits / temperature). logits (B, V) float; noise (B,) float in [0, 1).
-
-    Returns tokens (B,) long and their log-probs (B,).
-    """
+    """Draws a token per row from softmax(logits / temperature): tokens (B,) and log-probs (B,).
+    logits (B, V) float; noise (B,) float in [0, 1)."""
     log_probs = (at_least_fp32(logits) / temperature).log_softmax(-1)
     token = sample_token(log_probs, noise)
     return token, log_probs.gather(1, token[:, None])[:, 0]
@@ -49,61 +49,48 @@ def draw(logits, noise, temperature=1.0):
 def sample_token(log_probs, noise):
     """Inverse-CDF sampling: the first token whose cumulative probability exceeds the noise.
 
-    Unlike torch.multinomial, the same noise gives the same token however rows are batched. log_probs (B, V) float32;
-    noise (B,) in [0, 1). Returns tokens (B,) long.
+    Unlike torch.multinomial, the same noise gives the same token however rows are batched.
+    log_probs (B, V) float32; noise (B,) in [0, 1). Returns tokens (B,) long.
     """
     cumulative = log_probs.exp().cumsum(-1)
     return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0]
 
 
 def uniforms(seed, rows, limit):
-    """Sampling noise in [0, 1), float32 (len(rows), limit), fixed by seed (ints), the row's number, and the step.
-
-    A row's noise depends on its number alone. So do the episodes, however the rows are spread over batches and
-    processes.
-    """
+    """Sampling noise in [0, 1), float32 (len(rows), limit). A row's noise depends on the seed
+    (ints) and the row's number alone: so episodes are the same in any batches and processes."""
     noise = np.random.default_rng(seed).random((max(rows) + 1, limit), dtype=np.float32)
     return torch.from_numpy(noise[rows])
 
 
 @torch.no_grad()
-def generate(model, prompts, noise, eos, pad, temperature=1.0, batch_size=512, decode=sampling.decode):
-    """Samples a response to each prompt, `batch_size` of them at once, whose keys and values must fit in memory.
+def generate(model, prompts, noise, eos, pad, temperature=1.0, batch_size=512, decode=decode):
+    """Samples a response to each prompt, `batch_size` of them at once.
 
-    prompts: B lists of token ids; noise (B, limit) float in [0, 1): the noise of each step. Prompt and limit must fit
-    in the model's context. decode: how (support/sampling.py, or by CUDA graphs). Returns Responses of at most `limit`
-    tokens, and the log-prob of each token when it was sampled, (B, R) float, 0 past the end.
+    prompts: B lists of token ids; noise (B, limit) float in [0, 1), for each step. Prompt and limit
+    must fit in the model's context. decode: support/sampling.py's, or by CUDA graphs. Returns
+    Responses of at most `limit` tokens, and the log-prob of each token when it was sampled, (B, R)
+    float, 0 past the end.
     """
     device = next(model.parameters()).device
-    noise, decoded = noise.to(device), []
-    with precision(model):  # once for all tokens: the weights' bfloat16 copies are kept until it ends
+    noise, decoded, drawn = noise.to(device), [], partial(draw, temperature=temperature)
+    with precision(model):  # once for all: the weights' bfloat16 copies are kept until it ends
         for i in range(0, len(prompts), batch_size):
             rows = slice(i, i + batch_size)
-            decoded.append(decode(model, prompts[rows], noise[rows], eos, pad, lambda *step: draw(*step, temperature)))
+            decoded.append(decode(model, prompts[rows], noise[rows], eos, pad, drawn))
     tokens, logp = map(torch.cat, zip(*decoded))
     lengths = (tokens != pad).sum(1).tolist()
     sequences = [Sequence(p + y[:n], len(p)) for p, y, n in zip(prompts, tokens.tolist(), lengths)]
     return collate(sequences, pad, device), logp[:, : max(lengths)]
 
 
-def sample_responses(model, tokenizer, prompts, limit, seed, batch_size=512):
-    """A response of at most `limit` tokens to each prompt (lists of token ids), without dropout: yields (indices,
-    Responses), prompts of like length together. seed: ints; the noise of prompt i depends on seed and i alone."""
-    model.eval()
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    noise = uniforms(seed, list(range(len(prompts))), limit)
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        yield part, generate(model, [prompts[i] for i in part], noise[part], tokenizer.eos, tokenizer.pad)[0]
-
-
-# --- log-probs, values and scores ------------------------------------------------------------------------------------
+# --- log-probs, values and scores -----------------------------------------------------------------
 
 
 def response_logps(model, responses):
     """log pi(y_t | x, y_<t) (B, R), in float32 or better; meaningless past a response's end."""
-    logits = model(responses.tokens[:, :-1], at=responses.positions)  # (B, R, V); nothing comes after the last token
-    loss = F.cross_entropy(at_least_fp32(logits).flatten(0, 1), responses.targets.flatten(), reduction="none")
+    logits = at_least_fp32(model(responses.tokens[:, :-1], at=responses.positions))  # (B, R, V)
+    loss = F.cross_entropy(logits.flatten(0, 1), responses.targets.flatten(), reduction="none")
     return -loss.view(responses.mask.shape)  # cross_entropy is -log of the target's probability
 
 
@@ -124,7 +111,7 @@ def response_scores(reward_model, responses):
 
 @torch.no_grad()
 def in_chunks(function, model, responses, max_tokens=16384):
-    """function(model, responses) (B, ...), computed without gradients in chunks of at most max_tokens tokens."""
+    """function(model, responses) (B, ...), without gradients, in chunks of max_tokens tokens."""
     size = max(1, max_tokens // responses.tokens.shape[1])
     parts = zip(*(x.split(size) for x in responses))
     return torch.cat([function(model, Responses(*part)) for part in parts])
@@ -132,11 +119,13 @@ def in_chunks(function, model, responses, max_tokens=16384):
 
 @torch.no_grad()
 def per_sequence(function, model, sequences, pad, max_tokens=16384):
-    """function(model, responses) (N,) of N Sequences, as float64 on the CPU, without gradients and dropout."""
-    model.eval()
-    values, device = torch.zeros(len(sequences), dtype=torch.float64), next(model.parameters()).device
+    """function(model, responses) of N Sequences: (N,) float64 on the CPU, without gradients and
+    dropout."""
+    device = next(model.eval().parameters()).device
+    values = torch.zeros(len(sequences), dtype=torch.float64)
     for part in micro_batches([s.length for s in sequences], max_tokens):
-        values[part] = function(model, collate([sequences[i] for i in part], pad, device)).cpu().double()
+        responses = collate([sequences[i] for i in part], pad, device)
+        values[part] = function(model, responses).cpu().double()
     return values
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import in_chunks, response_scores, sample_responses
+from minirlhf.rollout import generate, in_chunks, response_scores, uniforms
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
 from minirlhf.support.config import check_fields, command, require_positive
@@ -62,6 +62,17 @@ def mean_score(path, reward_model, prompts, tokenizer, config):
     noise = config.seed, *b"selection"  # the same for all epochs, and nobody else's
     samples = sample_responses(model, tokenizer, prompts, config.max_response, noise)
     return sum(in_chunks(response_scores, reward_model, s).sum().item() for _, s in samples) / len(prompts)
+
+
+def sample_responses(model, tokenizer, prompts, limit, seed, batch_size=512):
+    """A response of at most `limit` tokens to each prompt (lists of token ids), without dropout: yields (indices,
+    Responses), prompts of like length together. seed: ints; the noise of prompt i depends on seed and i alone."""
+    model.eval()
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    noise = uniforms(seed, list(range(len(prompts))), limit)
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        yield part, generate(model, [prompts[i] for i in part], noise[part], tokenizer.eos, tokenizer.pad)[0]
 
 
 def select(means):

@@ -51,3 +51,8 @@ def centre_embeddings(transformer):
     mean = transformer.wte.weight.mean(0)
     transformer.wte.weight -= mean
     transformer.wpe.weight += mean
+
+
+def at_least_fp32(x):
+    """x in float32 if it is bfloat16, whose 8 bits are too few for a sum over a vocabulary."""
+    return x.float() if x.dtype == torch.bfloat16 else x

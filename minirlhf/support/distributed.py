@@ -80,10 +80,11 @@ def print0(*words):
         print(*words, flush=True)
 
 
-def require_divisible(**sizes):
+def require_divisible(config, *names):
     """Raises InputError for a flag whose value is not divisible by the world size, and names the nearest that is."""
-    for name, size in sizes.items():
-        below, n = size // world_size() * world_size(), world_size()
+    for name in names:
+        size, n = getattr(config, name), world_size()
+        below = size // n * n
         nearest = f"{below} or {below + n}" if below else f"{n}"
         require(size % n == 0, f"--{name} {size} cannot be shared out to {n} processes; take {nearest}")
 

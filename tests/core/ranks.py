@@ -20,6 +20,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import tiny  # noqa: E402
+from minirlhf import losses  # noqa: E402
 from minirlhf.support import distributed, run  # noqa: E402
 from minirlhf.support.config import command  # noqa: E402
 from minirlhf.support.errors import InputError  # noqa: E402
@@ -57,6 +58,7 @@ def die(step):
 
 def harm(script, fault):
     name = {"train_sft": "sft_loss", "train_rm": "ranking_loss", "train_ppo": "policy_loss"}[script.__name__]
+    script = losses if script.__name__ == "train_ppo" else script
     steps, loss = itertools.count(), getattr(script, name)
     setattr(script, name, lambda *args, **kwargs: loss(*args, **kwargs) * fault(next(steps)))
 

@@ -222,9 +222,9 @@ def reward_to_go(rewards):
     return (rewards * MASK).flip(1).cumsum(1).flip(1)
 
 
-def test_with_gamma_and_lambda_1_the_advantage_is_the_reward_to_go_less_the_value():
+def test_with_discount_and_lambda_1_the_advantage_is_the_reward_to_go_minus_the_value():
     rewards, values = noise(4, 5), noise(4, 5, seed=1)
-    advantages, returns = gae(rewards, values, MASK, gamma=1.0, lam=1.0)
+    advantages, returns = gae(rewards, values, MASK, discount=1.0, lam=1.0)
     torch.testing.assert_close(advantages, (reward_to_go(rewards) - values) * MASK)
     torch.testing.assert_close(returns, reward_to_go(rewards) * MASK)
 
@@ -232,19 +232,19 @@ def test_with_gamma_and_lambda_1_the_advantage_is_the_reward_to_go_less_the_valu
 def test_a_perfect_critic_leaves_no_advantage_whether_the_response_ended_or_was_cut_off():
     """The value past the last token is 0 in row 0, which fills the width, as in the others."""
     rewards = noise(4, 5)
-    advantages, _ = gae(rewards, reward_to_go(rewards), MASK, gamma=1.0, lam=0.7)
+    advantages, _ = gae(rewards, reward_to_go(rewards), MASK, discount=1.0, lam=0.7)
     torch.testing.assert_close(advantages, torch.zeros(4, 5).double())
 
 
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.95), (0.9, 0.0), (0.5, 1.0)])
-def test_gae_is_the_discounted_sum_of_temporal_differences(gamma, lam):
-    """Schulman et al. 2016, eq. 16: A_t = sum_l (gamma lambda)^l delta_{t+l}, summed one by one."""
+@pytest.mark.parametrize(("discount", "lam"), [(1.0, 0.95), (0.9, 0.95), (0.9, 0.0), (0.5, 1.0)])
+def test_gae_is_the_discounted_sum_of_temporal_differences(discount, lam):
+    """Schulman et al. 2016, eq. 16: A_t = sum_l (discount lambda)^l delta_{t+l}, summed one by one."""
     rewards, values = noise(4, 5), noise(4, 5, seed=1)
-    advantages, returns = gae(rewards, values, MASK, gamma, lam)
+    advantages, returns = gae(rewards, values, MASK, discount, lam)
     for row, length in enumerate(LENGTHS.tolist()):
         r, v = rewards[row].tolist(), [*values[row, :length].tolist(), 0.0]
         for t in range(length):
-            expected = sum((gamma * lam) ** (k - t) * (r[k] + gamma * v[k + 1] - v[k]) for k in range(t, length))
+            expected = sum((discount * lam) ** (k - t) * (r[k] + discount * v[k + 1] - v[k]) for k in range(t, length))
             assert advantages[row, t].item() == pytest.approx(expected)
             assert returns[row, t].item() == pytest.approx(expected + v[t])
 
@@ -252,7 +252,7 @@ def test_gae_is_the_discounted_sum_of_temporal_differences(gamma, lam):
 def test_gae_by_hand():
     """Rewards 0, 0, 1, values 1/2 and lambda 1/2: deltas 0, 0, 1/2, so advantages 1/8, 1/4, 1/2."""
     rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.full((1, 3), 0.5)
-    advantages, returns = gae(rewards, values, torch.ones(1, 3) > 0, gamma=1.0, lam=0.5)
+    advantages, returns = gae(rewards, values, torch.ones(1, 3) > 0, discount=1.0, lam=0.5)
     assert advantages.tolist() == [[0.125, 0.25, 0.5]]
     assert returns.tolist() == [[0.625, 0.75, 1.0]]
 

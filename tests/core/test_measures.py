@@ -16,11 +16,11 @@ from minirlhf.rollout import (
     response_logps,
     response_nats,
     response_scores,
-    sample_responses,
 )
 from minirlhf.support import records
 from minirlhf.support.records import Ranking, Sequence
 from minirlhf.support.statistics import interval
+from tools.select_sft import sample_responses
 from train_rm import validation_pairs
 from train_sft import validation_loss
 

@@ -12,6 +12,7 @@ import torch
 
 import tiny
 import train_ppo
+from minirlhf import losses, rollout
 from minirlhf.data import Responses, collate
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.rollout import generate, response_logps, uniforms
@@ -316,7 +317,7 @@ def test_before_the_first_update_there_is_no_kl_and_the_ratio_is_1(settings, wat
 
 
 def test_nothing_is_in_training_mode_neither_in_rollout_nor_in_the_update(settings, watch, monkeypatch):
-    modes, sampler = [], train_ppo.generate
+    modes, sampler = [], rollout.generate
 
     def look(networks, *rest):
         modes.extend(module.training for network in networks for module in network.modules())
@@ -326,20 +327,20 @@ def test_nothing_is_in_training_mode_neither_in_rollout_nor_in_the_update(settin
         return sampler(model, *args, **kwargs)
 
     watch(look)
-    monkeypatch.setattr(train_ppo, "generate", spy)
+    monkeypatch.setattr(rollout, "generate", spy)
     train(settings)
     assert len(modes) > 100
     assert not any(modes)
 
 
 def test_sampling_is_at_temperature_1(settings, monkeypatch):
-    calls, sampler = [], train_ppo.generate
+    calls, sampler = [], rollout.generate
 
     def spy(*args, **kwargs):
         calls.append((len(args), kwargs))
         return sampler(*args, **kwargs)
 
-    monkeypatch.setattr(train_ppo, "generate", spy)
+    monkeypatch.setattr(rollout, "generate", spy)
     train(settings)
     # Model, prompts, noise, eos and pad; temperature is left at its default.
     assert calls == [(5, {"batch_size": 128, "decode": decode})] * 2
@@ -544,13 +545,13 @@ def test_a_finished_run_is_left_alone(settings, capsys):
 @pytest.mark.parametrize("name", ["policy_loss", "value_loss"])
 def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoint(settings, monkeypatch, name):
     """Two updates an iteration: the fourth is the second's."""
-    calls, loss = [], getattr(train_ppo, name)
+    calls, loss = [], getattr(losses, name)
 
     def broken(*args):
         calls.append(1)
         return loss(*args) * (float("nan") if len(calls) == 4 else 1)
 
-    monkeypatch.setattr(train_ppo, name, broken)
+    monkeypatch.setattr(losses, name, broken)
     with pytest.raises(InputError, match=rf"step 1: {name} is nan; last good checkpoint: .*state-00000001.pt"):
         train(settings, save_every=1)
     assert not (settings["out"] / "model.pt").exists()
@@ -641,7 +642,7 @@ def test_an_endless_order_can_be_entered_anywhere(start):
 def test_each_seed_and_each_iteration_draws_its_own(settings, world, tmp_path, monkeypatch):
     """Prompts, documents, sampling noise and minibatches: four streams, none alike."""
     orders, noises, batches = [], [], []
-    endless, generate_, update = train_ppo.endless, train_ppo.generate, train_ppo.update
+    endless, generate_, update = train_ppo.endless, rollout.generate, train_ppo.update
 
     def draw(n, start, seed):
         orders.append(seed)
@@ -655,8 +656,9 @@ def test_each_seed_and_each_iteration_draws_its_own(settings, world, tmp_path, m
         batches.append(rows.tolist())
         return update(networks, optimizers, episodes, rows, *rest)
 
-    for name, spy in dict(endless=draw, generate=sample, update=step).items():
-        monkeypatch.setattr(train_ppo, name, spy)
+    monkeypatch.setattr(train_ppo, "endless", draw)
+    monkeypatch.setattr(rollout, "generate", sample)
+    monkeypatch.setattr(train_ppo, "update", step)
     changes = dict(batch_size=8, minibatch_size=8, inner_epochs=2, episodes=16)
     for seed in (0, 1):
         train(settings, out=tmp_path / str(seed), seed=seed, **changes)

@@ -22,8 +22,8 @@ from lab.evaluation import (
 )
 from minirlhf.data import Responses, collate
 from minirlhf.model import GPT
-from minirlhf.rollout import sample_responses
 from minirlhf.support.records import Sequence
+from tools.select_sft import sample_responses
 
 MODELS = ["gpt", "gpt_prompted", "sft", "rl_start", "ppo", "ppo_ptx"]
 

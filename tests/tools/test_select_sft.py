@@ -101,13 +101,13 @@ def test_the_mean_is_over_a_response_to_each_prompt(settings, tokenizer, monkeyp
 
 @pytest.mark.usefixtures("no_pictures")
 def test_all_epochs_are_sampled_with_the_same_noise_which_is_not_that_of_ppo(settings, world, monkeypatch):
-    drawn, draw = {"select": [], "ppo": []}, rollout.uniforms
+    drawn, draw = {"select": [], "ppo": []}, select_sft.uniforms
 
     def spy(name):
         return lambda *args: drawn[name].append(draw(*args)) or drawn[name][-1]
 
-    monkeypatch.setattr(rollout, "uniforms", spy("select"))
-    monkeypatch.setattr(train_ppo, "uniforms", spy("ppo"))
+    monkeypatch.setattr(select_sft, "uniforms", spy("select"))
+    monkeypatch.setattr(rollout, "uniforms", spy("ppo"))
     tiny.run(select_sft, to_flags(settings))
     flags = dict(policy=world.gpt, reward_model=world.rm, prompts=(world.prompts,), ptx_coef=0, max_response=LIMIT)
     tiny.run(train_ppo, to_flags(flags | dict(episodes=8, batch_size=4, minibatch_size=4, out=settings["out"] / "ppo")))
