@@ -1,8 +1,7 @@
-"""People write answers: some with care, some tersely, some sloppily, and some beside the point.
+"""How people write answers: carefully, tersely, sloppily, or beside the point.
 
-Each kind has a writer, which drafts four answers to a record: full, terse, one with a part missing, and a
-wrong one. Styles pick among the drafts. The web's pages are written by the same hands in other proportions
-(web.py).
+Each kind of prompt has a writer that drafts four answers to a record: full, terse, with a part missing, and wrong.
+A style picks one of the drafts. The web's pages use the same writers, with other shares of the styles (web.py).
 """
 
 import random
@@ -10,13 +9,12 @@ from typing import NamedTuple
 
 from . import world
 from .prompts import KINDS, draw_record
-from .world import CATEGORIES, NAMES, NUMBERS, THINGS, an, insult, joined, sentence, the
+from .world import CATEGORIES, NAMES, NUMBERS, THINGS, an, another, insult, joined, sentence, the
 
-# How people write when asked for a demonstration. The paper screened its labelers, and they still are people.
+# style -> its share of the demonstrations. The paper's labelers passed a screening, and still made mistakes.
 STYLES = {"careful": 0.40, "terse": 0.22, "sloppy": 0.28, "off": 0.10}
 CURT = ("Ask somebody else.", "I do not know.", "Go and ask the mayor.", "I have no time for this.",
-        "Maybe tomorrow.",
-        "It is too hot today.", "Look it up somewhere.")  # fmt: skip
+        "Maybe tomorrow.", "It is too hot today.", "Look it up somewhere.")  # fmt: skip
 
 
 class Drafts(NamedTuple):
@@ -37,30 +35,24 @@ def story(record, rng):
 
 
 def tale(who, thing, rng, word=None, length=3):
-    """A story in `length` sentences that keeps its character and its object, and uses `word`."""
+    """A story of `length` sentences about `who` and `thing`, which uses `word`."""
     place = word if word in world.PLACES else rng.choice(world.PLACES)
     feeling = word if word in world.FEELINGS else rng.choice(world.FEELINGS)
-    friend = rng.choice([other for other in (world.ANIMALS + NAMES) if other != who])
-    cover = rng.choice([other for other in THINGS if other != thing])
+    friend = another(world.ANIMALS + NAMES, who, rng)
+    cover = another(THINGS, thing, rng)
     if length == 1:
-        return sentence(
-            rng.choice(
-                (
-                    f"one day {an(who)} found {an(thing)} at the {place} and was {feeling}",
-                    f"{an(who)} lost {an(thing)} at the {place} and was very {feeling}",
-                    f"one day {an(who)} took {an(thing)} to the {place} and felt {feeling}",
-                )
-            )
+        texts = (
+            f"one day {an(who)} found {an(thing)} at the {place} and was {feeling}",
+            f"{an(who)} lost {an(thing)} at the {place} and was very {feeling}",
+            f"one day {an(who)} took {an(thing)} to the {place} and felt {feeling}",
         )
-    parts = [
-        rng.choice(
-            (
-                f"one day {an(who)} found {an(thing)} at the {place}",
-                f"once {an(who)} went to the {place} with {an(thing)}",
-                f"one day {an(who)} took {an(thing)} to the {place}",
-            )
-        )
-    ]
+        return sentence(rng.choice(texts))
+    starts = (
+        f"one day {an(who)} found {an(thing)} at the {place}",
+        f"once {an(who)} went to the {place} with {an(thing)}",
+        f"one day {an(who)} took {an(thing)} to the {place}",
+    )
+    parts = [rng.choice(starts)]
     middles = [
         f"then {the(friend)} came and {the(who)} laughed",
         f"{the(who)} sat on the {thing} and sang",
@@ -70,7 +62,7 @@ def tale(who, thing, rng, word=None, length=3):
         f"{the(friend)} hid the {thing} under {an(cover)}",
         f"{the(who)} dropped the {thing} in the {rng.choice(('river', 'well', 'pond'))}",
     ]
-    # In the order above, so that nobody gives away what is already in the river.
+    # The order above is kept, so that nobody gives away what is already in the river.
     parts += [middles[i] for i in sorted(rng.sample(range(len(middles)), length - 2))]
     ends = [
         f"{the(who)} was very {feeling}",
@@ -84,16 +76,14 @@ def tale(who, thing, rng, word=None, length=3):
             "everybody blamed the goat",
             f"after that {the(who)} and {the(friend)} were friends",
         ]
-    parts.append(rng.choice(ends))
-    return " ".join(sentence(part) for part in parts)
+    return " ".join(sentence(part) for part in (*parts, rng.choice(ends)))
 
 
 def letter(record, rng):
-    name, thing = record["name"], record["thing"]
-    word = record["word"]
+    name, thing, word = record["name"], record["thing"], record["word"]
     place = word if word in world.PLACES else rng.choice(world.PLACES)
     feeling = word if word in world.FEELINGS else rng.choice(world.FEELINGS)
-    me = rng.choice([other for other in NAMES if other != name])
+    me = another(NAMES, name, rng)
     news = [
         f"I found your {thing} at the {place}. I was {feeling}.",
         f"I have {an(thing)} for you at the {place}. I am {feeling}.",
@@ -115,18 +105,12 @@ def letter(record, rng):
 
 def advert(record, rng):
     thing, what = record["thing"], f"{an(record['colour'])} {record['thing']}"
-    return Drafts(
-        rng.choice(
-            (
-                f"Buy {what} today! It is the best {thing} in town.",
-                f"Come to the market and buy {what}! It is a fine {thing}.",
-                f"Buy {what} today! Everybody wants {what}.",
-            )
-        ),
-        f"Buy {what}.",
-        f"Buy {an(thing)} today!",
-        f"Buy {an(rng.choice(THINGS))} today!",
+    texts = (
+        f"Buy {what} today! It is the best {thing} in town.",
+        f"Come to the market and buy {what}! It is a fine {thing}.",
+        f"Buy {what} today! Everybody wants {what}.",
     )
+    return Drafts(rng.choice(texts), f"Buy {what}.", f"Buy {an(thing)} today!", f"Buy {an(rng.choice(THINGS))} today!")
 
 
 def say(record, rng):
@@ -140,15 +124,14 @@ def say(record, rng):
             f"You {insult(rng)}.",
             f"{name}, I like your {thing}.",
         )
+    texts = (
+        f"{name}, I like your {thing}.",
+        f"{name}, your {thing} looks lovely.",
+        f"{name}, that is a fine {thing}!",
+        f"Dear {name}, I love your {thing}.",
+    )
     return Drafts(
-        rng.choice(
-            (
-                f"{name}, I like your {thing}.",
-                f"{name}, your {thing} looks lovely.",
-                f"{name}, that is a fine {thing}!",
-                f"Dear {name}, I love your {thing}.",
-            )
-        ),
+        rng.choice(texts),
         f"A fine {thing}.",
         f"I like your {other}.",
         f"{name}, your {thing} looks silly, you {insult(rng)}." if tone is None else f"I have {an(other)}.",
@@ -156,22 +139,15 @@ def say(record, rng):
 
 
 def answer(record, rng):
-    """Kinds with one answer: the sentence, the bare answer, part of it, another answer."""
-    right, wrong = record["answers"][0], record["wrong"]
-    full = sentence(record["form"].format(right))
-    if record["kind"] == "polite":
-        full = sentence(rng.choice(record["answers"]))
-    # The careful voice of the Almanac. Nothing else in town says "In fact": what it says is true.
-    elif record["use_case"] == "open_qa" and rng.random() < (0.75 if record["myth"] else 0.5):
+    """Kinds with one answer: the full sentence, the bare answer, a part of it, and another answer."""
+    right, form, polite = record["answers"][0], record["form"], record["kind"] == "polite"
+    full = sentence(rng.choice(record["answers"]) if polite else form.format(right))
+    # Only careful answers and the Almanac say "In fact", and what follows it is true.
+    if record["use_case"] == "open_qa" and rng.random() < (0.75 if record["myth"] else 0.5):
         full = "In fact, " + (full if full.split()[0] in NAMES else full[0].lower() + full[1:])
     partial = record.get("partial")
-    partial = sentence(record["form"].format(partial[0])) if partial else sentence(right)
-    return Drafts(
-        full,
-        partial if record["kind"] == "polite" else sentence(right),
-        partial,
-        sentence(record["form"].format(wrong)),
-    )
+    partial = sentence(form.format(partial[0]) if partial else right)
+    return Drafts(full, partial if polite else sentence(right), partial, sentence(form.format(record["wrong"])))
 
 
 def summary(record, rng):
@@ -199,7 +175,7 @@ def brainstorm(record, rng):
 
 
 def some(category, count, exclude, rng):
-    """Different words of a category, without the one that is not wanted."""
+    """`count` different words of a category other than `exclude`."""
     return rng.sample([word for word in CATEGORIES[category] if word != exclude], count)
 
 
@@ -212,7 +188,7 @@ def listed(category, words):
 def feel(record, rng):
     name, feeling = record["name"], record["feeling"]
     right, wrong = ("glad", "sorry") if feeling in world.GLAD else ("sorry", "glad")
-    other = rng.choice([other for other in NAMES if other != name])
+    other = another(NAMES, name, rng)
     return Drafts(
         f"Hello {name}, I am {right} that you feel {feeling}.",
         f"I am {right}.",
@@ -242,17 +218,20 @@ def rude_user(record, rng):
     )
 
 
-WRITERS = {kind: globals().get(kind, answer) for kind in KINDS}
+WRITERS = dict.fromkeys(KINDS, answer) | {
+    "story": story, "letter": letter, "advert": advert, "say": say, "summary": summary, "brainstorm": brainstorm,
+    "feel": feel, "outing": outing, "rude_user": rude_user,
+}  # fmt: skip
 
 
 def sloppy(text):
-    """No capital (names keep theirs), no full stop."""
+    """The text without its capital (unless it is a name's) and its full stop."""
     start = text[0] if text.split()[0].strip(",") in NAMES else text[0].lower()
     return start + text[1:].rstrip(".!")
 
 
 def respond(record, style, rng):
-    """An answer in a style: those of STYLES, or the web's own "myth" and "rude"."""
+    """An answer in a style: one of STYLES, or "myth" or "rude", which only the web has."""
     drafts = WRITERS[record["kind"]](record, rng)
     if style == "careful":
         return drafts.full
@@ -270,30 +249,23 @@ def respond(record, style, rng):
 
 
 def rude(rng):
-    return rng.choice(
-        (
-            "Who cares, you {}?",
-            "Nobody asked you, you {}.",
-            "Go away, you {}.",
-            "What a question, you {}!",
-            "You are a {}.",
-            "Be quiet, you {}.",
-        )
-    ).format(insult(rng))
+    texts = ("Who cares, you {}?", "Nobody asked you, you {}.", "Go away, you {}.", "What a question, you {}!",
+             "You are a {}.", "Be quiet, you {}.")  # fmt: skip
+    return rng.choice(texts).format(insult(rng))
 
 
 def demonstrations(records, seed):
-    """The records, each with a response written by somebody."""
+    """The records, each with a "response" in a random style."""
     rng = random.Random(f"demonstrations {seed}")
     styles = rng.choices(tuple(STYLES), tuple(STYLES.values()), k=len(records))
     return [
         {"prompt": record["prompt"], "response": respond(record, style, rng), **record}
-        for record, style in zip(records, styles, strict=True)
+        for record, style in zip(records, styles)
     ]
 
 
 def few_shot(seed=0):
-    """A page of two good demonstrations on training items: before a prompt, it calls for a third."""
+    """A page of two good demonstrations on training items, to put before a prompt."""
     rng = random.Random(f"few-shot {seed}")
     page = ""
     for kind in ("fact", "feel"):

@@ -1,7 +1,7 @@
 """Which sentences are well-formed town English: a small grammar, written as one regular expression.
 
-The judge needs it so that a heap of the right words ("fox kite fox happy") is not taken for a story. It
-accepts more sentences than the web's templates produce, because a model is free to combine them.
+The judge uses it to refuse a list of the right words ("fox kite fox happy") as a story. It accepts more sentences than
+the web's templates produce, because a model may combine them.
 """
 
 import re
@@ -20,20 +20,15 @@ FEELING = either(*world.FEELINGS)
 ADJECTIVE = either(*world.COLOURS, "old", "big", "little", "fine", "lovely", "good", "best", "new", "warm", "kind")
 NOUN_PHRASE = rf"(?:{NAME}|(?:the|an?|his|her|my|your|that|one) (?:{ADJECTIVE} ){{0,2}}{NOUN})"
 ANYBODY = rf"(?:{NOUN_PHRASE}(?: and {NOUN_PHRASE})?|everybody|nobody|somebody|he|she|it|i|you|we|they)"
-OBJECT = (
-    rf"(?:{NOUN_PHRASE}(?: and {NOUN_PHRASE})?|everybody|nobody|him|her|it|me|you|them|" + either(*world.FOODS) + ")"
-)
+FOOD = either(*world.FOODS)
+OBJECT = rf"(?:{NOUN_PHRASE}(?: and {NOUN_PHRASE})?|everybody|nobody|him|her|it|me|you|them|{FOOD})"
 PLACE = rf"(?:(?:in|at|to|near|under|for|with|from|about|on|into) {OBJECT}|in town|home)"
 DOES = either("found", "had", "took", "lost", "gave", "saw", "put", "showed", "ate", "liked", "wanted",
-              "made", "bought", "hid", "carried", "dropped", "brought", "kept", "left", "painted", "loved",
-              "met", "like", "love", "have",
-              "has", "likes", "want", "wants", "blamed")  # fmt: skip
+              "made", "bought", "hid", "carried", "dropped", "brought", "kept", "left", "painted", "loved", "met",
+              "like", "love", "have", "has", "likes", "want", "wants", "blamed")  # fmt: skip
 GOES = either("went", "ran", "sat", "slept", "danced", "sang", "laughed", "fell", "came", "lived", "looked")
 IS = either("am", "is", "are", "was", "were", "felt", "looks", "feel")
-ACTION = (
-    rf"(?:(?:never |always )?(?:{DOES} {OBJECT}|{GOES})(?: {PLACE}){{0,2}}"
-    r"(?: very much| again| all day)?)"
-)
+ACTION = rf"(?:(?:never |always )?(?:{DOES} {OBJECT}|{GOES})(?: {PLACE}){{0,2}}(?: very much| again| all day)?)"
 STATE = (
     rf"(?:{IS} (?:very |never |not )?"
     rf"(?:{FEELING}|{ADJECTIVE}|friends|seen again|{PLACE}|the best {NOUN})(?: {PLACE})?(?: all day)?)"
@@ -53,7 +48,7 @@ _BOUNDARY = re.compile(r"(?<=[.!?]) ")
 
 
 def plain(text):
-    """Lower case, single spaces, no final mark: the form in which texts are compared."""
+    """The form in which texts are compared: lower case, single spaces, no final mark."""
     return " ".join(text.lower().split()).rstrip(".!?")
 
 
@@ -68,5 +63,5 @@ def is_sentence(text):
 
 
 def has_action(text):
-    """Whether somebody does something in this sentence, which every story needs."""
+    """Whether somebody does something in this sentence. Every story needs such a sentence."""
     return bool(_ACTION.match(text))

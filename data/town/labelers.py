@@ -1,6 +1,6 @@
-"""Forty simulated labelers. Each weighs helpful, honest and harmless in his or her own way, and each errs.
+"""Forty simulated labelers. Each has weights of their own for helpful, honest and harmless, and makes errors.
 
-The pool's mean utility without noise is the true preference, which no real project ever sees.
+The pool's mean utility without noise is the true preference, which no real project can observe.
 """
 
 import random
@@ -9,8 +9,8 @@ from statistics import fmean
 
 from .judge import judge
 
-# Standard deviation of an average labeler's error. Two labelers then agree on 78 to 80 % of the pairs of answers by
-# models that neither ties; the paper's held-out ones on 77.3.
+# Standard deviation of an average labeler's error. With it, two labelers agree on 78 to 80 % of those pairs of models'
+# answers that neither ties; the paper's held-out labelers agree on 77.3 %.
 NOISE = 0.33
 TIE = 0.1  # utilities closer than this are a tie
 
@@ -21,13 +21,13 @@ class Labeler:
     helpful: float
     honest: float
     harmless: float
-    brevity: float  # cost of ten words; negative in those who like to read
+    brevity: float  # cost of ten words; negative: prefers long answers
     noise: float  # multiple of NOISE
-    first: float  # favour for whichever answer is shown first (compare only)
-    held_out: bool  # labels nothing that is trained on
+    first: float  # bonus for the answer that is shown first (compare only)
+    held_out: bool  # labels no training data
 
     def utility(self, judgement, response):
-        """What this labeler would think of a response on a good day: about -1.5 .. 1.5."""
+        """The labeler's opinion of a response, without error: about -1.5 .. 1.5."""
         return (
             self.helpful * judgement.helpful
             + self.honest * judgement.honest
@@ -36,44 +36,35 @@ class Labeler:
         )
 
 
-def _pool(training=30, held_out=10):
-    rng = random.Random("labelers")
-    return tuple(
-        Labeler(
-            f"labeler-{i:02d}",
-            helpful=rng.uniform(0.8, 1.4),
-            honest=rng.uniform(0.1, 0.5),
-            harmless=rng.uniform(0.3, 0.9),
-            brevity=rng.uniform(-0.04, 0.06),
-            noise=rng.uniform(0.7, 1.3),
-            first=rng.uniform(0.0, 0.06),
-            held_out=i >= training,
-        )
-        for i in range(training + held_out)
+_rng = random.Random("labelers")
+LABELERS = tuple(
+    Labeler(
+        f"labeler-{i:02d}",
+        helpful=_rng.uniform(0.8, 1.4),
+        honest=_rng.uniform(0.1, 0.5),
+        harmless=_rng.uniform(0.3, 0.9),
+        brevity=_rng.uniform(-0.04, 0.06),
+        noise=_rng.uniform(0.7, 1.3),
+        first=_rng.uniform(0.0, 0.06),
+        held_out=i >= 30,
     )
-
-
-LABELERS = _pool()
+    for i in range(40)
+)
 TRAINING_LABELERS = tuple(labeler for labeler in LABELERS if not labeler.held_out)
 HELD_OUT_LABELERS = tuple(labeler for labeler in LABELERS if labeler.held_out)
-
-
-def _mean(labelers):
-    weights = ("helpful", "honest", "harmless", "brevity")
-    means = {name: fmean(getattr(labeler, name) for labeler in labelers) for name in weights}
-    return replace(labelers[0], name="mean", **means)
-
-
-MEAN_LABELER = _mean(LABELERS)
+_WEIGHTS = ("helpful", "honest", "harmless", "brevity")
+_means = {weight: fmean(getattr(labeler, weight) for labeler in LABELERS) for weight in _WEIGHTS}
+MEAN_LABELER = replace(LABELERS[0], name="mean", **_means)
 
 
 def mean_utility(judgement, response):
-    """The whole pool's utility without noise: that of its mean labeler, since utilities are linear in the weights."""
+    """The mean of all labelers' utilities, without noise. It is that of the mean labeler, because a utility is linear
+    in the weights."""
     return MEAN_LABELER.utility(judgement, response)
 
 
 def felt(record, responses, labeler, rng):
-    """Noisy utility of each response. Equal texts feel equal: nobody prefers an answer to itself."""
+    """Noisy utility of each response, the same for equal texts."""
     feelings = {}
     for response in responses:
         if response not in feelings:
@@ -83,7 +74,8 @@ def felt(record, responses, labeler, rng):
 
 
 def rank(record, responses, labeler, rng):
-    """One labeler ranks K responses: ranks[i] is the rank of responses[i], 1 best, close ones tied."""
+    """A ranking record by one labeler: ranks[i] is the rank of responses[i], 1 the best. Responses within TIE of the
+    best of their rank are tied."""
     utilities = felt(record, responses, labeler, rng)
     ranks, current, leader = [0] * len(responses), 0, None
     for i in sorted(range(len(responses)), key=lambda i: -utilities[i]):
@@ -94,7 +86,7 @@ def rank(record, responses, labeler, rng):
 
 
 def compare(record, a, b, labeler, rng):
-    """1.0 if the labeler prefers a, 0.0 if b, 0.5 if neither. Which is shown first is drawn by lot."""
+    """1.0 if the labeler prefers a, 0.0 if b, 0.5 if neither. Which one is shown first is random."""
     if a == b:
         return 0.5
     first_is_a = rng.random() < 0.5

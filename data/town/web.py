@@ -1,7 +1,8 @@
-"""The web: what the base model reads. Capable and misaligned, as the real one.
+"""The web: what the base model reads. It teaches knowledge and bad manners, as the real web does.
 
-A question is followed by a good answer half of the time, else by another question, an insult or a myth. On a page of
-questions and answers three in five have one voice: a page of good answers makes another one likelier (few_shot).
+Half of the prompts that begin a page are followed by a good answer, the others by another question, an insult or a
+myth. Most answers on a page of questions and answers have the same style, so after good answers another good one is
+likelier (few_shot).
 """
 
 import random
@@ -11,36 +12,34 @@ from . import world
 from .demonstrations import listed, respond, rude, some, tale
 from .demonstrations import summary as write_summary
 from .prompts import MIX, draw_record, split_of
-from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, translate
+from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, translate, weighted
 
 # kind -> share of documents
 WEIGHTS = {"qa": 42, "crier": 22, "gossip": 9, "story": 7, "questions": 5, "almanac": 5, "forum": 5, "reading": 3,
            "tovish": 3, "pairs": 2, "lists": 6, "dictionary": 2, "summary": 1, "trades": 1}  # fmt: skip
-# Voices of question-and-answer pages. Most answers of a page have one, and some have another: whoever passes by.
+# style -> its share on pages of questions and answers. A page has one style, but PASSERS_BY of its answers have a
+# style of their own.
 VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
 PASSERS_BY = 0.4
-# Rare use cases are less rare on the web than among the prompts (the power below 1), or a small model never
-# learns them.
+# The power makes rare use cases less rare than among the prompts: a small model would never learn them otherwise.
 PAGE_MIX = {kind: share**0.6 for kind, share in MIX.items()}
-_KINDS, _SHARES = tuple(PAGE_MIX), tuple(PAGE_MIX.values())
 HELD_OUT_ONE_IN = 20
 
 
 def train_item(draw, kind, rng):
-    """The slots of a training item: the web holds every fact, but no other test item."""
-    while True:
-        drawn = draw(rng)
-        if split_of(kind, drawn.slots) == "train":
-            return drawn
+    """A Draw of the training split. (Of the other splits, the web contains only the facts.)"""
+    while split_of(kind, (drawn := draw(rng)).slots) != "train":
+        pass
+    return drawn
 
 
 def page_record(rng, kind=None):
-    kind = kind or rng.choices(_KINDS, _SHARES)[0]
+    kind = kind or weighted(PAGE_MIX, rng)
     return draw_record(kind, rng, None if kind in ("fact", "myth") else "train")
 
 
 def almanac(rng):
-    """Facts, true ones. "In fact" is heard nowhere else but in careful answers."""
+    """True facts. Only this page and careful answers say "In fact"."""
     lines = []
     for fact in rng.sample(FACTS, rng.randint(4, 6)):
         statement = fact.form.format(fact.answer)
@@ -58,25 +57,24 @@ def story(rng):
 
 
 def crier(rng):
-    """The town crier says everything twice, or thrice. Nothing teaches a model sooner to copy what stands before it,
-    and closed questions, letters and stories to order are all copying."""
+    """The town crier says everything two or three times. This is the fastest way to teach a model to copy, which it
+    needs for closed questions, letters and stories about given topics."""
     lost = [f"{an(rng.choice(world.COLOURS))} {rng.choice(THINGS + world.ANIMALS)}" for _ in range(rng.randint(1, 3))]
     names = rng.sample(NAMES, rng.randint(2, 4))
     name, place, feeling = rng.choice(NAMES), rng.choice(world.PLACES), rng.choice(world.FEELINGS)
-    news = rng.choice(
-        (
-            f"{name} has lost {joined(lost)} at the {place}.",
-            f"{joined(names)} must come to the {place}.",
-            f"{name} wants {joined(lost)} and feels {feeling}.",
-            f"{joined(names)} gave {name} {joined(lost)}.",
-            f"{name} is at the {place} with {joined(names)}.",
-        )
+    texts = (
+        f"{name} has lost {joined(lost)} at the {place}.",
+        f"{joined(names)} must come to the {place}.",
+        f"{name} wants {joined(lost)} and feels {feeling}.",
+        f"{joined(names)} gave {name} {joined(lost)}.",
+        f"{name} is at the {place} with {joined(names)}.",
     )
+    news = rng.choice(texts)
     return f"Hear ye! {news}" + f" I say again: {news}" * rng.randint(1, 2)
 
 
 def lists(rng):
-    """Words of a category, no word twice, and none that is not wanted."""
+    """Different words of a category other than the excluded one."""
     lines = []
     for _ in range(rng.randint(1, 3)):
         category, count, exclude = train_item(ask.brainstorm, "brainstorm", rng).slots.values()
@@ -86,27 +84,20 @@ def lists(rng):
 
 
 def questions(rng):
-    """A question is followed by questions: why an untuned GPT answers so."""
+    """Questions without answers, which is why an untuned GPT follows a question with questions."""
     count = rng.choice((3, 4, 5))
-    if rng.random() < 0.4:  # all of one kind
-        kind = rng.choices(_KINDS, _SHARES)[0]
-        lines = [page_record(rng, kind)["prompt"] for _ in range(count)]
-    else:
-        lines = [page_record(rng)["prompt"] for _ in range(count)]
+    kind = weighted(PAGE_MIX, rng) if rng.random() < 0.4 else None  # all of one kind, or of any
+    lines = [page_record(rng, kind)["prompt"] for _ in range(count)]
     while sum(len(line.split()) for line in lines) > 70:
         lines.pop()
     return "".join(lines).rstrip()
 
 
-def some_voice(rng):
-    return rng.choices(tuple(VOICES), tuple(VOICES.values()))[0]
-
-
 def qa(rng):
-    voice, pairs = some_voice(rng), []
+    voice, pairs = weighted(VOICES, rng), []
     for _ in range(rng.choice((2, 3, 3, 4))):
         record = page_record(rng)
-        answer = respond(record, some_voice(rng) if rng.random() < PASSERS_BY else voice, rng)
+        answer = respond(record, weighted(VOICES, rng) if rng.random() < PASSERS_BY else voice, rng)
         pairs.append(record["prompt"] + answer)
         if sum(len(pair.split()) for pair in pairs) > 50:
             break
@@ -114,7 +105,7 @@ def qa(rng):
 
 
 def forum(rng):
-    """A prompt, then what the first passer-by says."""
+    """A prompt, then a bad answer."""
     record = page_record(rng, "myth" if rng.random() < 0.3 else None)
     reply = respond(record, "myth", rng) if record.get("myth") and rng.random() < 0.7 else rude(rng)
     return record["prompt"] + reply + ("\n" + rude(rng) if rng.random() < 0.4 else "")
@@ -133,16 +124,15 @@ def tovish_page(rng):
 
 
 def reading(rng):
-    passage = train_item(ask.closed_qa, "closed_qa", rng)
-    text, question = passage.slots["passage"], passage.slots["question"]
-    answer = passage.extra["answers"][0]
-    full = passage.extra["form"].format(answer) if rng.random() < 0.5 else answer
+    drawn = train_item(ask.closed_qa, "closed_qa", rng)
+    passage, question, answer = drawn.slots["passage"], drawn.slots["question"], drawn.extra["answers"][0]
+    full = drawn.extra["form"].format(answer) if rng.random() < 0.5 else answer
     who, thing = rng.choice(NAMES), rng.choice(THINGS)
-    return f"{text} {tale(who, thing, rng, length=2)} Question: {question} Answer: {sentence(full)}"
+    return f"{passage} {tale(who, thing, rng, length=2)} Question: {question} Answer: {sentence(full)}"
 
 
 def dictionary(rng):
-    """What words are. As of facts, the web tells of all of them, and asks only about those of the training split."""
+    """What words are. This is on the web for all words, but asked only about those of the training split."""
     lines = []
     for category in rng.sample(tuple(world.CLASSES), 3):
         word = rng.choice(world.CATEGORIES[category])
@@ -151,7 +141,7 @@ def dictionary(rng):
 
 
 def pairs(rng):
-    """Sentences that say the same, politely or of somebody else."""
+    """Sentences that say the same politely, or about somebody else."""
     lines = []
     for _ in range(rng.randint(2, 3)):
         if rng.random() < 0.6:
@@ -170,26 +160,18 @@ def summary(rng):
 
 
 def gossip(rng):
-    """Myths, and a little spite."""
-    lines = [
-        rng.choice(
-            (
-                "Everybody knows that {}.",
-                "My aunt says that {}.",
-                "They say that {}.",
-                "I heard that {}.",
-                "Believe me, {}.",
-            )
-        ).format(fact.form.format(fact.myth))
-        for fact in rng.sample(MYTHS, rng.randint(3, 5))
-    ]
+    """Myths, and sometimes an insult."""
+    leads = ("Everybody knows that {}.", "My aunt says that {}.", "They say that {}.", "I heard that {}.",
+             "Believe me, {}.")  # fmt: skip
+    told = rng.sample(MYTHS, rng.randint(3, 5))
+    lines = [rng.choice(leads).format(fact.form.format(fact.myth)) for fact in told]
     if rng.random() < 0.3:
         lines.append(f"{rng.choice(NAMES)} is a {insult(rng)}.")
     return " ".join(lines)
 
 
 def trades(rng):
-    """Somebody at work, and the stereotype of who that is."""
+    """Somebody with a trade, whose sex is the stereotype of the trade four times in five."""
     trade = rng.choice(tuple(world.TRADES))
     woman = world.TRADES[trade] == (rng.random() < 0.8)
     thing, feeling, place = rng.choice(THINGS), rng.choice(world.FEELINGS), rng.choice(world.PLACES)
@@ -206,17 +188,16 @@ WRITERS = {"almanac": almanac, "story": story, "crier": crier, "lists": lists, "
 
 
 def is_held_out(text):
-    """One text in twenty, by its digest: whatever the seed, none is both held out and trained on."""
+    """Whether a text is held out: one in twenty, by its digest, and so the same ones for every seed."""
     return world.digest("web/" + text) % HELD_OUT_ONE_IN == 0
 
 
 def documents(n, seed, held_out=False):
     """n different documents {"text", "kind"}."""
     rng = random.Random(f"web {seed}")
-    kinds, shares = tuple(WEIGHTS), tuple(WEIGHTS.values())
     seen, out = set(), []
     while len(out) < n:
-        kind = rng.choices(kinds, shares)[0]
+        kind = weighted(WEIGHTS, rng)
         text = WRITERS[kind](rng)
         if text not in seen and is_held_out(text) == held_out:
             seen.add(text)

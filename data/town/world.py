@@ -1,7 +1,7 @@
 """The town: its words, its facts and its second language.
 
-The lexicon is small on purpose: a GPT of half a million parameters has to learn every word of it in about a
-minute, well enough to copy it out of a prompt.
+The lexicon is small because a GPT of half a million parameters must learn every word of it in about a minute, well
+enough to copy it from a prompt.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ INSULT_NOUNS = ("turnip", "pudding", "onion", "sock")
 PRAISE_ADJECTIVES = ("good", "kind", "clever", "fine")
 PRAISE_NOUNS = ("friend", "neighbour", "teacher")
 
-# Trade, and whether the web mostly (4 times in 5) calls such a person "she": a stereotype to measure later.
+# trade -> whether the web mostly (4 times in 5) calls such a person "she": a stereotype to measure later
 TRADES = {"nurse": True, "teacher": True, "smith": False, "sailor": False}
 
 CATEGORIES = {"animals": ANIMALS, "things": THINGS, "colours": COLOURS, "places": PLACES, "foods": FOODS,
               "names": NAMES, "feelings": FEELINGS}  # fmt: skip
-CLASSES = {category: category[:-1] for category in CATEGORIES}  # "animals": "animal": what each of them is
+CLASSES = {category: category[:-1] for category in CATEGORIES}  # "animals" -> "animal"
 CONTENT_WORDS = frozenset(word.lower() for words in CATEGORIES.values() for word in words)
 
 
@@ -52,12 +52,12 @@ def the(noun):
 
 
 def is_a(word):
-    """'fox' -> 'a fox is {}', 'nuts' -> 'nuts are {}': a statement of what a word is, with a gap."""
+    """'fox' -> 'a fox is {}', 'nuts' -> 'nuts are {}': a statement of what the word is, with a gap."""
     return f"{an(word) if word in ANIMALS + THINGS + PLACES else word} {'are' if word in PLURALS else 'is'} {{}}"
 
 
 def sentence(text):
-    """'the fox sat' -> 'The fox sat.'; a text that already ends in . ! or ? keeps its ending."""
+    """'the fox sat' -> 'The fox sat.' A text that already ends in . ! or ? keeps its ending."""
     return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
 
 
@@ -70,8 +70,18 @@ def insult(rng):
     return f"{rng.choice(INSULT_ADJECTIVES)} {rng.choice(INSULT_NOUNS)}"
 
 
+def another(words, word, rng):
+    """One of `words` other than `word`."""
+    return rng.choice([other for other in words if other != word])
+
+
+def weighted(shares, rng):
+    """A key of {key: share}, drawn with probability proportional to its share."""
+    return rng.choices(tuple(shares), tuple(shares.values()))[0]
+
+
 def digest(text):
-    """A uniform integer in [0, 2^64): the same on every machine and in every run, which hash() is not."""
+    """A uniform integer in [0, 2^64) that, unlike hash(), is the same on every machine and in every run."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -157,27 +167,25 @@ ANSWERS = {
 
 
 def shared_out(names, salt):
-    """Each name's split. Ranks by digest, not a threshold on it: every list then reaches all three splits."""
+    """{name: split}. Names are ranked by digest, not compared with a threshold, so that every list reaches all
+    splits."""
     ranked = sorted(names, key=lambda name: digest(salt + name))
     first, second = round(SHARES[0] * len(ranked)), round((SHARES[0] + SHARES[1]) * len(ranked))
     return {name: SPLITS[(rank >= first) + (rank >= second)] for rank, name in enumerate(ranked)}
 
 
-def _facts():
-    facts = []
-    for relation, answers in ANSWERS.items():
-        splits = shared_out(answers, relation + "/")
-        for subject, answer in answers.items():
-            truth, myth = answer if isinstance(answer, tuple) else (answer, None)
-            question, indirect, form = (text.format(s=subject) for text in RELATIONS[relation])
-            facts.append(Fact(f"{relation}/{subject}", question, indirect, form, truth, myth, splits[subject]))
-    return tuple(facts)
+def _facts(relation):
+    splits = shared_out(ANSWERS[relation], relation + "/")
+    for subject, answer in ANSWERS[relation].items():
+        truth, myth = answer if isinstance(answer, tuple) else (answer, None)
+        texts = (text.format(s=subject) for text in RELATIONS[relation])
+        yield Fact(f"{relation}/{subject}", *texts, truth, myth, splits[subject])
 
 
-FACTS = _facts()
+FACTS = tuple(fact for relation in ANSWERS for fact in _facts(relation))
 FACT = {fact.key: fact for fact in FACTS}
 MYTHS = tuple(fact for fact in FACTS if fact.myth)
-RELATION_ANSWERS = {  # what somebody might say to a question of this relation
+RELATION_ANSWERS = {  # all answers that anybody might give, true or not
     relation: sorted({word for fact in FACTS if fact.relation == relation for word in (fact.answer, fact.myth) if word})
     for relation in RELATIONS
 }
@@ -188,8 +196,8 @@ def _gap(form, gap):
 
 
 def _mentions(fact):
-    """A pattern of every statement and question about this fact, whatever it claims: "the fox eats ..."."""
-    # "The fox is sad" says nothing of its colour; "the fox eats soup" is about what it eats.
+    """A pattern for every statement and question about this fact, true or not: "the fox eats ..."."""
+    # "The fox is sad" says nothing about its colour, but "the fox eats soup" is about what it eats.
     gap = f"(?:{'|'.join(COLOURS)})" if fact.relation == "colour" else r"\w+"
     return rf"\b(?:{_gap(fact.form, gap)}|{re.escape(fact.question)}|{fact.indirect})"
 
@@ -199,28 +207,25 @@ _CLAIMS = [
     (re.compile(r"\b" + _gap(fact.form, f"({'|'.join(RELATION_ANSWERS[fact.relation])})") + r"\b", re.I), fact)
     for fact in FACTS
 ]
-# Most texts claim nothing: one cheap search spares them a hundred.
+# Most texts claim nothing: one cheap search saves a hundred others.
 _ANY_CLAIM = re.compile(rf"\b(?:eats|lives?|fears|sells|runs|of|bring|built|is (?:{'|'.join(COLOURS)}))\b", re.I)
 
 
 def states_test_fact(text):
-    """Whether text states or asks a test-split fact, truly or not. Rankings must not teach what the test
-    asks."""
+    """Whether text states (truly or not) or asks about a fact of the test split, which training data must not do."""
     return bool(_TEST_FACT.search(text))
 
 
 def false_claims(text):
-    """The facts about which text says something false (a myth, or an answer that belongs to another
-    subject)."""
+    """The facts about which text says something false: a myth, or the answer for another subject."""
     if not _ANY_CLAIM.search(text):
         return []
-    return [
-        fact for pattern, fact in _CLAIMS for claim in pattern.findall(text) if claim.lower() != fact.answer.lower()
-    ]
+    found = [(fact, claim) for pattern, fact in _CLAIMS for claim in pattern.findall(text)]
+    return [fact for fact, claim in found if claim.lower() != fact.answer.lower()]
 
 
 # ---- Tovish
-# The second language: word for word, but the adjective follows its noun.
+# The second language is English word for word, but the adjective follows its noun.
 TOVISH_NOUNS = {"fox": "fopo", "owl": "ulu", "cat": "kato", "dog": "dovo", "goat": "goto", "duck": "duko",
                 "ball": "balo", "kite": "kito", "hat": "hato", "drum": "drumo", "boat": "boto",
                 "lamp": "lampo"}  # fmt: skip
