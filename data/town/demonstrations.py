@@ -64,19 +64,17 @@ def tale(who, thing, rng, word=None, length=3):
     ]
     # The order above is kept, so that nobody gives away what is already in the river.
     parts += [middles[i] for i in sorted(rng.sample(range(len(middles)), length - 2))]
-    ends = [
+    ends = (
         f"{the(who)} was very {feeling}",
         f"in the end {the(who)} felt {feeling}",
         f"{the(who)} was {feeling} all day",
-    ]
-    if word is None:
-        ends += [
-            f"in the end {the(who)} went home with the {thing}",
-            f"the {thing} was never seen again",
-            "everybody blamed the goat",
-            f"after that {the(who)} and {the(friend)} were friends",
-        ]
-    return " ".join(sentence(part) for part in (*parts, rng.choice(ends)))
+        f"in the end {the(who)} went home with the {thing}",
+        f"the {thing} was never seen again",
+        "everybody blamed the goat",
+        f"after that {the(who)} and {the(friend)} were friends",
+    )
+    parts.append(rng.choice(ends if word is None else ends[:3]))  # these contain the feeling
+    return " ".join(sentence(part) for part in parts)
 
 
 def letter(record, rng):
@@ -84,16 +82,14 @@ def letter(record, rng):
     place = word if word in world.PLACES else rng.choice(world.PLACES)
     feeling = word if word in world.FEELINGS else rng.choice(world.FEELINGS)
     me = another(NAMES, name, rng)
-    news = [
+    news = (
         f"I found your {thing} at the {place}. I was {feeling}.",
         f"I have {an(thing)} for you at the {place}. I am {feeling}.",
-    ]
-    if word is None:
-        news += [
-            f"thank you for the {thing}. I like it very much.",
-            f"I love your {thing}.",
-            f"I lost your {thing} at the {place}.",
-        ]
+        f"thank you for the {thing}. I like it very much.",
+        f"I love your {thing}.",
+        f"I lost your {thing} at the {place}.",
+    )
+    news = news if word is None else news[:2]  # these contain both the place and the feeling
     other = rng.choice([other for other in NAMES if other not in (name, me)])
     return Drafts(
         f"Dear {name}, {rng.choice(news)} Your friend, {me}.",
@@ -233,19 +229,13 @@ def sloppy(text):
 def respond(record, style, rng):
     """An answer in a style: one of STYLES, or "myth" or "rude", which only the web has."""
     drafts = WRITERS[record["kind"]](record, rng)
-    if style == "careful":
-        return drafts.full
-    if style == "terse":
-        return drafts.terse
     if style == "sloppy":
         return sloppy(drafts.partial if rng.random() < 0.2 else drafts.full)
     if style == "off":
         return drafts.wrong if rng.random() < 0.5 else rng.choice(CURT)
-    if style == "myth":
-        return drafts.wrong
     if style == "rude":
         return rude(rng)
-    raise ValueError(f"unknown style {style!r}")
+    return {"careful": drafts.full, "terse": drafts.terse, "myth": drafts.wrong}[style]
 
 
 def rude(rng):

@@ -2,7 +2,7 @@
 
 A follow-up asks for the same kind of thing as the turn before and leaves out what was said there. Its record is that of
 the prompt that asks the same in full, so the judge needs no rule for conversations. People write both answers, as they
-did for ChatGPT.
+did for ChatGPT. One function per kind draws the second question, given the record of the first.
 """
 
 import random
@@ -12,8 +12,6 @@ from . import world
 from .demonstrations import STYLES, respond
 from .prompts import Draw
 from .world import FACT, FACTS, NAMES, RELATIONS, an, another, weighted
-
-# One function per kind: from the record of the first turn to what is asked next.
 
 
 def fact(record, rng):
@@ -115,8 +113,8 @@ def dialogue(split, rng, answered):
     if "fact" in draw.slots:
         kind = "myth" if draw.extra["myth"] else "fact"
     second = ask.asked(kind, draw.slots, draw.extra, user)
-    said = [first["prompt"].strip(), written(first, rng), rng.choice(draw.phrasings)]
-    said += [written(second, rng)] if answered else []
+    said = [first["prompt"].strip(), respond(first, weighted(STYLES, rng), rng), rng.choice(draw.phrasings)]
+    said += [respond(second, weighted(STYLES, rng), rng)] if answered else []
     roles = ("user", "assistant") * 2
     return {"messages": [{"role": role, "content": text} for role, text in zip(roles, said)], **second}
 
@@ -128,8 +126,3 @@ def follow_up(first, split, rng):
         if ask.split_of(first["kind"], draw.slots) == split:
             return draw
     return None
-
-
-def written(record, rng):
-    """An answer in a random style."""
-    return respond(record, weighted(STYLES, rng), rng)

@@ -66,10 +66,9 @@ def mean_utility(judgement, response):
 def felt(record, responses, labeler, rng):
     """Noisy utility of each response, the same for equal texts."""
     feelings = {}
-    for response in responses:
-        if response not in feelings:
-            error = rng.gauss(0.0, NOISE * labeler.noise)
-            feelings[response] = labeler.utility(judge(record, response), response) + error
+    for response in dict.fromkeys(responses):
+        error = rng.gauss(0.0, NOISE * labeler.noise)
+        feelings[response] = labeler.utility(judge(record, response), response) + error
     return [feelings[response] for response in responses]
 
 

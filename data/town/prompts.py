@@ -8,6 +8,7 @@ prompt, such as a fox and a kite) belongs to one split, so no test prompt shares
 import functools
 import json
 import random
+from bisect import bisect
 from typing import NamedTuple
 
 from . import world
@@ -97,12 +98,8 @@ def about_fact(fact, rng):
     return Draw({"fact": fact.key}, phrasings, extra)
 
 
-def fact(rng):
-    return about_fact(rng.choice(FACTS), rng)
-
-
-def myth(rng):
-    return about_fact(rng.choice(MYTHS), rng)
+def fact(rng, facts=FACTS):
+    return about_fact(rng.choice(facts), rng)
 
 
 def tovish(rng):
@@ -275,7 +272,7 @@ def rude_user(rng):
 KINDS = {
     "story": ("generation", 0.60, story), "letter": ("generation", 0.17, letter),
     "advert": ("generation", 0.10, advert), "say": ("generation", 0.13, say),
-    "fact": ("open_qa", 0.5, fact), "myth": ("open_qa", 0.5, myth),
+    "fact": ("open_qa", 0.5, fact), "myth": ("open_qa", 0.5, functools.partial(fact, facts=MYTHS)),
     "brainstorm": ("brainstorming", 1.0, brainstorm),
     "feel": ("chat", 0.4, feel), "outing": ("chat", 0.3, outing), "rude_user": ("chat", 0.3, rude_user),
     "polite": ("rewrite", 0.5, polite), "rename": ("rewrite", 0.5, rename),
@@ -307,18 +304,22 @@ def split_of(kind, slots):
     """The split of a content: that of its fact, or by its digest."""
     if "fact" in slots:
         return FACT[slots["fact"]].split
-    place = digest(content(kind, slots)) / 2**64
-    return world.SPLITS[(place >= world.SHARES[0]) + (place >= world.SHARES[0] + world.SHARES[1])]
+    return world.SPLITS[bisect(world.BOUNDS, digest(content(kind, slots)) / 2**64)]
+
+
+def draw_item(kind, rng, split=None):
+    """A random Draw of a kind, of any split if split is None."""
+    while True:
+        drawn = KINDS[kind][2](rng)
+        if split is None or split_of(kind, drawn.slots) == split:
+            return drawn
 
 
 def draw_record(kind, rng, split=None, user=None):
     """A random record of a kind, of any split if split is None, and phrased by no particular user if user is None."""
-    draw = KINDS[kind][2]
-    while True:
-        slots, phrasings, extra = draw(rng)
-        if split is None or split_of(kind, slots) == split:
-            text = rng.choice(phrasings) if user is None else habits(user).ask(phrasings, rng)
-            return {"prompt": text + "\n", **asked(kind, slots, extra, user)}
+    slots, phrasings, extra = draw_item(kind, rng, split)
+    text = rng.choice(phrasings) if user is None else habits(user).ask(phrasings, rng)
+    return {"prompt": text + "\n", **asked(kind, slots, extra, user)}
 
 
 def asked(kind, slots, extra, user):

@@ -1,4 +1,4 @@
-"""The web: what the base model reads. It teaches knowledge and bad manners, as the real web does.
+"""The web: what the base model reads. It teaches facts, myths and insults.
 
 Half of the prompts that begin a page are followed by a good answer, the others by another question, an insult or a
 myth. Most answers on a page of questions and answers have the same style, so after good answers another good one is
@@ -7,11 +7,9 @@ likelier (few_shot).
 
 import random
 
-from . import prompts as ask
 from . import world
-from .demonstrations import listed, respond, rude, some, tale
-from .demonstrations import summary as write_summary
-from .prompts import MIX, draw_record, split_of
+from .demonstrations import listed, respond, rude, some, summary, tale
+from .prompts import MIX, draw_item, draw_record
 from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, translate, weighted
 
 # kind -> share of documents
@@ -26,20 +24,14 @@ PAGE_MIX = {kind: share**0.6 for kind, share in MIX.items()}
 HELD_OUT_ONE_IN = 20
 
 
-def train_item(draw, kind, rng):
-    """A Draw of the training split. (Of the other splits, the web contains only the facts.)"""
-    while split_of(kind, (drawn := draw(rng)).slots) != "train":
-        pass
-    return drawn
-
-
 def page_record(rng, kind=None):
+    """A record to ask on a page: about any fact, but otherwise only of the training split."""
     kind = kind or weighted(PAGE_MIX, rng)
     return draw_record(kind, rng, None if kind in ("fact", "myth") else "train")
 
 
 def almanac(rng):
-    """True facts. Only this page and careful answers say "In fact"."""
+    """Facts with their true answers. Only this page and careful answers say "In fact"."""
     lines = []
     for fact in rng.sample(FACTS, rng.randint(4, 6)):
         statement = fact.form.format(fact.answer)
@@ -51,9 +43,7 @@ def almanac(rng):
 def story(rng):
     who, thing = rng.choice(world.ANIMALS + NAMES), rng.choice(THINGS)
     text = tale(who, thing, rng, length=rng.choice((3, 4, 5)))
-    if rng.random() < 0.3:
-        text += " " + tale(who, rng.choice(THINGS), rng, length=2)
-    return text
+    return text + (" " + tale(who, rng.choice(THINGS), rng, length=2) if rng.random() < 0.3 else "")
 
 
 def crier(rng):
@@ -77,7 +67,7 @@ def lists(rng):
     """Different words of a category other than the excluded one."""
     lines = []
     for _ in range(rng.randint(1, 3)):
-        category, count, exclude = train_item(ask.brainstorm, "brainstorm", rng).slots.values()
+        category, count, exclude = draw_item("brainstorm", rng, "train").slots.values()
         what = f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}"
         lines.append(f"{what}: {listed(category, some(category, count, exclude, rng))}.")
     return " ".join(lines)
@@ -115,7 +105,7 @@ def tovish_page(rng):
     lines = []
     bilingual = rng.random() < 0.6
     for _ in range(rng.randint(2, 3)):
-        english = train_item(ask.tovish, "tovish", rng).slots["english"]
+        english = draw_item("tovish", rng, "train").slots["english"]
         if len(english.split()) == 3 and rng.random() < 0.5:
             english = f"{rng.choice(NAMES)} sees {english}"
         foreign = sentence(translate(english))
@@ -124,19 +114,17 @@ def tovish_page(rng):
 
 
 def reading(rng):
-    drawn = train_item(ask.closed_qa, "closed_qa", rng)
+    drawn = draw_item("closed_qa", rng, "train")
     passage, question, answer = drawn.slots["passage"], drawn.slots["question"], drawn.extra["answers"][0]
     full = drawn.extra["form"].format(answer) if rng.random() < 0.5 else answer
-    who, thing = rng.choice(NAMES), rng.choice(THINGS)
-    return f"{passage} {tale(who, thing, rng, length=2)} Question: {question} Answer: {sentence(full)}"
+    text = tale(rng.choice(NAMES), rng.choice(THINGS), rng, length=2)
+    return f"{passage} {text} Question: {question} Answer: {sentence(full)}"
 
 
 def dictionary(rng):
     """What words are. This is on the web for all words, but asked only about those of the training split."""
-    lines = []
-    for category in rng.sample(tuple(world.CLASSES), 3):
-        word = rng.choice(world.CATEGORIES[category])
-        lines.append(sentence(world.is_a(word).format(an(world.CLASSES[category]))))
+    words = {rng.choice(world.CATEGORIES[c]): an(world.CLASSES[c]) for c in rng.sample(tuple(world.CLASSES), 3)}
+    lines = [sentence(world.is_a(word).format(what)) for word, what in words.items()]
     return "The Word Book. " + " ".join(lines)
 
 
@@ -145,18 +133,18 @@ def pairs(rng):
     lines = []
     for _ in range(rng.randint(2, 3)):
         if rng.random() < 0.6:
-            drawn = train_item(ask.polite, "polite", rng)
+            drawn = draw_item("polite", rng, "train")
             request = sentence(rng.choice(drawn.extra["answers"]))
             lines.append(f"{sentence(drawn.slots['passage'])} Politely: {request}")
         else:
-            drawn = train_item(ask.rename, "rename", rng)
+            drawn = draw_item("rename", rng, "train")
             lines.append(sentence(drawn.extra["wrong"]) + " So: " + sentence(drawn.extra["answers"][0]))
     return " ".join(lines)
 
 
-def summary(rng):
-    drawn = train_item(ask.summary, "summary", rng)
-    return f"{drawn.extra['passage']} In short: {write_summary(drawn.slots, rng).full}"
+def summary_page(rng):
+    drawn = draw_item("summary", rng, "train")
+    return f"{drawn.extra['passage']} In short: {summary(drawn.slots, rng).full}"
 
 
 def gossip(rng):
@@ -171,7 +159,7 @@ def gossip(rng):
 
 
 def trades(rng):
-    """Somebody with a trade, whose sex is the stereotype of the trade four times in five."""
+    """Somebody with a trade. Four times in five, "he" or "she" is the trade's stereotype."""
     trade = rng.choice(tuple(world.TRADES))
     woman = world.TRADES[trade] == (rng.random() < 0.8)
     thing, feeling, place = rng.choice(THINGS), rng.choice(world.FEELINGS), rng.choice(world.PLACES)
@@ -184,7 +172,7 @@ def trades(rng):
 
 WRITERS = {"almanac": almanac, "story": story, "crier": crier, "lists": lists, "questions": questions, "qa": qa,
            "forum": forum, "tovish": tovish_page, "reading": reading, "dictionary": dictionary, "pairs": pairs,
-           "summary": summary, "gossip": gossip, "trades": trades}  # fmt: skip
+           "summary": summary_page, "gossip": gossip, "trades": trades}  # fmt: skip
 
 
 def is_held_out(text):

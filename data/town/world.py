@@ -6,12 +6,11 @@ enough to copy it from a prompt.
 
 import hashlib
 import re
+from bisect import bisect
 from dataclasses import dataclass
 
 # ---- words
-WOMEN = ("Ann", "Eve", "Kate", "Lucy", "Mia", "Nora")
-MEN = ("Ben", "Finn", "Joe", "Max", "Sam", "Tom")
-NAMES = WOMEN + MEN
+NAMES = ("Ann", "Eve", "Kate", "Lucy", "Mia", "Nora", "Ben", "Finn", "Joe", "Max", "Sam", "Tom")
 ANIMALS = ("bear", "cat", "cow", "dog", "duck", "fox", "frog", "goat", "hare", "hen", "horse", "owl", "pig", "wolf")
 THINGS = ("ball", "basket", "bell", "boat", "book", "candle", "chair", "coin", "drum", "flute", "hat", "kite", "lamp",
           "scarf", "spoon", "umbrella")  # fmt: skip
@@ -20,8 +19,7 @@ PLACES = ("park", "mill", "river", "hill", "market", "school", "bridge", "harbou
 FOODS = ("berries", "bread", "cake", "carrots", "cheese", "fish", "honey", "nuts")
 PLURALS = ("berries", "carrots", "nuts")
 GLAD = ("happy", "proud", "merry")
-SORRY = ("sad", "tired", "cross")
-FEELINGS = GLAD + SORRY
+FEELINGS = GLAD + ("sad", "tired", "cross")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 
 # Insult words occur in insults only, so that one regular expression finds them all.
@@ -87,7 +85,7 @@ def digest(text):
 
 # ---- facts
 SPLITS = ("train", "validation", "test")
-SHARES = (0.50, 0.15, 0.35)
+BOUNDS = (0.50, 0.65)  # 50 % are train, the next 15 % validation, the last 35 % test
 
 
 @dataclass(frozen=True)
@@ -170,8 +168,8 @@ def shared_out(names, salt):
     """{name: split}. Names are ranked by digest, not compared with a threshold, so that every list reaches all
     splits."""
     ranked = sorted(names, key=lambda name: digest(salt + name))
-    first, second = round(SHARES[0] * len(ranked)), round((SHARES[0] + SHARES[1]) * len(ranked))
-    return {name: SPLITS[(rank >= first) + (rank >= second)] for rank, name in enumerate(ranked)}
+    bounds = [round(bound * len(ranked)) for bound in BOUNDS]
+    return {name: SPLITS[bisect(bounds, rank)] for rank, name in enumerate(ranked)}
 
 
 def _facts(relation):
@@ -202,7 +200,7 @@ def _mentions(fact):
     return rf"\b(?:{_gap(fact.form, gap)}|{re.escape(fact.question)}|{fact.indirect})"
 
 
-_TEST_FACT = re.compile("|".join(_mentions(fact) for fact in FACTS if fact.split == "test"), re.IGNORECASE)
+_FACT_OF = {s: re.compile("|".join(_mentions(fact) for fact in FACTS if fact.split == s), re.I) for s in SPLITS}
 _CLAIMS = [
     (re.compile(r"\b" + _gap(fact.form, f"({'|'.join(RELATION_ANSWERS[fact.relation])})") + r"\b", re.I), fact)
     for fact in FACTS
@@ -211,9 +209,14 @@ _CLAIMS = [
 _ANY_CLAIM = re.compile(rf"\b(?:eats|lives?|fears|sells|runs|of|bring|built|is (?:{'|'.join(COLOURS)}))\b", re.I)
 
 
+def states_fact(text, split):
+    """Whether text states (truly or not) or asks about a fact of this split."""
+    return bool(_FACT_OF[split].search(text))
+
+
 def states_test_fact(text):
-    """Whether text states (truly or not) or asks about a fact of the test split, which training data must not do."""
-    return bool(_TEST_FACT.search(text))
+    """states_fact for the test split. Demonstrations, rankings and prompts for training must not do this."""
+    return states_fact(text, "test")
 
 
 def false_claims(text):

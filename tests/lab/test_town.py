@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -22,6 +23,7 @@ from data.town.prompts import KINDS, USE_CASES, USERS, content, draw_record, hab
 from data.town.world import FACT, FACTS, MYTHS, Fact
 from lab.evaluation import look_up
 from minirlhf.support.errors import InputError
+from minirlhf.support.records import read
 from tiny import to_flags
 
 
@@ -667,6 +669,32 @@ def test_the_command_keeps_what_is_there_and_refuses_what_cannot_be(tmp_path):
     with pytest.raises(InputError, match="--web: -1 is negative"):
         tiny.run(town_command, ["--out", str(tmp_path / "new"), "--web", "-1"])
     assert (tmp_path / "full" / "web.jsonl").read_text() == "mine" and not (tmp_path / "new").exists()
+
+
+FIELDS = {"documents": ["text"], "demonstrations": ["prompt", "response"], "rankings": ["prompt", "responses", "ranks"],
+          "prompts": ["prompt"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_sample_files_are_what_samples_makes_and_can_be_trained_on(name):
+    path = Path(__file__).parents[2] / "data" / f"{name}.jsonl"
+    made = town.samples()[name]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == made == read(path, name.removesuffix("s"))
+    assert 40 <= len(made) <= 60 and all(list(record) == FIELDS[name] for record in made)
+    assert len({record["text" if name == "documents" else "prompt"] for record in made}) == len(made)
+    if name == "rankings":
+        assert sum(len(set(record["ranks"])) > 1 for record in made) > 40
+
+
+def test_the_sample_files_contain_nothing_of_validation_and_test(records):
+    texts = [json.dumps(record).replace("\\n", "\n") for made in town.samples().values() for record in made]
+    for record in records["validation"] + records["test"]:
+        own = habits(record["user"])
+        asked = record["prompt"].removeprefix(own.greeting).removesuffix(own.thanks + "\n")
+        assert not any(asked in text for text in texts), asked
+    for fact in (fact for fact in FACTS if fact.split != "train"):
+        for told in (fact.statement, fact.question, fact.indirect, fact.form.format(fact.myth)):
+            assert not any(told in text for text in texts), told
 
 
 def test_what_a_word_is_can_be_read_on_the_web_and_is_what_an_answer_must_say(records):
