@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # before torch looks, and for the processes that tests start
+# Before torch looks, and for the processes that tests start.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run beside each other, and models are small
 
 import tiny
 from minirlhf.model import GPT, RewardModel
