@@ -1,10 +1,8 @@
-"""Other people's files and records in our fields. data/README.md lists them, each with what becomes of it.
+"""Reads other people's records and turns them into ours. data/README.md lists the formats and what each becomes.
 
-A file is JSON lines (plain or .gz) or parquet (with the extra pyarrow), or a folder of these. What a record is, its
-fields tell. A record may become several of ours (a conversation: a demonstration for each answer in it) or none: how
-many were kept and left out, and why, is said aloud.
-
-Chat messages become one text, a transcript, the way HH-RLHF writes them:
+A file is JSON lines (plain or .gz) or parquet, or a folder of these. The fields of a record tell its format. It may
+become several of ours, as a conversation becomes a demonstration for each answer in it, or none: how many were kept
+and left out, and why, is printed. Chat messages become one text, a transcript, in HH-RLHF's format:
 
     "\\n\\nHuman: Hi\\n\\nAssistant: Hello\\n\\nHuman: Bye\\n\\nAssistant:"      and the response      " See you"
 """
@@ -19,151 +17,134 @@ from pathlib import Path
 from .distributed import print0
 from .errors import InputError, require, reraise
 
-
-class LeftOut(Exception):
-    """Why a record, whole as it is, becomes none of ours."""
-
-
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 FILES = (".jsonl", ".jsonl.gz", ".parquet")  # what is read of a folder
-SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
+
+
+class LeftOut(Exception):
+    """The reason why a valid record becomes none of ours."""
 
 
 def records(path, kind):
     """Yields ("file:line", record) for each record of a kind ("demonstration", ...; or "text", for any) in a file or a
-    folder.
+    folder. They have our fields, whose values the caller checks. Raises InputError for a record that is not of the
+    format that its fields announce."""
+    formats, kept, left_out = Counter(), 0, Counter()
 
-    Fields are ours; whether they hold what they should is for the caller to check. InputError where a record is not of
-    the form that its fields announce.
-    """
-    read, kept, left_out = Counter(), 0, Counter()
-    for where, record in _converted(path, kind, read):
-        if isinstance(record, str):
-            left_out[record] += 1
-        else:
-            kept += 1
-            yield where, record
-    if foreign := sorted(read.keys() - {"ours"}):
-        reasons = "".join(f"; left out {n:,}: {reason}" for reason, n in left_out.most_common())
-        print0(f"{path}: {' and '.join(foreign)}: {kept:,} {kind}s from {read.total():,} records{reasons}")
+    def rows_and_trees():
+        messages = {}
+        for where, row in rows(path):
+            fields = {name for name, value in row.items() if value is not None}  # parquet has null for a missing field
+            name, convert = next((name, convert) for name, needed, convert in FORMATS if needed <= fields)
+            formats[name] += 1
+            if convert:
+                yield where, row, convert
+            else:
+                messages[where] = row  # the messages of a tree may stand anywhere in a file
+        for where, tree in trees(messages):
+            yield where, tree, openassistant
 
-
-def _converted(path, kind, read):
-    """Yields ("file:line", a record of ours, or why there is none), and counts in `read` of which shapes they were."""
-    messages = {}
-
-    def shaped(shape, row, where):
+    for where, row, convert in rows_and_trees():
         try:
-            for record in shape(row, kind, where):
-                foreign = shape is not ours and isinstance(record, dict)
-                empty = foreign and kind == "demonstration" and record.get("response") in ("", " ")
-                yield where, "an empty answer" if empty else record
-        except LeftOut as reason:
-            yield where, str(reason)
-
-    for where, row in rows(path):
-        name, shape = shape_of(row)
-        read[name] += 1
-        if shape is None:
-            messages[where] = row  # a tree's messages may stand anywhere in a file
-        else:
-            yield from shaped(shape, row, where)
-    for where, tree in trees(messages):
-        yield from shaped(openassistant, tree, where)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
+            for result in convert(row, kind, where):  # a record of ours, or the reason why one was left out
+                foreign = convert is not ours and isinstance(result, dict)
+                if foreign and kind == "demonstration" and result.get("response") in ("", " "):
+                    result = "an empty answer"
+                if isinstance(result, str):
+                    left_out[result] += 1
+                else:
+                    kept += 1
+                    yield where, result
+        except LeftOut as error:
+            left_out[str(error)] += 1
+    if foreign := sorted(formats.keys() - {"ours"}):
+        reasons = "".join(f"; left out {n:,}: {reason}" for reason, n in left_out.most_common())
+        print0(f"{path}: {' and '.join(foreign)}: {kept:,} {kind}s from {formats.total():,} records{reasons}")
 
 
 def rows(path):
-    """Yields ("file:line", dict) for each record as it stands."""
+    """Yields ("file:line", dict) for each record of a file or a folder, as it stands."""
     for file in files(path):
         if str(file).endswith(".parquet"):
-            yield from _parquet(file)
-        else:
-            for where, line in lines(file):
-                if line.strip():
-                    yield where, _parse(line, where)
+            yield from parquet_rows(file)
+            continue
+        for where, line in lines(file):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where}: not JSON ({error}); each line must be one JSON object") from None
+            require(isinstance(record, dict), f"{where}: a JSON object is needed, {type(record).__name__} found")
+            yield where, record
 
 
 def files(path):
-    """The files that a path stands for: itself, or those in a folder."""
+    """The path itself if it is a file, the data files in it if it is a folder."""
     if not os.path.isdir(path):
         return [path]
-    inside = sorted(str(file) for file in Path(path).iterdir() if file.name.endswith(FILES))
-    require(inside, f"{path}: no file in this folder ends in {', '.join(FILES)}; name the files")
-    stems = {re.split("[-.]", os.path.basename(file))[0] for file in inside}  # train_sft of train_sft-00000-of-00003
-    parts = sorted(stem for stem in stems if {*stem.split("_")} & {*SPLITS})
-    require(len(parts) < 2, f"{path}: holds {' and '.join(parts)} data; name the files of one of them")
-    return inside
+    found = sorted(str(file) for file in Path(path).iterdir() if file.name.endswith(FILES))
+    require(found, f"{path}: no file in this folder ends in {', '.join(FILES)}; name the files")
+    stems = {re.split("[-.]", os.path.basename(file))[0] for file in found}  # train_sft of train_sft-00000-of-00003
+    splits = sorted(stem for stem in stems if SPLITS & set(stem.split("_")))
+    require(len(splits) < 2, f"{path}: holds {' and '.join(splits)} data; name the files of one of them")
+    return found
 
 
 def lines(path):
-    """Yields ("file:line", text)."""
+    """Yields ("file:line", text) for each line of a text file, which may be gzipped."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: a folder or a pipe; give a file, since a run that is resumed reads it again")
     opener = gzip.open if str(path).endswith(".gz") else open
-    pipe = os.path.exists(path) and not os.path.isfile(path)
-    require(not pipe, f"{path}: a folder or a pipe; give a file, which can be read again when a run goes on")
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        where = f"{path}:{number}"
-        raise InputError(f"{where}: byte {error.start + 1} is not UTF-8; convert the file to UTF-8") from None
+        where = f"{path}:{number}: byte {error.start + 1}"
+        raise InputError(f"{where} is not UTF-8; convert the file to UTF-8") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); is it whole, and of the kind its name says?") from None
+        raise InputError(f"{path}: cannot be read ({error}); is it complete, and what its name says?") from None
 
 
-def _parse(line, where):
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not JSON ({error}); each line must be one JSON object") from None
-    require(isinstance(record, dict), f"{where}: a JSON object is needed, {type(record).__name__} found")
-    return record
-
-
-def _parquet(path):
+def parquet_rows(path):
     try:
         from pyarrow import parquet
     except ImportError:
         raise InputError(f'{path}: reading parquet needs pyarrow; pip install "minirlhf[parquet]"') from None
     require(os.path.isfile(path), f"{path}: no such file")
-    with reraise(f"{path}: not a whole parquet file; fetch it again"):
-        number = 0
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=1000):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}:{number}", row
-
-
-# --- conversations ---------------------------------------------------------------------------------------------------
+    with reraise(f"{path}: not a complete parquet file; download it again"):
+        batches = parquet.ParquetFile(path).iter_batches(batch_size=1000)
+        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+            yield f"{path}:{number}", row
 
 
 def transcript(messages, where):
-    """Chat messages as [(role, all of the text up to this message, its own text)], the last two together one text."""
-    turns = {"user": HUMAN, "assistant": ASSISTANT, "system": ""}
+    """[(role, before, own)] for each chat message: `own` is its text, `before` is all that precedes it. The last two
+    together are the transcript of the conversation."""
     parts, text = [], ""
     for message in messages if isinstance(messages, list) else [None]:
-        whole = isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
-        require(whole, f"{where}: a message needs a role (system, user, assistant) and a string content")
-        if message["role"] in ("tool", "function", "developer") or message["content"] is None:
+        complete = isinstance(message, dict) and "content" in message
+        role, content = (message.get("role"), message["content"]) if complete else (None, None)
+        if role in ("tool", "function", "developer") or (isinstance(role, str) and content is None):
             raise LeftOut("a tool's or a developer's message, or one without content")
-        right = message["role"] in turns and isinstance(message["content"], str)
-        require(right, f"{where}: a message needs a role (system, user, assistant) and a string content")
-        marker, own = turns[message["role"]], message["content"] and f" {message['content']}"
-        if not marker:
-            marker, own = "\n\n" if text else "", message["content"]
-        parts.append((message["role"], text + marker, own))
-        text += marker + own
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            raise InputError(f"{where}: a message needs a role (system, user, assistant) and a string content")
+        if role == "system":
+            before, own = text + "\n\n" if text else "", content
+        else:
+            before, own = text + (HUMAN if role == "user" else ASSISTANT), content and f" {content}"
+        parts.append((role, before, own))
+        text = before + own
     require(parts, f"{where}: a conversation without messages")
     return parts
 
 
 def prompt_of(messages, where):
-    """A conversation whose last word the user has, as the text to which the assistant's answer is to come."""
+    """The transcript of a conversation that the user's message ends, up to where the assistant's answer begins."""
     role, before, own = transcript(messages, where)[-1]
     if role != "user":
         raise LeftOut("a prompt whose last message is not the user's")
@@ -171,229 +152,212 @@ def prompt_of(messages, where):
 
 
 def without_first_turn(prompt):
-    """A transcript without its oldest exchange; None of one that has no two."""
+    """A transcript without its oldest exchange, or None if it has only one."""
     first = prompt.find(HUMAN)
     second = prompt.find(HUMAN, first + 1)
     return prompt[:first] + prompt[second:] if 0 <= first < second else None
 
 
-def conversation(row, kind, where):
-    """Every answer in it is a demonstration; a prompt is what comes before the last, or all where the user ends it."""
-    messages = row["messages"]
-    others = {name: value for name, value in row.items() if name != "messages"}
-    parts = transcript(messages, where)
-    if kind == "text":
-        yield others | {"text": parts[-1][1] + parts[-1][2]}
-    elif kind == "prompt":
-        whole = messages if parts[-1][0] == "user" else messages[:-1]
-        yield others | {"prompt": prompt_of(whole, where)}
-    else:
-        answers = [(before, own) for role, before, own in parts if role == "assistant"]
-        if not answers:
-            raise LeftOut("a conversation without an answer")
-        for before, own in answers:
-            yield others | {"prompt": before, "response": own}
-
-
-# --- shapes ----------------------------------------------------------------------------------------------------------
-# Each takes a record, the kind that is wanted, and where it stands; it yields records of ours or, for what is left out,
-# the reason, as text (or raises it as LeftOut).
+# --- formats ---------------------------------------------------------------------------------------------------------
+# Each function takes a record, the kind that is wanted, and "file:line". It yields records of ours. For what is left
+# out it yields the reason as a string, or raises LeftOut, which leaves out the rest of the record.
 
 
 def ours(row, kind, where):
-    if isinstance(row.get("prompt"), list):  # TRL's conversational prompt, with or without a completion
-        messages, answer = row["prompt"], row.get("completion", [])
-        with_answer = messages + answer if isinstance(answer, list) else None
-        row = {name: value for name, value in row.items() if name not in ("prompt", "completion")}
-        yield from conversation(row | {"messages": with_answer}, kind, where)
+    """Our records, and TRL's {"prompt", "completion"} with texts or lists of messages."""
+    if isinstance(row.get("prompt"), list):
+        prompt, answer = row.pop("prompt"), row.pop("completion", [])
+        row["messages"] = prompt + answer if isinstance(answer, list) else None
+        yield from conversation(row, kind, where)
     elif "completion" in row and "response" not in row:
         if row.get("label") is False and kind == "demonstration":  # TRL's unpaired preferences
-            raise LeftOut("an answer that somebody found bad")
+            raise LeftOut("an answer labelled as bad")
         yield row | {"response": row["completion"]}
     else:
         yield row
 
 
+def conversation(row, kind, where):
+    """Each answer is a demonstration. As a prompt: all up to the last message of the user."""
+    messages = row.pop("messages")
+    parts = transcript(messages, where)
+    last_role, before, own = parts[-1]
+    if kind == "text":
+        yield row | {"text": before + own}
+    elif kind == "prompt":
+        yield row | {"prompt": prompt_of(messages if last_role == "user" else messages[:-1], where)}
+    elif all(role != "assistant" for role, _, _ in parts):
+        raise LeftOut("a conversation without an answer")
+    else:
+        for role, before, own in parts:
+            if role == "assistant":
+                yield row | {"prompt": before, "response": own}
+
+
 def ranked_conversation(row, kind, where):
-    """{"messages", "responses", "ranks"}: the responses are what the assistant might have said next."""
-    responses = row["responses"]
-    listed = isinstance(responses, list) and all(isinstance(r, str) for r in responses)
-    require(listed, f"{where}: 'responses' must be a list of strings")
-    prompt = prompt_of(row["messages"], where)
-    others = {name: value for name, value in row.items() if name != "messages"}
-    yield others | {"prompt": prompt, "responses": [text and f" {text}" for text in responses]}
+    """{"messages", "responses", "ranks"}: the responses are candidates for the assistant's next message."""
+    responses = strings(row, "responses", where)
+    prompt = prompt_of(row.pop("messages"), where)
+    yield row | {"prompt": prompt, "responses": [text and f" {text}" for text in responses]}
 
 
 def pair(row, kind, where):
-    """{"chosen", "rejected"} with a prompt or, as in HH-RLHF, with what both begin with; texts, or TRL's messages."""
+    """{"chosen", "rejected"} with a prompt or, as in HH-RLHF, beginning with the same one; texts, or TRL's messages."""
     chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
-    if isinstance(chosen, list):
-        before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
-        both = [answer if isinstance(answer, list) else None for answer in (chosen, rejected)]
-        said = any(isinstance(m, dict) and m.get("role") == "user" for m in chosen)  # the prompt is in them already
-        (*first, (_, prompt, chosen)), (*second, (_, other, rejected)) = (
-            transcript(answer if said or answer is None else before + answer, where) for answer in both
-        )
-        same = first == second and prompt == other and prompt.endswith(ASSISTANT)
-        require(same, f"{where}: chosen and rejected must differ in the assistant's last message alone")
-    strings = isinstance(chosen, str) and isinstance(rejected, str)
-    require(strings, f"{where}: chosen and rejected must be strings, or both lists of messages")
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+        if prompt is None or any(isinstance(m, dict) and m.get("role") == "user" for m in chosen):
+            before = []  # chosen and rejected contain the prompt
+        *first, (_, prompt, chosen) = transcript(before + chosen, where)
+        *second, (_, other_prompt, rejected) = transcript(before + rejected, where)
+        if first != second or prompt != other_prompt or not prompt.endswith(ASSISTANT):
+            raise InputError(f"{where}: chosen and rejected must differ only in the last message, the assistant's")
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        raise InputError(f"{where}: chosen and rejected must be strings, or both lists of messages")
     if prompt is None:
         shared = os.path.commonprefix([chosen, rejected])
-        end = shared.rfind(ASSISTANT) + len(ASSISTANT)
         require(ASSISTANT in shared, f"{where}: chosen and rejected share no prompt that ends in {ASSISTANT!r}")
-        prompt, chosen, rejected = shared[:end], chosen[end:], rejected[end:]
-    elif isinstance(prompt, str) and prompt and chosen.startswith(prompt) and rejected.startswith(prompt):
+        prompt = shared[: shared.rfind(ASSISTANT) + len(ASSISTANT)]
+    if isinstance(prompt, str) and chosen.startswith(prompt) and rejected.startswith(prompt):
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     if chosen == rejected and kind == "ranking":
         raise LeftOut("chosen and rejected are the same")
     yield row | {"prompt": prompt, "response": chosen, "responses": [chosen, rejected], "ranks": [1, 2]}
 
 
-def alpaca(row, kind, where):
-    yield _instruction(row, row.get("input", ""), row["output"], where)
-
-
-def self_instruct(row, kind, where):
-    """A task with several instances: a demonstration each."""
-    instances = row["instances"]
-    right = isinstance(instances, list) and all(isinstance(i, dict) and "output" in i for i in instances)
-    require(right, f"{where}: 'instances' must be a list of objects with input and output")
+def instruction(row, kind, where):
+    """Alpaca's {"instruction", "input", "output"}, or self-instruct's task with several "instances" of the last two."""
+    instances = [row] if row.get("output") is not None else objects(row, "instances", ("output",), where)
     for instance in instances:
-        yield _instruction(row, instance.get("input", ""), instance["output"], where)
-
-
-def _instruction(row, given, output, where):
-    parts = [row["instruction"], given, ""]
-    require(all(isinstance(p, str) for p in parts), f"{where}: instruction and input must be strings")
-    return row | {"prompt": "\n".join(p for i, p in enumerate(parts) if p or i != 1), "response": output}
+        text, given = row["instruction"], instance.get("input", "")
+        if not isinstance(text, str) or not isinstance(given, str):
+            raise InputError(f"{where}: instruction and input must be strings")
+        yield row | {"prompt": f"{text}\n{given}\n" if given else f"{text}\n", "response": instance["output"]}
 
 
 def nectar(row, kind, where):
     """Seven answers to a transcript, each with its rank."""
-    answers = _objects(row, "answers", ("answer", "rank"), where)
+    answers = objects(row, "answers", ("answer", "rank"), where)
     prompt = row["prompt"].rstrip() if isinstance(row["prompt"], str) else ""
     require(prompt.endswith(ASSISTANT), f"{where}: the prompt must be a transcript that ends in {ASSISTANT!r}")
-    yield _ranked(prompt, [(a["answer"], a["rank"]) for a in answers], kind)
+    yield ranked(prompt, [(a["answer"], a["rank"]) for a in answers], kind)
 
 
 def ultrafeedback(row, kind, where):
     """Four completions of an instruction, each with a score from 1 to 10; equal scores are a tie."""
-    completions = _objects(row, "completions", ("response", "overall_score"), where)
+    completions = objects(row, "completions", ("response", "overall_score"), where)
     prompt = prompt_of([{"role": "user", "content": row["instruction"]}], where)
-    scored = [(c["response"], _negative(c["overall_score"])) for c in completions]
-    yield _ranked(prompt, scored, kind)
+    answers = [(c["response"], c["overall_score"]) for c in completions]
+    yield ranked(prompt, [(text, -score if is_number(score) else None) for text, score in answers], kind)
 
 
 def tldr(row, kind, where):
-    """Two summaries of a Reddit post or an article, and which one somebody chose (Stiennon et al. 2020)."""
-    summaries, info = _objects(row, "summaries", ("text",), where), row["info"]
-    right = isinstance(info, dict) and len(summaries) == 2
-    require(right, f"{where}: 'info' must be an object, and 'summaries' hold two")
-    said = {name: value for name, value in info.items() if isinstance(value, str)}
-    if "post" in said:
-        head = f"SUBREDDIT: r/{said.get('subreddit', '')}\n\nTITLE: {said.get('title', '')}\n\nPOST: {said['post']}"
-    elif "article" in said:
-        head = f"TITLE: {said.get('title', '')}\n\nARTICLE: {said['article']}"
+    """Two summaries of a Reddit post or an article, of which people chose one (Stiennon et al. 2020)."""
+    summaries, info = objects(row, "summaries", ("text",), where), row["info"]
+    if not isinstance(info, dict) or len(summaries) != 2:
+        raise InputError(f"{where}: 'info' must be an object, and 'summaries' must have two entries")
+    info = {name: value for name, value in info.items() if isinstance(value, str)}
+    text = f"TITLE: {info.get('title', '')}"
+    if "post" in info:
+        text = f"SUBREDDIT: r/{info.get('subreddit', '')}\n\n{text}\n\nPOST: {info['post']}"
+    elif "article" in info:
+        text = f"{text}\n\nARTICLE: {info['article']}"
     else:
         raise LeftOut("neither a post nor an article")
     if row.get("choice") not in (0, 1):
-        raise LeftOut("nobody chose")
-    yield _ranked(f"{head}\n\nTL;DR:", [(s["text"], i != row["choice"]) for i, s in enumerate(summaries)], kind)
+        raise LeftOut("neither was chosen")
+    yield ranked(f"{text}\n\nTL;DR:", [(s["text"], i != row["choice"]) for i, s in enumerate(summaries)], kind)
 
 
 def shp(row, kind, where):
-    """Two comments on a Reddit post, and which the readers voted up."""
+    """Two comments on a Reddit post, of which readers preferred one."""
     prompt = prompt_of([{"role": "user", "content": row["history"]}], where)
     require(row["labels"] in (0, 1), f"{where}: 'labels' must be 1 (A is preferred) or 0")
-    a_loses = row["labels"] == 0
-    yield _ranked(prompt, [(row["human_ref_A"], a_loses), (row["human_ref_B"], not a_loses)], kind)
+    yield ranked(prompt, [(row["human_ref_A"], 1 - row["labels"]), (row["human_ref_B"], row["labels"])], kind)
 
 
 def openassistant(row, kind, where):
-    """A tree: people's messages and the assistant's replies, ranked from 0. The best reply is a demonstration."""
-
-    def visit(node, said, depth=0):
-        right = isinstance(node, dict) and node.get("role") in ("prompter", "assistant")
-        right = right and isinstance(node.get("text"), str) and isinstance(node.get("replies") or [], list)
-        require(right and depth < 200, f"{where}: a message needs a role, a text and its replies")
-        if refused(node):
-            yield "deleted, or refused in review"
-            return
-        role = "user" if node["role"] == "prompter" else "assistant"
-        said, replies = [*said, {"role": role, "content": node["text"]}], node.get("replies") or []
-        if role == "user":
-            yield answered(prompt_of(said, where), [r for r in replies if isinstance(r, dict) and not refused(r)])
-        for reply in replies:
-            yield from visit(reply, said, depth + 1)
+    """A tree of people's messages and the assistant's replies, ranked from 0. The best reply is a demonstration."""
 
     def refused(node):
         return bool(node.get("deleted")) or node.get("review_result") is False
 
-    def answered(prompt, replies):
-        texts = [r["text"] for r in replies if isinstance(r.get("text"), str)]
-        ranked = [
-            (r["text"], r["rank"]) for r in replies if isinstance(r.get("text"), str) and is_number(r.get("rank"))
-        ]
-        if len(ranked) > 1 or kind == "prompt":
-            return _ranked(prompt, sorted(ranked, key=lambda reply: reply[1])[:9], kind)
-        if kind == "demonstration" and len(texts) == 1:
-            return {"prompt": prompt, "response": f" {texts[0].strip()}"}
-        return "no two answers are ranked" if texts else "not answered"
-
-    yield from visit(row["prompt"], [])
+    stack = [(row["prompt"], [])]  # messages to visit, each with the conversation before it
+    while stack:
+        node, before = stack.pop()
+        right_role = isinstance(node, dict) and node.get("role") in ("prompter", "assistant")
+        if not right_role or not isinstance(node.get("text"), str) or not isinstance(node.get("replies") or [], list):
+            raise InputError(f"{where}: a message needs a role, a text and its replies")
+        require(len(before) < 200, f"{where}: a reply stands below 200 others; at most 200 are read")
+        if refused(node):
+            yield "deleted, or refused in review"
+            continue
+        role, replies = "user" if node["role"] == "prompter" else "assistant", node.get("replies") or []
+        conversation = [*before, {"role": role, "content": node["text"]}]
+        stack += [(reply, conversation) for reply in reversed(replies)]
+        if role == "user":
+            answers = [r for r in replies if isinstance(r, dict) and isinstance(r.get("text"), str) and not refused(r)]
+            with_rank = sorted((a for a in answers if is_number(a.get("rank"))), key=lambda a: a["rank"])
+            prompt = prompt_of(conversation, where)
+            if len(with_rank) > 1 or kind == "prompt":
+                yield ranked(prompt, [(a["text"], a["rank"]) for a in with_rank[:9]], kind)
+            elif kind == "demonstration" and len(answers) == 1:
+                yield {"prompt": prompt, "response": f" {answers[0]['text'].strip()}"}
+            else:
+                yield "no two answers are ranked" if answers else "not answered"
 
 
 def trees(messages):
-    """Yields ("file:line", tree) from OpenAssistant's messages, {"file:line": row}, each of which names its parent."""
+    """Yields ("file:line", tree) from OpenAssistant's messages {"file:line": row}, each of which names its parent."""
     replies = defaultdict(list)
     for where, row in messages.items():
-        named = isinstance(row["message_id"], str) and isinstance(row.get("parent_id"), str | None)
-        require(named, f"{where}: message_id must be a string, and parent_id one or null")
+        if not isinstance(row["message_id"], str) or not isinstance(row.get("parent_id"), str | None):
+            raise InputError(f"{where}: message_id must be a string, and parent_id a string or null")
         replies[row.get("parent_id")].append(row)
-    for where, row in messages.items():
-        if row.get("parent_id") is None:
-            stack = [row]
+    for where, root in messages.items():
+        if root.get("parent_id") is None:
+            stack = [root]
             while stack:
                 node = stack.pop()
-                node["replies"] = replies.pop(
-                    node["message_id"], []
-                )  # once: a circle has no root, and a twin no replies
+                node["replies"] = replies.pop(node["message_id"], [])  # pop: a message that comes twice has them once
                 stack += node["replies"]
-            yield where, {"prompt": row}
+            yield where, {"prompt": root}
 
 
-def _objects(row, field, names, where):
-    """The objects listed in a field, each of which has these names."""
-    objects = row[field]
-    right = isinstance(objects, list) and all(isinstance(o, dict) and set(names) <= o.keys() for o in objects)
-    require(right, f"{where}: {field!r} must be a list of objects with {' and '.join(names)}")
-    return objects
+def strings(row, field, where):
+    """The list of strings in a field."""
+    if not isinstance(row.get(field), list) or not all(isinstance(text, str) for text in row[field]):
+        raise InputError(f"{where}: {field!r} must be a list of strings")
+    return row[field]
 
 
-def _ranked(prompt, answers, kind):
-    """A ranking of (text, the less the better) pairs, equal numbers a tie; the best is a demonstration too."""
+def objects(row, field, names, where):
+    """The list of objects in a field, each of which must have these names."""
+    if not isinstance(row[field], list) or not all(isinstance(o, dict) and set(names) <= o.keys() for o in row[field]):
+        raise InputError(f"{where}: {field!r} must be a list of objects with {' and '.join(names)}")
+    return row[field]
+
+
+def ranked(prompt, answers, kind):
+    """A ranking of pairs (text, number): the lowest number is best, equal numbers tie. The best is the response of the
+    demonstration."""
     if kind == "prompt":
         return {"prompt": prompt}
-    if not all(isinstance(text, str) and is_number(place) for text, place in answers):
+    if not all(isinstance(text, str) and is_number(number) for text, number in answers):
         raise LeftOut("an answer without text or score")
     if not 2 <= len(answers) <= 9:
         raise LeftOut(f"{len(answers)} answers, and a ranking has 2 to 9")
-    places = sorted({place for _, place in answers})
-    ranks = [places.index(place) + 1 for _, place in answers]
+    numbers = sorted({number for _, number in answers})
+    ranks = [numbers.index(number) + 1 for _, number in answers]
     texts = [f" {text.strip()}" if text.strip() else "" for text, _ in answers]  # as after "Assistant:"
     return {"prompt": prompt, "response": texts[ranks.index(1)], "responses": texts, "ranks": ranks}
 
 
 def is_number(value):
-    return isinstance(value, (int, float)) and abs(value) < 1e9  # which no infinite number is, and no NaN
+    return isinstance(value, (int, float)) and abs(value) < 1e9  # False for infinity and NaN
 
 
-def _negative(score):
-    return -score if is_number(score) else None
-
-
-SHAPES = (  # (name, the fields by which it is known, what reads it), the first that fits; None: put together by trees()
+FORMATS = (  # (name, fields, function): the first whose fields a record has. None: trees() collects the messages
     ("ours", {"messages", "responses", "ranks"}, ranked_conversation),
     ("ours", {"prompt", "responses", "ranks"}, ours),
     ("an OpenAssistant tree", {"message_tree_id", "prompt"}, openassistant),
@@ -404,13 +368,7 @@ SHAPES = (  # (name, the fields by which it is known, what reads it), the first 
     ("SHP", {"history", "human_ref_A", "human_ref_B", "labels"}, shp),
     ("chosen and rejected", {"chosen", "rejected"}, pair),
     ("conversations", {"messages"}, conversation),
-    ("Alpaca", {"instruction", "output"}, alpaca),
-    ("self-instruct", {"instruction", "instances"}, self_instruct),
+    ("Alpaca", {"instruction", "output"}, instruction),
+    ("self-instruct", {"instruction", "instances"}, instruction),
     ("ours", set(), ours),
 )
-
-
-def shape_of(row):
-    """(name, function) of the shape that a record has."""
-    there = {name for name, value in row.items() if value is not None}  # parquet files have nulls for what is not there
-    return next((name, shape) for name, fields, shape in SHAPES if fields <= there)

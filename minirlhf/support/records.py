@@ -1,6 +1,4 @@
-"""Records: read from files, checked, and encoded as token ids. data/README.md shows every format with an example.
-
-A record is a line of a JSON-lines file, checked here, once, with the file and line named:
+"""Reads records from files, checks them, and encodes them as token ids. data/README.md shows every format.
 
     document      {"text"}                            all of its tokens are learned
     demonstration {"prompt", "response"}              the response's are
@@ -17,11 +15,13 @@ import numpy as np
 
 from . import formats
 from .distributed import print0
-from .errors import require
+from .errors import InputError, require
+
+FIELDS = dict(document=["text"], demonstration=["prompt", "response"], ranking=["prompt"], prompt=["prompt"])
 
 
 class Sequence(NamedTuple):
-    """Token ids of which those from `start` on are targets: a prompt and its response, or (start 1) a document."""
+    """Token ids, of which those from `start` on are targets: a prompt and its response, or (start 1) a document."""
 
     tokens: np.ndarray
     start: int
@@ -39,7 +39,7 @@ class Ranking(NamedTuple):
 
     @property
     def length(self):
-        """Of the longest response, with the prompt."""
+        """The length of the longest sequence."""
         return max(s.length for s in self.sequences)
 
     @property
@@ -48,74 +48,55 @@ class Ranking(NamedTuple):
         return len(set(self.ranks)) > 1
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
-
-
 def read(path, kind):
     """The records of a file as a list of dicts of that kind ("document", ...), with any other fields kept.
 
     A .txt file is one document. Raises InputError with file and line on anything that is not such a record.
     """
-    check = {"document": _document, "demonstration": _demonstration, "ranking": _ranking, "prompt": _prompt}[kind]
     if str(path).endswith(".txt") and kind == "document":
-        return [check({"text": "\n".join(text for _, text in formats.lines(path))}, str(path))]
-    records = [check(record, where) for where, record in formats.records(path, kind)]
+        found = [(path, {"text": whole_text(path)})]
+    else:
+        found = formats.records(path, kind)
+    records = [check(record, kind, where) for where, record in found]
     require(records, f"{path}: no records in it; a {kind} a line is needed (data/README.md)")
     return records
 
 
 def texts(path):
-    """Every text in a file of any kind of record, for training a tokenizer."""
+    """Yields every text in a file of any kind of record, for training a tokenizer."""
     if str(path).endswith(".txt"):
-        yield "\n".join(text for _, text in formats.lines(path))
+        yield whole_text(path)
         return
     for _, record in formats.records(path, "text"):
-        several = record.get("responses")
+        responses = record.get("responses")
         fields = [record.get("text"), record.get("prompt")]
-        fields += several if isinstance(several, list) else [record.get("response")]
+        fields += responses if isinstance(responses, list) else [record.get("response")]
         yield from (field for field in fields if isinstance(field, str))
 
 
-def _string(record, field, where, empty=False):
-    present = isinstance(record.get(field), str)
-    require(present, f"{where}: field {field!r} is missing or not a string; it has {', '.join(record) or 'no field'}")
-    require(empty or record[field], f"{where}: {field!r} is empty; write one or remove the line")
+def whole_text(path):
+    return "\n".join(text for _, text in formats.lines(path))
 
 
-def _document(record, where):
-    _string(record, "text", where)
+def check(record, kind, where):
+    """Returns the record. Raises InputError if it is not of this kind."""
+    for field in FIELDS[kind]:
+        if not isinstance(record.get(field), str):
+            has = ", ".join(record) or "no field"
+            raise InputError(f"{where}: field {field!r} is missing or not a string; it has {has}")
+        require(record[field], f"{where}: {field!r} is empty; write one or remove the line")
+    if kind == "ranking":
+        n, ranks = len(formats.strings(record, "responses", where)), record.get("ranks")
+        require(2 <= n <= 9, f"{where}: {n} responses; a ranking has 2 to 9")
+        if not isinstance(ranks, list) or not all(type(r) is int and 0 < r < 10**6 for r in ranks):
+            raise InputError(f"{where}: 'ranks' must be a list of positive integers, 1 the best")
+        if len(ranks) != n:
+            raise InputError(f"{where}: {len(ranks)} ranks for {n} responses; ranks[i] is the rank of responses[i]")
     return record
-
-
-def _prompt(record, where):
-    _string(record, "prompt", where)
-    return record
-
-
-def _demonstration(record, where):
-    _string(record, "prompt", where)
-    _string(record, "response", where)
-    return record
-
-
-def _ranking(record, where):
-    _string(record, "prompt", where)
-    responses, ranks = record.get("responses"), record.get("ranks")
-    listed = isinstance(responses, list) and all(isinstance(r, str) for r in responses)
-    require(listed, f"{where}: 'responses' must be a list of strings")
-    require(2 <= len(responses) <= 9, f"{where}: {len(responses)} responses; a ranking has 2 to 9")
-    right = isinstance(ranks, list) and all(type(r) is int and 0 < r < 10**6 for r in ranks)
-    require(right, f"{where}: 'ranks' must be a list of positive integers, 1 the best")
-    fit = len(ranks) == len(responses)
-    require(fit, f"{where}: {len(ranks)} ranks for {len(responses)} responses; ranks[i] is the rank of responses[i]")
-    return record
-
-
-# --- encoding -----------------------------------------------------------------------------------------------------
 
 
 def pack(records, tokenizer, n_ctx):
-    """Documents, each ended by end-of-text, laid end to end and cut into Sequences of n_ctx + 1 tokens.
+    """Documents, each ended by end-of-text, concatenated and cut into Sequences of n_ctx + 1 tokens.
 
     Neighbours share one token, so that each token but the very first is a target exactly once.
     """
@@ -123,51 +104,49 @@ def pack(records, tokenizer, n_ctx):
     return [Sequence(stream[i : i + n_ctx + 1], 1) for i in range(0, len(stream) - 1, n_ctx)]
 
 
-def encode_response(record_prompt, response, tokenizer):
-    prompt = tokenizer.encode(record_prompt)
+def encode_response(prompt, response, tokenizer):
+    """The Sequence of prompt + response + end-of-text."""
+    prompt = tokenizer.encode(prompt)
     return Sequence(np.array([*prompt, *tokenizer.encode(response), tokenizer.eos], np.int32), len(prompt))
 
 
 def encode_demonstrations(records, tokenizer, n_ctx, where=""):
     """Sequences of prompt + response + end-of-text, of at most n_ctx tokens."""
 
-    def encode(record, prompt):
-        sequence = encode_response(prompt, record["response"], tokenizer)
-        return sequence, sequence.length
+    def encode(prompt, record):
+        return encode_response(prompt, record["response"], tokenizer)
 
-    return _fitting(records, encode, n_ctx, where, "demonstrations")[1]
+    return encode_fitting(records, encode, n_ctx, where, "demonstrations")[1]
 
 
 def encode_rankings(records, tokenizer, n_ctx, where=""):
     """Rankings whose longest prompt + response + end-of-text has at most n_ctx tokens."""
 
-    def encode(record, prompt):
-        sequences = [encode_response(prompt, response, tokenizer) for response in record["responses"]]
-        ranking = Ranking(sequences, record["ranks"])
-        return ranking, ranking.length
+    def encode(prompt, record):
+        return Ranking([encode_response(prompt, text, tokenizer) for text in record["responses"]], record["ranks"])
 
-    return _fitting(records, encode, n_ctx, where, "rankings")[1]
+    return encode_fitting(records, encode, n_ctx, where, "rankings")[1]
 
 
 def encode_prompts(records, tokenizer, limit, where=""):
-    """(records, their token lists), of the prompts that have at most `limit` tokens."""
-
-    def encode(record, prompt):
-        tokens = tokenizer.encode(prompt)
-        return tokens, len(tokens)
-
-    return _fitting(records, encode, limit, where, "prompts")
+    """(records, their token lists) of the prompts that have at most `limit` tokens."""
+    return encode_fitting(records, lambda prompt, _: tokenizer.encode(prompt), limit, where, "prompts")
 
 
-def _fitting(records, encode, limit, where, what):
-    """(records, what encode(record, its prompt) makes of them), those that fit in `limit` tokens. A long conversation
-    loses its oldest turns; what is too long even so is dropped. Both are said aloud."""
+def encode_fitting(records, encode, limit, where, what):
+    """(records, encode(prompt, record) for each) of those that fit in `limit` tokens. A long conversation loses its
+    oldest turns; if it is still too long, it is dropped. Prints how many."""
+
+    def too_long(item):
+        return (len(item) if isinstance(item, list) else item.length) > limit
+
     kept, items, shortened = [], [], 0
     for record in records:
-        prompt, (item, length) = record["prompt"], encode(record, record["prompt"])
-        while length > limit and (prompt := formats.without_first_turn(prompt)):
-            item, length = encode(record, prompt)
-        if length <= limit:
+        prompt = record["prompt"]
+        item = encode(prompt, record)
+        while too_long(item) and (prompt := formats.without_first_turn(prompt)):
+            item = encode(prompt, record)
+        if not too_long(item):
             kept.append(record)
             items.append(item)
             shortened += prompt != record["prompt"]
@@ -186,18 +165,19 @@ def load_documents(paths, tokenizer, n_ctx):
 
 
 def load_demonstrations(paths, tokenizer, n_ctx):
-    """The Sequences of files of demonstrations; those that do not fit in n_ctx are dropped, aloud."""
+    """The Sequences of files of demonstrations, of at most n_ctx tokens."""
     return [s for path in paths for s in encode_demonstrations(read(path, "demonstration"), tokenizer, n_ctx, path)]
 
 
 def load_rankings(paths, tokenizer, n_ctx):
-    """The Rankings of files of rankings; those that do not fit in n_ctx are dropped, aloud."""
+    """The Rankings of files of rankings, of at most n_ctx tokens."""
     return [r for path in paths for r in encode_rankings(read(path, "ranking"), tokenizer, n_ctx, path)]
 
 
 def load_prompts(paths, tokenizer, n_ctx, max_response):
-    """The token lists of files of prompts; those that leave no room for a response in n_ctx are dropped, aloud."""
+    """The token lists of files of prompts, of those that leave room in n_ctx for max_response tokens."""
     room = n_ctx - max_response
-    message = f"--max_response {max_response} leaves no room for a prompt in a context of {n_ctx} tokens"
-    require(room > 0, f"{message}; take less than {n_ctx}")
+    if room <= 0:
+        message = f"--max_response {max_response} leaves no room for a prompt in a context of {n_ctx} tokens"
+        raise InputError(f"{message}; take less than {n_ctx}")
     return [tokens for path in paths for tokens in encode_prompts(read(path, "prompt"), tokenizer, room, path)[1]]

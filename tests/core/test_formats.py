@@ -241,7 +241,7 @@ def test_demonstrations_in_odd_clothes(tmp_path, record, expected):
         ({"messages": HI + [{"role": "assistant", "content": ""}]}, "demonstration", "an empty answer"),
         ({"messages": HI + HELLO, "responses": ["x", "y"], "ranks": [1, 2]}, "ranking", "not the user's"),
         ({"instruction": "Say hi.", "output": ""}, "demonstration", "an empty answer"),
-        ({"prompt": "a ", "completion": "b", "label": False}, "demonstration", "somebody found bad"),
+        ({"prompt": "a ", "completion": "b", "label": False}, "demonstration", "labelled as bad"),
         ({"prompt": "a ", "chosen": "x", "rejected": "x"}, "ranking", "chosen and rejected are the same"),
         ({"prompt": "a ", "chosen": "", "rejected": "x"}, "demonstration", "an empty answer"),
     ],
@@ -297,7 +297,7 @@ def test_a_tree_without_end_is_refused():
     node = message("z", "y", "assistant", "end")
     for i in range(301):
         node = message(f"{i}", None, ("prompter", "assistant")[i % 2], "x") | {"replies": [node]}
-    with pytest.raises(InputError, match="a message needs a role, a text and its replies"):
+    with pytest.raises(InputError, match="a reply stands below 200 others; at most 200 are read"):
         list(formats.openassistant({"prompt": node}, "prompt", "f:1"))
 
 
@@ -310,7 +310,7 @@ def test_the_same_reason_is_counted(tmp_path, capsys):
     ten = NECTAR | {"answers": [{"answer": f"{i}", "rank": i} for i in range(10)]}
     read(tmp_path, [TLDR | {"choice": None}, TLDR | {"choice": 2}, TLDR, ten], "ranking")
     said = capsys.readouterr().out
-    assert "left out 2: nobody chose; left out 1: 10 answers, and a ranking has 2 to 9" in said
+    assert "left out 2: neither was chosen; left out 1: 10 answers, and a ranking has 2 to 9" in said
 
 
 def test_an_export_with_fewer_fields_is_known_too(tmp_path):
@@ -327,7 +327,7 @@ def test_an_export_with_fewer_fields_is_known_too(tmp_path):
         (NECTAR | {"answers": NECTAR["answers"][:1]}, "1 answers, and a ranking has 2 to 9"),
         (ULTRAFEEDBACK | {"completions": [{"response": "a", "overall_score": None}] * 4}, "without text or score"),
         (ULTRAFEEDBACK | {"completions": [{"response": "a", "overall_score": 1e999}] * 4}, "without text or score"),
-        (TLDR | {"choice": None}, "nobody chose"),
+        (TLDR | {"choice": None}, "neither was chosen"),
         (TLDR | {"info": {"id": "x", "post": None}}, "neither a post nor an article"),
     ],
 )  # fmt: skip
@@ -350,13 +350,13 @@ def test_an_article_is_summarised_too(tmp_path):
         ({"messages": [{"role": 3, "content": "x"}]}, "a message needs a role"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "string content"),
         ({"messages": HI, "responses": "x", "ranks": [1]}, "'responses' must be a list"),
-        ({"chosen": HI + HELLO, "rejected": [{"role": "user", "content": "Ho"}, *GO]}, "last message alone"),
-        ({"chosen": HI + HELLO, "rejected": "x"}, "a message needs"),
-        ({"chosen": HI + HELLO, "rejected": HI + [{"role": "user", "content": "Ho"}]}, "last message alone"),
-        ({"chosen": HI + HELLO + HI, "rejected": HI + HELLO + HI}, "last message alone"),
+        ({"chosen": HI + HELLO, "rejected": [{"role": "user", "content": "Ho"}, *GO]}, "only in the last message"),
+        ({"chosen": HI + HELLO, "rejected": "x"}, "must be strings, or both"),
+        ({"chosen": HI + HELLO, "rejected": HI + [{"role": "user", "content": "Ho"}]}, "only in the last message"),
+        ({"chosen": HI + HELLO + HI, "rejected": HI + HELLO + HI}, "only in the last message"),
         (
             {"chosen": HI + HELLO, "rejected": [{"role": "system", "content": f"{USER} Hi"}, *HELLO]},
-            "last message alone",
+            "only in the last message",
         ),
         ({"chosen": "x", "rejected": HI}, "must be strings, or both"),
         (NECTAR | {"prompt": "Name a food."}, "must be a transcript"),
@@ -364,7 +364,7 @@ def test_an_article_is_summarised_too(tmp_path):
         (ULTRAFEEDBACK | {"instruction": 3}, "string content"),
         (TLDR | {"info": 3}, "'info' must be an object"),
         (SHP | {"labels": 2}, "'labels' must be 1"),
-        ({"instruction": "x", "instances": [{"input": "y"}]}, "input and output"),
+        ({"instruction": "x", "instances": [{"input": "y"}]}, "objects with output"),
         (TREE | {"prompt": {"role": "prompter"}}, "a message needs a role, a text and its replies"),
         (message("a", 3, "prompter", "x"), "message_id must be a string"),
     ],
@@ -400,7 +400,7 @@ def test_a_row_of_parquet_is_named(tmp_path, parquet):
 
 def test_half_a_parquet_file_is_refused(tmp_path, parquet):
     (tmp_path / "some.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(InputError, match="some.parquet: not a whole parquet file; fetch it again"):
+    with pytest.raises(InputError, match="some.parquet: not a complete parquet file; download it again"):
         ours.read(tmp_path / "some.parquet", "ranking")
 
 
