@@ -1,5 +1,5 @@
 """Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its architecture, its kind and its tokenizer's
-hash; the tokenizer lies beside them."""
+hash. The tokenizer is saved beside them."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,29 +20,30 @@ def save_model(path, model, tokenizer):
     if not (Path(path).parent / "tokenizer.tiktoken").exists():
         tokenizer.save(Path(path).parent)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    whole = all(map(finite, state.values()))
-    require(whole, f"{path}: not saved, its weights are not finite; lower the learning rate and use another --out")
+    if not all(map(finite, state.values())):
+        advice = "lower the learning rate and use another --out"
+        raise InputError(f"{path}: not saved, its weights are not finite; {advice}")
     checkpoint = {"kind": model.kind, "config": sizes_of(model.config), "tokenizer": tokenizer.hash, "model": state}
     write_atomically(path, lambda file: torch.save(checkpoint, file))
 
 
 def checkpoint_path(source):
-    """A run's folder stands for the model.pt in it."""
+    """The path of model.pt for a run's folder, or `source` itself for a file or Hugging Face's folder."""
     return Path(source) / "model.pt" if Path(source).is_dir() and not huggingface.holds(source) else Path(source)
 
 
 def read_checkpoint(source, tokenizer=None):
-    """The dict that save_model wrote, or Hugging Face's folder as one. `tokenizer`: the one its ids must come from."""
+    """The dict that save_model wrote, or the same from Hugging Face's folder. tokenizer: the one it must belong to."""
     path = checkpoint_path(source)
     if huggingface.holds(source):
         checkpoint = huggingface.read(source)
     else:
         require(path.is_file(), f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
         checkpoint = read_pt(path)
-    whole = isinstance(checkpoint, dict) and {"kind", "config", "tokenizer", "model"} <= checkpoint.keys()
-    require(whole, f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
-    same = tokenizer is None or checkpoint["tokenizer"] == tokenizer.hash
-    require(same, f"{path}: its tokenizer is not the one in use here; models that work together must share one")
+    if not isinstance(checkpoint, dict) or not {"kind", "config", "tokenizer", "model"} <= checkpoint.keys():
+        raise InputError(f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
+    if tokenizer is not None and checkpoint["tokenizer"] != tokenizer.hash:
+        raise InputError(f"{path}: its tokenizer is not the one in use here; models that work together must share one")
     return checkpoint
 
 
@@ -55,8 +56,8 @@ def read_pt(path):
 def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False):
     """The model of a checkpoint. model_class: GPT or RewardModel.
 
-    With new_head, a GPT's checkpoint gives a RewardModel its trunk and leaves its head as it was initialised: how a
-    reward model starts. Raises InputError where the checkpoint is another kind's, or its weights do not fit.
+    With new_head, a RewardModel may be loaded from a GPT's checkpoint; its head is then newly initialised. Raises
+    InputError if the checkpoint is of another kind, or its weights do not fit.
     """
     checkpoint, path = read_checkpoint(source, tokenizer), checkpoint_path(source)
     sizes, weights, kind = checkpoint["config"], checkpoint["model"], checkpoint["kind"]
@@ -64,14 +65,12 @@ def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False)
     if kind != model_class.kind and not without_head:
         raise InputError(f"{path}: is a {kind}'s checkpoint, a {model_class.kind}'s is needed")
     misfit = f"no model of the sizes {sizes} has such weights; train it again or take another"
-    if not isinstance(sizes, dict) or sizes.keys() != sizes_of(model_class.Config(1)).keys():
-        raise InputError(f"{path}: {misfit}")
-    if not all(type(size) is int and 0 < size < 2**31 for size in sizes.values()) or sizes["n_embd"] % sizes["n_head"]:
-        raise InputError(f"{path}: {misfit}")
-    if not isinstance(weights, dict):
+    valid = isinstance(sizes, dict) and sizes.keys() == sizes_of(model_class.Config(1)).keys()
+    valid = valid and all(type(size) is int and 0 < size < 2**31 for size in sizes.values())
+    if not valid or sizes["n_embd"] % sizes["n_head"] or not isinstance(weights, dict):
         raise InputError(f"{path}: {misfit}")
     config = model_class.Config(**sizes, dropout=dropout)
-    with torch.device("meta"):  # with no more layers than there are weights: a broken file may claim a billion
+    with torch.device("meta"):  # at most as many layers as there are weights: a broken file may claim a billion
         expected = model_class(replace(config, n_layer=min(config.n_layer, len(weights)))).state_dict()
     if without_head:
         expected = {name: tensor for name, tensor in expected.items() if not name.startswith("head.")}
@@ -86,20 +85,20 @@ def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False)
 
 
 def sizes_of(config):
-    """A model's sizes as a dict: what a checkpoint holds of its configuration."""
+    """The part of a model's config that a checkpoint holds, as a dict: all but the dropout."""
     return {name: value for name, value in asdict(config).items() if name != "dropout"}
 
 
 def finite(weights):
-    """Whether a tensor's values are finite, and below a million: then a forward's are finite, too."""
+    """Whether a tensor's values are finite, and below a million: then those of a forward are finite, too."""
     return weights.layout == torch.strided and bool((weights.abs() < 1e6).all())
 
 
 def load_tokenizer(source):
-    """The tokenizer that lies beside a checkpoint (a .pt file, a run's folder, or Hugging Face's)."""
+    """The tokenizer beside a checkpoint (a .pt file, a run's folder, or Hugging Face's)."""
     if huggingface.holds(source):
         return huggingface.read_tokenizer(source)
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    there = Path(source).exists() and (folder / "tokenizer.tiktoken").exists()
-    require(there, f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
+    if not Path(source).exists() or not (folder / "tokenizer.tiktoken").exists():
+        raise InputError(f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
     return tokenizers.load(folder)

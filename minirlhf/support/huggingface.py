@@ -1,29 +1,27 @@
-"""GPT-2 as Hugging Face stores it, in and out.
+"""Reads and writes GPT-2 as Hugging Face stores it.
 
-    python train_sft.py --init gpt2_folder ...                         in: wherever a checkpoint is asked for
-    python -m tools.export --checkpoint runs/ppo_ptx --out exported          out: transformers opens the folder
+    python train_sft.py --init gpt2_folder ...                         wherever a checkpoint is asked for
+    python -m tools.export --checkpoint runs/ppo_ptx --out exported          transformers opens the folder
 
 A folder holds config.json, model.safetensors, and a tokenizer: tokenizer.json, or vocab.json with merges.txt. Names are
-GPT-2's own on both sides; its matrices are stored the other way round there (x W, here x W^T).
+GPT-2's on both sides; its matrices are stored transposed there (x W, here x W^T).
 """
 
 from pathlib import Path
 
-from .errors import require, reraise
+from .errors import InputError, require, reraise
 from .files import read_json, write_atomically, write_json
 from .tokenizer import EOS, GPT2_PATTERN, PATTERNS, Tokenizer
 
-ELSEWHERE = "copy it from where the weights came from"
+ADVICE = "copy it from where the weights came from"
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
-# What makes a GPT-2 one that this GPT can be: key of config.json -> the values it may have, the default first.
+SIZES = dict(n_vocab="vocab_size", n_ctx="n_positions", n_layer="n_layer", n_head="n_head", n_embd="n_embd")
+# Which GPT-2 this GPT can be: key of config.json -> the values it may have, the default first.
 ARCHITECTURE = {
     "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "tie_word_embeddings": (True,),
     "add_cross_attention": (False,),
 }  # fmt: skip
-
-
-# --- in --------------------------------------------------------------------------------------------------------------
 
 
 def holds(folder):
@@ -33,114 +31,105 @@ def holds(folder):
 
 def read(folder):
     """The folder as a checkpoint's dict: kind, config, tokenizer (hash), model (state_dict)."""
-    description, tokenizer = read_json(Path(folder) / "config.json", ELSEWHERE), read_tokenizer(folder)
+    config, tokenizer = read_json(Path(folder) / "config.json", ADVICE), read_tokenizer(folder)
     for key, known in ARCHITECTURE.items():
-        value = description.get(key, known[0])
+        value = config.get(key, known[0])
         require(value in known, f"{folder}/config.json: {key} is {value}; only {known[0]} can be read")
-    names = dict(n_vocab="vocab_size", n_ctx="n_positions", n_layer="n_layer", n_head="n_head", n_embd="n_embd")
-    sizes = {own: description.get(name) for own, name in names.items()}
-    inner, width = description.get("n_inner"), sizes["n_embd"]
-    fits = inner is None or (type(width) is int and inner == 4 * width)
-    require(fits, f"{folder}/config.json: n_inner is {inner}; only 4 x n_embd can be read")
-    message = f"{folder}: its model knows {sizes['n_vocab']!r} tokens, its tokenizer {tokenizer.n_vocab}"
-    require(sizes["n_vocab"] == tokenizer.n_vocab, f"{message}; they must agree")
-    return {"kind": "gpt", "config": sizes, "tokenizer": tokenizer.hash, "model": _read_weights(folder)}
+    sizes = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
+    inner, width = config.get("n_inner"), sizes["n_embd"]
+    if inner is not None and not (type(width) is int and inner == 4 * width):
+        raise InputError(f"{folder}/config.json: n_inner is {inner}; only 4 x n_embd can be read")
+    if sizes["n_vocab"] != tokenizer.n_vocab:
+        message = f"{folder}: its model knows {sizes['n_vocab']!r} tokens, its tokenizer {tokenizer.n_vocab}"
+        raise InputError(f"{message}; they must agree")
+    return {"kind": "gpt", "config": sizes, "tokenizer": tokenizer.hash, "model": read_weights(folder)}
 
 
-def _read_weights(folder):
-    safetensors = _library()
-    weights = {}
-    for path in filter(Path.is_file, sorted(Path(folder).glob("*.safetensors"))):  # a pipe would not end
-        with reraise(f"{path}: truncated, or not a safetensors file; fetch it again"):
-            stored = safetensors.torch.load_file(path)
+def read_weights(folder):
+    torch_format, weights = import_safetensors(), {}
+    for path in filter(Path.is_file, sorted(Path(folder).glob("*.safetensors"))):  # reading a pipe might block
+        with reraise(f"{path}: truncated, or not a safetensors file; download it again"):
+            stored = torch_format.load_file(path)
         for name, tensor in stored.items():
             name = name.removeprefix("transformer.")
             if name.startswith(("wte.", "wpe.", "h.", "ln_f.")) and not name.endswith((".attn.bias", ".masked_bias")):
-                turned = name.endswith(TRANSPOSED) and tensor.ndim == 2
-                weights[f"transformer.{name}"] = tensor.float().T.contiguous() if turned else tensor.float()
+                transpose = name.endswith(TRANSPOSED) and tensor.ndim == 2
+                weights[f"transformer.{name}"] = tensor.float().T.contiguous() if transpose else tensor.float()
     return weights
 
 
 def read_tokenizer(folder):
-    """A Tokenizer of the same ids. Byte-level BPE whose ids rise in the order of its merges, as GPT-2's do."""
-    folder = Path(folder)
-    pattern, path = GPT2_PATTERN, folder / "tokenizer.json"
+    """A Tokenizer of the same ids. It must be byte-level BPE whose ids rise in the order of its merges, as GPT-2's."""
+    pattern, path = GPT2_PATTERN, Path(folder) / "tokenizer.json"
     if path.exists():
-        description = read_json(path, ELSEWHERE)
-        with reraise(f"{path}: not a byte-level BPE as GPT-2's is; no other kind can be read"):
+        description = read_json(path, ADVICE)
+        with reraise(f"{path}: not a byte-level BPE like GPT-2's; no other kind can be read"):
             vocabulary, merges = description["model"]["vocab"], description["model"]["merges"]
             merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
-            pattern = _pattern(description["pre_tokenizer"])
+            pattern = read_pattern(description["pre_tokenizer"])
     else:
-        path, merges_path = folder / "vocab.json", folder / "merges.txt"
-        both = path.exists() and merges_path.exists()
-        require(both, f"{folder}: no tokenizer.json there, nor vocab.json and merges.txt; add them")
-        vocabulary = read_json(path, ELSEWHERE)
-        with reraise(f"{merges_path}: cannot be read; {ELSEWHERE}"):
+        path, merges_path = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+        if not path.exists() or not merges_path.exists():
+            raise InputError(f"{folder}: no tokenizer.json there, nor vocab.json and merges.txt; add them")
+        vocabulary = read_json(path, ADVICE)
+        with reraise(f"{merges_path}: cannot be read; {ADVICE}"):
             lines = merges_path.read_text(encoding="utf-8").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    known = {character: byte for byte, character in enumerate(_alphabet())}
+    byte_of = {letter: byte for byte, letter in enumerate(byte_letters())}
     with reraise(f"{path}: its tokens are not made of GPT-2's alphabet of bytes, or of its merges"):
-        ranks = {bytes(known[c] for c in token): i for token, i in vocabulary.items() if token != EOS}
+        ranks = {bytes(byte_of[c] for c in token): i for token, i in vocabulary.items() if token != EOS}
         ids = [vocabulary[first + second] for first, second in merges]
-        rising = ids == sorted(set(ids)) and len(ids) + 256 == len(ranks)
-        whole = sorted(ranks.values()) == list(range(len(ranks))) and all(type(i) is int for i in ids)
-    require(rising and whole, f"{path}: ids do not rise with the merges, as GPT-2's do; no other kind can be read")
+        rising = ids == sorted(set(ids)) and len(ids) + 256 == len(ranks) and all(type(i) is int for i in ids)
+        rising = rising and sorted(ranks.values()) == list(range(len(ranks)))
+    require(rising, f"{path}: ids do not rise with the merges, as GPT-2's do; no other kind can be read")
     return Tokenizer(ranks, pattern)
 
 
-def _pattern(splitter):
-    """What splits a text into words: GPT-2's own pattern, or one spelled out before the bytes, as write() does it."""
+def read_pattern(splitter):
+    """The pattern that splits a text into words: GPT-2's, or one of ours in the form that write() gives it."""
     if splitter["type"] == "ByteLevel" and splitter.get("use_regex", True) and not splitter["add_prefix_space"]:
         return GPT2_PATTERN
-    first, second = splitter["pretokenizers"]
-    right = (first["type"], first["behavior"], second["type"]) == ("Split", "Isolated", "ByteLevel")
-    if not right or first["pattern"]["Regex"] not in PATTERNS:
-        raise KeyError
-    return first["pattern"]["Regex"]
-
-
-# --- out -------------------------------------------------------------------------------------------------------------
+    split, byte_level = splitter["pretokenizers"]
+    pattern = split["pattern"]["Regex"]
+    expected = (split["type"], split["behavior"], byte_level["type"]) == ("Split", "Isolated", "ByteLevel")
+    if not expected or pattern not in PATTERNS:
+        raise ValueError
+    return pattern
 
 
 def write(folder, model, tokenizer):
     """Writes a GPT and its tokenizer as a folder that transformers opens: AutoModelForCausalLM, AutoTokenizer."""
-    config, folder, end = model.config, Path(folder), tokenizer.eos
     weights = {
         name: (tensor.T if name.endswith(TRANSPOSED) else tensor).detach().cpu().contiguous()
         for name, tensor in model.state_dict().items()
     }
-    architecture = {key: known[0] for key, known in ARCHITECTURE.items()}
-    sizes = dict(vocab_size=config.n_vocab, n_positions=config.n_ctx, n_layer=config.n_layer, n_head=config.n_head)
-    no_dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    ends = dict(bos_token_id=end, eos_token_id=end)
-    named = {"architectures": ["GPT2LMHeadModel"], "n_embd": config.n_embd, "torch_dtype": "float32"}
-    write_json(folder / "config.json", architecture | named | sizes | no_dropout | ends)
-    write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS, "unk_token": EOS,
-        "model_max_length": config.n_ctx, "clean_up_tokenization_spaces": False,
+    write_json(Path(folder) / "config.json", {
+        **{key: known[0] for key, known in ARCHITECTURE.items()}, "architectures": ["GPT2LMHeadModel"],
+        **{theirs: getattr(model.config, ours) for ours, theirs in SIZES.items()}, "torch_dtype": "float32",
+        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": tokenizer.eos,
+        "eos_token_id": tokenizer.eos,
     })  # fmt: skip
-    write_json(folder / "tokenizer.json", _describe(tokenizer))
-    write_atomically(folder / "model.safetensors", _library().torch.save(weights, {"format": "pt"}))
+    write_json(Path(folder) / "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS, "unk_token": EOS,
+        "model_max_length": model.config.n_ctx, "clean_up_tokenization_spaces": False,
+    })  # fmt: skip
+    write_json(Path(folder) / "tokenizer.json", describe_tokenizer(tokenizer))
+    write_atomically(Path(folder) / "model.safetensors", import_safetensors().save(weights, {"format": "pt"}))
 
 
-def _describe(tokenizer):
-    alphabet = _alphabet()
-
-    def spell(token):
-        return "".join(alphabet[byte] for byte in token)
-
-    by_rank = sorted(tokenizer.ranks, key=tokenizer.ranks.get)
-    vocabulary = {spell(token): tokenizer.ranks[token] for token in by_rank} | {EOS: tokenizer.eos}
-    merges = [[spell(part) for part in halves(token, tokenizer.ranks)] for token in by_rank if len(token) > 1]
-    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    words = {"type": "Split", "pattern": {"Regex": tokenizer.pattern}, "behavior": "Isolated", "invert": False}
-    end = dict(id=tokenizer.eos, content=EOS, single_word=False, lstrip=False, rstrip=False, normalized=False)
-    bpe = dict(type="BPE", dropout=None, unk_token=None, continuing_subword_prefix="", end_of_word_suffix="",
-               fuse_unk=False, byte_fallback=False, ignore_merges=False, vocab=vocabulary, merges=merges)  # fmt: skip
-    return dict(version="1.0", truncation=None, padding=None, added_tokens=[end | {"special": True}], normalizer=None,
-                pre_tokenizer={"type": "Sequence", "pretokenizers": [words, to_bytes]}, post_processor=None,
-                decoder=to_bytes, model=bpe)  # fmt: skip
+def describe_tokenizer(tokenizer):
+    """The content of tokenizer.json."""
+    letters, ranks = byte_letters(), tokenizer.ranks
+    spelled = {token: "".join(letters[byte] for byte in token) for token in sorted(ranks, key=ranks.get)}
+    vocabulary = {name: ranks[token] for token, name in spelled.items()} | {EOS: tokenizer.eos}
+    merges = [[spelled[part] for part in halves(token, ranks)] for token in spelled if len(token) > 1]
+    to_bytes = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
+    words = dict(type="Split", pattern={"Regex": tokenizer.pattern}, behavior="Isolated", invert=False)
+    end = dict(id=tokenizer.eos, content=EOS, special=True)
+    end |= dict(normalized=False, single_word=False, lstrip=False, rstrip=False)
+    splitter = dict(type="Sequence", pretokenizers=[words, to_bytes])
+    model = dict(type="BPE", vocab=vocabulary, merges=merges)
+    return dict(version="1.0", added_tokens=[end], pre_tokenizer=splitter, decoder=to_bytes, model=model)
 
 
 def halves(token, ranks):
@@ -153,14 +142,14 @@ def halves(token, ranks):
     return parts
 
 
-def _alphabet():
-    """GPT-2's letter for each byte: itself where that can be seen, else the next letter from U+0100 on."""
+def byte_letters():
+    """GPT-2's letter for each byte: the byte's own if that is visible, else the next letter from U+0100 on."""
     visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    unseen = (chr(256 + i) for i in range(256))
-    return [chr(byte) if byte in visible else next(unseen) for byte in range(256)]
+    others = (chr(256 + i) for i in range(256))
+    return [chr(byte) if byte in visible else next(others) for byte in range(256)]
 
 
-def _library():
+def import_safetensors():
     with reraise('Hugging Face folders need safetensors: pip install "minirlhf[huggingface]"'):
         import safetensors.torch
-    return safetensors
+    return safetensors.torch

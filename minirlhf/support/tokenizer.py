@@ -15,23 +15,23 @@ from pathlib import Path
 
 import tiktoken
 
-from .errors import require, reraise
+from .errors import InputError, require, reraise
 from .files import read_json, write_atomically
 
 EOS = "<|endoftext|>"
-# Letters, digits and the rest, each with the space before it. Both Python's re and tiktoken's engine read it alike.
+# Letters, digits and the rest, each with the space before it. Python's re and tiktoken's engine read it alike.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+"
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 PATTERNS = PATTERN, GPT2_PATTERN  # no others are read from a file: a pattern can lose text, or never end
-LONG = 100_000  # spaces in a row; tiktoken's engine breaks at several times as many
+LONG = 100_000  # spaces in a row; tiktoken's engine fails at several times as many
 
 
 def train_bpe(texts, vocab_size, pattern=PATTERN):
     """Learns byte-pair merges (Sennrich et al. 2016) from `texts`, an iterable of str.
 
-    Starts from the 256 bytes and merges the most frequent adjacent pair, again and again, never across a word's edge.
-    Returns {token bytes: rank}: 256 bytes and up to vocab_size - 257 merges, one id being left for end-of-text.
-    Ties go to the smaller pair, so that the same texts give the same ranks on any machine.
+    Starts from the 256 bytes and merges the most frequent adjacent pair, again and again, but never across words.
+    Returns {token bytes: rank}: 256 bytes and up to vocab_size - 257 merges; one id is left for end-of-text. Of equally
+    frequent pairs the smaller is merged, so that the same texts give the same ranks on any machine.
     """
     counts = Counter(word for text in texts for word in re.findall(pattern, text))
     words = [[bytes([b]) for b in word.encode("utf-8", "replace")] for word in counts]
@@ -47,12 +47,12 @@ def train_bpe(texts, vocab_size, pattern=PATTERN):
     while heap and len(ranks) < vocab_size - 1:
         count, pair = heapq.heappop(heap)
         if -count != pair_counts[pair] or count == 0:
-            continue  # an outdated entry: the pair's count has changed since, and is in the heap again
+            continue  # outdated: the pair's count has changed since, and is in the heap again
         ranks.setdefault(pair[0] + pair[1], len(ranks))
         changed = set()
         for index in pair_words.pop(pair):
             before = words[index]
-            words[index] = after = _merge(before, pair)
+            words[index] = after = merge(before, pair)
             for old in zip(before, before[1:]):
                 pair_counts[old] -= counts[index]
                 changed.add(old)
@@ -65,7 +65,7 @@ def train_bpe(texts, vocab_size, pattern=PATTERN):
     return ranks
 
 
-def _merge(word, pair):
+def merge(word, pair):
     """[b"a", b"b", b"c"] with pair (b"a", b"b") gives [b"ab", b"c"]."""
     merged, i = [], 0
     while i < len(word):
@@ -81,7 +81,7 @@ def _merge(word, pair):
 @dataclass(frozen=True)
 class Tokenizer:
     """ranks {bytes: int}, the pattern that splits words, and two ids of its own: eos, the last of the vocabulary, and
-    pad, the first outside it: no model has an embedding or a logit for padding, so it can be neither read nor sampled.
+    pad, the first outside it. No model has an embedding or a logit for padding, so it can be neither read nor sampled.
     """
 
     ranks: dict
@@ -89,19 +89,18 @@ class Tokenizer:
 
     def __post_init__(self):
         eos = max(self.ranks.values()) + 1
-        encoding = tiktoken.Encoding(
-            name="minirlhf", pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens={EOS: eos}
-        )
-        digest = hashlib.sha256(f"{self.pattern}\n{EOS} {eos}\n".encode() + _dump(self.ranks)).hexdigest()
+        options = dict(pat_str=self.pattern, mergeable_ranks=self.ranks, special_tokens={EOS: eos})
+        encoding = tiktoken.Encoding("minirlhf", **options)
+        digest = hashlib.sha256(f"{self.pattern}\n{EOS} {eos}\n".encode() + ranks_file(self.ranks)).hexdigest()
         for name, value in dict(encoding=encoding, eos=eos, pad=eos + 1, n_vocab=eos + 1, hash=digest).items():
             object.__setattr__(self, name, value)
 
     def encode(self, text):
-        """Ids of a str, or of any bytes. "<|endoftext|>" in a text is text: nobody's data can end a document."""
+        """Ids of a str, or of any bytes. "<|endoftext|>" in a text is text, so no data can end a document."""
         if isinstance(text, str):
             parts = re.split(f"(\\s{{{LONG}}})", text) if len(text) > LONG else [text]
             return sum(map(self.encoding.encode_ordinary, parts), [])
-        ids = []  # a byte that is not UTF-8 arrives as a lone surrogate, and is a token by itself
+        ids = []  # a byte that is not UTF-8 is decoded to a lone surrogate, and becomes a token of its own
         for part in re.findall("[\udc80-\udcff]|[^\udc80-\udcff]+", text.decode("utf-8", "surrogateescape")):
             if "\udc80" <= part <= "\udcff":
                 ids.append(self.encoding.encode_single_token(part.encode("utf-8", "surrogateescape")))
@@ -110,23 +109,29 @@ class Tokenizer:
         return ids
 
     def decode(self, ids):
-        """The text of ids; half a character at an end becomes U+FFFD."""
+        """The text of ids; an incomplete character at either end becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids):
         return self.encoding.decode_bytes(ids)
 
     def save(self, folder):
-        """Writes both files, the ranks last: where they are, the whole tokenizer is."""
-        description = {"pattern": self.pattern, "eos": EOS}
-        write_atomically(Path(folder) / "tokenizer.json", json.dumps(description, indent=1).encode())
-        write_atomically(Path(folder) / "tokenizer.tiktoken", _dump(self.ranks))
+        """Writes both files, the ranks last: if they exist, the tokenizer is complete."""
+        description = json.dumps({"pattern": self.pattern, "eos": EOS}, indent=1)
+        write_atomically(Path(folder) / "tokenizer.json", description.encode())
+        write_atomically(Path(folder) / "tokenizer.tiktoken", ranks_file(self.ranks))
+
+
+def ranks_file(ranks):
+    """The content of tokenizer.tiktoken, as bytes."""
+    in_order = sorted(ranks, key=ranks.get)
+    return b"".join(base64.b64encode(token) + b" %d\n" % ranks[token] for token in in_order)
 
 
 def load(source):
     """A Tokenizer from a folder that holds one, from a ranks file in tiktoken's format, or "gpt2" by name.
 
-    A ranks file alone is taken to be GPT-2's kind: GPT-2's pattern, end-of-text after the last rank.
+    For a ranks file without tokenizer.json beside it, GPT-2's pattern is used.
     """
     if source == "gpt2":
         advice = "give a local ranks file: --tokenizer FILE.tiktoken, or train one: python -m tools.train_tokenizer"
@@ -135,15 +140,16 @@ def load(source):
     path = Path(source) / "tokenizer.tiktoken" if Path(source).is_dir() else Path(source)
     advice = "give a folder with tokenizer.tiktoken, a ranks file, or gpt2"
     require(path.is_file(), f"{source}: no tokenizer there; {advice}")
-    ranks = {}
     with reraise(f"{path}: cannot be read; give another tokenizer"):
         lines = path.read_bytes().splitlines()
+    ranks = {}
     for number, line in enumerate(lines, 1):
         with reraise(f"{path}:{number}: not a line of a ranks file (base64 token, space, rank)"):
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
-    whole = set(ranks.values()) == set(range(len(ranks))) and all(bytes([b]) in ranks for b in range(256))
-    require(whole, f"{path}: ranks must be 0, 1, 2, ... with no gap, all 256 bytes among them; the file looks cut off")
+    if set(ranks.values()) != set(range(len(ranks))) or not all(bytes([b]) in ranks for b in range(256)):
+        message = "ranks must be 0, 1, 2, ... with no gap, all 256 bytes among them; the file looks cut off"
+        raise InputError(f"{path}: {message}")
     description = path.with_name("tokenizer.json")
     if not description.is_file():
         return Tokenizer(ranks, GPT2_PATTERN)
@@ -151,8 +157,3 @@ def load(source):
     pattern = read_json(description, advice).get("pattern")
     require(pattern in PATTERNS, f"{description}: its pattern is not one of these scripts'; {advice}")
     return Tokenizer(ranks, pattern)
-
-
-def _dump(ranks):
-    lines = (base64.b64encode(token) + b" %d\n" % rank for token, rank in sorted(ranks.items(), key=lambda x: x[1]))
-    return b"".join(lines)
