@@ -1,4 +1,4 @@
-"""Files on disk: whole or not at all, and never in somebody else's folder."""
+"""Reads and writes files. A file is written completely or not at all."""
 
 import json
 import os
@@ -13,10 +13,10 @@ HALF = ".half"  # ends the name of a file that is being written
 
 @contextmanager
 def disk_errors(path, advice="or write elsewhere"):
-    """A context in which a disk that does not take a file is an InputError about it."""
+    """Context manager: re-raises an OSError, such as a full disk, as InputError about `path`."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save turns the one into the other
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError, with the OSError as its context
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
@@ -24,7 +24,8 @@ def disk_errors(path, advice="or write elsewhere"):
 
 
 def write_atomically(path, content):
-    """Writes bytes to a temporary file beside `path` and renames it: a reader finds the old file or the whole new."""
+    """Writes a temporary file beside `path` and renames it, so that a reader finds the old file or the complete new
+    one. content: bytes, or a function that writes to the open file it is given."""
     path, temporary = Path(path), None
     try:
         with disk_errors(path, "or write elsewhere; what was there is untouched"):
@@ -46,12 +47,14 @@ def write_json(path, value):
 
 
 def write_lines(path, records):
-    """JSON lines, one record each."""
+    """Writes JSON lines, one record each."""
     write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode())
 
 
 def read_json(path, advice="put it back, or choose another --out"):
     """The JSON object in a file, as a dict."""
     with reraise(f"{path}: missing or not a JSON object; {advice}"):
-        text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else ""  # a pipe would not end
-        return json.loads(text) | {}  # a TypeError of any other value
+        value = json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).is_file() else None  # a pipe may block
+        if not isinstance(value, dict):
+            raise TypeError
+        return value

@@ -1,12 +1,12 @@
-"""What stands around a training loop: the flags that all scripts share, and a run's folder.
+"""What every training loop needs: the flags that all scripts share, and a run's folder.
 
-config.json         the flags, and hashes of the files they name; .lock names the process at work
+config.json         the flags, and hashes of the files they name; .lock names the process that uses the folder
 metrics.jsonl       a line per step                        curves.png   the same, drawn
 samples.jsonl       of PPO: a few episodes of each iteration (of others, empty)
 state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
 
-Nothing else has to be kept for a run to go on bit by bit: what is random at a step (order, noise, dropout) is drawn
-from the seed and the step's number. (On a GPU attention's backward adds in no fixed order, resumed or not.)
+A resumed run continues bit by bit: all that is random at a step (order, noise, dropout) is drawn from the seed and the
+step's number, so no other state is needed. (On a GPU attention's backward adds in no fixed order, resumed or not.)
 """
 
 import json
@@ -52,21 +52,21 @@ class RunConfig:
 
 
 def start_run(config):
-    """Claims the folder config.out. False where that very run is finished already.
+    """Locks the folder config.out. Returns False if this run is finished already.
 
-    An unfinished one goes on from its newest state with --resume; one that left no state starts anew.
+    An unfinished run goes on from its newest state with --resume; one without a state starts anew.
     """
     out = Path(config.out)
     if rank() == 0:
         lock_output(config, ignore=("resume",))
     barrier()
     if (out / "model.pt").exists():
-        drop_states(out)  # a kill may have come between the model and this
+        drop_states(out)  # the process may have been killed between saving the model and this
         print0(f"{out} is finished already; nothing to do")
         return False
     if not getattr(config, "resume", False):
         advice = "add --resume to go on from there, or choose another --out"
-        require(not _states(out), f"--out {out}: this very run was stopped after a checkpoint; {advice}")
+        require(not state_paths(out), f"--out {out}: this very run was stopped after a checkpoint; {advice}")
         if rank() == 0:
             for name in LOGS:
                 (out / name).unlink(missing_ok=True)
@@ -74,19 +74,22 @@ def start_run(config):
 
 
 class Run:
-    """A run in its folder, from where it left off: its progress, its metrics, its states.
+    """A run in its folder: progress, metrics and states.
 
-    parts: the modules and optimizers that a state holds, put back to the newest one at once. last_good:
-    the checkpoint to go back to before there is any other.
+    parts: the modules and optimizers that a state holds; they are restored at once from the newest state, if there is
+    one. last_good: the checkpoint to go back to until there is another.
     """
 
     def __init__(self, config, *parts, last_good="none was saved yet"):
         self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good
-        self.step = self.first = self._load_state()  # steps that lie behind it
-        self._forget_rows()
+        self.step = self.first = self._load_state()  # steps that are done
+        for path in (self.out / name for name in LOGS):  # remove the rows of steps that are about to be repeated
+            if rank() == 0 and path.exists():
+                require(path.is_file(), f"{path}: not a file that rows can be written to; remove it")
+                write_lines(path, [row for row in read_metrics(self.out, path.name) if row["step"] < self.first])
 
     def steps(self, plan):
-        """Yields (step, plan[step]) for all that are left, and saves a state after every `save_every` of them."""
+        """Yields (step, plan[step]) for all that are left, and saves a state after every `save_every` steps."""
         for step, item in progress(plan, str(self.out), self.first):
             self.step, self.began = step, time.perf_counter()
             yield step, item
@@ -94,12 +97,12 @@ class Run:
                 self._save_state(step + 1)
 
     def rate(self, count):
-        """So many per second of this step."""
+        """`count` divided by the seconds since this step began."""
         return count / (time.perf_counter() - self.began)
 
     def log(self, *samples, **row):
-        """Adds a line to metrics.jsonl, and the samples (dicts) to samples.jsonl. Stops the run at a figure that is not
-        finite."""
+        """Appends `row` to metrics.jsonl and the samples (dicts) to samples.jsonl. Raises InputError for a figure that
+        is not finite."""
         for name, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise self._not_finite(name, value)
@@ -125,25 +128,24 @@ class Run:
 
     def _save_state(self, step):
         networks = [part for part in self.parts if isinstance(part, torch.nn.Module)]
-        whole = all(finite(p.detach()) for network in networks for p in network.parameters())
-        if not whole:
+        if not all(finite(p.detach()) for network in networks for p in network.parameters()):
             raise self._not_finite("weights", math.nan)
         self.last_good = self.out / f"state-{step:08d}.pt"
         if rank() == 0:
             state = {"step": step, "world": world_size(), "parts": [part.state_dict() for part in self.parts]}
             write_atomically(self.last_good, lambda file: torch.save(state, file))
-            for old in [path for path in _states(self.out) if path < self.last_good][:-1]:
+            for old in [path for path in state_paths(self.out) if path < self.last_good][:-1]:
                 old.unlink()
 
     def _load_state(self):
-        """Puts the parts back to the newest state that is whole; returns how many steps lie behind it, 0 for none."""
-        for path in reversed(_states(self.out)):
-            if not (state := _read_state(path)):
+        """Restores the parts from the newest valid state; returns how many steps it was saved after, 0 without one."""
+        for path in reversed(state_paths(self.out)):
+            if not (state := read_state(path)):
                 print0(f"{path}: truncated or corrupt; trying the one before it")
                 continue
-            same = state["world"] == world_size()
-            n = state["world"]
-            require(same, f"{path}: made by {n} processes, and there are {world_size()} now; go on with {n}")
+            if (n := state["world"]) != world_size():
+                message = f"made by {n} processes, and there are {world_size()} now; go on with {n}"
+                raise InputError(f"{path}: {message}")
             with reraise(f"{path}: not a state of this run; remove it to go on from the one before"):
                 for part, values in zip(self.parts, state["parts"], strict=True):
                     part.load_state_dict(values)
@@ -151,28 +153,21 @@ class Run:
             return state["step"]
         return 0
 
-    def _forget_rows(self):
-        """Those of steps that are about to come again, and a last one that was cut short."""
-        for path in (self.out / name for name in LOGS):
-            if rank() == 0 and path.exists():
-                require(path.is_file(), f"{path}: not a file that rows can be written to; remove it")
-                write_lines(path, [row for row in read_metrics(self.out, path.name) if row["step"] < self.first])
+
+def state_paths(out):
+    return sorted(path for path in Path(out).glob("state-*.pt") if path.is_file())
 
 
 def drop_states(out):
     if rank() == 0:
-        for path in _states(out):
+        for path in state_paths(out):
             path.unlink()
 
 
-def _states(out):
-    return sorted(path for path in Path(out).glob("state-*.pt") if path.is_file())
-
-
-def _read_state(path):
-    """The dict that _save_state wrote; None where the file is not whole. torch.save writes zip files, with checksums
-    that torch.load does not look at."""
-    with suppress(InputError), reraise(f"{path}: not whole"), zipfile.ZipFile(path) as archive:
+def read_state(path):
+    """The dict that _save_state wrote, or None if the file is not valid. torch.save writes a zip file with checksums,
+    which torch.load ignores."""
+    with suppress(InputError), reraise(f"{path}: not valid"), zipfile.ZipFile(path) as archive:
         state = read_pt(path) if archive.testzip() is None else None
         if state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt":
             return state
