@@ -1,12 +1,10 @@
-"""Where tensors live, and in what precision a forward is computed."""
+"""The device of a model, and the precision in which its forward is computed."""
 
 from contextlib import nullcontext
 
 import torch
 
 from .errors import require
-
-DTYPES = ("auto", "float32", "bfloat16")
 
 
 def pick_device(name):
@@ -20,10 +18,8 @@ def pick_device(name):
 
 def place(model, config):
     """Moves a model to config.device, to compute in config.dtype, compiled and recomputing as config says; returns it.
-
-    bfloat16 is autocast: weights, sums, losses and optimizers stay in float32, matrix products do not.
-    """
-    require(config.dtype in DTYPES, f"--dtype {config.dtype}: choose {', '.join(DTYPES)}")
+    bfloat16 is autocast: matrix products are computed in it; weights, sums, losses and optimizers stay in float32."""
+    require(config.dtype in ("auto", "float32", "bfloat16"), f"--dtype {config.dtype}: choose auto, float32, bfloat16")
     device = pick_device(config.device)
     model.to(device)
     if config.dtype == "bfloat16" or (config.dtype == "auto" and device == "cuda"):
@@ -43,11 +39,9 @@ def precision(model):
 
 @torch.no_grad()
 def centre_embeddings(transformer):
-    """Moves the tokens' mean embedding into the positions'. Their sums stay, and so does every probability: all of a
-    position's logits lose the same number, which brings their mean to 0.
-
-    GPT-2's logits lie at -30 to -100 and a few units apart; so far from 0 bfloat16's steps are 0.25 and more.
-    """
+    """Subtracts the mean token embedding from the tokens' embeddings and adds it to the positions'. The sums do not
+    change. All logits of a position change by the same number, so probabilities do not change, and the logits' mean
+    becomes 0. GPT-2's logits are about -30 to -100, where bfloat16's precision is 0.25 or worse."""
     mean = transformer.wte.weight.mean(0)
     transformer.wte.weight -= mean
     transformer.wpe.weight += mean

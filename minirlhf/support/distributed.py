@@ -1,22 +1,21 @@
 """Data parallelism: the only file that uses torch.distributed. With one process every function is a no-op.
 
-torchrun starts N processes ("ranks"), each with a whole copy of the networks. Each rank computes the gradients of its
-share of a batch, DDP sums them over the ranks, and every rank takes the same step. Losses divide by the size of the
-whole batch, not of the share: the sums over ranks are what one process would have computed. Dropout is the exception,
-since every rank draws its own.
+torchrun starts N processes ("ranks"), each with all networks. Each rank computes the gradients of its share of a batch,
+DDP sums them over the ranks, and every rank takes the same step. Losses divide by the size of the whole batch, not of
+the share, so the sums are what one process would have computed; except for dropout, which every rank draws for itself.
 """
 
 import os
 import threading
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import require
+from .errors import InputError, require
 
 
 def start(device):
@@ -24,38 +23,37 @@ def start(device):
     if "RANK" not in os.environ or dist.is_initialized():
         return
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-        number = os.environ.get(name, "").isdecimal()
-        require(number, f"environment: RANK is set, and {name} is no number; unset RANK, or start by torchrun")
+        if not os.environ.get(name, "").isdecimal():
+            raise InputError(f"environment: RANK is set, and {name} is not a number; unset RANK, or start by torchrun")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())  # torchrun, which may be killed
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         require(local <= gpus, f"--nproc_per_node {local}: this machine has {gpus} GPUs; take {gpus}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend, how = "nccl" if device == "cuda" else "gloo", {}
+    options = {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        # After a restart processes meet in the same store, which still has the addresses of those that are gone. With a
-        # prefix for each start they are not found.
+        # After a restart the store still has the addresses of the old processes. A prefix for each start hides them.
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-        how["store"] = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        how |= dict(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
-    dist.init_process_group(backend, **how)
+        options["store"] = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        options |= dict(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", **options)
 
 
 def end_with(parent):
-    """Ends this process soon after its parent process has ended, for whatever reason: two runs must not write to one
-    folder. parent: the parent's process id."""
+    """Ends this process soon after the process with id `parent`, its parent, has ended for whatever reason: two runs
+    must not write to one folder."""
 
-    def follow():
+    def wait_and_exit():
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=wait_and_exit, daemon=True).start()
 
 
 def finish():
-    """Barrier, then destroys the process group."""
+    """Waits for all ranks, then destroys the process group."""
     barrier()
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -82,10 +80,10 @@ def print0(*words):
 
 def require_divisible(config, *names):
     """Raises InputError for a flag whose value is not divisible by the world size, and names the nearest that is."""
+    n = world_size()
     for name in names:
-        size, n = getattr(config, name), world_size()
-        below = size // n * n
-        nearest = f"{below} or {below + n}" if below else f"{n}"
+        size = getattr(config, name)
+        nearest = f"{size - size % n} or {size - size % n + n}" if size > n else f"{n}"
         require(size % n == 0, f"--{name} {size} cannot be shared out to {n} processes; take {nearest}")
 
 
@@ -95,7 +93,7 @@ def shard(items):
 
 
 def all_gather(x):
-    """The inverse of shard: each rank brings (B / N, ...), and gets all (B, ...). Where other dimensions differ between
+    """The inverse of shard: each rank has (B / N, ...), and gets all (B, ...). Where other dimensions differ between
     ranks, they are padded with zeros to the longest."""
     if world_size() == 1:
         return x
@@ -105,7 +103,7 @@ def all_gather(x):
     padded[tuple(slice(n) for n in x.shape)] = x
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
-    return torch.stack(parts, 1).flatten(0, 1)  # item i lies on rank i % N
+    return torch.stack(parts, 1).flatten(0, 1)  # item i is on rank i % N
 
 
 def all_reduce(*numbers):
@@ -124,15 +122,15 @@ def seed_of(*numbers):
 
 
 def wrap(model):
-    """The model in DDP: after a forward through what this returns, backward sums the gradients over the ranks."""
+    """The model in DDP: after a forward through the wrapped model, backward sums the gradients over the ranks."""
     if not dist.is_initialized():
         return model
-    # A gradient lies in its bucket and needs no memory of its own, but while an accumulation holds it.
+    # As a view of its bucket, a gradient needs no memory of its own, except during gradient accumulation.
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    wrapped.register_comm_hook(None, _sum)
-    # DDP lays gradients out anew in the forward after its first backward, where ranks wait for each other. Two that
-    # change nothing, now: no rank waits where another has fewer micro-batches, and the order of summation is the same
-    # from the first step on, wherever a resumed run starts. Not compiled: no batch has this shape.
+    wrapped.register_comm_hook(None, sum_gradients)
+    # DDP rebuilds its buckets in the forward after its first backward, where ranks wait for each other. Two passes with
+    # discarded gradients make it do so now: later no rank waits for one with fewer micro-batches, and a resumed run
+    # sums in the same order. They are not compiled, since no batch has this shape.
     one = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
     with torch.compiler.set_stance("force_eager"):
         for _ in range(2):
@@ -141,8 +139,8 @@ def wrap(model):
     return wrapped
 
 
-def _sum(_, bucket):
-    """DDP's own would average. Losses here divide by the whole batch, so gradients are to be summed."""
+def sum_gradients(_, bucket):
+    """Communication hook: sums, where DDP's default averages. Losses divide by the size of the whole batch."""
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])
 
 
@@ -151,5 +149,6 @@ def no_sync(*models):
     ranks with those of a later backward."""
     stack = ExitStack()
     for model in models:
-        stack.enter_context(model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext())
+        if isinstance(model, DistributedDataParallel):
+            stack.enter_context(model.no_sync())
     return stack

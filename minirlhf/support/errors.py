@@ -1,4 +1,4 @@
-"""What the user gave and cannot be used: one line that says where, what, and what to do."""
+"""Errors in what the user gave."""
 
 from contextlib import contextmanager
 
@@ -14,7 +14,7 @@ def require(condition, message):
 
 @contextmanager
 def reraise(message):
-    """A context in which any exception is an InputError: a file's content can cause almost any."""
+    """Context manager: re-raises any exception as InputError(message), since a file's content can cause almost any."""
     try:
         yield
     except (InputError, MemoryError):

@@ -12,11 +12,8 @@ import torch
 
 class Muon(torch.optim.Optimizer):
     """matrices: parameters (rows, columns). stacked: parameters that stack several square matrices, as c_attn stacks
-    query, key and value, which have no business with one another: each is made orthogonal by itself. (Measured on the
-    town: copying from the prompt is learned about a third sooner.)
-
-    A step's elements are as large as Adam's usually are, 0.2 on average, whatever the matrix's shape.
-    """
+    query, key and value. Each of these is made orthogonal by itself. (Measured on the town: copying from the prompt is
+    learned about a third sooner.) A step's elements are about as large as Adam's, 0.2 on average, for any shape."""
 
     def __init__(self, matrices, stacked=(), lr=0.02, momentum=0.8):
         groups = [dict(params=list(matrices), stacked=False), dict(params=list(stacked), stacked=True)]
@@ -24,27 +21,27 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
-        alike = defaultdict(list)  # shape -> (weights, the direction to make orthogonal, learning rate)
+        same_shape = defaultdict(list)  # shape -> (weights, the direction to make orthogonal, learning rate)
         for group in self.param_groups:
             for p in group["params"]:
                 if p not in self.state:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
-                ahead = p.grad.lerp(momentum, group["momentum"])  # Nesterov's
+                nesterov = p.grad.lerp(momentum, group["momentum"])
                 parts = p.shape[0] // p.shape[1] if group["stacked"] else 1
-                for weights, direction in zip(p.chunk(parts), ahead.chunk(parts)):
-                    tall = weights.shape[0] > weights.shape[1]
-                    weights, direction = (weights.T, direction.T) if tall else (weights, direction)
-                    alike[weights.shape].append((weights, direction, group["lr"]))
-        for shape, matrices in alike.items():
+                for weights, direction in zip(p.chunk(parts), nesterov.chunk(parts)):
+                    if weights.shape[0] > weights.shape[1]:
+                        weights, direction = weights.T, direction.T
+                    same_shape[weights.shape].append((weights, direction, group["lr"]))
+        for shape, matrices in same_shape.items():
             steps = orthogonal(torch.stack([direction for _, direction, _ in matrices])) * 0.2 * math.sqrt(max(shape))
             for (weights, _, lr), step in zip(matrices, steps):
                 weights.sub_(step, alpha=lr)
 
 
 class Both:
-    """Two optimizers used as one: each has parameters of its own."""
+    """Several optimizers used as one: each has parameters of its own."""
 
     def __init__(self, *optimizers):
         self.optimizers = optimizers
@@ -70,12 +67,9 @@ class Both:
 
 
 def orthogonal(matrices, iterations=5):
-    """The nearest orthogonal matrices, roughly: most singular values become 0.7 to 1.2. matrices (N, rows, columns),
-    with at least as many columns as rows.
-
-    Newton and Schulz's iteration by a quintic whose coefficients (Jordan et al. 2024) lift small singular values
-    fastest: each s becomes 3.4445 s - 4.775 s^3 + 2.0315 s^5.
-    """
+    """The approximately nearest orthogonal matrices: most singular values become 0.7 to 1.2. matrices (N, rows,
+    columns), with at least as many columns as rows. The Newton-Schulz iteration by a quintic whose coefficients (Jordan
+    et al. 2024) raise small singular values fastest: each s becomes 3.4445 s - 4.775 s^3 + 2.0315 s^5."""
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(iterations):
         square = x @ x.mT

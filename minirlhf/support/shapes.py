@@ -1,24 +1,24 @@
-"""Shapes are checked once, at a formula's door: broadcasting would take scores (B, 1) beside log-probs (B, R) without a
-word, and make rewards (B, B, R) of them."""
+"""Checks the shapes of a formula's arguments. Otherwise broadcasting would silently take scores (B, 1) with log-probs
+(B, R), and make rewards (B, B, R) of them."""
 
 import functools
 import inspect
 
 
 def shapes(**expected):
-    """A decorator: @shapes(scores="B", mask="BR") has a ValueError raised where the arguments scores and mask have not
-    those shapes, each letter being one size throughout."""
+    """Decorator: @shapes(scores="B", mask="BR") raises ValueError unless the arguments scores and mask have these
+    shapes, where each letter stands for one size."""
 
     def decorate(formula):
-        signature = inspect.signature(formula)
+        names = list(inspect.signature(formula).parameters)
 
         @functools.wraps(formula)
         def checked(*args, **kwargs):
-            given, sizes = signature.bind(*args, **kwargs).arguments, {}
+            arguments, sizes = dict(zip(names, args)) | kwargs, {}
             for name, letters in expected.items():
-                shape = tuple(given[name].shape)
-                fits = len(shape) == len(letters) and all(sizes.setdefault(x, n) == n for x, n in zip(letters, shape))
-                if not fits:
+                shape = tuple(arguments[name].shape)
+                sizes = dict(zip(letters, shape)) | sizes  # a letter keeps the size of its first argument
+                if shape != tuple(sizes.get(letter) for letter in letters):
                     raise ValueError(f"{formula.__name__}: {name} has shape {shape}, not {tuple(letters)}, of {sizes}")
             return formula(*args, **kwargs)
 

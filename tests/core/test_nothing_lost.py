@@ -288,7 +288,8 @@ def test_half_of_torchruns_environment_is_named(name, value, sft):
     ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
     assert (
-        ended.stderr == f"error: environment: RANK is set, and {name} is no number; unset RANK, or start by torchrun\n"
+        ended.stderr
+        == f"error: environment: RANK is set, and {name} is not a number; unset RANK, or start by torchrun\n"
     )
 
 
