@@ -20,9 +20,8 @@ def save_model(path, model, tokenizer):
     if not (Path(path).parent / "tokenizer.tiktoken").exists():
         tokenizer.save(Path(path).parent)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    if not all(map(finite, state.values())):
-        advice = "lower the learning rate and use another --out"
-        raise InputError(f"{path}: not saved, its weights are not finite; {advice}")
+    fault = "not saved, its weights are not finite; lower the learning rate and use another --out"
+    require(all(map(finite, state.values())), f"{path}: {fault}")
     checkpoint = {"kind": model.kind, "config": sizes_of(model.config), "tokenizer": tokenizer.hash, "model": state}
     write_atomically(path, lambda file: torch.save(checkpoint, file))
 
@@ -54,11 +53,9 @@ def read_pt(path):
 
 
 def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False):
-    """The model of a checkpoint. model_class: GPT or RewardModel.
-
-    With new_head, a RewardModel may be loaded from a GPT's checkpoint; its head is then newly initialised. Raises
-    InputError if the checkpoint is of another kind, or its weights do not fit.
-    """
+    """The model of a checkpoint. model_class: GPT or RewardModel. With new_head, a RewardModel may be loaded from a
+    GPT's checkpoint; its head is then newly initialised. Raises InputError if the checkpoint is of another kind, or its
+    weights do not fit."""
     checkpoint, path = read_checkpoint(source, tokenizer), checkpoint_path(source)
     sizes, weights, kind = checkpoint["config"], checkpoint["model"], checkpoint["kind"]
     without_head = kind == "gpt" and new_head and model_class.kind == "reward model"

@@ -59,10 +59,14 @@ def check_fields(config):
     command line has checked this already, but a Config may also be made in Python."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, (int, float)) and not 0 <= value < 2**63:
-            raise InputError(f"--{field.name} {value}: must be a number that is not negative")
+        check_number(field.name, value)
         if field.type in (tuple[str, ...], "tuple[str, ...]") and isinstance(value, (str, os.PathLike)):
             object.__setattr__(config, field.name, (value,))
+
+
+def check_number(name, value):
+    if isinstance(value, (int, float)) and not 0 <= value < 2**63:
+        raise InputError(f"--{name}: {value} is {'negative' if value < 0 else 'out of range'}")
 
 
 def require_positive(config, *names, most=2**63):
@@ -113,18 +117,6 @@ def file_name(word):
     return word
 
 
-def number(kind):
-    """The type of a flag that is an int or a float, at least 0 and finite."""
-
-    def read(word):
-        if not 0 <= (value := kind(word)) < 2**63:
-            raise argparse.ArgumentTypeError(f"{word} is {'negative' if value < 0 else 'out of range'}")
-        return value
-
-    read.__name__ = kind.__name__
-    return read
-
-
 def parse(config, argv, *positional, description=""):
     """Parses `argv`, a list of words, into `config`, a frozen dataclass whose fields are the flags. A field without a
     default is a required flag; `bool` gives --x and --no-x; `tuple[str, ...]` takes several words.
@@ -152,7 +144,7 @@ def parse(config, argv, *positional, description=""):
         elif several:
             options |= {"action": "extend", "nargs": "+", "type": file_name, "metavar": "FILE"}
         else:
-            options |= {"type": {str: file_name, Text: str}.get(kind) or number(kind), "metavar": kind.__name__.upper()}
+            options |= {"type": {str: file_name, Text: str}.get(kind, kind), "metavar": kind.__name__.upper()}
         if name in positional:
             parser.add_argument(name, **options | {"nargs": "*" if several else "?", "metavar": name.upper()})
         else:
@@ -161,7 +153,9 @@ def parse(config, argv, *positional, description=""):
     required = [field.name for field in dataclasses.fields(config) if field.default is dataclasses.MISSING]
     if missing := [name if name in positional else f"--{name}" for name in required if name not in values]:
         parser.error(f"required: {', '.join(missing)}")
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    for name, value in values.items():
+        check_number(name, value)
+    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def field_comments(config):

@@ -1,7 +1,7 @@
-"""Sampling by CUDA graphs (train_ppo.py --graph): the same samples as rollout.sample, which is the one to read.
+"""Sampling by CUDA graphs (train_ppo.py --graph): the same samples as rollout.sample, which is easier to read.
 
-Launching a small model's kernels one by one takes the CPU longer than the GPU needs for them. Here a step is recorded
-once and launched as one; for that no shape and no address may change from step to step.
+Launching a small model's kernels one by one takes the CPU longer than the GPU needs to run them. Here a step is
+recorded once and launched as one, so no shape and no address may change from step to step.
 """
 
 import torch
@@ -11,7 +11,7 @@ from .sampling import left_padded
 
 
 def decode_by_graph(model, prompts, noise, eos, pad, draw):
-    """As sampling.decode. Rows that have ended go along; whether all have is checked after each 16th step."""
+    """Like sampling.decode, but rows that have ended stay in the batch. Stops after a 16th step if all have ended."""
     tokens, left_padding = left_padded(prompts, pad, noise.device)
     sampled = torch.full_like(noise, pad, dtype=torch.long)
     logp = torch.zeros_like(noise, dtype=next(model.parameters()).dtype)
@@ -37,7 +37,7 @@ def decode_by_graph(model, prompts, noise, eos, pad, draw):
         cache.next.add_(1)
 
     for i in range(1, noise.shape[1]):
-        if i == 3:  # two steps as they are have made the libraries ready
+        if i == 3:  # the first steps have initialised the libraries
             next_step = record(next_step)
         next_step()
         if i % 16 == 0 and not alive.any():
@@ -46,7 +46,7 @@ def decode_by_graph(model, prompts, noise, eos, pad, draw):
 
 
 def record(function):
-    """A function without arguments as a CUDA graph: what is returned runs the same kernels on the same memory."""
+    """Records a function without arguments as a CUDA graph; returns a function that runs the same kernels again."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         function()
@@ -54,14 +54,14 @@ def record(function):
 
 
 class FixedCache(Cache):
-    """A Cache that stays where it is: once fixed, tokens come one at a time, all room is attended to, and a mask leaves
-    out what is yet to come. Needs left_padding."""
+    """A Cache that stays at its address. Once fixed, tokens come one at a time, attention covers all of the room, and a
+    mask hides what is yet to come. Needs left_padding."""
 
     next = None  # once fixed: where the next token goes, (1,) long
 
     def fix(self, device):
         for x in (*self.keys, *self.values):
-            x[:, :, self.length :] = 0  # masked or not, what is no number would spread
+            x[:, :, self.length :] = 0  # a NaN would spread even if masked
         self.next = torch.tensor([self.length], device=device)
 
     def positions(self, T, device):

@@ -1,4 +1,4 @@
-"""What a run logged, and pictures of it."""
+"""Reads what a run logged and draws it."""
 
 import json
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from .distributed import print0, rank
 from .errors import reraise
 from .files import write_atomically
 
-MANY = 200  # points of a line, above which it is drawn pale, and means of its parts over it
+MANY = 200  # a line with more points is drawn pale, with means of its parts over it
 
 
 def read_metrics(out, name="metrics.jsonl"):
@@ -29,8 +29,8 @@ def column(rows, name):
 
 @contextmanager
 def optional_picture(path):
-    """Context manager: reports what goes wrong with a picture instead of raising it, so that it cannot cost a run.
-    Pictures need matplotlib (the extra `plots`)."""
+    """Context manager: prints an exception instead of raising it, so that a picture cannot end a run. Pictures need
+    matplotlib (the extra `plots`)."""
     try:
         yield
     except Exception as error:
@@ -39,11 +39,9 @@ def optional_picture(path):
 
 
 def draw_panels(panels, across=None, colours=None):
-    """A matplotlib Figure with a panel for each title of {title: {label: [(step, value), ...]}}, `across` in a row.
-
-    A line of many points gets the means of its parts drawn over it. An axis whose values differ widely is logarithmic.
-    colours: {label: colour} of those that shall not have the default.
-    """
+    """A matplotlib Figure with a panel for each title of {title: {label: [(step, value), ...]}}, `across` in a row. A
+    line of many points gets the means of its parts drawn over it. An axis whose values differ widely is logarithmic.
+    colours: {label: colour} for labels that should not have the default."""
     from matplotlib.figure import Figure
 
     across = across or len(panels)

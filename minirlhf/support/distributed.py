@@ -35,8 +35,8 @@ def start(device):
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # After a restart the store still has the addresses of the old processes. A prefix for each start hides them.
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-        options["store"] = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        options |= dict(rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
+        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        options = dict(store=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", **options)
 
 

@@ -16,11 +16,9 @@ _locks = {}  # path of a lock file -> the file, open for as long as this process
 
 
 def lock_output(config, ignore=()):
-    """Locks the folder config.out for the run that the dataclass `config` describes, and writes its config.json.
-
-    Raises InputError if another process uses the folder, if it holds another run or other files, or if the files that
-    flags name have changed since the run was begun. Flags in `ignore` may differ.
-    """
+    """Locks the folder config.out for the run that the dataclass `config` describes, and writes its config.json. Raises
+    InputError if another process uses the folder, if it holds another run or other files, or if the files that flags
+    name have changed since the run was begun. Flags in `ignore` may differ."""
     out, flags = Path(config.out), json.loads(json.dumps(asdict(config)))
     flags = {name: value for name, value in flags.items() if name not in ignore}
     hashes = {name: hash_of_files(value) for name, value in flags.items() if name != "out"}
@@ -93,9 +91,8 @@ def lock(folder, name=LOCK):
     file, deadline = open(path, "a+"), time.monotonic() + 3  # seconds: a killed process may need a moment to end
     while not try_lock(file):
         if time.monotonic() > deadline:
-            file.seek(0)
-            message = f"{file.read()} is at work in it; wait for its end, or choose another --out"
-            raise InputError(f"--out {folder}: {message}")
+            owner = Path(path).read_text()
+            raise InputError(f"--out {folder}: {owner} is at work in it; wait for its end, or choose another --out")
         time.sleep(0.1)
     file.truncate(0)
     print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)

@@ -34,7 +34,7 @@ def records(path, kind):
 
     def rows_and_trees():
         messages = {}
-        for where, row in rows(path):
+        for where, row in rows(path, kind):
             fields = {name for name, value in row.items() if value is not None}  # parquet has null for a missing field
             name, convert = next((name, convert) for name, needed, convert in FORMATS if needed <= fields)
             formats[name] += 1
@@ -63,11 +63,14 @@ def records(path, kind):
         print0(f"{path}: {' and '.join(foreign)}: {kept:,} {kind}s from {formats.total():,} records{reasons}")
 
 
-def rows(path):
-    """Yields ("file:line", dict) for each record of a file or a folder, as it stands."""
+def rows(path, kind):
+    """Yields ("file:line", dict) for each record of a file or a folder, as it stands. A .txt file is one document."""
     for file in files(path):
         if str(file).endswith(".parquet"):
             yield from parquet_rows(file)
+            continue
+        if str(file).endswith(".txt") and kind in ("document", "text"):
+            yield str(file), {"text": "\n".join(text for _, text in lines(file))}
             continue
         for where, line in lines(file):
             if not line.strip():
@@ -254,8 +257,7 @@ def ultrafeedback(row, kind, where):
 def tldr(row, kind, where):
     """Two summaries of a Reddit post or an article, of which people chose one (Stiennon et al. 2020)."""
     summaries, info = objects(row, "summaries", ("text",), where), row["info"]
-    if not isinstance(info, dict) or len(summaries) != 2:
-        raise InputError(f"{where}: 'info' must be an object, and 'summaries' must have two entries")
+    require(isinstance(info, dict) and len(summaries) == 2, f"{where}: 'info' must be an object, 'summaries' hold two")
     info = {name: value for name, value in info.items() if isinstance(value, str)}
     text = f"TITLE: {info.get('title', '')}"
     if "post" in info:
@@ -294,7 +296,7 @@ def openassistant(row, kind, where):
             continue
         role, replies = "user" if node["role"] == "prompter" else "assistant", node.get("replies") or []
         conversation = [*before, {"role": role, "content": node["text"]}]
-        stack += [(reply, conversation) for reply in reversed(replies)]
+        stack += [(reply, conversation) for reply in reversed(replies)]  # the first reply is visited first
         if role == "user":
             answers = [r for r in replies if isinstance(r, dict) and isinstance(r.get("text"), str) and not refused(r)]
             with_rank = sorted((a for a in answers if is_number(a.get("rank"))), key=lambda a: a["rank"])
@@ -314,14 +316,9 @@ def trees(messages):
         if not isinstance(row["message_id"], str) or not isinstance(row.get("parent_id"), str | None):
             raise InputError(f"{where}: message_id must be a string, and parent_id a string or null")
         replies[row.get("parent_id")].append(row)
-    for where, root in messages.items():
-        if root.get("parent_id") is None:
-            stack = [root]
-            while stack:
-                node = stack.pop()
-                node["replies"] = replies.pop(node["message_id"], [])  # pop: a message that comes twice has them once
-                stack += node["replies"]
-            yield where, {"prompt": root}
+    for row in messages.values():
+        row["replies"] = replies.pop(row["message_id"], [])  # pop: of two messages with one id only one has the replies
+    yield from ((where, {"prompt": row}) for where, row in messages.items() if row.get("parent_id") is None)
 
 
 def strings(row, field, where):

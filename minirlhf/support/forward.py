@@ -1,9 +1,9 @@
-"""How a forward is computed in less time or memory. The network itself is model.py, which is the one to read.
+"""Computes the same forward in less time or memory. The network itself is in model.py; read that first.
 
 - Sampling keeps the keys and values of the tokens so far in a Cache, and pads prompts at the left.
-- Where only some positions are asked for, the last block leaves out the others.
-- Recomputation keeps a block's input alone, and computes the rest again in backward.
-- On a CPU a product of few rows is computed the other way round.
+- If only some positions are asked for, the last block computes only these.
+- Recomputation keeps only a block's input, and computes the rest again in backward.
+- On a CPU a product of few rows is computed as W x^T.
 """
 
 import torch
@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def plan_forward(transformer, tokens, attention, left_padding=None, cache=None, at=None):
-    """Returns (position, run): the positions (T,) or (B, T) of tokens (B, T), and run(block, x), which is block(x) with
-    whatever applies here.
+    """Returns (position, run): the positions (T,) or (B, T) of tokens (B, T), and run(block, x), which is block(x) in
+    the way that the arguments require.
 
-    attention(q, k, v): what blocks do where there is neither cache nor padding. left_padding (B,) long: padding tokens
+    attention(q, k, v): what blocks use without cache and padding. left_padding (B,) long: padding tokens
     at the left of each row. cache: a Cache; then `tokens` are those after the cached ones. at (B, R) long: the
     positions to compute in the last block.
     """
@@ -36,8 +36,8 @@ def plan_forward(transformer, tokens, attention, left_padding=None, cache=None, 
 
 
 def block_at(block, x, attention, at):
-    """block(x) (B, T, D), or only at positions `at` (B, R): (B, R, D). Only attention looks at other positions, so all
-    that comes after it is left out for those that nobody reads."""
+    """block(x) (B, T, D), or only at positions `at` (B, R): (B, R, D). Only attention reads other positions, so all
+    that follows it is computed only at these."""
     if at is None:
         return block(x, attention)
 
@@ -74,7 +74,7 @@ def padded_attention(cache, T, left_padding, device):
 
 
 class Cache:
-    """Keys and values of the tokens seen so far: the next token costs one position instead of the whole text."""
+    """Keys and values of the tokens seen so far: the next token costs one position instead of all of the text."""
 
     def __init__(self, room):
         self.keys, self.values = [], []  # of each block, (B, H, room, D / H)

@@ -1,7 +1,4 @@
-"""Reads and writes GPT-2 as Hugging Face stores it.
-
-    python train_sft.py --init gpt2_folder ...                         wherever a checkpoint is asked for
-    python -m tools.export --checkpoint runs/ppo_ptx --out exported          transformers opens the folder
+"""Reads GPT-2 as Hugging Face stores it, wherever a checkpoint is asked for, and writes it (tools/export.py).
 
 A folder holds config.json, model.safetensors, and a tokenizer: tokenizer.json, or vocab.json with merges.txt. Names are
 GPT-2's on both sides; its matrices are stored transposed there (x W, here x W^T).
@@ -36,12 +33,11 @@ def read(folder):
         value = config.get(key, known[0])
         require(value in known, f"{folder}/config.json: {key} is {value}; only {known[0]} can be read")
     sizes = {ours: config.get(theirs) for ours, theirs in SIZES.items()}
-    inner, width = config.get("n_inner"), sizes["n_embd"]
+    inner, width, vocab = config.get("n_inner"), sizes["n_embd"], sizes["n_vocab"]
     if inner is not None and not (type(width) is int and inner == 4 * width):
         raise InputError(f"{folder}/config.json: n_inner is {inner}; only 4 x n_embd can be read")
-    if sizes["n_vocab"] != tokenizer.n_vocab:
-        message = f"{folder}: its model knows {sizes['n_vocab']!r} tokens, its tokenizer {tokenizer.n_vocab}"
-        raise InputError(f"{message}; they must agree")
+    fault = f"its model knows {vocab!r} tokens, its tokenizer {tokenizer.n_vocab}; they must agree"
+    require(vocab == tokenizer.n_vocab, f"{folder}: {fault}")
     return {"kind": "gpt", "config": sizes, "tokenizer": tokenizer.hash, "model": read_weights(folder)}
 
 

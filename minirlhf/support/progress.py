@@ -1,4 +1,4 @@
-"""Progress of a loop: how far it is, how fast, and how long it will take still."""
+"""Shows the progress of a loop: steps done, steps per second, and time left."""
 
 import sys
 import time

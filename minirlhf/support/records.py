@@ -39,34 +39,23 @@ class Ranking(NamedTuple):
 
     @property
     def length(self):
-        """The length of the longest sequence."""
         return max(s.length for s in self.sequences)
 
     @property
     def has_pair(self):
-        """Whether one response is ranked above another."""
-        return len(set(self.ranks)) > 1
+        return len(set(self.ranks)) > 1  # else all responses tie
 
 
 def read(path, kind):
-    """The records of a file as a list of dicts of that kind ("document", ...), with any other fields kept.
-
-    A .txt file is one document. Raises InputError with file and line on anything that is not such a record.
-    """
-    if str(path).endswith(".txt") and kind == "document":
-        found = [(path, {"text": whole_text(path)})]
-    else:
-        found = formats.records(path, kind)
-    records = [check(record, kind, where) for where, record in found]
+    """The records of a file as a list of dicts of that kind ("document", ...), with any other fields kept. A .txt file
+    is one document. Raises InputError with file and line on anything that is not such a record."""
+    records = [check(record, kind, where) for where, record in formats.records(path, kind)]
     require(records, f"{path}: no records in it; a {kind} a line is needed (data/README.md)")
     return records
 
 
 def texts(path):
     """Yields every text in a file of any kind of record, for training a tokenizer."""
-    if str(path).endswith(".txt"):
-        yield whole_text(path)
-        return
     for _, record in formats.records(path, "text"):
         responses = record.get("responses")
         fields = [record.get("text"), record.get("prompt")]
@@ -74,32 +63,24 @@ def texts(path):
         yield from (field for field in fields if isinstance(field, str))
 
 
-def whole_text(path):
-    return "\n".join(text for _, text in formats.lines(path))
-
-
 def check(record, kind, where):
     """Returns the record. Raises InputError if it is not of this kind."""
     for field in FIELDS[kind]:
-        if not isinstance(record.get(field), str):
-            has = ", ".join(record) or "no field"
-            raise InputError(f"{where}: field {field!r} is missing or not a string; it has {has}")
+        fault = f"{where}: field {field!r} is missing or not a string; it has {', '.join(record) or 'no field'}"
+        require(isinstance(record.get(field), str), fault)
         require(record[field], f"{where}: {field!r} is empty; write one or remove the line")
     if kind == "ranking":
         n, ranks = len(formats.strings(record, "responses", where)), record.get("ranks")
         require(2 <= n <= 9, f"{where}: {n} responses; a ranking has 2 to 9")
         if not isinstance(ranks, list) or not all(type(r) is int and 0 < r < 10**6 for r in ranks):
             raise InputError(f"{where}: 'ranks' must be a list of positive integers, 1 the best")
-        if len(ranks) != n:
-            raise InputError(f"{where}: {len(ranks)} ranks for {n} responses; ranks[i] is the rank of responses[i]")
+        require(len(ranks) == n, f"{where}: {len(ranks)} ranks for {n} responses; ranks[i] is that of responses[i]")
     return record
 
 
 def pack(records, tokenizer, n_ctx):
-    """Documents, each ended by end-of-text, concatenated and cut into Sequences of n_ctx + 1 tokens.
-
-    Neighbours share one token, so that each token but the very first is a target exactly once.
-    """
+    """Documents, each ended by end-of-text, concatenated and cut into Sequences of n_ctx + 1 tokens. Neighbours share
+    one token, so that each token but the very first is a target exactly once."""
     stream = np.concatenate([np.array([*tokenizer.encode(r["text"]), tokenizer.eos], np.int32) for r in records])
     return [Sequence(stream[i : i + n_ctx + 1], 1) for i in range(0, len(stream) - 1, n_ctx)]
 
@@ -176,8 +157,6 @@ def load_rankings(paths, tokenizer, n_ctx):
 
 def load_prompts(paths, tokenizer, n_ctx, max_response):
     """The token lists of files of prompts, of those that leave room in n_ctx for max_response tokens."""
-    room = n_ctx - max_response
-    if room <= 0:
-        message = f"--max_response {max_response} leaves no room for a prompt in a context of {n_ctx} tokens"
-        raise InputError(f"{message}; take less than {n_ctx}")
+    room, fault = n_ctx - max_response, f"leaves no room for a prompt in a context of {n_ctx} tokens"
+    require(room > 0, f"--max_response {max_response} {fault}; take less than {n_ctx}")
     return [tokens for path in paths for tokens in encode_prompts(read(path, "prompt"), tokenizer, room, path)[1]]

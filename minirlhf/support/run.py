@@ -52,10 +52,8 @@ class RunConfig:
 
 
 def start_run(config):
-    """Locks the folder config.out. Returns False if this run is finished already.
-
-    An unfinished run goes on from its newest state with --resume; one without a state starts anew.
-    """
+    """Locks the folder config.out. Returns False if this run is finished already. An unfinished run goes on from its
+    newest state with --resume; one without a state starts anew."""
     out = Path(config.out)
     if rank() == 0:
         lock_output(config, ignore=("resume",))
@@ -74,16 +72,14 @@ def start_run(config):
 
 
 class Run:
-    """A run in its folder: progress, metrics and states.
-
-    parts: the modules and optimizers that a state holds; they are restored at once from the newest state, if there is
-    one. last_good: the checkpoint to go back to until there is another.
-    """
+    """A run in its folder: progress, metrics and states. parts: the modules and optimizers that a state holds; they are
+    restored at once from the newest state, if there is one. last_good: the checkpoint to go back to until there is
+    another."""
 
     def __init__(self, config, *parts, last_good="none was saved yet"):
         self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good
         self.step = self.first = self._load_state()  # steps that are done
-        for path in (self.out / name for name in LOGS):  # remove the rows of steps that are about to be repeated
+        for path in (self.out / name for name in LOGS):  # removes the rows of steps that are about to be repeated
             if rank() == 0 and path.exists():
                 require(path.is_file(), f"{path}: not a file that rows can be written to; remove it")
                 write_lines(path, [row for row in read_metrics(self.out, path.name) if row["step"] < self.first])
@@ -143,9 +139,10 @@ class Run:
             if not (state := read_state(path)):
                 print0(f"{path}: truncated or corrupt; trying the one before it")
                 continue
-            if (n := state["world"]) != world_size():
-                message = f"made by {n} processes, and there are {world_size()} now; go on with {n}"
-                raise InputError(f"{path}: {message}")
+            n = state["world"]
+            require(
+                n == world_size(), f"{path}: made by {n} processes, and there are {world_size()} now; go on with {n}"
+            )
             with reraise(f"{path}: not a state of this run; remove it to go on from the one before"):
                 for part, values in zip(self.parts, state["parts"], strict=True):
                     part.load_state_dict(values)

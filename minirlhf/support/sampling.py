@@ -1,4 +1,4 @@
-"""Sampling many responses at once: rollout.sample, which is the one to read, with a cache and for rows side by side."""
+"""Samples many responses at once: the same as rollout.sample, which is easier to read, with a cache and in batches."""
 
 import torch
 

@@ -129,10 +129,8 @@ def ranks_file(ranks):
 
 
 def load(source):
-    """A Tokenizer from a folder that holds one, from a ranks file in tiktoken's format, or "gpt2" by name.
-
-    For a ranks file without tokenizer.json beside it, GPT-2's pattern is used.
-    """
+    """A Tokenizer from a folder that holds one, from a ranks file in tiktoken's format, or "gpt2" by name. For a ranks
+    file without tokenizer.json beside it, GPT-2's pattern is used."""
     if source == "gpt2":
         advice = "give a local ranks file: --tokenizer FILE.tiktoken, or train one: python -m tools.train_tokenizer"
         with reraise(f"--tokenizer gpt2: tiktoken could not fetch GPT-2's ranks, as it does at first use; {advice}"):
@@ -148,8 +146,9 @@ def load(source):
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
     if set(ranks.values()) != set(range(len(ranks))) or not all(bytes([b]) in ranks for b in range(256)):
-        message = "ranks must be 0, 1, 2, ... with no gap, all 256 bytes among them; the file looks cut off"
-        raise InputError(f"{path}: {message}")
+        raise InputError(
+            f"{path}: ranks must be 0, 1, 2, ... with no gap, and of all 256 bytes; the file looks cut off"
+        )
     description = path.with_name("tokenizer.json")
     if not description.is_file():
         return Tokenizer(ranks, GPT2_PATTERN)

@@ -138,7 +138,7 @@ def test_a_ranking_that_is_none_is_named(change, says, tmp_path, refused):
     ("record", "says"),
     [
         ({"chosen": "no marker", "rejected": "no such"}, "share no prompt that ends in"),
-        ({"prompt": "a", "chosen": [], "rejected": "b"}, "a message needs a role"),
+        ({"prompt": "a", "chosen": [], "rejected": "b"}, "or both lists of messages"),
         ({"prompt": "a", "chosen": 3, "rejected": "b"}, "chosen and rejected must be strings"),
     ],
 )
@@ -162,8 +162,8 @@ def test_a_missing_or_empty_file_is_named(script, tmp_path, refused):
 
 
 def test_a_gzip_file_that_is_cut_off_or_none_is_named(tmp_path, refused):
-    whole = gzip.compress("".join(json.dumps({"prompt": f"p{i}", "response": "r"}) for i in range(99)).encode())
-    for name, content in (("cut.jsonl.gz", whole[:-20]), ("plain.jsonl.gz", b"{}")):
+    complete = gzip.compress("".join(json.dumps({"prompt": f"p{i}", "response": "r"}) for i in range(99)).encode())
+    for name, content in (("cut.jsonl.gz", complete[:-20]), ("plain.jsonl.gz", b"{}")):
         (tmp_path / name).write_bytes(content)
         refused("sft", f"{tmp_path}/{name}: cannot be read", data=(tmp_path / name,))
 
@@ -403,7 +403,7 @@ def test_a_run_of_another_size_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("script", GOOD)
-def test_a_folder_that_holds_another_run_or_somebodys_files_is_refused_and_left_alone(script, flags, tmp_path):
+def test_a_folder_that_holds_another_run_or_other_files_is_refused_and_left_alone(script, flags, tmp_path):
     for name, content in (("config.json", '{"out": "elsewhere"}'), ("thesis.txt", "all I have")):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(content)
@@ -418,7 +418,7 @@ def test_a_folder_that_cannot_be_made_is_named(flags, tmp_path):
         tiny.run(train_sft, to_flags(flags["sft"] | dict(out=tmp_path / "file" / "out")))
 
 
-@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no file system here in which nobody makes a folder")
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no file system here without permission to make a folder")
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_place_where_nothing_can_be_written_is_refused_before_training(script, flags):
     with pytest.raises(InputError, match="/sys/kernel/run: cannot be written .*; make room, or write elsewhere"):

@@ -1,4 +1,4 @@
-"""Models on disk are read as data, are whole, and have their tokenizer beside them."""
+"""Checkpoints are read as data and never as code, are complete, and have their tokenizer beside them."""
 
 import pickle
 
@@ -78,14 +78,14 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_checkpoint_is_named(world, tmp_path, share):
-    whole = (world.folder / "gpt" / "model.pt").read_bytes()
-    (tmp_path / "model.pt").write_bytes(whole[: int(share * len(whole))])
+    content = (world.folder / "gpt" / "model.pt").read_bytes()
+    (tmp_path / "model.pt").write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match="model.pt: truncated, or not a checkpoint"):
         checkpoint.load_model(tmp_path, GPT)
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"weights": torch.zeros(1)}])
-def test_somebody_elses_checkpoint_is_named(tmp_path, value):
+def test_a_file_that_is_no_checkpoint_of_ours_is_named(tmp_path, value):
     torch.save(value, tmp_path / "model.pt")
     with pytest.raises(InputError, match="not a checkpoint of these scripts"):
         checkpoint.load_model(tmp_path, GPT)

@@ -1,4 +1,4 @@
-"""Every format is read, no token is lost or learned twice, and what is dropped is said."""
+"""Every format is read, no token is lost or learned twice, and what is dropped is counted and printed."""
 
 import gzip
 import tracemalloc
@@ -89,7 +89,7 @@ def test_end_of_text_is_a_response_s_last_target(tokenizer):
         assert sequence.start < len(sequence.tokens)
 
 
-def test_over_long_demonstrations_are_dropped_whole_and_counted_aloud(tokenizer, capsys):
+def test_over_long_demonstrations_are_dropped_and_counted(tokenizer, capsys):
     long = {"prompt": "x" * 30, "response": "y" * 30}
     kept = records.encode_demonstrations([*tiny.DEMONSTRATIONS, long], tokenizer, 60, "demos.jsonl")
     assert len(kept) == len(tiny.DEMONSTRATIONS)
@@ -103,21 +103,21 @@ def test_a_length_at_the_limit_is_kept(tokenizer, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_over_long_rankings_are_dropped_whole_and_counted_aloud(tokenizer, capsys):
+def test_over_long_rankings_are_dropped_and_counted(tokenizer, capsys):
     long = {"prompt": "x", "responses": ["y", "z" * 80], "ranks": [1, 2]}
     kept = records.encode_rankings([*tiny.RANKINGS, long], tokenizer, 60, "r.jsonl")
     assert [len(r.sequences) for r in kept] == [4, 4, 2, 3]
     assert "dropped 1 of 5 rankings" in capsys.readouterr().out
 
 
-def test_over_long_prompts_are_dropped_whole_and_counted_aloud(tokenizer, capsys):
+def test_over_long_prompts_are_dropped_and_counted(tokenizer, capsys):
     kept, tokens = records.encode_prompts([*tiny.PROMPTS, {"prompt": "x" * 80}], tokenizer, 60, "p.jsonl")
     assert kept == tiny.PROMPTS
     assert tokens == [tokenizer.encode(r["prompt"]) for r in tiny.PROMPTS]
     assert "dropped 1 of 5 prompts" in capsys.readouterr().out
 
 
-def test_a_long_conversation_loses_its_oldest_turns_whole_and_aloud(tokenizer, capsys):
+def test_a_long_conversation_loses_its_oldest_turns(tokenizer, capsys):
     system, turns = "Be kind.", [f"\n\nHuman: the cat {i}\n\nAssistant: a dog {i}" for i in range(9)]
     last = "\n\nHuman: bye\n\nAssistant:"
     record = {"prompt": system + "".join(turns) + last, "response": " so long"}

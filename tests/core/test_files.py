@@ -1,4 +1,4 @@
-"""What is on disk is whole or absent, and belongs to one run."""
+"""A file on disk is complete or absent, and a folder belongs to one run."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def snapshot(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# --- whole or not at all ------------------------------------------------------------------------------------
+# --- complete or absent --------------------------------------------------------------------------------------
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
@@ -45,7 +45,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_pat
     assert snapshot(tmp_path) == {tmp_path / "x.pt": b"old"}
 
 
-def test_a_reader_who_has_opened_the_old_file_reads_the_whole_old_file(tmp_path):
+def test_a_reader_who_has_opened_the_old_file_reads_all_of_the_old_file(tmp_path):
     files.write_atomically(tmp_path / "x.pt", b"old")
     with open(tmp_path / "x.pt", "rb") as reader:
         files.write_atomically(tmp_path / "x.pt", b"new and longer")

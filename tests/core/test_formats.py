@@ -147,8 +147,8 @@ def test_the_public_preference_data_is_read(real_data):
     with gzip.open(real_data / "hh_harmless_base_test.jsonl.gz", "rt", encoding="utf-8") as file:
         for ranking, line in zip(rankings, file):
             pair = json.loads(line)
-            whole = [ranking["prompt"] + response for response in ranking["responses"]]
-            assert whole == [pair["chosen"], pair["rejected"]]
+            texts = [ranking["prompt"] + response for response in ranking["responses"]]
+            assert texts == [pair["chosen"], pair["rejected"]]
 
 
 def test_the_self_instruct_seeds_are_read(real_data):
@@ -197,12 +197,12 @@ def test_messages_in_any_order_are_the_tree(tmp_path, kind):
     assert read(tmp_path, MESSAGES, kind) == read(tmp_path, [TREE], kind)
 
 
-def test_what_is_left_out_of_a_tree_is_said(tmp_path, capsys):
+def test_what_is_left_out_of_a_tree_is_printed(tmp_path, capsys):
     read(tmp_path, [TREE], "ranking")
-    said = capsys.readouterr().out
-    assert "an OpenAssistant tree: 1 rankings from 1 records" in said
+    printed = capsys.readouterr().out
+    assert "an OpenAssistant tree: 1 rankings from 1 records" in printed
     for reason in ("1: deleted, or refused in review", "1: no two answers are ranked", "1: not answered"):
-        assert f"left out {reason}" in said
+        assert f"left out {reason}" in printed
 
 
 def test_a_circle_of_messages_ends(tmp_path):
@@ -228,7 +228,7 @@ def test_a_circle_of_messages_ends(tmp_path):
         ({"messages": [*HI, {"role": "system", "content": "Go."}, *HELLO]}, [(f"{USER} Hi\n\nGo.{BOT}", " Hello")]),
     ],
 )  # fmt: skip
-def test_demonstrations_in_odd_clothes(tmp_path, record, expected):
+def test_demonstrations_in_unusual_forms(tmp_path, record, expected):
     assert [(r["prompt"], r["response"]) for r in read(tmp_path, [record], "demonstration")] == expected
 
 
@@ -246,10 +246,10 @@ def test_demonstrations_in_odd_clothes(tmp_path, record, expected):
         ({"prompt": "a ", "chosen": "", "rejected": "x"}, "demonstration", "an empty answer"),
     ],
 )
-def test_what_is_left_out_is_said_with_its_reason(tmp_path, capsys, record, kind, reason):
+def test_what_is_left_out_is_printed_with_its_reason(tmp_path, capsys, record, kind, reason):
     other = {"demonstration": {"messages": HI + HELLO}, "ranking": PAIR}[kind]
     assert len(read(tmp_path, [record, other], kind)) == 1
-    assert "left out 1: " in (said := capsys.readouterr().out) and reason in said
+    assert "left out 1: " in (printed := capsys.readouterr().out) and reason in printed
 
 
 def test_a_reply_that_review_refused_is_no_answer_and_many_are_the_best_nine(tmp_path):
@@ -309,8 +309,8 @@ def test_of_two_messages_with_one_name_one_has_the_replies(tmp_path):
 def test_the_same_reason_is_counted(tmp_path, capsys):
     ten = NECTAR | {"answers": [{"answer": f"{i}", "rank": i} for i in range(10)]}
     read(tmp_path, [TLDR | {"choice": None}, TLDR | {"choice": 2}, TLDR, ten], "ranking")
-    said = capsys.readouterr().out
-    assert "left out 2: neither was chosen; left out 1: 10 answers, and a ranking has 2 to 9" in said
+    printed = capsys.readouterr().out
+    assert "left out 2: neither was chosen; left out 1: 10 answers, and a ranking has 2 to 9" in printed
 
 
 def test_an_export_with_fewer_fields_is_known_too(tmp_path):
@@ -331,12 +331,12 @@ def test_an_export_with_fewer_fields_is_known_too(tmp_path):
         (TLDR | {"info": {"id": "x", "post": None}}, "neither a post nor an article"),
     ],
 )  # fmt: skip
-def test_a_record_that_says_nothing_is_left_out_aloud(tmp_path, capsys, record, reason):
-    whole = {"info": TLDR, "completions": ULTRAFEEDBACK, "answers": NECTAR}
-    same = next(other for field, other in whole.items() if field in record)
+def test_a_record_without_information_is_left_out_with_its_reason(tmp_path, capsys, record, reason):
+    valid = {"info": TLDR, "completions": ULTRAFEEDBACK, "answers": NECTAR}
+    same = next(other for field, other in valid.items() if field in record)
     assert len(read(tmp_path, [record, same], "ranking")) == 1
-    said = capsys.readouterr().out
-    assert "1 rankings from 2 records; left out 1: " in said and reason in said
+    printed = capsys.readouterr().out
+    assert "1 rankings from 2 records; left out 1: " in printed and reason in printed
 
 
 def test_an_article_is_summarised_too(tmp_path):

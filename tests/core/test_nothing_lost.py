@@ -262,7 +262,7 @@ def test_an_export_that_was_cut_short_is_done_again_and_replaces_nothing(world, 
     tiny.run(export, words)
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
     before = snapshot(tmp_path)
-    for file in ("tokenizer_config.json", None):  # a folder of somebody else's weights has no such file
+    for file in ("tokenizer_config.json", None):  # a folder of other weights has no such file
         with pytest.raises(InputError, match="is not empty"):
             tiny.run(export, words)
         assert snapshot(tmp_path) == before
@@ -494,8 +494,8 @@ def test_ctrl_c_while_workers_begin_is_one_line(tmp_path):
     )
     words = [sys.executable, "-c", code]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background, deaf
-    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, preexec_fn=hears, **pipes)
+    accept_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # SIGINT is ignored in background jobs
+    process = subprocess.Popen(words, cwd=ROOT, start_new_session=True, preexec_fn=accept_sigint, **pipes)
     process.stdout.readline()
     time.sleep(0.5)  # they import torch
     os.killpg(process.pid, signal.SIGINT)

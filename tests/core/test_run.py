@@ -195,9 +195,9 @@ def test_a_state_of_another_number_of_processes_is_refused(six, monkeypatch):
 @pytest.mark.parametrize("rule", ["code", "list", "lacking", "step", "less"])
 def test_a_newest_state_that_is_none_is_named_never_run_as_code_and_the_one_before_it_used(rule, six, tmp_path, capsys):
     intruder = tiny.Intruder(tmp_path / "intruded")
-    whole = {"step": 8, "world": 1, "parts": [{}, {}]}
-    states = {"code": whole | {"step": intruder}, "list": [], "lacking": {"step": 8}, "step": whole | {"step": "8"}}
-    states |= {"less": whole | {"step": -1}}
+    valid = {"step": 8, "world": 1, "parts": [{}, {}]}
+    states = {"code": valid | {"step": intruder}, "list": [], "lacking": {"step": 8}, "step": valid | {"step": "8"}}
+    states |= {"less": valid | {"step": -1}}
     torch.save(states[rule], run.Path(six.out) / "state-00000008.pt")
     assert Learner().run(six).first == 6
     assert "state-00000008.pt: truncated or corrupt; trying the one before it" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The tokenizer learns the merges one would by hand, loses no byte, and takes nobody's text for a command."""
+"""The tokenizer learns the merges one would by hand, loses no byte, and reads no text as a command."""
 
 import re
 from collections import Counter
