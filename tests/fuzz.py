@@ -248,7 +248,7 @@ def spoil_a_run(place, rng):
     """A run stopped after its first state, then a file of its folder spoilt, then --resume."""
     script = rng.choice(["sft", "rm", "gpt"])
     flags = place.flags[script] | dict(save_every=1, resume=True)
-    module = train_sft if script == "gpt" else SCRIPTS[script]  # whose loop it is
+    module = run  # where checkpoints are saved
     keep = module.save_model
 
     def stop(path, *rest):
