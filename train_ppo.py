@@ -4,9 +4,9 @@
         --documents web.jsonl --out runs/ppo_ptx        (--ptx_coef 0 and no documents: plain PPO)
     torchrun --nproc_per_node 8 train_ppo.py ...        (the same flags: batch sizes are global)
 
-A prompt x comes, the policy pi answers once, y, and the reward model scores the answer, r(x, y).
-The objective (eq. 2), where E is a mean, beta is --kl_coef, and gamma, the weight of documents,
---ptx_coef:
+For a prompt x the policy pi samples one answer y, and the reward model gives it the score r(x, y).
+The objective (eq. 2) is below. E is a mean, beta is --kl_coef, and gamma is --ptx_coef, the weight
+of documents (not the discount):
 
     E_{x, y ~ pi} [r(x, y) - beta log(pi(y|x) / pi_ref(y|x))] + gamma E_{x ~ documents} [log pi(x)]
 
@@ -17,9 +17,9 @@ entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
 There are four networks and an average: the policy; the reference, which is the policy's frozen
 start; the frozen reward model; the value network, which starts as a copy of the reward model; and
-the policy's running average, saved as model.pt. Ours, since the paper does not say: lambda,
-whitened advantages, the clipped value loss, clipped gradients, losses as means per token, and which
-of the learning rates that the paper tried is the default.
+the policy's running average, saved as model.pt. The paper does not state these, so they are
+our choices: lambda, whitened advantages, the clipped value loss, clipped gradients, losses as means
+per token, and the default learning rate among those that it tried.
 """
 
 import copy
@@ -47,30 +47,30 @@ from minirlhf.support.run import Run, RunConfig, start_run
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    policy: str  # checkpoint of the start, which is also the reference: SFT with documents mixed in
+    policy: str  # checkpoint to start from, and the reference: SFT with documents mixed in
     reward_model: str | None = None  # checkpoint; the value network starts as its copy
     prompts: tuple[str, ...]  # files of prompts
     documents: tuple[str, ...] = ()  # files of pretraining documents, for PPO-ptx
     ptx_coef: float = 27.8  # gamma, weight of the pretraining loss (paper: 27.8); 0 is plain PPO
     documents_per_episode: float = 8.0  # pretraining sequences per episode (paper: 8)
-    document_tokens: int | None = None  # of a pretraining sequence; else the context (paper: 2048)
+    document_tokens: int | None = None  # tokens in one of them; default: the context (paper: 2048)
     episodes: int = 256_000  # prompts answered in all (paper: 256k)
     batch_size: int = 512  # episodes in an iteration (paper: 512)
     minibatch_size: int = 64  # episodes in an optimizer step (paper: 64)
     inner_epochs: int = 1  # passes over the episodes of an iteration (paper: 1)
-    max_response: int = 512  # tokens of a response at the most (paper: 1k of a context of 2k)
+    max_response: int = 512  # most tokens in a response (paper: 1k of a context of 2k)
     kl_coef: float = 0.02  # beta, weight of the per-token KL penalty (paper: 0.02)
-    lr: float = 8.05e-6  # policy's, after the warmup (paper: swept; above it plain PPO diverged)
-    value_lr: float = 9e-6  # value network's, constant (paper: 9e-6)
-    warmup: int = 10  # iterations in which the policy's rises from a tenth of it (paper: 10)
+    lr: float = 8.05e-6  # the policy's peak (paper: swept; at higher rates plain PPO diverged)
+    value_lr: float = 9e-6  # the value network's learning rate, constant (paper: 9e-6)
+    warmup: int = 10  # iterations over which the policy's lr rises from a tenth (paper: 10)
     clip: float = 0.2  # the ratio's clip range (paper: 0.2)
     value_clip: float = 0.2  # the value's clip range (ours)
-    discount: float = 1.0  # of later rewards (paper: 1)
+    discount: float = 1.0  # factor per token on later rewards (paper: 1)
     gae_lambda: float = 0.95  # GAE's lambda (ours)
-    ema_decay: float = 0.992  # of the averaged weights, saved as model.pt (paper: 0.992)
-    rollout_batch_size: int = 128  # episodes sampled at once by a process: more need more memory
-    show: int = 8  # episodes of an iteration that samples.jsonl shows
-    save_every: int = 50  # iterations between the states that --resume goes on from
+    ema_decay: float = 0.992  # decay of the averaged weights, saved as model.pt (paper: 0.992)
+    rollout_batch_size: int = 128  # episodes that a process samples at once; more need more memory
+    show: int = 8  # episodes of each iteration written to samples.jsonl
+    save_every: int = 50  # iterations between saved states; --resume continues from the newest
     graph: bool = False  # replay each sampling step as one CUDA graph: no waiting for launches
 
     def __post_init__(self):
@@ -86,8 +86,8 @@ class Config(RunConfig):
         if self.ptx_coef and not self.documents:
             raise InputError(f"--ptx_coef {self.ptx_coef} needs --documents; 0 is plain PPO")
         if self.ptx_coef and not whole:
-            must = f"{n * given:g} a minibatch of {n}; must be a whole number from 1 to 1,000,000"
-            raise InputError(f"--documents_per_episode {given}: {must}")
+            found = f"gives {n * given:g} for a minibatch of {n}; must be a whole number"
+            raise InputError(f"--documents_per_episode {given}: {found}, at most 1,000,000")
 
     @property
     def documents_per_step(self):
@@ -115,7 +115,7 @@ class Episodes(NamedTuple):
     returns: torch.Tensor  # targets of the value network: values + advantages before whitening
 
     def select(self, rows):
-        """Some episodes (list of ints, or long tensor), cut to the longest of them."""
+        """The episodes `rows` (list of ints or long tensor), cut to the longest of them."""
         responses, scores, *per_token = self
         responses = responses.select(rows)
         R = responses.mask.shape[1]
@@ -130,7 +130,7 @@ def main(config, reward=None):
     distributed.start(pick_device(config.device))
     distributed.require_divisible(config, "batch_size", "minibatch_size")
     if config.graph and pick_device(config.device) != "cuda":
-        raise InputError("--graph needs a CUDA device, and this is none; leave the flag out")
+        raise InputError("--graph needs a CUDA device; leave the flag out, or use --device cuda")
     tokenizer = load_tokenizer(config.policy)
     networks = load_networks(config, tokenizer)
     prompts, documents = load_data(config, tokenizer, networks)
@@ -140,36 +140,37 @@ def main(config, reward=None):
 
 
 def train(config, networks, tokenizer, prompts, documents, reward=None):
-    optimizers = policy_optimizer, _ = make_optimizers(networks, config)
+    optimizers = make_optimizers(networks, config)
     parts = networks.policy, networks.value, networks.ema, *optimizers
     run = Run(config, *parts, last_good=config.policy)
     policy, value = map(distributed.wrap, (networks.policy, networks.value))
     learners = networks._replace(policy=policy, value=value)
     iterations = config.episodes // config.batch_size
-    steps = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
-    warn_of_a_short_run(config, iterations * steps)
-    done, read = run.first * config.batch_size, run.first * steps * config.documents_per_step
-    prompt_order = endless(len(prompts), done, (config.seed, 0, 1))
-    document_order = endless(len(documents), read, (config.seed, 0, 2))
+    updates = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
+    warn_of_a_short_run(config, iterations * updates)
+    documents_read = run.first * updates * config.documents_per_step
+    # Seeds end in the iteration, here 0 for all, and the number of the stream.
+    prompt_order = endless(len(prompts), run.first * config.batch_size, (config.seed, 0, 1))
+    document_order = endless(len(documents), documents_read, (config.seed, 0, 2))
     eos, pad = tokenizer.eos, tokenizer.pad
-    how = dict(decode=decode_by_graph if config.graph else sampling.decode)
-    how |= dict(batch_size=config.rollout_batch_size)
+    decode = decode_by_graph if config.graph else sampling.decode
+    options = dict(decode=decode, batch_size=config.rollout_batch_size)
 
     for iteration, _ in run.steps(range(iterations)):
-        scale_lr(policy_optimizer, losses.warmup_lr(iteration, config.warmup))
+        scale_lr(optimizers[0], losses.warmup_lr(iteration, config.warmup))
 
-        # 1. The policy answers a batch of prompts, each process its share (rollout.draw: a token).
+        # 1. The policy answers a batch of prompts, and each process its share (rollout.sample).
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
-        seed, limit = (config.seed, iteration), config.max_response
-        noise = rollout.uniforms(seed, range(config.batch_size), limit)
+        rows, limit = range(config.batch_size), config.max_response
+        noise = rollout.uniforms((config.seed, iteration), rows, limit)
         mine = distributed.shard(batch), distributed.shard(noise)
-        responses, logp = rollout.generate(networks.policy, *mine, eos, pad, **how)
+        responses, logp = rollout.generate(networks.policy, *mine, eos, pad, **options)
 
-        # 2. Rewards are made of the reward model's scores and the reference's log-probs, advantages
-        #    of rewards and the value network's estimates. They are whitened over the whole batch,
-        #    so each process gets all episodes.
-        own = reward and own_scores(reward, responses, tokenizer)
-        episodes: Episodes = judge_episodes(networks, responses, logp, config, own)
+        # 2. Rewards come from the scores and from the log-probs of policy and reference; advantages
+        #    come from rewards and value estimates. Advantages are whitened over the whole batch, so
+        #    every process gathers all episodes.
+        scores = own_scores(reward, responses, tokenizer) if reward else None
+        episodes: Episodes = judge_episodes(networks, responses, logp, config, scores)
 
         # 3. The policy and the value network learn from the episodes in random minibatches, and in
         #    PPO-ptx the policy from documents.
@@ -180,17 +181,17 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
                 extra = [documents[next(document_order)] for _ in range(config.documents_per_step)]
                 figures.append(update(learners, optimizers, episodes, rows, extra, pad, config))
 
-        row = {name: float(np.mean([step[name] for step in figures])) for name in figures[0]}
+        row = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
         row |= statistics(episodes, config, eos)
-        counts = dict(episodes=(iteration + 1) * config.batch_size)
-        counts |= dict(episodes_per_second=run.rate(config.batch_size))
-        run.log(*shown(episodes, config.show, tokenizer), **row, **counts)
+        row |= dict(episodes=(iteration + 1) * config.batch_size)
+        row |= dict(episodes_per_second=run.rate(config.batch_size))
+        run.log(*shown(episodes, config.show, tokenizer), **row)
 
     run.save("policy.pt", networks.policy, tokenizer)
     run.save("value.pt", networks.value, tokenizer)
     run.save("model.pt", networks.ema, tokenizer)
-    curves = dict(score="RM score", kl="KL to the reference (nats)", value_loss="value loss")
-    run.finish(**curves, ptx_loss="pretraining loss")
+    titles = dict(score="RM score", kl="KL to the reference (nats)", value_loss="value loss")
+    run.finish(**titles, ptx_loss="pretraining loss")
 
 
 def judge_episodes(networks, responses, logp, config, scores=None):
@@ -203,9 +204,9 @@ def judge_episodes(networks, responses, logp, config, scores=None):
     values = in_chunks(response_values, networks.value, responses, config.max_tokens)
     scores, logp, ref_logp, values = map(distributed.all_gather, (scores, logp, ref_logp, values))
     responses = Responses(*map(distributed.all_gather, responses))
-    mask = responses.mask
+    mask, discount, lam = responses.mask, config.discount, config.gae_lambda
     rewards = losses.shaped_rewards(scores, logp, ref_logp, mask, config.kl_coef)
-    advantages, returns = losses.gae(rewards, values, mask, config.discount, config.gae_lambda)
+    advantages, returns = losses.gae(rewards, values, mask, discount, lam)
     advantages = losses.whiten(advantages, mask)
     return Episodes(responses, scores, logp, ref_logp, values, advantages, returns)
 
@@ -216,7 +217,7 @@ def own_scores(reward, responses, tokenizer):
     scores = reward(responses.prompts(tokenizer), responses.texts(tokenizer))
     scores = torch.as_tensor(scores, dtype=torch.get_default_dtype(), device=device)
     if scores.shape != (B,) or not scores.isfinite().all():
-        found = f"reward: returned {tuple(scores.shape)} scores, or some that are not finite"
+        found = f"reward: returned shape {tuple(scores.shape)}, or a score that is not finite"
         raise InputError(f"{found}; return a list of {B} finite numbers, one for each response")
     return scores
 
@@ -239,19 +240,21 @@ def update(learners, optimizers, episodes, rows, documents, pad, config):
 
 def ppo_gradients(learners, episodes, rows, config, documents_follow=False):
     """Adds PPO's gradients of some episodes (rows: list of ints) to the policy's and the value
-    network's. Returns this process's part of the figures to log."""
+    network's. documents_follow: the policy's gradients are summed over processes with those of
+    ptx_gradients. Returns this process's part of the figures to log."""
     figures = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
     lengths = episodes.responses.lengths[rows].tolist()
     total = episodes.responses.mask[rows].sum()  # tokens
-    both, unfinished = (learners.policy, learners.value), [learners.policy] * documents_follow
-    for part in pieces(rows, lengths, config.max_tokens, *both, unfinished=unfinished):
-        old = episodes.select(part)  # logp and values are those of when it was sampled
+    policy, value = learners.policy, learners.value
+    unfinished = [policy] if documents_follow else []
+    for part in pieces(rows, lengths, config.max_tokens, policy, value, unfinished=unfinished):
+        old = episodes.select(part)  # its logp and values date from sampling
         mask = old.responses.mask
-        logp = response_logps(learners.policy, old.responses)
+        logp = response_logps(policy, old.responses)
         loss = losses.policy_loss(logp, old.logp, old.advantages, mask, config.clip, total)
         loss.backward()
         figures["policy_loss"] += loss.item()
-        values = response_values(learners.value, old.responses)
+        values = response_values(value, old.responses)
         loss = losses.value_loss(values, old.values, old.returns, mask, config.value_clip, total)
         loss.backward()
         figures["value_loss"] += loss.item()
@@ -261,7 +264,7 @@ def ppo_gradients(learners, episodes, rows, config, documents_follow=False):
 
 
 def ptx_gradients(learners, documents, pad, config):
-    """Adds the documents' gradients to the policy's. Returns this process's part of the figure."""
+    """Adds the documents' gradients to the policy's. Returns this process's part of the loss."""
     nats, device = 0.0, next(learners.policy.parameters()).device
     lengths = [s.length for s in documents]
     total = sum(s.length - s.start for s in documents)  # tokens
@@ -289,30 +292,33 @@ def statistics(episodes, config, eos):
         "objective": scores.mean() - config.kl_coef * kl,
         "entropy": losses.masked_mean(-logp, mask),  # nats per token, estimated on the samples
         "response_length": mask.sum(1).float().mean(),
-        "ended": ((responses.targets == eos) & mask).any(1).float().mean(),  # share with an end
+        "ended": ((responses.targets == eos) & mask)
+        .any(1)
+        .float()
+        .mean(),  # share with end-of-text
         "explained_variance": 1 - variance(returns - values) / variance(returns).clamp(min=1e-8),
     }
     return {name: value.item() for name, value in row.items()}
 
 
 def shown(episodes, count, tokenizer):
-    """The first `count` episodes as rows for samples.jsonl: answers show what a score rewards."""
+    """The first `count` episodes as rows for samples.jsonl. They show what the score rewards."""
     responses = episodes.responses
     kl = ((episodes.logp - episodes.ref_logp) * responses.mask).sum(1).tolist()  # nats per response
     texts = responses.prompts(tokenizer), responses.texts(tokenizer)
     rows = [*zip(*texts, episodes.scores.tolist(), kl)][:count]
-    return [dict(prompt=x, response=y, score=score, kl=kl) for x, y, score, kl in rows]
+    return [dict(prompt=x, response=y, score=r, kl=d) for x, y, r, d in rows]
 
 
 def warn_of_a_short_run(config, steps):
-    """The running average forgets its start slowly: a short run may end before it has."""
+    """Warns if the run is too short for the average to move away from the initial weights."""
     if (start := config.ema_decay**steps) > 0.5:
-        advice = f"a short run, {start:.0%} of its average will be the start; lower --ema_decay"
+        advice = f"a short run, {start:.0%} of the average will be the start; lower --ema_decay"
         distributed.print0(f"{config.out}: {advice}")
 
 
 def load_networks(config, tokenizer):
-    """All five, in evaluation mode throughout: dropout would change the ratio at random."""
+    """All networks, in evaluation mode throughout: dropout would change the ratio at random."""
     policy = load_model(config.policy, GPT, tokenizer).eval()
     reference, ema = (copy.deepcopy(policy).requires_grad_(False) for _ in range(2))
     torch.manual_seed(config.seed)  # for a new head
@@ -342,7 +348,7 @@ def make_optimizers(networks, config):
 
 
 def endless(n, start, seed):
-    """0 .. n - 1 in random order, again and again; without the first `start`."""
+    """Yields 0 .. n - 1 in random order, endlessly, after skipping the first `start`."""
     for cycle in itertools.count(start // n):
         yield from np.random.default_rng((*seed, cycle)).permutation(n)[start % n :]
         start = 0

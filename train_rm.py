@@ -6,7 +6,7 @@
 The model is the SFT model with a scalar head in place of the unembedding, read at the last token of
 prompt + response. All pairs of a prompt are one batch element. After training, a bias makes
 demonstrations score 0 on average. Deviations: gradients are clipped. The paper's 6B model started
-from GPT-3 fine-tuned on public NLP data, and found an SFT start as good.
+from GPT-3 fine-tuned on public NLP data; the paper found a start from SFT equally good.
 """
 
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ from minirlhf.support.statistics import pair_hits
 class Config(RunConfig):
     data: tuple[str, ...]  # files of rankings
     init: str  # checkpoint to start from: an SFT model, or a GPT
-    demonstrations: tuple[str, ...] = ()  # files of demonstrations that shall score 0 on average
+    demonstrations: tuple[str, ...] = ()  # files of demonstrations that should score 0 on average
     validation: tuple[str, ...] = ()  # files of rankings to measure accuracy on, after training
-    epochs: int = 1  # passes over --data (paper: 1; more overfit)
+    epochs: int = 1  # passes over --data (paper: 1; more epochs overfit)
     batch_size: int = 64  # prompts in a step, each with all its responses (paper: 64)
     lr: float = 9e-6  # peak learning rate, cosine decay to a tenth (paper: 9e-6)
 
@@ -76,8 +76,8 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
         if total == 0:
             continue
         loss, correct, pairs = 0.0, 0, 0
-        lengths, K = [r.length for r in batch], [len(r.ranks) for r in batch]
-        for part in pieces(batch, lengths, config.max_tokens, learner, rows=K):
+        longest, counts = [r.length for r in batch], [len(r.ranks) for r in batch]
+        for part in pieces(batch, longest, config.max_tokens, learner, rows=counts):
             scores, ranks = score_rankings(learner, part, tokenizer.pad)  # (P, K)
             part_loss = ranking_loss(scores, ranks, total=total)
             part_loss.backward()
@@ -89,7 +89,7 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
         loss, correct, pairs = distributed.all_reduce(loss, correct, pairs)
         run.log(loss=loss, accuracy=correct / pairs, rankings_per_second=run.rate(len(batch)))
 
-    last = dict(step=len(plan))
+    last = dict(step=len(plan))  # after the last step
     if validation:
         correct, pairs = validation_pairs(model, validation, tokenizer.pad, config.max_tokens)
         last["validation_accuracy"] = correct / pairs if pairs else None
@@ -105,8 +105,9 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
 def score_rankings(model, rankings, pad):
     """Scores and ranks (P, K) of P Rankings, 0 where a prompt has fewer than K responses."""
     K = max((len(r.ranks) for r in rankings), default=0)
-    device, padded = next(model.parameters()).device, [r.ranks + [0] * K for r in rankings]
-    ranks = torch.tensor([row[:K] for row in padded], device=device).view(len(rankings), K)
+    device = next(model.parameters()).device
+    padded = [(r.ranks + [0] * K)[:K] for r in rankings]
+    ranks = torch.tensor(padded, dtype=torch.long, device=device).view(len(rankings), K)
     flat = response_scores(model, collate([s for r in rankings for s in r.sequences], pad, device))
     scores = torch.zeros(ranks.shape, dtype=flat.dtype, device=device)
     return scores.masked_scatter(ranks > 0, flat), ranks  # one forward per response

@@ -5,9 +5,9 @@
                          --epochs 2 --lr 5e-6 --init runs/gpt --out runs/rl_start
     on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...   (same flags: sizes are global)
 
-The loss is over a response's tokens; a prompt's tokens are only context. Of a document, which the
-start of RL mixes in, every token is learned. Defaults are the paper's. Deviations: gradients are
-clipped, and the learning rate is that of the 1.3B model whatever the size.
+The loss is over a response's tokens; a prompt's tokens are only context. Of documents, which are
+mixed in for the start of RL, every token counts. Defaults are the paper's. Deviations: gradients
+are clipped, and the learning rate is that of the 1.3B model whatever the size.
 """
 
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ class Config(RunConfig):
     data: tuple[str, ...]  # files of demonstrations
     init: str  # checkpoint to start from: a pretrained GPT
     documents: tuple[str, ...] = ()  # files of pretraining documents to mix in: the start of RL
-    document_share: float = 0.1  # share of a batch that is documents, if there are (paper: 10 %)
+    document_share: float = 0.1  # share of documents in a batch, if any are given (paper: 10 %)
     validation: tuple[str, ...] = ()  # files of demonstrations to measure the loss on, each epoch
     epochs: int = 16  # passes over --data (paper: 16, and 2 for the start of RL)
     batch_size: int = 32  # sequences in a step (paper: 32)
     lr: float = 9.65e-6  # peak, cosine decay to a tenth (paper: 9.65e-6; start of RL 5e-6)
-    dropout: float = 0.2  # share of embeddings and of what blocks add that is dropped (paper: 0.2)
+    dropout: float = 0.2  # probability, for embeddings and the blocks' outputs (paper: 0.2)
 
     def __post_init__(self):
         super().__post_init__()
@@ -49,7 +49,7 @@ class Config(RunConfig):
         require_fraction(self, "dropout", "document_share", below_one=True)
         if self.documents and not 0 < self.documents_in_batch < self.batch_size:
             share = f"--document_share {self.document_share} of --batch_size {self.batch_size}"
-            raise InputError(f"{share} is {self.documents_in_batch} documents; keep both kinds in")
+            raise InputError(f"{share} leaves no place for demonstrations; take a smaller share")
 
     @property
     def documents_in_batch(self):
@@ -72,8 +72,8 @@ def main(config):
 
 
 def train(config, model, optimizer, tokenizer, steps, validation=()):
-    """Takes the steps of a plan. `pieces` splits a batch into micro-batches that fit in memory, a
-    share of it for each process; their gradients add up to the batch's."""
+    """Takes the steps of a plan. `pieces` yields this process's share of a batch in micro-batches
+    that fit in memory. All their gradients add up to the gradient of the batch."""
     run = Run(config, model, optimizer)
     learner, device = distributed.wrap(model), next(model.parameters()).device
     for step, (epoch, batch, last_of_epoch) in run.steps(steps):

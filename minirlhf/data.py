@@ -23,7 +23,7 @@ class Responses(NamedTuple):
 
     tokens: torch.Tensor  # (B, T) long: prompt, response, right padding
     prompt_lengths: torch.Tensor  # (B,) long
-    mask: torch.Tensor  # (B, R) bool: True on a response's tokens, of which end-of-text is one
+    mask: torch.Tensor  # (B, R) bool: True on a response's tokens, including end-of-text
 
     @property
     def response_lengths(self):
@@ -47,7 +47,7 @@ class Responses(NamedTuple):
         return self.tokens.gather(1, self.positions + 1) * self.mask
 
     def select(self, rows):
-        """Some rows (long tensor), cut to the longest of them."""
+        """The given rows (list of ints or long tensor), cut to the longest of them."""
         prompt_lengths, mask = self.prompt_lengths[rows], self.mask[rows]
         R, T = mask.sum(1).max(), (prompt_lengths + mask.sum(1)).max()
         return Responses(self.tokens[rows, :T], prompt_lengths, mask[:, :R])

@@ -1,10 +1,10 @@
-"""The formulas of the paper, and of what it leaves open: pure functions, but for ema_update.
+"""The paper's formulas, and ours where it gives none: pure functions, except ema_update.
 
 Symbols: x a prompt, y a response, y_t its token t; pi(y|x) the policy's probability; r(x, y) the
 reward model's score. Shapes: B sequences, R response tokens, P prompts, K responses of a prompt.
-`mask` is True on real response tokens (ones, then zeros). `total` is the number of tokens (or
-prompts) in the whole batch where the arguments are only a micro-batch of it: the losses of
-micro-batches then add up to the loss of the batch. Shapes are checked as @shapes says.
+`mask` is True on real response tokens (ones, then zeros). If the arguments are only a micro-batch,
+`total` is the number of tokens, sequences or prompts in the whole batch: the losses of
+micro-batches then add up to the loss of the batch. @shapes checks shapes.
 """
 
 import math
@@ -142,12 +142,12 @@ def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
         loss = - mean_t min(ratio_t A_t, clip(ratio_t, 1 - clip, 1 + clip) A_t)
         ratio_t = pi(y_t) / pi_old(y_t)
 
-    A token that moves its advantage's way gains nothing beyond the clip; one that moves the other
-    way is pulled back.
+    Where the ratio has moved past the clip in the direction that the advantage favours, the
+    gradient is zero. Where it has moved the other way, the gradient pulls it back.
 
     logp, old_logp, advantages (B, R) float; mask (B, R) bool. `total` counts tokens.
     """
-    ratio = torch.exp((logp - old_logp) * mask)  # without mask, padding's might be infinite
+    ratio = torch.exp((logp - old_logp) * mask)  # unmasked, padding's might be infinite
     clipped = ratio.clamp(1 - clip, 1 + clip)
     return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask, total)
 
@@ -158,8 +158,8 @@ def value_loss(values, old_values, returns, mask, clip=0.2, total=None):
 
         (V - return)^2   and   (V_old + clip(V - V_old, -clip, clip) - return)^2
 
-    Not in the paper: from the code it descends from (Ziegler et al. 2019). values, old_values,
-    returns (B, R) float, and clip, in the units of the score.
+    Not in the paper; from the code that it builds on (Ziegler et al. 2019). values, old_values,
+    returns (B, R) float; these and clip are in the units of the score.
     """
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     error = torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
@@ -172,7 +172,7 @@ def ptx_loss(logp, mask, coef, total=None):
 
         loss = - coef * mean_t log pi(token_t)
 
-    The paper's coefficient is 27.8. How much that is depends on whether losses are sums or means,
+    The paper's coefficient is 27.8. Its effect depends on whether losses are sums or means,
     which the paper does not say. Here this loss and PPO's are both means per token.
 
     logp (B, R) float, mask (B, R) bool; `total` counts tokens.

@@ -24,11 +24,11 @@ from .support.forward import Linear, linear, plan_forward  # torch's, quicker on
 @dataclass(frozen=True)
 class GPTConfig:
     n_vocab: int  # number of tokens in the vocabulary, V
-    n_ctx: int = 1024  # context length: tokens of a text at the most
+    n_ctx: int = 1024  # context length: maximum number of tokens
     n_layer: int = 12  # number of blocks
     n_head: int = 12  # attention heads of a block, each on a part of the vector, H
     n_embd: int = 768  # width: numbers in a token's vector, D
-    dropout: float = 0.0  # share of embeddings and of what blocks add that training sets to 0
+    dropout: float = 0.0  # probability in training, for embeddings and the blocks' outputs
 
 
 PRESETS = {
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
         y = attention(q, k, v)  # (B, H, T, D/H)
-        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))
+        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))  # T, or R with `at`
 
 
 class MLP(nn.Module):
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
     def forward(self, tokens, **shortcuts):
         # position is 0 .. T - 1 and run(block, x) is block(x), unless there are shortcuts
         position, run = plan_forward(self, tokens, causal_attention, **shortcuts)
-        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding, whose output is not read
+        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding's id is outside
         x = self.dropout(self.wte(tokens) + self.wpe(position))
         for block in self.h:
             x = run(block, x)
@@ -134,7 +134,7 @@ class GPT(nn.Module):
 
 
 class RewardModel(nn.Module):
-    """The GPT with a scalar head: the score r(x, y) at the last token, the value V before each."""
+    """The GPT with a scalar head: the score at the last token, or the value V before each token."""
 
     kind = "reward model"
     Config = GPTConfig
@@ -144,12 +144,12 @@ class RewardModel(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.head = nn.Linear(config.n_embd, 1)
-        # Stiennon et al. 2020: states have a norm of sqrt(D), so initial scores a std near 1
+        # Stiennon et al. 2020: states have norm sqrt(D), so initial scores have a std near 1
         nn.init.normal_(self.head.weight, std=1 / math.sqrt(config.n_embd + 1))
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens, at=None):
-        """Scalars (B, T) of tokens (B, T) long; with `at` (B, R) long only there: (B, R)."""
+        """One number for each of tokens (B, T) long, or at the positions `at` (B, R) long only."""
         with precision(self):
             hidden = self.transformer(tokens, at=at)
         return self.head(hidden).squeeze(-1)  # in float32: scores need all their digits

@@ -1,7 +1,7 @@
 """Sampling responses, and computing the log-probs, values and scores of responses.
 
-In training, responses are sampled at temperature 1 from the whole vocabulary, and scored with the
-same probabilities and the same token ids.
+In training, responses are sampled at temperature 1 from the whole vocabulary, and their log-probs
+are computed from the same distribution and the same token ids.
 """
 
 from functools import partial
@@ -15,8 +15,6 @@ from .support.accumulation import micro_batches
 from .support.device import at_least_fp32, precision
 from .support.records import Sequence
 from .support.sampling import decode
-
-# --- sampling -------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -58,7 +56,7 @@ def sample_token(log_probs, noise):
 
 def uniforms(seed, rows, limit):
     """Sampling noise in [0, 1), float32 (len(rows), limit). A row's noise depends on the seed
-    (ints) and the row's number alone: so episodes are the same in any batches and processes."""
+    (ints) and its number alone, so an episode does not depend on batches and processes."""
     noise = np.random.default_rng(seed).random((max(rows) + 1, limit), dtype=np.float32)
     return torch.from_numpy(noise[rows])
 
@@ -68,23 +66,20 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0, batch_size=512, d
     """Samples a response to each prompt, `batch_size` of them at once.
 
     prompts: B lists of token ids; noise (B, limit) float in [0, 1), for each step. Prompt and limit
-    must fit in the model's context. decode: support/sampling.py's, or by CUDA graphs. Returns
+    must fit in the model's context. decode: sampling.decode, or by CUDA graphs. Returns
     Responses of at most `limit` tokens, and the log-prob of each token when it was sampled, (B, R)
     float, 0 past the end.
     """
     device = next(model.parameters()).device
-    noise, decoded, drawn = noise.to(device), [], partial(draw, temperature=temperature)
-    with precision(model):  # once for all: the weights' bfloat16 copies are kept until it ends
+    noise, decoded, draw_token = noise.to(device), [], partial(draw, temperature=temperature)
+    with precision(model):  # entered once, so that autocast casts the weights only once
         for i in range(0, len(prompts), batch_size):
             rows = slice(i, i + batch_size)
-            decoded.append(decode(model, prompts[rows], noise[rows], eos, pad, drawn))
+            decoded.append(decode(model, prompts[rows], noise[rows], eos, pad, draw_token))
     tokens, logp = map(torch.cat, zip(*decoded))
     lengths = (tokens != pad).sum(1).tolist()
     sequences = [Sequence(p + y[:n], len(p)) for p, y, n in zip(prompts, tokens.tolist(), lengths)]
     return collate(sequences, pad, device), logp[:, : max(lengths)]
-
-
-# --- log-probs, values and scores -----------------------------------------------------------------
 
 
 def response_logps(model, responses):
@@ -113,13 +108,13 @@ def response_scores(reward_model, responses):
 def in_chunks(function, model, responses, max_tokens=16384):
     """function(model, responses) (B, ...), without gradients, in chunks of max_tokens tokens."""
     size = max(1, max_tokens // responses.tokens.shape[1])
-    parts = zip(*(x.split(size) for x in responses))
+    parts = zip(*(field.split(size) for field in responses))
     return torch.cat([function(model, Responses(*part)) for part in parts])
 
 
 @torch.no_grad()
 def per_sequence(function, model, sequences, pad, max_tokens=16384):
-    """function(model, responses) of N Sequences: (N,) float64 on the CPU, without gradients and
+    """function(model, responses) of N Sequences: (N,) float64 on the CPU, without gradients or
     dropout."""
     device = next(model.eval().parameters()).device
     values = torch.zeros(len(sequences), dtype=torch.float64)
