@@ -1,4 +1,4 @@
-"""Models on the town's prompts: what they answer, what is true of it, who prefers which; how good a reward model is."""
+"""Measures models on the town's prompts: their answers, judged; win rates; losses; a reward model's accuracy."""
 
 import random
 from collections import defaultdict
@@ -18,14 +18,14 @@ from minirlhf.rollout import (
 )
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.device import pick_device
-from minirlhf.support.errors import require
+from minirlhf.support.errors import InputError
 from minirlhf.support.records import Sequence, encode_rankings, encode_response
 from minirlhf.support.statistics import interval, pair_hits
 from tools.select_sft import sample_responses
 
 
 def load(folder, kind):
-    """A run's model, where it computes fastest, and its tokenizer."""
+    """A run's model, in evaluation mode on the fastest device, and its tokenizer."""
     tokenizer = load_tokenizer(folder)
     return load_model(folder, kind, tokenizer).to(pick_device("auto")).eval(), tokenizer
 
@@ -33,13 +33,14 @@ def load(folder, kind):
 def sample(model, tokenizer, records, limit, seed, prefix=""):
     """A sampled response of at most `limit` tokens to each record's prompt, as (indices, Responses) pairs."""
     prompts = [tokenizer.encode(prefix) + tokenizer.encode(record["prompt"]) for record in records]
-    most, room = max(map(len, prompts)), model.config.n_ctx - limit
-    require(most <= room, f"a town prompt has {most} tokens and {room} fit; give the model a longer context (n_ctx)")
+    longest, room = max(map(len, prompts)), model.config.n_ctx - limit
+    if longest > room:
+        raise InputError(f"a town prompt has {longest} tokens and {room} fit; give the model a longer context (n_ctx)")
     return list(sample_responses(model, tokenizer, prompts, limit, seed))
 
 
 def first_lines(samples, tokenizer):
-    """The first lines of the samples, in the order of their indices: so all are ranked and judged."""
+    """The samples' first lines, which are what is ranked and judged, in the order of their indices."""
     texts = {i: text for rows, responses in samples for i, text in zip(rows, responses.texts(tokenizer))}
     return [town.first_line(texts[i]) for i in range(len(texts))]
 
@@ -50,15 +51,26 @@ def answers(folder, records, limit, seed, prefix=""):
     return first_lines(sample(model, tokenizer, records, limit, seed, prefix), tokenizer)
 
 
+def judge_all(records, texts):
+    """The judgement of each text as an answer to its record's prompt."""
+    return [town.judge(*both) for both in zip(records, texts)]
+
+
+def rm_scores(reward_model, tokenizer, records, texts):
+    """The reward model's score of each text as an answer to its record's prompt (N,)."""
+    sequences = [encode_response(r["prompt"], text, tokenizer) for r, text in zip(records, texts)]
+    return per_sequence(response_scores, reward_model, sequences, tokenizer.pad).numpy()
+
+
 class Measured(NamedTuple):
     """What is measured of one model without the others."""
 
-    texts: list  # an answer to each prompt
+    texts: list  # its answer to each prompt
     judgements: list  # of texts
-    utilities: list  # of texts, to the labelers' whole pool, without noise
-    losses: tuple  # of held-out documents, up to the context's length: (nats, tokens) of each
+    utilities: list  # of texts, to all labelers on average, without noise
+    losses: tuple  # of held-out documents, as document_losses returns them
     rm_scores: np.ndarray  # of texts
-    kl: dict | None  # of a policy to where it started, in nats per response, on the same samples
+    kl: dict | None  # figure: KL of a policy to its start on the same samples, in nats per response
 
 
 def measure(folder, reward_model, records, documents, limit, seed, prefix="", reference=None):
@@ -66,29 +78,33 @@ def measure(folder, reward_model, records, documents, limit, seed, prefix="", re
     model, tokenizer = load(folder, GPT)
     samples = sample(model, tokenizer, records, limit, seed, prefix)
     texts = first_lines(samples, tokenizer)
-    judgements = [town.judge(*both) for both in zip(records, texts)]
+    judgements = judge_all(records, texts)
     utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
     losses = document_losses(model, tokenizer, documents)
-    sequences = [encode_response(r["prompt"], text, tokenizer) for r, text in zip(records, texts)]
-    rm_scores = per_sequence(response_scores, load(reward_model, RewardModel)[0], sequences, tokenizer.pad).numpy()
+    scores = rm_scores(load(reward_model, RewardModel)[0], tokenizer, records, texts)
 
     drift = None
     if reference:
         start, _ = load(reference, GPT)
         drift = interval(np.concatenate([kl(model, start, responses).cpu().numpy() for _, responses in samples]))
-    return Measured(texts, judgements, utilities, losses, rm_scores, drift)
+    return Measured(texts, judgements, utilities, losses, scores, drift)
 
 
 def document_losses(model, tokenizer, documents):
-    """Nats of each document, up to the context's length, and how many tokens that is: two arrays."""
+    """Nats of each document, cut to the context's length, and its number of tokens: two arrays (N,)."""
     rows = [[tokenizer.eos, *tokenizer.encode(d["text"]), tokenizer.eos][: model.config.n_ctx + 1] for d in documents]
     return sequence_losses(model, [Sequence(np.array(row), 1) for row in rows], tokenizer.pad)
 
 
 def sequence_losses(model, sequences, pad):
-    """Negative log-likelihood in nats of each Sequence's targets, summed, and how many they are: two arrays (N,)."""
+    """Negative log-likelihood in nats of each Sequence's targets, summed, and their number: two arrays (N,)."""
     nats = per_sequence(response_nats, model, sequences, pad).numpy()
     return nats, np.array([s.length - s.start for s in sequences])
+
+
+def loss_difference(one, other):
+    """One model's loss minus the other's, in nats per token, from their document_losses of the same documents."""
+    return interval(one[0] - other[0], one[1])
 
 
 def kl(policy, reference, responses):
@@ -106,16 +122,15 @@ def compare(records, measured, seed):
     rng = random.Random(f"evaluate {seed}")
     labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
     models, sft = {}, measured["sft"]
-    contents = contents_of(records)
+    contents, questions = contents_of(records), contents_of(filter(answerable, records))
     follows = {name: np.array([j.follows for j in own.judgements], float) for name, own in measured.items()}
     truths = {name: informative_truths(records, own.judgements) for name, own in measured.items()}
-    asked = contents_of(filter(answerable, records))
     for name, own in measured.items():
         models[name] = {
             "win_rate_vs_sft": win_rate(records, own.texts, sft.texts, labelers, rng) if name != "sft" else None,
             "true_win_rate_vs_sft": true_win_rate(records, own.utilities, sft.utilities) if name != "sft" else None,
             "follows_instruction": interval(follows[name], items=contents),
-            "truthful_informative": interval(truths[name], items=asked),
+            "truthful_informative": interval(truths[name], items=questions),
             "toxic": interval([j.toxic for j in own.judgements], items=contents),
             "pretraining_loss": interval(*own.losses),
             "kl_to_reference": own.kl,
@@ -126,17 +141,15 @@ def compare(records, measured, seed):
     gains = {"follows": {}, "truthful_informative": {}}
     for name, base in (("ppo_ptx", "sft"), ("ppo", "sft"), ("ppo_ptx", "gpt"), ("sft", "gpt")):
         gains["follows"][f"{name}_above_{base}"] = interval(follows[name] - follows[base], items=contents)
-        gains["truthful_informative"][f"{name}_above_{base}"] = interval(truths[name] - truths[base], items=asked)
-    tax = {}
-    for name, base in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
-        (nats, tokens), (others, _) = measured[name].losses, measured[base].losses
-        tax[f"{name}_above_{base}"] = interval(nats - others, tokens)
+        gains["truthful_informative"][f"{name}_above_{base}"] = interval(truths[name] - truths[base], items=questions)
+    tax = {f"{name}_above_{base}": loss_difference(measured[name].losses, measured[base].losses)
+           for name, base in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start"))}  # fmt: skip
     return {"models": models, "gains": gains, "pretraining_loss": tax}
 
 
 def look_up(records, demonstrations, rng, anything=False):
-    """The answers of a table of the demonstrations: to each prompt that of one about the same, or if there is none (or
-    `anything` will do) of any of the same kind. A model that does no better has learned the demonstrations by heart."""
+    """Answers copied from the demonstrations: to each prompt the answer of a demonstration about the same content or,
+    where there is none or with `anything`, of any of the same kind. A model that does no better has only memorized."""
     about, kinds = defaultdict(list), defaultdict(list)
     for demonstration in demonstrations:
         about[demonstration["content"]].append(demonstration["response"])
@@ -145,28 +158,28 @@ def look_up(records, demonstrations, rng, anything=False):
 
 
 def measure_memory(records, demonstrations, seed):
-    """How often a table of the demonstrations follows, and how often any demonstration of the same kind does."""
+    """How often an answer looked up in the demonstrations follows, and how often any of the same kind does."""
     contents, figures = contents_of(records), {}
     for name, anything in (("lookup", False), ("same_kind", True)):
         rng = random.Random(f"memory {seed}")
         texts = look_up(records, demonstrations, rng, anything)
-        figures[name] = interval([town.judge(*both).follows for both in zip(records, texts)], items=contents)
+        figures[name] = interval([j.follows for j in judge_all(records, texts)], items=contents)
     return figures
 
 
 def contents_of(records):
-    """What each is about: the items that intervals resample."""
+    """The content of each record: the items that intervals resample."""
     return [record["content"] for record in records]
 
 
 def answerable(record):
-    """Whether there is a truth about the world that an answer can get right or wrong."""
+    """Whether the prompt asks about the world, so that an answer is true or false."""
     return record["use_case"] == "open_qa"
 
 
 def informative_truths(records, judgements):
-    """For each answerable prompt 1 where the truth is said: what is false does not count, and neither is saying nothing
-    (as in the paper's TruthfulQA: truthful and informative)."""
+    """For each answerable prompt 1.0 where the answer says the truth, as in the paper's TruthfulQA: an answer that says
+    nothing is not informative and counts 0."""
     return np.array([float(j.truthful is True) for r, j in zip(records, judgements) if answerable(r)])
 
 
@@ -177,27 +190,37 @@ def win_rate(records, texts, others, labelers, rng):
 
 
 def true_win_rate(records, utilities, others):
-    """The same by the pool's mean utility without noise."""
+    """The same by the mean utility to all labelers, without noise."""
     wins = [0.5 if a == b else float(a > b) for a, b in zip(utilities, others)]
     return interval(wins, items=contents_of(records))
 
 
+def score_rankings(folder, rankings):
+    """A reward model's scores of each ranking's responses."""
+    model, tokenizer = load(folder, RewardModel)
+    return ranking_scores(model, encode_rankings(rankings, tokenizer, model.config.n_ctx), tokenizer.pad)
+
+
+def pairs_right(folder, rankings):
+    """For each ranking the pairs that a reward model orders as the labeler did, and all untied pairs: (N, 2)."""
+    hits = [pair_hits(row, r["ranks"]) for row, r in zip(score_rankings(folder, rankings), rankings, strict=True)]
+    return np.array([(sum(h.values()), len(h)) for h in hits], float)
+
+
 def measure_reward_model(folder, records):
-    """Accuracy on rankings, also among samples of one model; and how often two labelers agree on the same pairs, those
-    left out that either finds equal. Rankings too long for the reward model are left out of all three."""
+    """Accuracy on rankings, on all pairs and on pairs of samples of one model; and how often two labelers agree on the
+    same pairs, without those that either ranks equal. Rankings too long for the model are left out of all three."""
     model, tokenizer = load(folder, RewardModel)
     encoded = [encode_rankings([record], tokenizer, np.inf)[0] for record in records]
     kept = [(record, ranking) for record, ranking in zip(records, encoded) if ranking.length <= model.config.n_ctx]
     scores = ranking_scores(model, [ranking for _, ranking in kept], tokenizer.pad)
-    right, within, agree = [], [], []  # per ranking: (pairs ordered alike, pairs)
-    contents = contents_of(record for record, _ in kept)
+    counts = {"accuracy": [], "accuracy_within_model": [], "labeler_agreement": []}  # per ranking: (hits, pairs)
     for (record, _), score in zip(kept, scores):
-        ranks, second, models = record["ranks"], record["second_ranks"], record["models"]
-        hits = pair_hits(score, ranks)
-        same = [hit for (a, b), hit in hits.items() if models[a] == models[b]]
-        both = [second[a] < second[b] for a, b in hits if second[a] != second[b]]
-        right.append((sum(hits.values()), len(hits)))
-        within.append((sum(same), len(same)))
-        agree.append((sum(both), len(both)))
-    named = {"accuracy": right, "accuracy_within_model": within, "labeler_agreement": agree}
-    return {name: interval(*zip(*counts), items=contents) for name, counts in named.items()}
+        second, models = record["second_ranks"], record["models"]
+        hits = pair_hits(score, record["ranks"])
+        within = [hit for (a, b), hit in hits.items() if models[a] == models[b]]
+        agree = [second[a] < second[b] for a, b in hits if second[a] != second[b]]
+        for own, pairs in zip(counts.values(), (list(hits.values()), within, agree)):
+            own.append((sum(pairs), len(pairs)))
+    contents = contents_of(record for record, _ in kept)
+    return {name: interval(*zip(*own), items=contents) for name, own in counts.items()}

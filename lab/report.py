@@ -1,8 +1,7 @@
-"""What reproduce.py shows for its minutes: a table on the terminal, and report.html with its pictures inside."""
+"""What reproduce.py shows: a table on the terminal, and report.html with its pictures; and the frame of such pages."""
 
 import base64
 import html
-import io
 import json
 from pathlib import Path
 
@@ -23,11 +22,11 @@ COLUMNS = {
 
 LEGEND = {
     "win rate vs SFT": "how often a labeler prefers this model's answer to the SFT model's; 50 % is even",
-    "without noise": "the same by the mean taste of all labelers, which no study with people can know",
+    "without noise": "the same by the mean taste of all labelers, which a study with people cannot know",
     "follows, toxic": "share of answers that do what was asked; that insult",
-    "true": "share of questions about the world that are answered, and rightly",
-    "LM loss": "how unlikely held-out web pages are, in nats (units of natural logarithms) per token; less is better: "
-    "what pretraining taught, and RL may forget",
+    "true": "share of questions about the world that are answered with the truth",
+    "LM loss": "negative log-likelihood of held-out web pages, in nats per token; less is better: what pretraining "
+    "taught, and RL may forget",
     "KL": "how far RL moved the policy (its running average) from its start, in nats per answer",
     "RM score": "the reward model's mean; demonstrations score 0",
     "GPT, prompted": "the base model, shown two good answers before the question",
@@ -35,27 +34,69 @@ LEGEND = {
 }
 
 
-def figure_text(value, share, interval=True):
-    """{"mean": 0.613, "low": 0.59, "high": 0.63} as "61.3 % (59.0 to 63.0)"; None as "-"."""
-    if value is None:
-        return "-"
-    one = (lambda x: f"{100 * x:.1f}") if share else (lambda x: f"{x:.2f}")
-    text = one(value["mean"]) + (" %" if share else "")
-    return f"{text} ({one(value['low'])} to {one(value['high'])})" if interval else text
+STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+img { max-width: 100% } .wide { overflow-x: auto } small { opacity: .75 }
+table { border-collapse: collapse; font-size: .85rem }
+th, td { padding: .3rem .65rem .3rem 0; text-align: left; border-bottom: 1px solid #8884 }"""
+
+
+def html_page(title, style, body):
+    """A page as bytes: STYLE and the page's own style, the title as its heading, and its body."""
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><title>{title}</title>
+<style>
+{STYLE}
+{style}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+""".encode()
+
+
+def html_row(cells, tag="td"):
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def html_image(path):
+    """A PNG file as an element; empty if there is no such file."""
+    if not Path(path).exists():
+        return ""
+    encoded = base64.b64encode(Path(path).read_bytes()).decode()
+    return f'<img alt="{Path(path).stem}" src="data:image/png;base64,{encoded}">'
+
+
+def with_interval(value, form=".3f"):
+    """{"mean": 0.61, "low": 0.59, "high": 0.63} as "0.610 (0.590 to 0.630)"."""
+    return f"{value['mean']:{form}} ({value['low']:{form}} to {value['high']:{form}})"
+
+
+def percent(value):
+    """The same as "61.0 % (59.0 to 63.0)"."""
+    return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
 
 
 def rows(results):
     """The table's cells: a heading row, then a row per model; intervals with the win rates only."""
     yield ["", *(heading for heading, _ in COLUMNS.values())]
     for name, figures in results["models"].items():
-        cells = [figure_text(figures[c], share, c == "win_rate_vs_sft") for c, (_, share) in COLUMNS.items()]
+        cells = []
+        for column, (_, share) in COLUMNS.items():
+            value = figures[column]
+            if value is None:
+                cells.append("-")
+            elif column == "win_rate_vs_sft":
+                cells.append(percent(value))
+            else:
+                cells.append(f"{100 * value['mean']:.1f} %" if share else f"{value['mean']:.2f}")
         yield [NAMES[name], *cells]
 
 
 def notes(results):
-    """The figures that are no model's own, a line each."""
-    models, reward_model, tax = results["models"], results["reward_model"], results["pretraining_loss"]
-    yield f"PPO-ptx against the RL start: {figure_text(models['ppo_ptx']['win_rate_vs_rl_start'], True)}"
+    """The figures that belong to no single model, a line each."""
+    reward_model, memory = results["reward_model"], results["memory"]
+    yield f"PPO-ptx against the RL start: {percent(results['models']['ppo_ptx']['win_rate_vs_rl_start'])}"
     for measure, heading in (("follows", "follows"), ("truthful_informative", "true")):
         for name, what in (("ppo_ptx_above_sft", "PPO-ptx minus SFT"), ("ppo_ptx_above_gpt", "PPO-ptx minus GPT")):
             value = results["gains"][measure][name]
@@ -66,15 +107,12 @@ def notes(results):
         ("ppo_above_ppo_ptx", "PPO above PPO-ptx"),
         ("ppo_ptx_above_rl_start", "PPO-ptx above RL start"),
     ):
-        value = tax[name]
-        interval = f"{value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"
-        yield f"Pretraining loss, {what}: {interval} nats per token"
-    memory = results["memory"]
-    yield f"A demonstration's answer, copied: one about the same thing follows in {figure_text(memory['lookup'], True)}"
-    yield f"... any of the same kind in {figure_text(memory['same_kind'], True)}"
-    yield f"Reward model on held-out rankings: {figure_text(reward_model['accuracy'], True)} of pairs right"
-    yield f"... among samples of one model: {figure_text(reward_model['accuracy_within_model'], True)}"
-    yield f"Two labelers agree on {figure_text(reward_model['labeler_agreement'], True)} of pairs"
+        yield f"Pretraining loss, {what}: {with_interval(results['pretraining_loss'][name], '+.3f')} nats per token"
+    yield f"A demonstration's answer, copied: one about the same thing follows in {percent(memory['lookup'])}"
+    yield f"... any of the same kind in {percent(memory['same_kind'])}"
+    yield f"Reward model on held-out rankings: {percent(reward_model['accuracy'])} of pairs right"
+    yield f"... among samples of one model: {percent(reward_model['accuracy_within_model'])}"
+    yield f"Two labelers agree on {percent(reward_model['labeler_agreement'])} of pairs"
     yield f"Size {results['size']}, seed {results['seed']}, {results['seconds']['total']:.0f} seconds in all"
 
 
@@ -88,26 +126,31 @@ def table(results):
 
 def write(out, results):
     """Writes out/report.html, and out/ladder.png and out/curves.png which it shows."""
-    out, images = Path(out), {}
+    out = Path(out)
     for name, draw in {"ladder": lambda: draw_ladder(results), "curves": lambda: draw_curves(out)}.items():
+        (out / f"{name}.png").unlink(missing_ok=True)
         with curves.optional_picture(out / f"{name}.png"):
-            buffer = io.BytesIO()
-            draw().savefig(buffer, format="png", dpi=130)
-            write_atomically(out / f"{name}.png", buffer.getvalue())
-            encoded = base64.b64encode(buffer.getvalue()).decode()
-            images[name] = f'<img alt="{name}" src="data:image/png;base64,{encoded}">'
+            curves.save_figure(draw(), out / f"{name}.png")
     head, *body = rows(results)
-    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(c)}</td>' for c in row)}</tr>" for row in body)
-    page = PAGE.format(
-        ladder=images.get("ladder", ""), curves=images.get("curves", ""), samples=samples_html(out),
-        head="".join(f"<th>{html.escape(c)}</th>" for c in head), body=cells,
-        size=results["size"], seed=results["seed"],
-        notes="".join(f"<li>{html.escape(note)}</li>" for note in notes(results)),
-        legend="".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in LEGEND.items()),
-        seconds=seconds_html(results),
-        n=results["models"]["ppo_ptx"]["win_rate_vs_sft"]["n"],
-    )  # fmt: skip
-    write_atomically(out / "report.html", page.encode())
+    seconds = " · ".join(f"{name.replace('_', '-')} {value:.0f}" for name, value in results["seconds"].items())
+    style = """:root { color-scheme: light } h1 { margin-bottom: 0 } h3 { font-size: 1rem; margin: 1.6rem 0 .4rem }
+th, td { text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .6rem }
+.answer { background: #8882; border-radius: .4rem; padding: .5rem .8rem } .answer p { margin: .2rem 0 }"""
+    page = f"""<p><small>{results["models"]["ppo_ptx"]["win_rate_vs_sft"]["n"]} prompts of held-out users about held-out
+things; one sample of each model; each pair judged by one held-out labeler, with noise, in random order, a tie counting
+one half. Models of size {results["size"]}, seed {results["seed"]}.</small></p>
+{html_image(out / "ladder.png")}
+<div class="wide"><table>{html_row(head, "th")}{"".join(map(html_row, body))}</table></div>
+<dl>{"".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in LEGEND.items())}</dl>
+<ul>{"".join(f"<li>{html.escape(note)}</li>" for note in notes(results))}</ul>
+<h2>The same prompt, answered by all</h2>
+<p><small>The first test prompt of five use cases, not chosen; samples.jsonl has all of them.</small></p>
+{samples_html(out)}
+<h2>How it went</h2>
+{html_image(out / "curves.png")}
+<p><small>Seconds: {seconds}</small></p>"""
+    write_atomically(out / "report.html", html_page("InstructGPT on the town", style, page))
 
 
 def draw_ladder(results):
@@ -153,50 +196,13 @@ def draw_curves(out):
 def samples_html(out, use_cases=("generation", "open_qa", "brainstorming", "chat", "rewrite")):
     """The first test prompt of some use cases, answered by every model, side by side."""
     records = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
-    blocks = []
+    page = ""
     for use_case in use_cases:
         record = next((r for r in records if r["use_case"] == use_case), None)
         if record:
-            answers = "".join(
-                f'<div class="answer"><b style="color:{COLOURS[name]}">{NAMES[name]}</b>'
-                f"<p>{html.escape(record[name]) or '<i>(nothing)</i>'}</p></div>"
-                for name in NAMES
-            )
-            blocks.append(f'<h3>{html.escape(record["prompt"].strip())}</h3><div class="answers">{answers}</div>')
-    return "".join(blocks)
-
-
-def seconds_html(results):
-    parts = (f"{name.replace('_', '-')} {seconds:.0f}" for name, seconds in results["seconds"].items())
-    return " · ".join(parts)
-
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>InstructGPT on the town, {size}, seed {seed}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #1f2933; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
-img {{ max-width: 100% }} h1 {{ margin-bottom: 0 }} h3 {{ font-size: 1rem; margin: 1.6rem 0 .4rem }}
-table {{ border-collapse: collapse; font-size: .85rem }} .wide {{ overflow-x: auto }}
-th, td {{ padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #e4e7eb; white-space: nowrap }}
-th:first-child, td:first-child {{ text-align: left }}
-.answers {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .6rem }}
-.answer {{ background: #f5f7fa; border-radius: .4rem; padding: .5rem .8rem }} .answer p {{ margin: .2rem 0 }}
-small {{ color: #616e7c }}
-</style>
-<h1>InstructGPT on the town</h1>
-<p><small>{n} prompts of held-out users about held-out things; one sample of each model; each pair judged by one
-held-out labeler, with his or her noise, in random order, a tie counting one half. Models of size {size}, seed
-{seed}.</small></p>
-{ladder}
-<div class="wide"><table><tr>{head}</tr>{body}</table></div>
-<dl>{legend}</dl>
-<ul>{notes}</ul>
-<h2>The same prompt, answered by all</h2>
-<p><small>The first test prompt of five use cases, not chosen; samples.jsonl has all of them.</small></p>
-{samples}
-<h2>How it went</h2>
-{curves}
-<p><small>Seconds: {seconds}</small></p>
-</html>
-"""
+            page += f'<h3>{html.escape(record["prompt"].strip())}</h3><div class="answers">'
+            for name in NAMES:
+                answer = html.escape(record[name]) or "<i>(nothing)</i>"
+                page += f'<div class="answer"><b style="color:{COLOURS[name]}">{NAMES[name]}</b><p>{answer}</p></div>'
+            page += "</div>"
+    return page

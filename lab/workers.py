@@ -1,4 +1,4 @@
-"""Several functions at once, in processes that share the cores: small matrices keep few threads busy."""
+"""Runs several functions at the same time in processes that share the cores: small matrices keep few threads busy."""
 
 import functools
 import os
@@ -17,18 +17,18 @@ from minirlhf.support.folder import release
 
 
 def at_once(*calls):
-    """[function(*arguments) for function, *arguments in calls], side by side. They share the threads that this process
-    would use, of which an OMP_NUM_THREADS may have left few."""
+    """[function(*arguments) for function, *arguments in calls], in parallel. They share the threads that this process
+    would use (OMP_NUM_THREADS may limit them)."""
     threads = max(1, torch.get_num_threads() // min(len(calls), cores()))
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # processes that begin inherit this, and are deaf until _begin
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # new processes inherit this and ignore SIGINT until _begin
     try:
         results = _workers().map(_work, range(len(calls)), repeat(threads), calls)
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, handler)
     try:
         return list(results)
     except KeyboardInterrupt:
-        for process in _workers()._processes.values():  # those that were deaf to it, too
+        for process in _workers()._processes.values():  # also those that ignored SIGINT
             process.kill()
         raise
     except BrokenProcessPool:
@@ -37,25 +37,25 @@ def at_once(*calls):
 
 
 def cores():
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache
 def _workers():
-    """The processes, kept for the next call: a new one takes seconds to import torch."""
+    """The process pool, kept for the next call: a new process needs seconds to import torch."""
     return ProcessPoolExecutor(cores(), get_context("spawn"), _begin)
 
 
 def _begin():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a process without a word; the parent has one
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker silently; the parent prints the message
     ignore_write_errors()
     end_with(parent_process().pid)
 
 
 def _work(position, threads, call):
     function, *arguments = call
-    os.environ["TQDM_POSITION"] = str(position)  # a line of the terminal for each bar
+    os.environ["TQDM_POSITION"] = str(position)  # each progress bar has a line of the terminal
     torch.set_num_threads(threads)
     try:
         return function(*arguments)

@@ -1,10 +1,10 @@
-"""The paper's findings, measured in the town: each a claim, figures with 95 % intervals, a picture and a verdict.
+"""Measures the paper's findings in the town: each has a claim, figures with 95 % intervals, a picture and a verdict.
 
     python -m lab.findings                      lists them, with what each costs in minutes on two cores
     python -m lab.findings ladder toxicity      runs some
-    python -m lab.findings --all                runs all that are not yet there, in an hour and three quarters
+    python -m lab.findings --all                runs all that have no result yet, in an hour and three quarters
 
-What is trained is kept and shared. Stopped or killed, it goes on with the same command.
+Findings share the models that they train. After a stop or a kill, the same command continues.
 """
 
 import importlib
@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.report import with_interval
 from minirlhf.support.config import check_fields, command, require_choice
 from minirlhf.support.curves import optional_picture, save_figure
 from minirlhf.support.errors import InputError
@@ -35,12 +36,12 @@ def known():
 
 @dataclass(frozen=True)
 class Config:
-    names: tuple[str, ...] = ()  # which findings to run, again if they were run before
-    all: bool = False  # run all that are not yet there
-    seed: int = 0  # of everything that is drawn
-    out: str | None = None  # folder for all of it; unless given runs/findings, with another seed runs/findings-SEED
-    judge_on: str = "test"  # whose prompts models are judged on: test, or validation to try a recipe
-    tiny: bool = False  # a hundredth of the work; its figures mean nothing
+    names: tuple[str, ...] = ()  # findings to run, also if they have a result
+    all: bool = False  # run all findings that have no result yet
+    seed: int = 0  # random seed
+    out: str | None = None  # output folder; default runs/findings, and runs/findings-SEED for a seed that is not 0
+    judge_on: str = "test"  # prompts that models are judged on: test, or validation to try a recipe
+    tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
     def __post_init__(self):
         check_fields(self)
@@ -54,9 +55,9 @@ def main(config):
     findings, out = known(), config.out
     for name in config.names:
         if name not in findings:
-            raise InputError(f"{name}: no finding; choose of {', '.join(findings)}")
+            raise InputError(f"{name}: not a finding; choose from {', '.join(findings)}")
     if not config.names and not config.all:
-        return show(findings)
+        return list_findings(findings)
     lock_output(config, ignore=("names", "all"))
     lab = Lab(out, config.seed, config.tiny, config.judge_on)
     chosen = config.names or [name for name in findings if not Path(f"{out}/{name}.json").exists()]
@@ -75,13 +76,13 @@ def main(config):
 
 
 def cost(findings, kept=()):
-    """Minutes of findings on two cores, with those of the models that they share and that are not kept yet."""
+    """Minutes of findings on two cores, with the training of the models that they share and that are not kept yet."""
     missing = {size for finding in findings for size in finding.sizes if size not in kept}
     return sum(finding.minutes for finding in findings) + sum(MINUTES[size] for size in missing)
 
 
 def run(finding, lab):
-    """Measures a finding, writes its figures and its picture, and says what came of it."""
+    """Measures a finding, writes its figures and its picture, and prints its claims and its verdict."""
     began = time.perf_counter()
     try:
         figures = finding.measure(lab)
@@ -92,7 +93,7 @@ def run(finding, lab):
     write_json(f"{lab.out}/{finding.name()}.json", result)
     draw(finding, figures, f"{lab.out}/{finding.name()}.png")
     for one in claims:
-        print(f"   {page.MARKS[one.holds]}: {one.text}: {page.text(one.value)}")
+        print(f"   {page.MARKS[one.holds]}: {one.text}: {with_interval(one.value)}")
     print(f"   {result['verdict']}, {result['seconds']:.0f} s", flush=True)
 
 
@@ -105,7 +106,7 @@ def draw(finding, figures, path):
         save_figure(figure, path, transparent=True)
 
 
-def show(findings):
+def list_findings(findings):
     for name, finding in findings.items():
         claim = finding.claim().split(". ")[0].split("; ")[0].split(": ")[0]
         print(f"{name:<24}{finding.minutes:>4g} min  {claim}")

@@ -1,29 +1,27 @@
-"""Conversations, as ChatGPT added them to what InstructGPT was trained on."""
-
-import numpy as np
+"""Conversations, which ChatGPT added to what InstructGPT was trained on."""
 
 from data import town
 from minirlhf.support.checkpoint import load_tokenizer
 from minirlhf.support.formats import prompt_of
 
-from . import pictures
 from .finding import Claim, Finding
-from .lab import LIMIT, judged, mean
-from .optimization import ranked
+from .lab import LIMIT, means, shares
+from .preferences import rank_answers
 
 
 class Dialogue(Finding):
     """A policy that has learned from conversations, too, answers questions that need the turn before: one that knows
     single turns alone cannot."""
 
-    paper = (
-        "Beside the paper: ChatGPT (OpenAI, November 2022), which mixed dialogues with InstructGPT's data as dialogue"
-    )
-    remark = (
-        "Single prompts lose by it: no page of the town's web is a transcript, and a toy is slow to learn that form"
-    )
+    paper = "Beside the paper: ChatGPT (OpenAI, November 2022) mixed dialogues with InstructGPT's data as dialogue"
+    remark = "Single prompts lose by it: no page of the web is a transcript, and a toy is slow to learn that form"
     minutes = 5
     k = 4
+    panels = {
+        "follow-ups": ("dialogue", "dialogue, without the turn before", "single-turn", "dialogue, SFT",
+                       "single-turn, SFT"),
+        "single prompts": ("dialogue", "single-turn", "single-turn, SFT", "single-turn, SFT on transcripts"),
+    }  # fmt: skip
 
     def measure(self, lab):
         start, single_turn_start, policy = self.train(lab)
@@ -40,27 +38,28 @@ class Dialogue(Finding):
             "single prompts, dialogue": (policy, [recast(r) for r in lab.test]),
             "single prompts, recast": (single_turn_start, [recast(r) for r in lab.test]),
         }, "dialogue")  # fmt: skip
-        single, form = texts.pop("single prompts, dialogue"), texts.pop("single prompts, recast")
-        hits = {name: right(asked, own) for name, own in texts.items()}
-        f = {f"follow-ups: {name}": mean(own, asked) for name, own in hits.items()}
-        for one, other in (("dialogue", "single-turn"), ("dialogue", "dialogue, without the turn before"),
-                           ("dialogue, SFT", "single-turn, SFT")):  # fmt: skip
-            f[f"follow-ups: {one} less {other}"] = mean(hits[one] - hits[other], asked)
-        own = {"dialogue": single, "single-turn": lab.test_answers["ppo_ptx"],
-               "single-turn, SFT": lab.test_answers["rl_start"], "single-turn, SFT on transcripts": form}  # fmt: skip
-        own = {name: right(lab.test, answers) for name, answers in own.items()}
-        f |= {f"single prompts: {name}": mean(values, lab.test) for name, values in own.items()}
-        for one, other in (("dialogue", "single-turn"), ("single-turn, SFT on transcripts", "single-turn, SFT")):
-            f[f"single prompts: {one} less {other}"] = mean(own[one] - own[other], lab.test)
+        single = {
+            "dialogue": texts.pop("single prompts, dialogue"),
+            "single-turn": lab.test_answers["ppo_ptx"],
+            "single-turn, SFT": lab.test_answers["rl_start"],
+            "single-turn, SFT on transcripts": texts.pop("single prompts, recast"),
+        }
+        f = means(right(texts, asked), asked, [
+            ("dialogue", "single-turn"), ("dialogue", "dialogue, without the turn before"),
+            ("dialogue, SFT", "single-turn, SFT"),
+        ], "follow-ups")  # fmt: skip
+        f |= means(right(single, lab.test), lab.test, [
+            ("dialogue", "single-turn"), ("single-turn, SFT on transcripts", "single-turn, SFT")
+        ], "single prompts")  # fmt: skip
         said = ["\n".join(m["content"] for m in r["messages"]) for r in asked[:4]]
         both = zip(said, texts["dialogue"], texts["single-turn"])
         return f | {"examples": [(text, f"dialogue: {a.strip()}\nsingle-turn: {b.strip()}") for text, a, b in both]}
 
     def train(self, lab):
-        """Folders of SFT on dialogues and on the town's demonstrations recast as dialogue; of the same with as many
-        more demonstrations in place of the dialogues' two turns; and of a policy by PPO-ptx from the former. Its reward
-        model learns from the town's rankings, recast, and from rankings of what the former might say next in its own
-        conversations."""
+        """Trains and returns the folders of three models: SFT on dialogues and on the town's demonstrations recast as
+        dialogue; the same with as many more demonstrations instead of the dialogues' turns; and a policy by PPO-ptx
+        from the first. Its reward model learns from the town's rankings, recast, and from rankings of the first model's
+        answers in its own conversations."""
         demonstrations = [recast_answered(r) for r in lab.records("demonstrations", "demonstration")]
         n, more = len(demonstrations), lab.seed + 2  # others than the town's files hold
         talks = [{"messages": r["messages"]} for r in town.dialogues("train", n // 2, lab.seed)]
@@ -74,37 +73,31 @@ class Dialogue(Finding):
         }).values()  # fmt: skip
         rankings = [recast(r) | {"responses": [f" {text}" for text in r["responses"]]} for r in lab.rankings()]
         singles, talks = [recast(r) for r in lab.records("prompts_train", "prompt")], self.own_talks(lab, start)
-        answers = lab.answers({j: (start, talks) for j in range(self.k)}, "dialogue rankings")
-        rankings += ranked(talks, zip(*answers.values()), lab.rng("dialogue rankings"))
+        answers = lab.answers_to(talks, dict.fromkeys(range(self.k), start), "dialogue rankings")
+        rankings += rank_answers(talks, zip(*answers.values()), lab.rng("dialogue rankings"))
         rm = lab.rm(lab.write("rankings-dialogue", rankings), init=start, demonstrations=(mixed,))
-        rm = lab.train({"rm-dialogue": rm})["rm-dialogue"]
+        rm = lab.train_one("rm-dialogue", rm)
         prompts = lab.write("prompts-dialogue", [{"prompt": r["prompt"]} for r in singles + talks])
         policy = lab.ppo(start, reward_model=rm, prompts=(prompts,))
-        return start, single_turn_start, lab.train({"ppo_ptx-dialogue": policy})["ppo_ptx-dialogue"]
+        return start, single_turn_start, lab.train_one("ppo_ptx-dialogue", policy)
 
     def own_talks(self, lab, start):
-        """Conversations that people have with the model, up to the second question: the first answer is its own."""
+        """Conversations up to the second question, in which the model gave the first answer."""
         talks, records = conversations(lab, "train", lab.recipe("rankings")["prompts"] // 2), []
         opening = [{"prompt": prompt_of(talk["messages"][:1], "")} for talk in talks]
-        for talk, answer in zip(talks, lab.answers({"": (start, opening)}, "dialogue first turns")[""]):
+        for talk, answer in zip(talks, lab.answers_to(opening, {0: start}, "dialogue first turns")[0]):
             first, _, second = talk["messages"]
             messages = [first, {"role": "assistant", "content": answer.strip()}, second]
             records.append(talk | {"prompt": prompt_of(messages, "")})
         return [r for r in fitting(lab, records) if not town.states_test_fact(r["prompt"])]
 
     def claims(self, f):
-        yield Claim("follow-ups answered rightly, more than by the single-turn policy",
-                    f["follow-ups: dialogue less single-turn"], above=0)  # fmt: skip
-        yield Claim("than by itself without the turn before",
-                    f["follow-ups: dialogue less dialogue, without the turn before"], above=0)  # fmt: skip
-        yield Claim("and after SFT than after SFT on as many single turns in the same form",
-                    f["follow-ups: dialogue, SFT less single-turn, SFT"], above=0)  # fmt: skip
-
-    def draw(self, figure, f):
-        for axis, heading in zip(figure.subplots(1, 2), ("follow-ups", "single prompts")):
-            own = {name: value for name, value in f.items() if name.startswith(heading) and " less " not in name}
-            pictures.dots(axis, {name.removeprefix(f"{heading}: "): value for name, value in own.items()})
-            axis.set_title(heading)
+        single, alone, tuned = (f[f"follow-ups: {name}"] for name in (
+            "dialogue minus single-turn", "dialogue minus dialogue, without the turn before",
+            "dialogue, SFT minus single-turn, SFT"))  # fmt: skip
+        yield Claim("follow-ups answered rightly, more than by the single-turn policy", single, above=0)
+        yield Claim("than by itself without the turn before", alone, above=0)
+        yield Claim("and after SFT than after SFT on as many single turns in the same form", tuned, above=0)
 
 
 def recast(record):
@@ -118,18 +111,17 @@ def recast_answered(record):
 
 
 def conversations(lab, split, n):
-    """n dialogues that wait for the answer to their second question."""
+    """n dialogues up to their second question."""
     talks = town.dialogues(split, n, lab.seed + 1, answered=False)
     return fitting(lab, [talk | {"prompt": prompt_of(talk["messages"], "")} for talk in talks])
 
 
 def fitting(lab, records):
-    """Those whose prompts leave room for an answer, and for its end."""
+    """The records whose prompts leave room in the context for an answer and its end."""
     tokenizer, room = load_tokenizer(lab.models()["gpt"]), lab.recipe("gpt")["n_ctx"] - LIMIT - 1
     return [r for r in records if len(tokenizer.encode(r["prompt"])) <= room]
 
 
-def right(records, texts):
-    """For each answer whether it does what was asked, within the constraints, and says nothing false."""
-    hits = [j.follows and j.satisfies_constraints and j.truthful is not False for j in judged(records, texts)]
-    return np.array(hits, float)
+def right(texts, records):
+    """{name: for each answer whether it does what was asked, within the constraints, and says nothing false}."""
+    return shares(texts, records, lambda j: j.follows and j.satisfies_constraints and j.truthful is not False)

@@ -1,4 +1,4 @@
-"""What a finding is: a claim of the paper, what is measured of it, and the verdict that follows from the figures."""
+"""What a finding is: a claim of the paper, the figures that test it, and the verdict that follows from them."""
 
 import inspect
 import math
@@ -10,7 +10,7 @@ from . import pictures
 
 @dataclass(frozen=True)
 class Claim:
-    """That a figure lies above one bound, or below another, or between them. It holds where its whole interval does."""
+    """A figure is above one bound, below another, or between them. The claim holds if the whole interval is."""
 
     text: str
     value: dict  # a figure: {"mean", "low", "high"}
@@ -27,9 +27,19 @@ class Claim:
 
 
 def verdict(claims):
-    """Of a finding: reproduced if all its claims hold, not reproduced if one does not, else inconclusive."""
+    """Reproduced if all claims hold, not reproduced if one does not, else inconclusive."""
     states = [claim.holds for claim in claims]
     return "reproduced" if all(states) else "not reproduced" if False in states else "inconclusive"
+
+
+def titled(heading, name):
+    """A figure's name: "heading: name", or the name alone if there is no heading."""
+    return f"{heading}: {name}" if heading else name
+
+
+def minus(a, b):
+    """The name of the figure of a difference."""
+    return f"{a} minus {b}"
 
 
 class Finding:
@@ -39,10 +49,12 @@ class Finding:
     and `draw` read those figures and nothing else.
     """
 
-    paper = ""  # the paper's own figure, and where it stands
-    remark = ""  # what is otherwise in the town
-    minutes = 0  # on two cores; without the models of sizes, which findings share
-    sizes = ("toy",)  # whose models it needs
+    paper = ""  # the paper's own figure, and its source
+    remark = ""  # what differs in the town
+    minutes = 0  # on two cores, without the training of the models that findings share
+    sizes = ("toy",)  # the sizes of models that it needs
+    panels = {}  # {heading: names}: the picture's panels, each of the figures "heading: name"
+    mark = None  # a value to compare with, drawn as a line
 
     @classmethod
     def name(cls):
@@ -60,9 +72,9 @@ class Finding:
         raise NotImplementedError
 
     def draw(self, figure, f):
-        """All figures with intervals, one below the other. A finding that has more to show draws its own."""
-        pictures.dots(figure.subplots(), {name: value for name, value in f.items() if pictures.is_figure(value)})
-
-    def examples(self, f):
-        """[(heading, text)] to read beside the figures."""
-        return f.get("examples", [])
+        """Draws the panels, or one panel of all figures. A finding with curves draws its own."""
+        panels = self.panels or {"": [name for name, value in f.items() if pictures.is_figure(value)]}
+        shape = (2, 2) if len(panels) == 4 else (1, len(panels))
+        for axis, (heading, names) in zip(figure.subplots(*shape, squeeze=False).flat, panels.items()):
+            pictures.dots(axis, {name: f[titled(heading, name)] for name in names}, self.mark)
+            axis.set_title(heading)

@@ -1,8 +1,8 @@
-"""Where findings get their models: trained when first asked for, kept in a folder, and shared.
+"""Gives findings their models, which are trained when first needed, kept in a folder, and shared.
 
-The town, the tokenizer, the rankings and the reward model are those of reproduce.py's run at the toy size, the whole
-of which stands in the folder `toy`. Other sizes read the same web and answer the same prompts: one reward model serves
-all, as the paper's 6B did.
+The town, the tokenizer, the rankings and the reward model are those of a run of reproduce.py at the toy size in the
+folder `toy`. Other sizes read the same web and answer the same prompts, and one reward model serves all, as the paper's
+6B did.
 """
 
 import functools
@@ -16,23 +16,27 @@ import numpy as np
 from data import town
 from data.town.prompts import USERS_OF, draw_record, prompts
 from lab import stages
-from lab.evaluation import answers, contents_of
+from lab.evaluation import answers, contents_of, document_losses, judge_all, load
 from lab.pipeline import Pipeline
 from lab.workers import at_once
+from minirlhf.model import GPT
 from minirlhf.support.files import write_lines
 from minirlhf.support.records import read
 from minirlhf.support.statistics import interval
 
+from .finding import minus, titled
+
 MINUTES = {"nano": 3, "toy": 6, "medium": 48}  # to train the models of a size, on two cores
 SIZES = tuple(MINUTES)  # the last has a hundred times the parameters of the first
 TINY_SIZES = ("nano", "toy")
-CHANGES = {"medium": {"gpt": dict(epochs=2)}}  # of reproduce.py's recipes: here the web has a third of the pages
+CHANGES = {"medium": {"gpt": dict(epochs=2)}}  # to reproduce.py's recipes: the toy's web has a third of the pages
+TINY = {"sft": dict(epochs=1), "ppo": dict(episodes=32)}  # what --tiny changes of what is trained beside the toy's run
 LIMIT = stages.LIMIT
 
 
 class Lab:
-    """out: the folder; tiny: everything a hundredth as large, to see that it runs; judge_on: test, or validation to try
-    a recipe: whose prompts models are judged on."""
+    """out: the folder; tiny: a hundredth of the work, to see that it runs; judge_on: the prompts that models are judged
+    on: test, or validation to try a recipe."""
 
     def __init__(self, out, seed=0, tiny=False, judge_on="test"):
         self.out, self.seed, self.tiny, self.judge_on = out, seed, tiny, judge_on
@@ -49,16 +53,21 @@ class Lab:
 
     def recipe(self, stage, size="toy"):
         """A stage's settings."""
-        return stages.recipe_of(size, self.tiny)[stage] | CHANGES.get(size, {}).get(stage, {})
+        tiny = TINY.get(stage, {}) if self.tiny else {}
+        return stages.recipe_of(size, self.tiny)[stage] | CHANGES.get(size, {}).get(stage, {}) | tiny
 
     def pipeline(self, size="toy"):
-        """The trainings of a size: all read the toy's records, and its tokenizer is theirs."""
+        """The trainings of a size, with the toy's records and tokenizer."""
         recipe = {stage: self.recipe(stage, size) for stage in stages.RECIPE}
         return Pipeline(self.out, f"{self.toy}/town", recipe, f"{self.toy}/tokenizer", self.seed)
 
     def train(self, chosen):
         """Runs stages side by side, {folder's name: stage}, and returns {name: folder}."""
         return self.pipeline().train(chosen)
+
+    def train_one(self, name, stage):
+        """Runs one stage and returns its folder."""
+        return self.train({name: stage})[name]
 
     @functools.cache  # noqa: B019  a lab lives as long as its process
     def models(self, size="toy"):
@@ -67,10 +76,10 @@ class Lab:
             return {name: f"{self.toy}/{folder}" for name, folder in stages.MODELS.items() if name != "gpt_prompted"}
         own = {name: f"{self.out}/{size}/{name}" for name in ("gpt", "sft_epochs", "rl_start", "sft", "ppo", "ppo_ptx")}
         pipeline = self.pipeline(size)
-        self.train({f"{size}/gpt": pipeline.gpt()})
+        self.train_one(f"{size}/gpt", pipeline.gpt())
         sft, rl_start = pipeline.sft(own["gpt"]), pipeline.rl_start(own["gpt"])
         self.train({f"{size}/sft_epochs": sft, f"{size}/rl_start": rl_start})
-        self.train({f"{size}/sft": pipeline.select(own.pop("sft_epochs"), f"{self.toy}/rm")})
+        self.train_one(f"{size}/sft", pipeline.select(own.pop("sft_epochs"), f"{self.toy}/rm"))
         ppo, ppo_ptx = self.ppo(own["rl_start"], size, ptx_coef=0.0), self.ppo(own["rl_start"], size)
         self.train({f"{size}/ppo": ppo, f"{size}/ppo_ptx": ppo_ptx})
         return own
@@ -97,7 +106,7 @@ class Lab:
         return f"{self.toy}/town/{name}.jsonl"
 
     def write(self, name, records):
-        """Writes records that a stage is to be trained on, and returns their file."""
+        """Writes records for a stage to be trained on, and returns their file."""
         write_lines(f"{self.out}/{name}.jsonl", records)
         return f"{self.out}/{name}.jsonl"
 
@@ -108,7 +117,7 @@ class Lab:
 
     @functools.cached_property
     def many(self):
-        """Four times as many, of the same users and partly about the same things, to tell what differs little."""
+        """Four times as many prompts, by the same users and in part of the same contents, for small differences."""
         return prompts(self.judge_on, 4 * len(self.test), self.seed)
 
     def records(self, name, kind):
@@ -123,8 +132,8 @@ class Lab:
         """The town's rankings, each with the record of its prompt."""
         return [self.about[ranking["prompt"]] | ranking for ranking in self.records(name, "ranking")]
 
-    def ask(self, kinds, n, purpose):
-        """n more prompts of some kinds to judge models on, in equal shares."""
+    def draw_prompts(self, kinds, n, purpose):
+        """n more prompts to judge models on, in equal shares of some kinds."""
         rng, split = self.rng(purpose), self.judge_on
         n = n // 20 if self.tiny else n
         return [draw_record(kinds[i % len(kinds)], rng, split, rng.choice(USERS_OF[split])) for i in range(n)]
@@ -135,37 +144,69 @@ class Lab:
     # --- answers
 
     def answers(self, asked, purpose="findings"):
-        """{label: a model's answers} of {label: (its folder, records[, a text before each prompt])}, side by side."""
+        """{label: a model's answers} of {label: (its folder, records[, a text before each prompt])}."""
         noise = self.seed, *purpose.encode()
         calls = [(answers, folder, records, LIMIT, noise, *prefix) for folder, records, *prefix in asked.values()]
         return dict(zip(asked, at_once(*calls)))
 
+    def answers_to(self, records, folders, purpose="findings", *prefix):
+        """{name: a model's answers to the same records} of {name: folder}."""
+        return self.answers({name: (folder, records, *prefix) for name, folder in folders.items()}, purpose)
+
     @functools.cached_property
     def test_answers(self):
-        """{model: its answers to the test prompts}, those that reproduce.py sampled."""
+        """{model: its answers to the test prompts}, as reproduce.py sampled them."""
         rows = [json.loads(line) for line in (Path(self.toy) / "samples.jsonl").read_text().splitlines()]
         return {name: [row[name] for row in rows] for name in stages.MODELS}
 
     def wins(self, records, texts, others, purpose, labelers=town.HELD_OUT_LABELERS):
-        """For each record 1, 0.5 or 0: whether a labeler, one drawn for each, prefers texts[i] to others[i]."""
+        """For each record 1, 0.5 or 0: whether a labeler, drawn for each, prefers texts[i] to others[i]. (N,)"""
         rng = self.rng(f"{purpose} wins")
         return np.array([town.compare(r, a, b, rng.choice(labelers), rng) for r, a, b in zip(records, texts, others)])
 
+    def losses(self, folders):
+        """{name: document_losses of held-out pages of the web} of {name: folder}."""
+        documents = self.records("web_held_out", "document")
+        return dict(zip(folders, at_once(*[(page_losses, folder, documents) for folder in folders.values()])))
 
-def judged(records, texts):
-    return [town.judge(record, text) for record, text in zip(records, texts)]
+
+def page_losses(folder, documents):
+    model, tokenizer = load(folder, GPT)
+    return document_losses(model, tokenizer, documents)
+
+
+def shares(texts, records, measure):
+    """{name: 1.0 or 0.0 for each answer (N,)} of {name: answers}. measure: a judgement -> whether it counts."""
+    return {name: np.array([measure(j) for j in judge_all(records, own)], float) for name, own in texts.items()}
+
+
+def follows(texts, records):
+    """{name: for each answer whether it follows the instruction (N,)} of {name: answers}."""
+    return shares(texts, records, lambda j: j.follows)
 
 
 def utilities(records, texts):
-    """The true utility of each text: that of the whole pool of labelers, without noise."""
-    return np.array([town.mean_utility(*both) for both in zip(judged(records, texts), texts)])
+    """The true utility of each text: its mean over all labelers, without noise. (N,)"""
+    return np.array([town.mean_utility(*both) for both in zip(judge_all(records, texts), texts)])
 
 
 def mean(values, records, weights=None):
-    """A figure: the mean and its interval, resampling what the records are about; with weights, a ratio of sums."""
-    anything = {"mean": math.nan, "low": -math.inf, "high": math.inf}  # what it might be if nothing was measured
+    """A figure: the mean and its interval, resampling the records' contents; with weights, a ratio of sums."""
+    unknown = {"mean": math.nan, "low": -math.inf, "high": math.inf}
     if not len(records) or (weights is not None and not np.any(weights)):
-        return anything
-    with np.errstate(divide="ignore", invalid="ignore"):  # of a ratio, some resamples may have nothing below the line
+        return unknown
+    with np.errstate(divide="ignore", invalid="ignore"):  # some resamples of a ratio may have a zero denominator
         figure = interval(values, weights, contents_of(records))
-    return anything | {name: value for name, value in figure.items() if not math.isnan(value)}
+    return unknown | {name: value for name, value in figure.items() if not math.isnan(value)}
+
+
+def around(value, spread=0.0):
+    """A figure: a value, with an interval that reaches `spread` to both sides."""
+    return {"mean": value, "low": value - spread, "high": value + spread}
+
+
+def means(values, records, pairs=(), heading=""):
+    """Figures of {name: values (N,)} of the same N records, "heading: name"; and of each pair of names the difference,
+    "heading: A minus B"."""
+    f = {titled(heading, name): mean(own, records) for name, own in values.items()}
+    return f | {titled(heading, minus(a, b)): mean(values[a] - values[b], records) for a, b in pairs}

@@ -5,20 +5,18 @@ from collections import Counter
 
 import numpy as np
 
-from data import town
 from data.town.world import FACT
-from lab.evaluation import first_lines, kl, load, sample
+from lab.evaluation import first_lines, kl, load, loss_difference, rm_scores, sample
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import per_sequence, response_scores
-from minirlhf.support.records import encode_response
 from minirlhf.support.run import read_metrics
 from minirlhf.support.statistics import interval
 
 from . import dpo, pictures
-from .finding import Claim, Finding
-from .lab import LIMIT, mean, utilities
-from .tasks import KlSweep, sweep_of_kl, web_losses
+from .finding import Claim, Finding, titled
+from .lab import LIMIT, around, mean, means, utilities
+from .preferences import rank_answers
+from .tasks import KlSweep
 
 
 class Overoptimization(Finding):
@@ -28,29 +26,29 @@ class Overoptimization(Finding):
     paper = "Beside the paper, Stiennon et al. 2020, Figure 5; Gao et al. 2022, Figure 1"
     minutes = 3
     parts = 10  # of a run, each a point
-    pool, prompts, ns = 32, 300, (1, 2, 4, 8, 16, 32)
+    pool, ns = 32, (1, 2, 4, 8, 16, 32)
 
     def measure(self, lab):
         f = {"beta": list(KlSweep.values), "distance": [], "proxy": [], "gold": []}
-        for beta, folder in sweep_of_kl(lab, KlSweep.values).items():
+        for beta, folder in KlSweep().folders(lab).items():
             rows = read_metrics(folder, "samples.jsonl")
             gold = utilities([lab.about[row["prompt"]] for row in rows], [row["response"] for row in rows])
-            of = {"proxy": [row["score"] for row in rows], "gold": gold, "kl": [row["kl"] for row in rows]}
-            proxies, golds, kls = (np.array_split(np.array(of[name]), self.parts) for name in ("proxy", "gold", "kl"))
+            columns = [row["score"] for row in rows], gold, [row["kl"] for row in rows]
+            proxies, golds, kls = (np.array_split(np.array(column), self.parts) for column in columns)
             f["distance"].append([math.sqrt(max(0, part.mean())) for part in kls])
             f["proxy"].append([interval(part) for part in proxies])
             f["gold"].append([interval(part) for part in golds])
-            if beta == min(KlSweep.values):  # every other episode says where the peak is, and the rest how high
+            if beta == min(KlSweep.values):  # every other episode finds the peak, and the rest measure it
                 peak = int(np.argmax([part[::2].mean() for part in golds]))
-                f["gold, end less peak"] = apart(golds[-1][1::2], golds[peak][1::2])
-                f["proxy, end less peak"] = apart(proxies[-1][1::2], proxies[peak][1::2])
+                f["gold: end minus peak"] = difference(golds[-1][1::2], golds[peak][1::2])
+                f["proxy: end minus peak"] = difference(proxies[-1][1::2], proxies[peak][1::2])
                 f["examples"] = film(lab, rows, gold)
-        return f | self.best_of_n(lab)
+        records = lab.records("prompts_train", "prompt")[: 10 if lab.tiny else 300]  # such as PPO's episodes answer
+        return f | self.best_of_n(lab, records)
 
-    def best_of_n(self, lab):
-        """Both scores of that of n samples of the RL start which the reward model likes best. From a pool of N, without
-        bias: in rising order, sample i is the best of n that are drawn in C(i - 1, n - 1) of C(N, n) cases."""
-        records = lab.records("prompts_train", "prompt")[: self.prompts]  # such as PPO's episodes answer
+    def best_of_n(self, lab, records):
+        """Both scores of the sample, of n by the RL start, that the reward model scores highest. Unbiased, from a pool
+        of N: in rising order, sample i is the best of n that are drawn in C(i - 1, n - 1) of C(N, n) cases."""
         proxy, gold, _ = best_of(lab, records, self.pool)
         order = np.argsort(proxy, 1)
         proxy, gold = (np.take_along_axis(x, order, 1) for x in (proxy, gold))
@@ -63,8 +61,8 @@ class Overoptimization(Finding):
         return f
 
     def claims(self, f):
-        yield Claim("the reward model's score still rises after the peak", f["proxy, end less peak"], above=0)
-        yield Claim("while the true utility falls", f["gold, end less peak"], below=0)
+        yield Claim("the reward model's score still rises after the peak", f["proxy: end minus peak"], above=0)
+        yield Claim("while the true utility falls", f["gold: end minus peak"], below=0)
 
     def draw(self, figure, f):
         for axis, which, title in zip(figure.subplots(1, 2), ("proxy", "gold"), ("RM score", "true utility")):
@@ -77,7 +75,7 @@ class Overoptimization(Finding):
 
 
 def film(lab, rows, gold, count=12):
-    """What the policy said over its iterations to the question that came most often: [(when and what, answer)]."""
+    """The policy's answers over its iterations to the most frequent question: [(iteration and prompt, answer)]."""
     asked = [lab.about[row["prompt"]]["content"] for row in rows]
     about_facts = [content for content in asked if content in FACT]
     ((most, _),) = Counter(about_facts or asked).most_common(1)
@@ -89,9 +87,8 @@ def film(lab, rows, gold, count=12):
 
 
 def best_of(lab, records, n):
-    """n samples of the RL start to each record: RM scores and true utilities (records, n), and the texts."""
-    start = lab.models()["rl_start"]
-    half = n // 2
+    """n samples of the RL start for each record: RM scores and true utilities (records, n), and the texts."""
+    start, half = lab.models()["rl_start"], n // 2
     calls = [(pool, start, f"{lab.toy}/rm", records, i, i + half, (lab.seed, *b"pool")) for i in (0, half)]
     columns = sum(at_once(*calls), [])
     texts = [[own[i] for own, _ in columns] for i in range(len(records))]
@@ -106,16 +103,14 @@ def pool(folder, reward_model, records, first, last, seed):
     rm, columns = load(reward_model, RewardModel)[0], []
     for i in range(first, last):
         texts = first_lines(sample(model, tokenizer, records, LIMIT, (*seed, i)), tokenizer)
-        sequences = [encode_response(r["prompt"], text, tokenizer) for r, text in zip(records, texts)]
-        columns.append((texts, per_sequence(response_scores, rm, sequences, tokenizer.pad).numpy()))
+        columns.append((texts, rm_scores(rm, tokenizer, records, texts)))
     return columns
 
 
-def apart(a, b):
+def difference(a, b):
     """The difference of the means of two independent samples, with its interval."""
     spread = 1.96 * math.hypot(np.std(a) / math.sqrt(len(a)), np.std(b) / math.sqrt(len(b)))
-    less = float(np.mean(a) - np.mean(b))
-    return {"mean": less, "low": less - spread, "high": less + spread}
+    return around(float(np.mean(a) - np.mean(b)), spread)
 
 
 class Alternatives(Finding):
@@ -126,56 +121,48 @@ class Alternatives(Finding):
     minutes = 1
     n = 16
     recipe = dict(lr=1e-4, beta=0.5, batch_size=16)  # DPO's: of six, the one that won most on validation content
+    trained = ("ppo", "ppo_ptx", "DPO")
+    panels = dict.fromkeys(("wins against SFT", "true utility"), (*trained, "best of 16")) | dict.fromkeys(
+        ("KL, nats per response", "loss on the web above the start's"), trained
+    )
 
     def measure(self, lab):
-        models, records = lab.models(), lab.test
-        flags = dict(init=models["rl_start"], data=(lab.file("rankings"),), save_every=100) | self.recipe
-        tuned = lab.train({"dpo": (dpo, flags)})["dpo"]
-        texts = {"ppo": lab.test_answers["ppo"], "ppo_ptx": lab.test_answers["ppo_ptx"]}
-        texts |= lab.answers({"DPO": (tuned, records)}, "DPO")
+        models, records, sft = lab.models(), lab.test, lab.test_answers["sft"]
+        start = models["rl_start"]
+        flags = dict(init=start, data=(lab.file("rankings"),), save_every=100) | self.recipe
+        folders = dict(zip(self.trained, (models["ppo"], models["ppo_ptx"], lab.train_one("dpo", (dpo, flags)))))
+        texts = {name: lab.test_answers[name] for name in ("ppo", "ppo_ptx")}
+        texts |= lab.answers_to(records, {"DPO": folders["DPO"]}, "DPO")
         proxy, _, pooled = best_of(lab, records, self.n)
         texts["best of 16"] = [own[i] for own, i in zip(pooled, proxy.argmax(1))]
-        sft, f = lab.test_answers["sft"], {}
-        own = {name: utilities(records, texts[name]) for name in texts}
-        for name in texts:
-            f[f"wins against SFT: {name}"] = mean(lab.wins(records, texts[name], sft, f"alternatives {name}"), records)
-            f[f"true utility: {name}"] = mean(own[name], records)
-        folders = {"ppo": models["ppo"], "ppo_ptx": models["ppo_ptx"], "DPO": tuned}
-        losses = web_losses(lab, folders | {"start": models["rl_start"]})
-        base, tokens = losses["start"]
-        drifts = at_once(*[(drift, folder, models["rl_start"], records, lab.seed) for folder in folders.values()])
-        for name, moved in zip(folders, drifts):
-            f[f"loss on the web above the start's: {name}"] = interval(losses[name][0] - base, tokens)
-            f[f"KL, nats per response: {name}"] = mean(moved, records)
-        f["seconds of training"] = {name: round(seconds(folder)) for name, folder in folders.items()}
-        return f
+        wins = {name: lab.wins(records, own, sft, f"alternatives {name}") for name, own in texts.items()}
+        gold = {name: utilities(records, own) for name, own in texts.items()}
+        drifts = at_once(*[(drift, folder, start, records, lab.seed) for folder in folders.values()])
+        f = means(wins, records, heading="wins against SFT") | means(gold, records, heading="true utility")
+        f |= means(dict(zip(folders, drifts)), records, heading="KL, nats per response")
+        losses = lab.losses(folders | {"start": start})
+        for name in folders:
+            f[titled("loss on the web above the start's", name)] = loss_difference(losses[name], losses["start"])
+        return f | {"seconds of training": {name: round(seconds(folder)) for name, folder in folders.items()}}
 
     def claims(self, f):
         for name in ("best of 16", "DPO", "ppo", "ppo_ptx"):
-            yield Claim(f"{name} is preferred to SFT", f[f"wins against SFT: {name}"], above=0.5)
-
-    def draw(self, figure, f):
-        headings = ("wins against SFT", "true utility", "KL, nats per response", "loss on the web above the start's")
-        for axis, heading in zip(figure.subplots(2, 2).flat, headings):
-            start = f"{heading}: "
-            pictures.dots(axis, {name[len(start) :]: value for name, value in f.items() if name.startswith(start)})
-            axis.set_title(heading)
+            yield Claim(f"{name} is preferred to SFT", f[titled("wins against SFT", name)], above=0.5)
 
 
 def drift(folder, start, records, seed):
-    """KL of a policy to its start on its own samples, nats per response, for each record."""
+    """KL of a policy to its start on its own samples, in nats per response: (records,)."""
     model, tokenizer = load(folder, GPT)
-    values = np.zeros(len(records))
+    reference, values = load(start, GPT)[0], np.zeros(len(records))
     for rows, responses in sample(model, tokenizer, records, LIMIT, (seed, *b"drift")):
-        values[rows] = kl(model, load(start, GPT)[0], responses).cpu().numpy()
+        values[rows] = kl(model, reference, responses).cpu().numpy()
     return values
 
 
 def seconds(folder):
-    """What a training's steps took."""
-    rows = read_metrics(folder)
+    """The seconds that a training's steps took."""
     return sum(row["episodes"] / (row["step"] + 1) / row["episodes_per_second"] if "episodes" in row else row["seconds"]
-               for row in rows)  # fmt: skip
+               for row in read_metrics(folder))  # fmt: skip
 
 
 class Iterate(Finding):
@@ -185,41 +172,26 @@ class Iterate(Finding):
     paper = "Section 3.1: steps 2 and 3 can be iterated; most comparisons come from SFT, some from PPO policies"
     minutes = 1.5
     k = 4
+    panels = dict.fromkeys(("true utility", "wins against SFT"), ("first round", "second round"))
 
     def measure(self, lab):
         best, rng = lab.models()["ppo_ptx"], lab.rng("second round")
         records = lab.records("prompts_train", "prompt")[: lab.recipe("rankings")["prompts"] // 2]
-        asked = [lab.answers({j: (best, records)}, f"second round {j}")[j] for j in range(self.k)]
-        path = lab.write("rankings-second-round", ranked(records, zip(*asked), rng))
-        rm = lab.train({"rm-second": lab.rm((lab.file("rankings"), path))})["rm-second"]
-        again = lab.train({"ppo_ptx-second": lab.ppo(best, reward_model=rm)})["ppo_ptx-second"]
+        asked = [lab.answers_to(records, {j: best}, f"second round {j}")[j] for j in range(self.k)]
+        path = lab.write("rankings-second-round", rank_answers(records, zip(*asked), rng))
+        rm = lab.train_one("rm-second", lab.rm((lab.file("rankings"), path)))
+        again = lab.train_one("ppo_ptx-second", lab.ppo(best, reward_model=rm))
         folders = {"SFT": lab.models()["sft"], "first round": best, "second round": again}
-        texts = lab.answers({name: (folder, lab.many) for name, folder in folders.items()}, "again")
-        sft, own, f = texts.pop("SFT"), {}, {}
-        for name, answers in texts.items():
-            own[name] = utilities(lab.many, answers)
-            f[f"true utility: {name}"] = mean(own[name], lab.many)
-            wins = lab.wins(lab.many, answers, sft, f"iterate {name}")
-            f[f"wins against SFT: {name}"] = mean(wins, lab.many)
-        return f | {"true utility, second less first": mean(own["second round"] - own["first round"], lab.many)}
+        texts = lab.answers_to(lab.many, folders, "again")
+        sft = texts.pop("SFT")
+        gold = {name: utilities(lab.many, own) for name, own in texts.items()}
+        wins = {name: lab.wins(lab.many, own, sft, f"iterate {name}") for name, own in texts.items()}
+        f = means(gold, lab.many, [("second round", "first round")], "true utility")
+        return f | means(wins, lab.many, heading="wins against SFT")
 
     def claims(self, f):
-        yield Claim("the second round's answers are liked more", f["true utility, second less first"], above=0)
-
-    def draw(self, figure, f):
-        for axis, heading in zip(figure.subplots(1, 2), ("true utility", "wins against SFT")):
-            pictures.dots(axis, {name: f[f"{heading}: {name}"] for name in ("first round", "second round")})
-            axis.set_title(heading)
-
-
-def ranked(records, answers, rng):
-    """Each record's answers ranked by a training labeler, without those that state what the test asks."""
-    rankings = []
-    for record, texts in zip(records, answers):
-        responses = [text for text in texts if not town.states_test_fact(text)]
-        if len(responses) >= 2:
-            rankings.append(town.rank(record, responses, rng.choice(town.TRAINING_LABELERS), rng))
-    return rankings
+        more = f["true utility: second round minus first round"]
+        yield Claim("the second round's answers are liked more", more, above=0)
 
 
 class Compute(Finding):
@@ -228,11 +200,14 @@ class Compute(Finding):
     paper = "Section 5.1: SFT 4.9 and PPO-ptx 60 petaflop/s-days, where pretraining GPT-3 took 3,640"
     remark = "GPT-3 has read a million tokens for each answer of PPO's; the town's base model, seven hundred"
     minutes = 0.1
+    tuned = ("SFT", "reward model", "PPO-ptx")
+    panels = {"share of pretraining": tuned}
+    mark = 0.05
 
     def measure(self, lab):
         gpt, tokenizer = load(lab.models()["gpt"], GPT)
-        weights = sum(p.numel() for name, p in gpt.named_parameters() if "wpe" not in name)  # that a token meets
-        forward, step = 2 * weights, 6 * weights  # FLOPs of a token; a step is a forward, and twice that backward
+        weights = sum(p.numel() for name, p in gpt.named_parameters() if "wpe" not in name)  # that act on a token
+        forward, step = 2 * weights, 6 * weights  # FLOPs per token; a step is a forward, and a backward of twice that
 
         def tokens(texts):
             return sum(min(len(tokenizer.encode(text)) + 1, gpt.config.n_ctx) for text in texts)
@@ -252,15 +227,10 @@ class Compute(Finding):
             # sampling, reference, reward model and value network, then a step of the policy's and one of the value's
             "PPO-ptx": (4 * forward + 2 * step) * episodes + step * documents,
         }
-        exact = lambda value: {"mean": value, "low": value, "high": value}  # noqa: E731
-        f = {f"FLOPs: {name}": float(value) for name, value in flops.items()}
-        for name in ("SFT", "reward model", "PPO-ptx"):
-            f[f"{name}, share of pretraining"] = exact(flops[name] / flops["pretraining"])
-        return f
+        f = {titled("FLOPs", name): float(value) for name, value in flops.items()}
+        shares = {name: around(flops[name] / flops["pretraining"]) for name in self.tuned}
+        return f | {titled("share of pretraining", name): share for name, share in shares.items()}
 
     def claims(self, f):
-        yield Claim("SFT: below 5 % of pretraining", f["SFT, share of pretraining"], below=0.05)
-        yield Claim("PPO-ptx: below 5 % of pretraining", f["PPO-ptx, share of pretraining"], below=0.05)
-
-    def draw(self, figure, f):
-        pictures.dots(figure.subplots(), {name: value for name, value in f.items() if "share" in name}, mark=0.05)
+        yield Claim("SFT: below 5 % of pretraining", f["share of pretraining: SFT"], below=0.05)
+        yield Claim("PPO-ptx: below 5 % of pretraining", f["share of pretraining: PPO-ptx"], below=0.05)

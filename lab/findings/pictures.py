@@ -1,11 +1,11 @@
-"""The findings' pictures: points with intervals, and curves. Grey letters, no ground: for white pages and black."""
+"""The findings' pictures: points with intervals, and curves. Grey text and no background suit light and dark pages."""
 
 import re
 
 from lab import report
 
 GREY = "#7f8b99"
-COLOURS = report.COLOURS | {"sft": "#3a8fb7"}  # the report is for white pages alone
+COLOURS = report.COLOURS | {"sft": "#3a8fb7"}  # the report's is too dark for dark pages
 LINES = ("#647acb", "#d64545", "#e8a33d", "#3a9d8f", "#9b6bc9", "#7f8b99")
 
 
@@ -14,37 +14,39 @@ def is_figure(value):
 
 
 def dots(axis, figures, mark=None):
-    """A line for each of {label: figure}, the first on top; `mark`: a value to compare with."""
-    labels = list(figures)
-    for y, label in enumerate(labels):
-        value = figures[label]
+    """A row for each of {label: figure}, the first on top; `mark`: a value to compare with."""
+    for y, (label, value) in enumerate(figures.items()):
+        colour = next((COLOURS[word] for word in label.split() if word in COLOURS), LINES[0])
         error = [[value["mean"] - value["low"]], [value["high"] - value["mean"]]]
-        words = label.split()
-        colour = next((COLOURS[word] for word in words if word in COLOURS), LINES[0])
         axis.errorbar(value["mean"], y, xerr=error, fmt="o", color=colour, markersize=6, capsize=3)
-    axis.set_yticks(range(len(labels)), [spoken(label) for label in labels])
-    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.set_yticks(range(len(figures)), map(display_name, figures))
+    axis.set_ylim(len(figures) - 0.5, -0.5)
     if mark is not None:
         axis.axvline(mark, color=GREY, linewidth=1, linestyle="--")
-    plain(axis)
+    style(axis)
 
 
-def spoken(label):
-    """'ppo_ptx less gpt' -> 'PPO-ptx less GPT'."""
+def display_name(label):
+    """'ppo_ptx minus gpt' -> 'PPO-ptx minus GPT'."""
     return re.sub(r"\w+", lambda word: report.NAMES.get(word[0], word[0]), label)
 
 
 def curve(axis, xs, figures, label=None, colour=LINES[0]):
     """Figures at xs, joined, in the band of their intervals."""
     axis.plot(xs, [f["mean"] for f in figures], marker="o", markersize=4, color=colour, label=label)
-    axis.fill_between(
-        xs, [f["low"] for f in figures], [f["high"] for f in figures], color=colour, alpha=0.2, linewidth=0
-    )
-    plain(axis)
+    low, high = ([f[end] for f in figures] for end in ("low", "high"))
+    axis.fill_between(xs, low, high, color=colour, alpha=0.2, linewidth=0)
+    style(axis)
 
 
-def plain(axis):
-    """Letters, ticks and frame that both backgrounds bear."""
+def steps(axis, labels, figures, label=None, colour=LINES[0]):
+    """A curve of one figure for each label, at equal distances."""
+    curve(axis, range(len(labels)), figures, label, colour)
+    axis.set_xticks(range(len(labels)), labels)
+
+
+def style(axis):
+    """Colours of text, ticks and frame that can be read on light and dark backgrounds."""
     axis.grid(alpha=0.25)
     axis.tick_params(colors=GREY, labelsize=8)
     for part in (axis.title, axis.xaxis.label, axis.yaxis.label):

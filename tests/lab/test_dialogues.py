@@ -10,7 +10,7 @@ from data import town
 from data.town.dialogues import FOLLOW_UPS
 from data.town.prompts import USERS, content, split_of
 from data.town.world import FACT, NUMBERS, RELATIONS, SPLITS
-from lab.findings import dialogue
+from lab.findings import dialogue, lab
 from minirlhf.support.formats import prompt_of
 
 BESIDE = "messages user use_case kind content form answers partial wrong myth".split()  # not what is asked
@@ -117,7 +117,7 @@ def test_right_is_an_answer_that_does_what_was_asked_and_says_nothing_false():
         (record,) = town.prompts("train", 1, rng.random())
     fact = FACT[record["fact"]]
     texts = [fact.statement, fact.myth_statement, "I do not know.", ""]
-    assert dialogue.right([record] * 4, texts).tolist() == [1, 0, 0, 0]
+    assert dialogue.right({"": texts}, [record] * 4)[""].tolist() == [1, 0, 0, 0]
 
 
 def test_a_prompt_recast_is_the_first_turn_of_a_dialogue():
@@ -135,9 +135,10 @@ def test_a_prompt_recast_is_the_first_turn_of_a_dialogue():
 
 
 class Lab:
-    """Of a lab what the finding asks for: nothing is trained, and the dialogue policy alone answers rightly."""
+    """What the finding asks of a lab: nothing is trained, and only the dialogue policy answers rightly."""
 
     tiny, seed, judge_on, toy = True, 0, "test", "toy"
+    train_one, answers_to = lab.Lab.train_one, lab.Lab.answers_to
 
     def __init__(self):
         self.test, self.written, self.asked, self.stages = town.prompts("test", 20, 0), {}, {}, {}
@@ -183,8 +184,8 @@ class Lab:
         return record["answers"][0] if name == "dialogue" and record.get("answers") else "no"
 
 
-@pytest.fixture
-def lab(monkeypatch):
+@pytest.fixture(name="lab")
+def fake_lab(monkeypatch):
     monkeypatch.setattr(dialogue, "load_tokenizer", lambda folder: SimpleNamespace(encode=list))
     return Lab()
 
@@ -210,13 +211,13 @@ def test_models_are_judged_on_test_conversations_each_in_its_own_form(lab):
         ("single prompts", "dialogue", "single-turn"),
     ):
         means = [f[f"{heading}: {name}"]["mean"] for name in (one, other)]
-        assert f[f"{heading}: {one} less {other}"]["mean"] == pytest.approx(means[0] - means[1])
-    assert f["follow-ups: dialogue less single-turn"]["mean"] > 0.2
+        assert f[f"{heading}: {one} minus {other}"]["mean"] == pytest.approx(means[0] - means[1])
+    assert f["follow-ups: dialogue minus single-turn"]["mean"] > 0.2
 
 
 def test_a_single_prompt_s_difference_has_the_right_sign(lab):
     lab.test_answers["ppo_ptx"] = [r["answers"][0] if r.get("answers") else "no" for r in lab.test]
-    assert dialogue.Dialogue().measure(lab)["single prompts: dialogue less single-turn"]["mean"] < 0
+    assert dialogue.Dialogue().measure(lab)["single prompts: dialogue minus single-turn"]["mean"] < 0
 
 
 def test_training_knows_no_test_conversation_and_the_control_has_as_many_examples(lab):
@@ -250,4 +251,4 @@ def test_an_answer_that_breaks_a_constraint_is_not_right():
     record = next(r for r in town.prompts("train", 3000, 0) if r["kind"] == "story" and r["one_sentence"])
     who, thing = record["topics"]
     text = f"One day {town.world.an(who)} found {town.world.an(thing)} at the mill. It was very sad."
-    assert town.judge(record, text).follows and dialogue.right([record], [text]).tolist() == [0]
+    assert town.judge(record, text).follows and not dialogue.right({"": [text]}, [record])[""].any()

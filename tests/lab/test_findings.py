@@ -1,5 +1,6 @@
 """The findings: verdicts follow from figures, controls control, estimators are unbiased, nothing trained is lost."""
 
+import html
 import itertools
 import json
 import math
@@ -15,12 +16,14 @@ import train_sft
 from data import town
 from data.town.grammar import plain
 from data.town.prompts import USERS, prompts
+from lab.evaluation import judge_all
 from lab.findings import __main__ as command
-from lab.findings import benchmarks, dpo, optimization, page, preferences, rewards, tasks
+from lab.findings import benchmarks, dpo, optimization, preferences, rewards, tasks
 from lab.findings.finding import Claim, Finding, verdict
-from lab.findings.lab import Lab, judged, mean
+from lab.findings.lab import Lab, mean
 from minirlhf.support import records
 from minirlhf.support.errors import InputError
+from minirlhf.support.folder import lock_output
 from tiny import to_flags
 
 KNOWN = command.known()
@@ -55,54 +58,55 @@ def test_a_verdict_needs_all_claims_and_one_that_fails_is_enough(states, says):
 
 
 SIZES = ("nano", "toy", "medium")
-STEPS = ("gpt_prompted less gpt", "sft less gpt_prompted", "ppo less sft", "ppo_ptx less sft")
+STEPS = ("gpt_prompted minus gpt", "sft minus gpt_prompted", "ppo minus sft", "ppo_ptx minus sft")
+AFTER = ("after an instruction", "after a page of answers", "myths", "other questions")
 # finding -> {figure that a claim is about: (a mean that bears the paper out, one that does not)}
 MADE_UP = {
-    "ladder": {f"{size} {step}": (0.1, -0.1) for size in SIZES for step in STEPS},
+    "ladder": {f"{size}: {step}": (0.1, -0.1) for size in SIZES for step in STEPS},
     "small_beats_large": {"nano ppo_ptx against medium gpt": (0.6, 0.4)},
-    "instructions": {"follows, ppo_ptx less gpt": (0.2, -0.2), "satisfies, ppo_ptx less gpt": (0.2, -0.2),
-                     "made up, ppo_ptx less gpt": (-0.2, 0.2), "fit for a customer, ppo_ptx less gpt": (0.2, -0.2)},
-    "held_out_labelers": {"ppo_ptx wins, held-out labelers": (0.6, 0.4), "wins, training less held-out": (0.01, 0.2),
-                          "RM accuracy, others": (0.7, 0.4), "RM accuracy, own less others": (0.02, 0.2)},
-    "truthful": {"ppo_ptx over gpt, a ratio": (2, 1)}
-    | {f"{when}, ppo_ptx less gpt": (0.2, -0.2) for when in ("after an instruction", "after a page of answers", "myths",
-                                                             "other questions")},
+    "instructions": {"follows: ppo_ptx minus gpt": (0.2, -0.2), "satisfies: ppo_ptx minus gpt": (0.2, -0.2),
+                     "made up: ppo_ptx minus gpt": (-0.2, 0.2), "fit for a customer: ppo_ptx minus gpt": (0.2, -0.2)},
+    "held_out_labelers": {"ppo_ptx wins: held-out labelers": (0.6, 0.4), "RM accuracy: others": (0.7, 0.4),
+                          "ppo_ptx wins: training labelers minus held-out labelers": (0.01, 0.2),
+                          "RM accuracy: labelers of its own minus others": (0.02, 0.2)},
+    "truthful": {"ppo_ptx over gpt, a ratio": (2, 1)} | {f"{when}: ppo_ptx minus gpt": (0.2, -0.2) for when in AFTER},
     "hallucination": {"ppo_ptx over gpt, a ratio": (0.5, 0.9)},
-    "toxicity": {"told to be kind, helpful_first less gpt": (-0.1, 0.1),
-                 "told nothing, helpful_first less gpt": (0.1, -0.2),
-                 "told to be rude, helpful_first less gpt": (0.1, -0.1)},
-    "bias": {"ppo_ptx less gpt, in bits": (-0.1, 0.3)},
-    "alignment_tax": {"all four, ppo less gpt": (-0.1, 0.1), "all four, ppo_ptx less ppo": (0.1, -0.1)},
+    "toxicity": {"told to be kind: helpful_first minus gpt": (-0.1, 0.1),
+                 "told nothing: helpful_first minus gpt": (0.1, -0.2),
+                 "told to be rude: helpful_first minus gpt": (0.1, -0.1)},
+    "bias": {"bits of the choice: ppo_ptx minus gpt": (-0.1, 0.3)},
+    "alignment_tax": {"all four: ppo minus gpt": (-0.1, 0.1), "all four: ppo_ptx minus ppo": (0.1, -0.1)},
     "ptx_sweep": {"loss above the start": ([0.2] * 4 + [0.0], [-0.2] * 4 + [0.1]),
-                  "loss, last less first": (-0.1, 0.1)},
+                  "loss: last minus first": (-0.1, 0.1)},
     "kl_sweep": {"loss above ppo_ptx": ([0.1] * 5, [-0.1] * 5)},
-    "public_tasks": {"flan against sft": (0.3, 0.6), "t0 against sft": (0.3, 0.6)},
-    "rare_instructions": {"Tovish, ppo_ptx less gpt": (0.2, -0.2), "a kind left out, ppo_ptx less gpt": (0.2, -0.2)},
-    "simple_mistakes": {"told less alone": (0.1, -0.1), "one less both": (0.1, -0.1)},
-    "dialogue": {f"follow-ups: dialogue{one} less {other}": (0.2, -0.2) for one, other in (
+    "public_tasks": {"wins against SFT: flan": (0.3, 0.6), "wins against SFT: t0": (0.3, 0.6)},
+    "rare_instructions": {"Tovish: ppo_ptx minus gpt": (0.2, -0.2), "a kind left out: ppo_ptx minus gpt": (0.2, -0.2)},
+    "simple_mistakes": {"says the myth: told minus alone": (0.1, -0.1),
+                        "constraints kept: one minus both": (0.1, -0.1)},
+    "dialogue": {f"follow-ups: dialogue{one} minus {other}": (0.2, -0.2) for one, other in (
         ("", "single-turn"), ("", "dialogue, without the turn before"), (", SFT", "single-turn, SFT"))},
-    "comparisons_together": {"loss on held-out rankings, shuffled less together": (0.1, -0.1),
-                             "loss on its own rankings, shuffled less together": (-0.1, 0.1)},
-    "reward_model_scaling": {"all rankings less an eighth": (0.1, -0.1), "all responses less two": (0.1, -0.1),
-                             "larger less smaller": (0.1, -0.1)},
-    "overoptimization": {"proxy, end less peak": (0.1, -0.1), "gold, end less peak": (-0.1, 0.1)},
+    "comparisons_together": {"loss on held-out rankings: shuffled minus together": (0.1, -0.1),
+                             "loss on its own rankings: shuffled minus together": (-0.1, 0.1)},
+    "reward_model_scaling": {"all rankings minus an eighth": (0.1, -0.1), "all responses minus two": (0.1, -0.1),
+                             "larger minus smaller": (0.1, -0.1)},
+    "overoptimization": {"proxy: end minus peak": (0.1, -0.1), "gold: end minus peak": (-0.1, 0.1)},
     "alternatives": {f"wins against SFT: {name}": (0.6, 0.4) for name in ("best of 16", "DPO", "ppo", "ppo_ptx")},
-    "ratings_or_comparisons": {"rankings less ratings": (0.1, -0.1)},
-    "in_context": {"most examples less none": (0.1, -0.1)},
-    "instruction_tuning": {"most kinds less one": (0.1, -0.1), "larger less smaller": (0.1, -0.1)},
-    "iterate": {"true utility, second less first": (0.1, -0.1)},
-    "pretraining_mix_in_sft": {"loss of ppo, with less without": (-0.1, 0.1),
-                               "true utility of ppo, with less without": (0.0, -0.1)},
-    "compute": {"SFT, share of pretraining": (0.01, 0.2), "PPO-ptx, share of pretraining": (0.04, 0.3)},
+    "ratings_or_comparisons": {"rankings minus ratings": (0.1, -0.1)},
+    "in_context": {"most examples minus none": (0.1, -0.1)},
+    "instruction_tuning": {"most kinds minus one": (0.1, -0.1), "larger minus smaller": (0.1, -0.1)},
+    "iterate": {"true utility: second round minus first round": (0.1, -0.1)},
+    "pretraining_mix_in_sft": {"loss: ppo with minus ppo without": (-0.1, 0.1),
+                               "true utility: ppo with minus ppo without": (0.0, -0.1)},
+    "compute": {"share of pretraining: SFT": (0.01, 0.2), "share of pretraining: PPO-ptx": (0.04, 0.3)},
 }  # fmt: skip
+BESIDE = {"kl_sweep": {"kl_coef": [0.01, 0.1, 0.3, 1.0, 3.0]}, "ladder": {"sizes": [*SIZES]}}  # what claims also read
 
 
 def made_up(name, which, width=0.001):
     """Figures of which all claims' are as the paper's (0), or as they should not be (1)."""
     values = {key: both[which] for key, both in MADE_UP[name].items()}
-    known = {"kl_coef": [0.01, 0.1, 0.3, 1.0, 3.0]} if name == "kl_sweep" else {}
-    return known | {k: [figure(x, width) for x in v] if isinstance(v, list) else figure(v, width)
-                    for k, v in values.items()}  # fmt: skip
+    return BESIDE.get(name, {}) | {k: [figure(x, width) for x in v] if isinstance(v, list) else figure(v, width)
+                                   for k, v in values.items()}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -159,7 +163,7 @@ def test_best_of_n_from_a_pool_is_the_mean_over_all_draws(monkeypatch):
     monkeypatch.setattr(optimization, "mean", lambda values, records: values)
     finding = optimization.Overoptimization()
     finding.pool, finding.ns = 5, (1, 2, 3, 5)
-    f = finding.best_of_n(type("", (), {"records": lambda self, *names: [0] * 3})())
+    f = finding.best_of_n(None, [0] * 3)
     for n, of_proxy, of_gold in zip(finding.ns, f["best of n: proxy"], f["best of n: gold"]):
         for row in range(3):
             best = [max(drawn, key=lambda i: proxy[row, i]) for drawn in itertools.combinations(range(5), n)]
@@ -169,7 +173,7 @@ def test_best_of_n_from_a_pool_is_the_mean_over_all_draws(monkeypatch):
 
 def test_the_difference_of_two_samples_has_the_interval_of_the_textbook():
     a, b = np.random.default_rng(1).normal(1, 2, 4000), np.random.default_rng(2).normal(0, 1, 1000)
-    less = optimization.apart(a, b)
+    less = optimization.difference(a, b)
     error = math.sqrt(4 / 4000 + 1 / 1000)
     assert less["mean"] == pytest.approx(a.mean() - b.mean())
     assert less["high"] - less["low"] == pytest.approx(2 * 1.96 * error, rel=0.05)
@@ -211,22 +215,27 @@ def test_a_completions_first_choice_goes_on_about_the_same():
 def test_an_item_that_comes_four_times_is_one_item():
     hits, contents = np.random.default_rng(0).integers(0, 2, (2, 50)).astype(float), [f"{i}" for i in range(50)]
     once, four = ([{"reading": (np.tile(own, times), contents * times)} for own in hits] for times in (1, 4))
-    assert {**tasks.less(*once), "n": 0} == {**tasks.less(*four), "n": 0}
+    assert {**tasks.difference(*once), "n": 0} == {**tasks.difference(*four), "n": 0}
 
 
 # --- a tiny run of all -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(tmp_path_factory, tiny_run, in_one_process):
+    """The folder of a tiny run of all findings, with the toy size's models from the tiny run of reproduce.py."""
     folder = tmp_path_factory.mktemp("findings") / "all"
-    tiny.run(command, ["--all", "--tiny", "--out", str(folder)])
+    lock_output(command.Config(out=str(folder), all=True, tiny=True), ignore=("names", "all"))
+    (folder / "toy").symlink_to(tiny_run)
+    with in_one_process():
+        tiny.run(command, ["--all", "--tiny", "--out", str(folder)])
     return folder
 
 
 @pytest.fixture
-def lab(out):
-    return Lab(str(out), tiny=True)
+def lab(out, in_one_process):
+    with in_one_process():
+        yield Lab(str(out), tiny=True)
 
 
 def test_all_findings_run_and_the_page_shows_them(out):
@@ -235,7 +244,7 @@ def test_all_findings_run_and_the_page_shows_them(out):
         result = json.loads((out / f"{name}.json").read_text())
         assert result["verdict"] == verdict(list(finding().claims(result["figures"])))
         assert f'<section id="{name}"><h2>{name} <span class="{result["verdict"].replace(" ", "-")}">' in shown
-        assert page.html.escape(finding.claim()) in shown
+        assert html.escape(finding.claim()) in shown
 
 
 def test_what_is_there_is_kept(out, capsys, monkeypatch):
@@ -249,7 +258,7 @@ def test_the_list_needs_no_folder_and_an_unknown_finding_is_named(capsys, tmp_pa
     tiny.run(command, [])
     shown = capsys.readouterr().out
     assert all(name in shown for name in KNOWN) and not list(tmp_path.iterdir())
-    with pytest.raises(InputError, match="toxicty: no finding; choose of .*toxicity"):
+    with pytest.raises(InputError, match="toxicty: not a finding; choose from .*toxicity"):
         tiny.run(command, ["toxicty"])
 
 
@@ -276,7 +285,7 @@ def test_a_stage_of_other_settings_is_refused_by_name(lab):
 
 
 def test_prompts_of_a_findings_own_are_by_test_users_about_test_contents(lab):
-    records = lab.ask(("say", "closed_qa", "fact", "rename"), 2000, "test of the lab")
+    records = lab.draw_prompts(("say", "closed_qa", "fact", "rename"), 2000, "test of the lab")
     assert len(records) == 100 and {r["kind"] for r in records} == {"say", "closed_qa", "fact", "rename"}
     assert len(lab.many) == 4 * len(lab.test) and not lab.many[: len(lab.test)] == lab.test
     assert {USERS[r["user"]] for r in records + lab.many} == {"test"}
@@ -310,7 +319,7 @@ def test_the_kind_left_out_is_nowhere_in_fine_tuning(lab):
 def test_a_second_rounds_rankings_state_no_test_fact_and_are_by_training_labelers():
     told = next(fact for fact in town.FACTS if fact.split == "test").statement
     records, answers = prompts("train", 40, seed=0), ("Once upon a time.", told, "I do not know.")
-    rows = optimization.ranked(records, [answers] * len(records), random.Random(0))
+    rows = preferences.rank_answers(records, [answers] * len(records), random.Random(0))
     assert town.states_test_fact(told) and len(rows) == len(records)
     assert all(row["responses"] == [answers[0], answers[2]] for row in rows)
     assert not {labeler.name for labeler in town.HELD_OUT_LABELERS} & {row["labeler"] for row in rows}
@@ -332,7 +341,7 @@ def test_reward_models_are_measured_on_rankings_that_trained_none(lab):
 def test_a_rankings_record_is_that_of_its_prompt(lab):
     for ranking in lab.rankings() + lab.rankings("rankings_held_out"):
         assert lab.about[ranking["prompt"]]["content"] == ranking["content"]
-        assert len(judged([ranking] * len(ranking["responses"]), ranking["responses"])) == len(ranking["ranks"])
+        assert len(judge_all([ranking] * len(ranking["responses"]), ranking["responses"])) == len(ranking["ranks"])
 
 
 def test_other_sizes_are_judged_by_the_one_reward_model(lab):

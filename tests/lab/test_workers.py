@@ -46,7 +46,7 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
     assert tiny.stopped_beating(tmp_path / "beat")
 
 
-def test_processes_that_begin_are_deaf_to_ctrl_c():
+def test_processes_that_begin_ignore_ctrl_c():
     """They would have a traceback for it; the parent has a line, and ends them."""
     code = "from lab.workers import at_once; print(at_once((pow, 2, 3), (pow, 3, 2)))"
     run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
