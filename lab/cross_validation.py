@@ -1,13 +1,12 @@
-"""Your own comparisons, start to finish: is the reward model better than chance, and than two simple rules?
+"""Cross-validates a reward model on your own rankings: is it better than chance, and than two simple rules?
 
     python -m lab.cross_validation --pairs pairs.jsonl.gz --documents corpus.txt --out runs/folds
 
---pairs holds rankings of any format that data/README.md lists. Prompts are put into folds by their first human turn,
-so that no conversation is on both sides. For each fold: a GPT is pretrained on the documents and the other folds'
-preferred texts, fine-tuned on their preferred responses, made a reward model on their rankings, and measured on the
-fold left out. Base and SFT models see training folds only, or they would know the answers. Then PPO runs against the
-first fold's reward model, and held-out prompts are answered before and after. Stopped, it goes on with the same
-command.
+--pairs holds rankings in any format that data/README.md lists. Prompts with the same first human turn are in one fold,
+so that no conversation is on both sides. For each fold a GPT is pretrained on the documents and the other folds'
+preferred texts, fine-tuned on their preferred responses, trained as a reward model on their rankings, and measured on
+the fold left out. Then PPO trains against the first fold's reward model, and held-out prompts are answered before and
+after. After a stop, the same command continues.
 """
 
 import random
@@ -17,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import in_chunks, ranking_scores, response_scores
+from minirlhf.rollout import in_chunks, response_scores
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_positive
-from minirlhf.support.errors import InputError, require, reraise
+from minirlhf.support.errors import InputError, reraise
 from minirlhf.support.files import write_json, write_lines
 from minirlhf.support.folder import lock_output
 from minirlhf.support.formats import ASSISTANT
@@ -30,7 +29,9 @@ from minirlhf.support.tokenizer import load
 from tools import train_tokenizer
 from tools.select_sft import sample_responses
 
+from .evaluation import score_rankings
 from .pipeline import Pipeline
+from .report import with_interval
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Config:
     run_folds: int = 5  # how many of them to measure; PPO follows on the first
     size: str = "toy"  # of all models: nano, toy, small, gpt2, ...
     n_layer: int | None = None  # number of blocks, instead of the size's
-    n_ctx: int = 640  # context in tokens; pairs that do not fit are dropped, aloud
+    n_ctx: int = 640  # context in tokens; rankings that do not fit are dropped, and counted
     pretrain_epochs: int = 1  # passes over the documents
     sft_epochs: int = 1  # passes over the preferred responses
     rm_epochs: int = 1  # passes over the rankings
@@ -53,7 +54,7 @@ class Config:
     rm_batch: int = 16  # rankings in a step
     episodes: int = 1024  # of PPO
     max_response: int = 48  # tokens of a response in PPO
-    seed: int = 0  # of everything that is drawn
+    seed: int = 0  # random seed
 
     def __post_init__(self):
         if self.folds < 2:
@@ -87,13 +88,14 @@ def main(config):
     pairs = records.read(config.pairs, "ranking")
     documents = [r for path in config.documents for r in records.read(path, "document")]
     folds = split(pairs, config.folds, config.seed)
-    require(all(folds), f"--folds {config.folds}: {config.pairs} has fewer first human turns; take less")
+    if not all(folds):
+        raise InputError(f"--folds {config.folds}: {config.pairs} has fewer first human turns; take less")
     with reraise('lab/cross_validation.py compares with scikit-learn: pip install "minirlhf[baselines]"'):
         import sklearn  # noqa: F401
-    own = ("pairs", "documents", "folds", "seed")  # what else differs concerns some stages, and their folders know it
-    lock_output(config, ignore=[field for field in vars(config) if field not in own])
+    fixed = ("pairs", "documents", "folds", "seed")  # stages that depend on other flags check them in their folders
+    lock_output(config, ignore=[field for field in vars(config) if field not in fixed])
     parts = []
-    for number, held_out in enumerate(folds[: config.run_folds]):  # all that must be refused is, before any training
+    for number, held_out in enumerate(folds[: config.run_folds]):  # all input is checked before any training
         folder, train = f"{config.out}/fold-{number}", [r for fold in folds if fold is not held_out for r in fold]
         tokenizer, kept = prepare_fold(config, folder, held_out, train, documents)
         with reraise(f"{config.pairs}: too little for the comparison with word counts; give more rankings"):
@@ -101,10 +103,7 @@ def main(config):
     outcomes = {"reward model": [], "the shorter wins": [], "bag of words": []}
     for number, (folder, tokenizer, kept, by_words) in enumerate(parts):
         train_fold(config, folder, tokenizer)
-        tokenizer = load_tokenizer(f"{folder}/rm")
-        model = load_model(f"{folder}/rm", RewardModel, tokenizer)
-        scored = ranking_scores(model, records.encode_rankings(kept, tokenizer, model.config.n_ctx), tokenizer.pad)
-        outcomes["reward model"] += accuracy(kept, scored)
+        outcomes["reward model"] += accuracy(kept, score_rankings(f"{folder}/rm", kept))
         outcomes["the shorter wins"] += accuracy(kept, [[-len(y) for y in r["responses"]] for r in kept])
         outcomes["bag of words"] += accuracy(kept, by_words)
         print(f"fold {number}: " + ", ".join(f"{name} {np.mean(o):.3f}" for name, o in outcomes.items()), flush=True)
@@ -116,15 +115,15 @@ def main(config):
     write_json(f"{config.out}/folds.json", results)
     print(f"dropped {dropped} of {dropped + measured} rankings, too long for --n_ctx {config.n_ctx}")
     for name, value in results["accuracy"].items():
-        print(f"{name:>18}: {value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f})")
+        print(f"{name:>18}: {with_interval(value)}")
     for name, value in results["reward_model_minus"].items():
-        print(f"reward model less {name}: {value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})")
+        print(f"reward model minus {name}: {with_interval(value, '+.3f')}")
     for name, value in results["ppo"].items():
-        print(f"RM score {name}: {value['mean']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})")
+        print(f"RM score {name}: {with_interval(value, '+.3f')}")
 
 
 def split(records, count, seed):
-    """Folds of about equal size; records whose prompts open with the same human turn are in one fold."""
+    """Folds of about equal size; records whose prompts begin with the same human turn are in one fold."""
     groups = defaultdict(list)
     for record in records:
         groups[first_turn(record["prompt"])].append(record)
@@ -141,9 +140,8 @@ def first_turn(prompt):
 
 
 def fits(record, tokenizer, n_ctx):
-    return all(
-        len(records.encode_response(record["prompt"], y, tokenizer).tokens) <= n_ctx for y in record["responses"]
-    )
+    lengths = (len(records.encode_response(record["prompt"], y, tokenizer).tokens) for y in record["responses"])
+    return max(lengths) <= n_ctx
 
 
 def best(record):
@@ -151,10 +149,10 @@ def best(record):
 
 
 def prepare_fold(config, folder, held_out, train, documents):
-    """Writes the training folds as the scripts' files, and returns (where the tokenizer for them is, the held-out
-    records that fit the context)."""
-    texts = documents + [{"text": r["prompt"] + best(r)} for r in train]
-    write_lines(f"{folder}/web.jsonl", [{"text": r["text"]} for r in texts])
+    """Writes the training folds as the scripts' files, and returns the tokenizer's place and the held-out records that
+    fit the context."""
+    write_lines(f"{folder}/web.jsonl", [{"text": r["text"]} for r in documents]
+                + [{"text": r["prompt"] + best(r)} for r in train])  # fmt: skip
     answered = [{"prompt": r["prompt"], "response": best(r)} for r in train if best(r)]
     write_lines(f"{folder}/demonstrations.jsonl", answered)
     write_lines(f"{folder}/rankings.jsonl", [{key: r[key] for key in ("prompt", "responses", "ranks")} for r in train])
@@ -162,17 +160,15 @@ def prepare_fold(config, folder, held_out, train, documents):
     source = config.tokenizer
     if source == "bpe":
         source = f"{folder}/tokenizer"
-        own = train_tokenizer.Config(data=(f"{folder}/web.jsonl",), out=source, vocab_size=config.vocab_size)
-        train_tokenizer.main(own)
-    tokenizer = load(source)
-    room, fitting = config.n_ctx - config.max_response, {"training": train, "held-out": held_out}
-    for what, given in fitting.items():
-        fitting[what] = [r for r in given if fits(r, tokenizer, config.n_ctx)]
-        some = any(len(tokenizer.encode(r["prompt"])) <= room and best(r) and len(set(r["ranks"])) > 1
-                   for r in fitting[what])  # fmt: skip
-        message = f"none of the {what} rankings of {folder} fits, with one answer above another"
-        require(some, f"--n_ctx {config.n_ctx}: {message}; take a longer one, or give other --pairs")
-    return source, fitting["held-out"]
+        flags = train_tokenizer.Config(data=(f"{folder}/web.jsonl",), out=source, vocab_size=config.vocab_size)
+        train_tokenizer.main(flags)
+    tokenizer, room = load(source), config.n_ctx - config.max_response
+    for what, given in (("training", train), ("held-out", held_out)):
+        kept = [r for r in given if fits(r, tokenizer, config.n_ctx)]
+        if not any(len(tokenizer.encode(r["prompt"])) <= room and best(r) and len(set(r["ranks"])) > 1 for r in kept):
+            message = f"none of the {what} rankings of {folder} fits, with one answer above another"
+            raise InputError(f"--n_ctx {config.n_ctx}: {message}; take a longer one, or give other --pairs")
+    return source, kept
 
 
 def pipeline(config, folder, tokenizer=None):
@@ -188,7 +184,7 @@ def train_fold(config, folder, tokenizer):
 
 
 def accuracy(records, scored):
-    """Per record, the share of its untied pairs that the scores order as the ranks do; a tie of scores is one half."""
+    """For each record the share of its untied pairs that the scores order as the ranks do; tied scores count 0.5."""
     shares = []
     for record, row in zip(records, scored):
         hits = list(pair_hits(row, record["ranks"]).values())
@@ -211,12 +207,11 @@ def bag_of_words(train, held_out):
 
 
 def summarise(outcomes):
-    """Accuracies, and the reward model's lead over each rule, pair by pair, with 95 % intervals."""
-    own = np.array(outcomes["reward model"])
-    others = {name: np.array(values) for name, values in outcomes.items() if name != "reward model"}
+    """Accuracies, and the reward model's minus each rule's, paired by ranking, with 95 % intervals."""
+    own, *others = map(np.array, outcomes.values())
     return {
         "accuracy": {name: interval(values) for name, values in outcomes.items()},
-        "reward_model_minus": {name: interval(own - values) for name, values in others.items()},
+        "reward_model_minus": {name: interval(own - other) for name, other in zip(list(outcomes)[1:], others)},
     }
 
 

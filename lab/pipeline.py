@@ -1,4 +1,4 @@
-"""InstructGPT's trainings, wired once: gpt -> sft -> rm -> ppo, for reproduce.py, the findings and cross-validation.
+"""InstructGPT's pipeline, gpt -> sft -> rm -> ppo, for reproduce.py, the findings and cross-validation.
 
 A stage is a training script and its settings, the fields of the script's Config.
 """
@@ -18,8 +18,8 @@ from .workers import at_once
 
 
 class Pipeline:
-    """out: folder of the runs. records: folder of the files that they read. recipe: {stage: settings}. tokenizer: of
-    the base model."""
+    """out: folder of the runs; records: folder of the files that they read; recipe: {stage: settings}; tokenizer: the
+    base model's."""
 
     def __init__(self, out, records, recipe, tokenizer, seed=0):
         self.out, self.records, self.recipe, self.tokenizer, self.seed = out, records, recipe, tokenizer, seed
@@ -37,7 +37,7 @@ class Pipeline:
         return train_sft, dict(init=base, data=self.file("demonstrations")) | self.recipe["sft"] | changes
 
     def rl_start(self, base, **changes):
-        """Where RL starts: step 1 with pretraining documents mixed in."""
+        """The start of RL: step 1 with pretraining documents mixed in."""
         return self.sft(base, documents=self.file("web"), **changes)
 
     def rm(self, sft, **changes):
@@ -57,8 +57,8 @@ class Pipeline:
         return train_ppo, own | self.recipe["ppo"] | changes
 
     def train(self, stages):
-        """Runs stages, {folder's name: stage}, side by side, and returns {name: folder}. A finished run is kept, and a
-        stopped one goes on; if its settings were others, the script refuses the folder."""
+        """Runs stages, {folder's name: stage}, in parallel, and returns {name: folder}. A finished run is kept, and a
+        stopped one continues; if its settings were others, the script refuses the folder."""
         folders = {name: f"{self.out}/{name}" for name in stages}
         calls = []
         for name, (script, settings) in stages.items():
@@ -67,8 +67,7 @@ class Pipeline:
             settings = {"out": folders[name], "seed": self.seed} | settings | resume
             calls.append((script.main, script.Config(**settings)))
         if len(calls) == 1:
-            ((main, config),) = calls
-            main(config)
+            script.main(calls[0][1])
         else:
             at_once(*calls)
         return folders

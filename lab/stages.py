@@ -1,7 +1,7 @@
 """The stages of reproduce.py: the whole paper on the town, each stage by the script that a person would run.
 
-RECIPE is all that differs from the paper's defaults, SIZES what other sizes change of it (docs/deviations.md). Recipes
-are chosen with --judge_on validation; no training reads what test prompts are about.
+RECIPE holds all changes to the scripts' defaults, and SIZES the changes to it for other sizes (docs/deviations.md).
+Recipes are chosen with --judge_on validation; no training reads what test prompts are about.
 """
 
 import random
@@ -78,14 +78,14 @@ def recipe_of(size, tiny=False):
 
 @dataclass(frozen=True)
 class Config:
-    out: str | None = None  # folder for everything the run makes; unless given runs/SIZE, or with --tiny runs/tiny
-    judge_on: str = "test"  # test, or validation to try a recipe: the prompts on which models are judged
-    seed: int = 0  # of everything that is drawn
+    out: str | None = None  # output folder; default runs/SIZE, or runs/tiny with --tiny
+    judge_on: str = "test"  # prompts that models are judged on: test, or validation to try a recipe
+    seed: int = 0  # random seed
     size: str = "toy"  # of the models: nano, a hundred thousand parameters; toy, half a million in five minutes on two
     # cores; small, almost a million that read three times as much, in half an hour; medium, eleven million in an hour
     # or more
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
-    tiny: bool = False  # a hundredth of the work, to see that it runs; its figures mean nothing
+    tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
     def __post_init__(self):
         require_choice(self, "judge_on", ("test", "validation"))
@@ -106,8 +106,8 @@ class Config:
     def file(self, name):
         return self.pipeline.file(name)
 
-    def judged(self):
-        """The prompts on which models are judged."""
+    def judge_prompts(self):
+        """The records of the prompts that models are judged on."""
         return read(self.file(f"prompts_{self.judge_on}"), "prompt")
 
     def noise(self, purpose):
@@ -121,9 +121,9 @@ def run(config):
     finished = Path(config.out) / "stages.json"
     seconds = read_json(finished) if finished.exists() else {}
     if not all(isinstance(s, (int, float)) for s in seconds.values()):
-        raise InputError(f"{finished}: not the seconds of stages; remove it, and what is finished is found again")
-    for name, (_, *left) in STAGES.items():
-        gone = [file for file in left if not (Path(config.out) / file).exists()]
+        raise InputError(f"{finished}: not the seconds of stages; remove it, and finished stages are found again")
+    for name, (_, *files) in STAGES.items():
+        gone = [file for file in files if not (Path(config.out) / file).exists()]
         if gone and seconds.pop(name, None) is not None:
             print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
     for name, (stage, *_) in STAGES.items():
@@ -152,7 +152,7 @@ def make_town(config):
     corpus = (config.file("web"), config.file("demonstrations"))
     train_tokenizer.main(train_tokenizer.Config(data=corpus, out=f"{config.out}/tokenizer", **recipe["tokenizer"]))
     tokenizer = load(f"{config.out}/tokenizer")
-    prompts = [town.few_shot() + record["prompt"] for record in config.judged()]
+    prompts = [town.few_shot() + record["prompt"] for record in config.judge_prompts()]
     longest, n_ctx = max(len(tokenizer.encode(prompt)) for prompt in prompts), recipe["gpt"]["n_ctx"]
     if longest + LIMIT > n_ctx:
         raise InputError(f"RECIPE: a prompt has {longest} tokens, an answer {LIMIT}; gpt's n_ctx {n_ctx} is too short")
@@ -172,7 +172,7 @@ def make_sft(config):
 def make_rankings(config):
     """labelers rank K answers to a prompt, one by the base model and the others by the last SFT epoch"""
     train = read(config.file("prompts_train"), "prompt")[: config.recipe["rankings"]["prompts"]]
-    records = train + config.judged()[: config.recipe["rankings"]["held_out"]]
+    records = train + config.judge_prompts()[: config.recipe["rankings"]["held_out"]]
     rng = random.Random(f"rankings {config.seed}")
     counts = rng.choices(range(4, 10), (8, 4, 2, 1, 1, 1), k=len(records))  # K
     calls = [(answers, f"{config.out}/gpt", records, LIMIT, config.noise("rankings gpt"))]
@@ -197,7 +197,7 @@ def make_rankings(config):
 
 
 def make_rm(config):
-    """step 2, the reward model; beside it where RL starts: SFT again, with a tenth of pretraining documents mixed in"""
+    """step 2, the reward model; and the RL start, SFT again with a tenth of pretraining documents mixed in"""
     stages = {"rm": config.pipeline.rm(f"{config.out}/sft"), "rl_start": config.pipeline.rl_start(f"{config.out}/gpt")}
     config.pipeline.train(stages)
 
@@ -208,7 +208,7 @@ def select_epoch(config):
 
 
 def make_ppo(config):
-    """step 3, PPO and PPO-ptx: the same but for the coefficient"""
+    """step 3, PPO and PPO-ptx, which differ in the coefficient"""
     models = f"{config.out}/rl_start", f"{config.out}/rm"
     ppo, ppo_ptx = config.pipeline.ppo(*models, ptx_coef=0.0), config.pipeline.ppo(*models)
     config.pipeline.train({"ppo": ppo, "ppo_ptx": ppo_ptx})
@@ -220,7 +220,7 @@ MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start"
 
 def evaluate(config):
     """every model on test prompts: judged by held-out labelers, and measured"""
-    records, documents = config.judged(), read(config.file("web_held_out"), "document")
+    records, documents = config.judge_prompts(), read(config.file("web_held_out"), "document")
     prefixes = {"gpt_prompted": town.few_shot()}
     references = dict.fromkeys(("ppo", "ppo_ptx"), f"{config.out}/rl_start")
     calls = []
@@ -248,7 +248,7 @@ def make_report(config):
     report.write(config.out, results)
 
 
-STAGES = {  # what each does, and of the files that it leaves some without which it runs again
+STAGES = {  # stage: its function, and files without which it runs again
     "town": (make_town, "town/web.jsonl", "town/prompts_selection.jsonl", "tokenizer/tokenizer.tiktoken"),
     "gpt": (make_gpt, "gpt/model.pt"),
     "sft": (make_sft, "sft/model.pt"),

@@ -1,8 +1,8 @@
 """Four public benchmarks of the town, of kinds that the web is full of: what pretraining taught, and RL may forget.
 
-They stand where the paper has SQuAD, DROP, HellaSwag and translation from French. Each item is the beginning of a page
-of the web. Passages, lists and sentences are such as no page has that a model was trained on; stories are new ones.
-Where a page of the web holds several items, a solved one or two come first.
+They replace the paper's SQuAD, DROP, HellaSwag and translation from French. Each item is the beginning of a page of the
+web, after one or two solved items where the web's pages hold several. No page that a model was trained on has the same
+passages, lists, sentences or stories.
 """
 
 import random
@@ -34,7 +34,7 @@ def reading(rng, split):
 
 
 def reasoning(rng, split):
-    """Lists of so many of a kind, one of which is not wanted; after two that are right."""
+    """(the page's beginning, the record, what it is about) of a list of a number of things, after two solved ones."""
     page = ""
     for part in ("train", "train", split):
         record = draw_record("brainstorm", rng, part)
@@ -46,7 +46,7 @@ def reasoning(rng, split):
 
 
 def translation(rng, split):
-    """A sentence in Tovish, after one that is translated."""
+    """(the page's beginning, the right answers, what it is about) of a sentence to translate, after a solved one."""
     shown, asked = draw_record("tovish", rng, "train"), draw_record("tovish", rng, split)
     first = f"{world.sentence(shown['english'])} In Tovish: {world.sentence(world.translate(shown['english']))}"
     page = f"{first} {world.sentence(asked['english'])} In Tovish:"
@@ -63,8 +63,7 @@ def completion(rng):
 
 
 def accuracy(folder, n, seed, split="test"):
-    """{benchmark: (1 or 0 for each of n items of a split, what each is about)} of the model in a folder. Answers are
-    greedy."""
+    """{benchmark: (1.0 or 0.0 for each of n items of a split, what each is about)} of a model's greedy answers."""
     model, tokenizer = load(folder, GPT)
     hits = {}
     for make in (reading, reasoning, translation):
@@ -88,7 +87,7 @@ def accuracy(folder, n, seed, split="test"):
 
 
 def complete(model, tokenizer, pages):
-    """The likeliest continuation of each page, token by token."""
+    """The greedy continuation of each page."""
     rows = [[tokenizer.eos, *tokenizer.encode(page)] for page in pages]
     order, texts = sorted(range(len(rows)), key=lambda i: len(rows[i])), [""] * len(rows)
     for start in range(0, len(rows), 256):

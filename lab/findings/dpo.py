@@ -27,7 +27,7 @@ def dpo_loss(better, worse, ref_better, ref_worse, beta):
 
         loss = - mean of log sigmoid(beta * (log pi(y_w|x) / pi_ref(y_w|x) - log pi(y_l|x) / pi_ref(y_l|x)))
 
-    Each argument (N,) float: the log-prob of a whole response, by the policy and by the reference.
+    Each argument (N,) float: the log-prob of a response, by the policy or by the reference.
 
     >>> better, worse, before = torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([-2.0])
     >>> round(dpo_loss(better, worse, before, before, beta=0.5).item(), 4)  # log(1 + e^-1)
@@ -43,7 +43,7 @@ class Config(RunConfig):
     epochs: int = 1  # passes over --data
     batch_size: int = 32  # rankings in a step; of each the best and the worst response are a pair
     lr: float = 1e-6  # peak learning rate, falling by a cosine to a tenth
-    beta: float = 0.1  # how strongly the reference holds
+    beta: float = 0.1  # strength of the penalty for leaving the reference
 
     def __post_init__(self):
         super().__post_init__()
@@ -80,7 +80,7 @@ def main(config):
 
 
 def best_and_worst(ranking):
-    """Of a records.Ranking the two Sequences that differ most in rank; None where all tie."""
+    """The best and the worst Sequence of a records.Ranking; None where all tie."""
     ranks = list(ranking.ranks)
     best, worst = ranks.index(min(ranks)), ranks.index(max(ranks))
     return (ranking.sequences[best], ranking.sequences[worst]) if best != worst else None
