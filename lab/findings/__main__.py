@@ -17,7 +17,7 @@ from pathlib import Path
 from lab.report import with_interval
 from minirlhf.support.config import check_fields, command, require_choice
 from minirlhf.support.curves import optional_picture, save_figure
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import InputError, reraise
 from minirlhf.support.files import read_json, write_json
 from minirlhf.support.folder import lock_output
 
@@ -68,6 +68,9 @@ def main(config):
         run(findings[name](), lab)
     results = [(finding(), read_json(f"{out}/{name}.json")) for name, finding in findings.items()
                if Path(f"{out}/{name}.json").exists()]  # fmt: skip
+    for finding, result in results:
+        with reraise(f"{out}/{finding.name()}.json: not this version's figures; remove it, and it is measured again"):
+            list(finding.claims(result["figures"]))
     default = Config()
     changed = [name for name in ("seed", "out", "judge_on", "tiny") if getattr(config, name) != getattr(default, name)]
     flags = "".join(f" --{name}" + ("" if name == "tiny" else f" {getattr(config, name)}") for name in changed)

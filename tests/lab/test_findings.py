@@ -253,6 +253,16 @@ def test_what_is_there_is_kept(out, capsys, monkeypatch):
     assert "shows 25 of 25 findings" in capsys.readouterr().out
 
 
+def test_a_result_of_another_version_is_named(out, tmp_path):
+    (tmp_path / "out").mkdir()
+    config = command.Config(names=("compute",), out=str(tmp_path / "out"), tiny=True)
+    lock_output(config, ignore=("names", "all"))
+    (tmp_path / "out" / "toy").symlink_to(out / "toy")
+    (tmp_path / "out" / "bias.json").write_text('{"figures": {}, "seconds": 1}')
+    with pytest.raises(InputError, match="out/bias.json: not this version's figures; remove it"):
+        command.main(config)
+
+
 def test_the_list_needs_no_folder_and_an_unknown_finding_is_named(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.run(command, [])
