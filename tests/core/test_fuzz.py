@@ -1,10 +1,10 @@
-"""Inputs that are wrong by rule (fuzz.py), a thousand; by hand it is run for longer, with other seeds."""
+"""A thousand random mutations of valid inputs (fuzz.py). Run it by hand for longer, with other seeds."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-FUZZ = Path(__file__).with_name("fuzz.py")
+FUZZ = Path(__file__).parents[1] / "fuzz.py"
 
 
 def test_wrong_inputs_end_in_a_line_and_change_nothing():
