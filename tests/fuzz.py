@@ -309,7 +309,7 @@ def attempt(seed, number, inputs, folder):
         outcome, broken = "succeeded", None
         signal.signal(signal.SIGALRM, on_alarm)
         signal.alarm(SECONDS)
-        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # if the alarm has no effect; --show names the attempt
+        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # if the alarm has no effect
         try:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -349,8 +349,8 @@ def attempt(seed, number, inputs, folder):
 
 
 def main(seed, attempts, show=False):
-    """Runs the attempts; returns a line for each that violated the property. Leaves out what costs time and is not under
-    test: curves.png, syncing to the disk, and initial values of models on the meta device, which has no values."""
+    """Runs the attempts; returns a line for each that violated the property. To save time, it draws no curves.png, does
+    not sync files to the disk, and does not initialise models on the meta device, whose tensors hold no values."""
     run.draw_curves = os.fsync = lambda *args: None
     normal = torch.nn.init.normal_
     torch.nn.init.normal_ = lambda tensor, *args, **more: tensor if tensor.is_meta else normal(tensor, *args, **more)

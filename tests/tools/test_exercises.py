@@ -1,10 +1,11 @@
-"""Each exercise is red before it is done: its test fails for want of the function, and passes in the project itself."""
+"""Each exercise's tests fail before it is solved and for wrong solutions, and pass with the project's own function."""
 
 import ast
 import os
 import shutil
 import subprocess
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,38 @@ from tools import exercises
 ROOT = Path(__file__).parents[2]
 
 
+RUNNER = """
+import os, sys
+import numpy, pytest, tiktoken, torch._dynamo  # what the tests need and what takes long to import
+
+for line in sys.stdin:
+    folder, tests = line.split()
+    child = os.fork()
+    if child == 0:
+        os.chdir(folder)
+        os.dup2(os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os._exit(pytest.main(["-x", "-p", "no:cacheprovider", tests]))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_tests():
+    """A function that runs an exercise's tests on a copy of the project: (exit status, output). One process imports
+    torch, and a fork of it runs each copy's tests."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    env |= {"PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", RUNNER], cwd="/", env=env, **pipes) as runner:
+
+        def run(folder, name):
+            print(folder, exercises.tests(name), file=runner.stdin, flush=True)
+            return int(runner.stdout.readline()), (folder / "output.txt").read_text()
+
+        yield run
+        runner.stdin.close()
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exercises") / "copy"
@@ -23,22 +56,16 @@ def copy(tmp_path_factory):
     return folder
 
 
-def outcome(folder, name):
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    words = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", exercises.tests(name)]
-    done = subprocess.run(words, cwd=folder, env=env | {"PYTHONPATH": ""}, capture_output=True, text=True)
-    return done.returncode, done.stdout
-
-
 @pytest.fixture
-def attempt(copy):
-    """Puts a body for one function into a whole copy, runs its tests, and makes the copy whole again."""
+def attempt(copy, run_tests):
+    """Replaces a function's body in a complete copy, runs its tests, and restores the copy."""
 
     def run(name, body):
         file = exercises.EXERCISES[name]
         source = (ROOT / file).read_text()
         (copy / file).write_text(exercises.with_body(source, name, body))
-        result = outcome(copy, name)
+        Path(cache_from_source(copy / file)).unlink(missing_ok=True)  # its date may be the new source's, to the second
+        result = run_tests(copy, name)
         (copy / file).write_text(source)
         return result
 
@@ -52,7 +79,7 @@ def test_red_before(name, attempt):
 
 
 @pytest.mark.parametrize("name", ["gae", "ranked_above", "sample_token", "set_bias"])
-def test_green_with_the_solution_while_the_others_are_out_of_sight(name, tmp_path):
+def test_green_with_the_solution_while_the_others_are_out_of_sight(name, tmp_path, run_tests):
     exercises.make(name, tmp_path / name)
     file, original = tmp_path / name / exercises.EXERCISES[name], ROOT / exercises.EXERCISES[name]
     (solution,) = (n for n in ast.parse(original.read_text()).body if getattr(n, "name", "") == name)
@@ -61,7 +88,7 @@ def test_green_with_the_solution_while_the_others_are_out_of_sight(name, tmp_pat
     same_file = list(exercises.EXERCISES.values()).count(exercises.EXERCISES[name])
     assert text.count("return solved(") == same_file - 1
     file.write_text(text.replace(f"    {exercises.YOURS}", "\n".join(lines)))
-    assert outcome(tmp_path / name, name)[0] == 0
+    assert run_tests(tmp_path / name, name)[0] == 0
 
 
 WRONG = {  # as readers wrote it, or might
