@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[2]
 
 
 RUNNER = """
-import os, sys
+import gc, os, sys
 import numpy, pytest, tiktoken, torch._dynamo  # what the tests need and what takes long to import
 
+gc.freeze()  # pytest collects garbage at its end
 for line in sys.stdin:
     folder, tests = line.split()
     child = os.fork()
@@ -37,7 +38,7 @@ def run_tests():
     """A function that runs an exercise's tests on a copy of the project: (exit status, output). One process imports
     torch, and a fork of it runs each copy's tests."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    env |= {"PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    env |= {"PYTHONPATH": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with subprocess.Popen([sys.executable, "-c", RUNNER], cwd="/", env=env, **pipes) as runner:
 
