@@ -4,13 +4,13 @@
     python chat.py runs/toy/ppo_ptx --prompt "Write a story about a fox and a kite."
     python chat.py runs/toy/ppo_ptx runs/toy/sft --web --reward_model runs/toy/rm --out preferences.jsonl
 
-Each line you type is a prompt of its own: most models here learned to answer once and remember no turn before. What is
-sent to the model is your line and --ending, a newline unless given, as the town's prompts end; for HH-RLHF's
-transcripts say --beginning $'\\n\\nHuman: ' --ending $'\\n\\nAssistant:'. A model that was trained on conversations
-("messages") is told all that was said before with --dialogue. An empty line, or end of input, ends.
+Each line you type is a new prompt; earlier turns are not sent, since most models here were trained on single turns.
+The model gets --beginning, your line, and --ending, by default a newline, as the town's prompts end. For HH-RLHF's
+transcripts use --beginning $'\\n\\nHuman: ' --ending $'\\n\\nAssistant:'. --dialogue sends the whole conversation, for
+models that were trained on conversations ("messages"). An empty line or end of input ends.
 
-In the browser two models answer side by side, and which is which you learn when you have said which answer is better;
-with --out that is kept, as a ranking that train_rm.py reads.
+In the browser two models answer side by side; you learn which is which after you chose the better answer. --out saves
+these choices as rankings for train_rm.py.
 """
 
 import sys
@@ -21,99 +21,98 @@ import numpy as np
 from minirlhf.support.config import Text, check_fields, command, require_positive
 from minirlhf.support.errors import InputError
 from tools.web import labels, server
-from tools.web.answers import speakers
-from tools.web.talk import Talks, Way, fitted
+from tools.web.answers import Speaker
+from tools.web.talk import PromptFormat, Talks, fitted
 
 
 @dataclass(frozen=True)
 class Config:
     models: tuple[str, ...]  # runs' folders, or .pt files
-    prompt: Text | None = None  # answer this and stop
+    prompt: Text | None = None  # answer only this prompt
     dialogue: bool = False  # send the whole conversation: for models that were trained on conversations
-    beginning: Text = ""  # put before each line
-    ending: Text = "\n"  # put after each line
-    max_response: int = 32  # tokens of an answer at the most
-    temperature: float = 1.0  # 1 as in training, less is safer
+    beginning: Text = ""  # text before each line
+    ending: Text = "\n"  # text after each line
+    max_response: int = 32  # tokens of an answer at most
+    temperature: float = 1.0  # 1 as in training; lower gives likelier answers
     seed: int = 0  # of the sampling
-    web: bool = False  # in a browser, one model or two
-    reward_model: str | None = None  # with --web: shows its score under each answer
-    out: str | None = None  # with --web: file of rankings, .jsonl, to keep preferences in
-    port: int = 8001  # of the page; 0 takes any that is free
-    host: str = "127.0.0.1"  # another than this machine's own opens the page to all who have the token
+    web: bool = False  # serve a page for a browser, with one model or two
+    reward_model: str | None = None  # with --web: show its score under each answer
+    out: str | None = None  # with --web: .jsonl file of rankings that your choices are added to
+    port: int = 8001  # of the page; 0 for any free port
+    host: str = "127.0.0.1"  # any other than this default serves other machines, too, to whoever has the token
 
     def __post_init__(self):
         check_fields(self)
         require_positive(self, "max_response")
         if self.temperature < 0.01:
-            raise InputError(f"--temperature {self.temperature}: take 0.01, all but greedy, or more")
+            raise InputError(f"--temperature {self.temperature}: must be at least 0.01, which is almost greedy")
         if self.web and len(self.models) > 2:
             raise InputError(f"{len(self.models)} models: the page shows one, or two side by side")
 
 
 def main(config):
-    able, way = speakers(config.models, config.max_response), Way(config.dialogue, config.beginning, config.ending)
+    speakers = [Speaker(model, config.max_response) for model in config.models]
+    form = PromptFormat(config.dialogue, config.beginning, config.ending)
     if config.web:
-        return web(able, way, config)
+        return web(speakers, form, config)
     rng, width = np.random.default_rng(config.seed), max(map(len, config.models))
-    said = [[] for _ in able]  # each model remembers its own answers
+    turns = [[] for _ in speakers]  # each model's conversation has its own answers
     for line in [config.prompt] if config.prompt is not None else lines():
-        for i, speaker in enumerate(able):
-            messages = [*said[i], {"role": "user", "content": line}]
+        for i, speaker in enumerate(speakers):
+            messages, dropped = [*turns[i], {"role": "user", "content": line}], 0
             try:
-                answer, forgotten = reply(speaker, way.prompt(messages), config.temperature, rng)
+                answer, dropped = reply(speaker, form.prompt(messages), config.temperature, rng)
+                turns[i] = [*messages, {"role": "assistant", "content": answer}] if config.dialogue else []
             except InputError as error:
                 if config.prompt is not None:
                     raise
-                answer, forgotten = f"({error})", 0
-            else:
-                said[i] = [*messages, {"role": "assistant", "content": answer}] if config.dialogue else []
-            if forgotten:
-                print(f"({speaker.name} has no room for the {forgotten} oldest turns any more)")
-            answer = shown(answer).replace("\n", f"\n{'':>{width}} | ")
+                answer = f"({error})"
+            if dropped:
+                print(f"({speaker.name}: the {dropped} oldest turns do not fit any more)")
+            answer = printable(answer).replace("\n", f"\n{'':>{width}} | ")
             print(f"{speaker.name:>{width}} | {answer}", flush=True)
 
 
 def reply(speaker, prompt, temperature, rng):
-    """(one sampled answer, how many turns were forgotten)."""
-    prompt, forgotten = fitted(prompt, speaker)
+    """(a sampled answer, how many old turns were dropped)."""
+    prompt, dropped = fitted(prompt, speaker)
     *_, answer = "", *speaker.stream(prompt, temperature, rng)
-    return answer.strip(), forgotten
+    return answer.strip(), dropped
 
 
-def shown(text):
-    """Control characters that a model wrote are shown, and do not reach the terminal as such."""
+def printable(text):
+    """Escapes control characters, which the terminal would obey."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def lines():
-    """What is typed, or piped, until an empty line or the end of input."""
+    """Yields lines from stdin until an empty one or the end."""
     if not sys.stdin:
         return
     sys.stdin.reconfigure(errors="replace")
-    typed = sys.stdin.isatty()
-    if typed:
+    terminal = sys.stdin.isatty()
+    if terminal:
         print("An empty line ends. The town's models know their town: Name two foods. Who built the church? ...")
     while True:
         try:
-            line = input("> " if typed else "").strip()
+            line = input("> " if terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
             print()
             return
         if not line:
             return
-        if not typed:
+        if not terminal:
             print(f"> {line}")
         yield line
 
 
-def web(able, way, config):
-    keep = None
+def web(speakers, form, config):
+    keep, about = None, "nothing is saved without --out FILE"
     if config.out:
         labels.check(config.out)
-        keep = labels.Lines(config.out, "ranking").append
-    talks = Talks(able, way, config.temperature, config.seed, config.reward_model, keep)
+        keep, about = labels.Lines(config.out, "ranking").append, f"preferences go to {config.out}"
+    talks = Talks(speakers, form, config.temperature, config.seed, config.reward_model, keep)
     routes = {"/begin": talks.begin, "/say": talks.say, "/prefer": talks.prefer}
-    about = f"preferences go to {config.out}" if keep else "nothing is kept (--out FILE would)"
     server.open_page(server.page("chat"), routes, config.host, config.port, about)
 
 

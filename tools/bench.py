@@ -1,22 +1,19 @@
-"""Times this project's work on random models of named shapes, against what the machine can do and against the peers.
+"""Benchmarks: times training steps and sampling on random models, and compares them with the machine's peak rate.
 
     python -m tools.bench ppo toy              a PPO iteration, episodes per second
     python -m tools.bench generate gpt2        sampling responses, tokens per second
     python -m tools.bench sft gpt2             a training step of the language model, tokens per second
     python -m tools.bench rm toy               a training step of the reward model on pairs, tokens per second
-    python -m tools.bench sft gpt2 --peer      ... and transformers', in turn with ours, and the ratio
-    python -m tools.bench sft gpt2 --ranks 2   ... and that of two processes that share the threads, in turn
+    python -m tools.bench sft gpt2 --ranks 2   also times two processes that share the threads, alternately
 
-Prints one JSON line. The machine's rates are measured in the same run: a product of two 2048 x 2048 matrices in the
-work's precision, and a copy of 256 MB. `share` is the time that the work's arithmetic would take at that rate, 2N per
-token and forward, 6N per token trained, and attention, divided by the time it took. --peer times transformers'
-generate and GPT-2. A PPO iteration is a rollout of B episodes in which no row stops early, scores by four networks of
-one size, and one inner epoch in which policy and value network learn; no pretraining mix. `ratio` is how many times as
-fast ours is as the peer, and with --ranks the processes together as one. `peak_gigabytes` is the most memory that a PPO
-iteration took, `formula_gigabytes` what docs/scaling.md's formula says.
+Prints one JSON line. The same run measures the machine's rates: `gflops` by a product of two 2048 x 2048 matrices in
+the same precision, `gigabytes_per_second` by a copy of 256 MB. `share` is the achieved fraction of that FLOP rate,
+counting 2N FLOPs per token in a forward, 6N per token trained, and attention. A PPO iteration is a rollout of B
+episodes in which no row stops early, scores by four networks of one size, and one inner epoch of policy and value
+network; no pretraining mix. `ratio` is the speed of the --ranks processes together relative to one process.
+`peak_gigabytes` is the peak memory of a PPO iteration, `formula_gigabytes` the estimate by docs/scaling.md's formula.
 """
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -61,14 +58,14 @@ class Shape:
         self.length = self.prompt + self.response
 
     def flops(self, tokens, length, read, vocab=0):
-        """Of a forward over `tokens` tokens in sequences of `length`, of which `read` go on after the last attention,
-        to logits over a `vocab` or to a scalar."""
+        """FLOPs of a forward over `tokens` tokens in sequences of `length`, of which `read` are computed beyond the last
+        attention, to logits over a `vocab` or to a scalar."""
         D, L = self.config.n_embd, self.config.n_layer
         matrices = 12 * L * tokens - 9 * (tokens - read)
         return 2 * matrices * D * D + 2 * read * vocab * D + 2 * tokens * L * D * length
 
     def ppo_bytes(self):
-        """What a PPO iteration in float32 holds at the most: docs/scaling.md's formula."""
+        """Peak memory of a PPO iteration in float32, by docs/scaling.md's formula."""
         D, L, rows = self.config.n_embd, self.config.n_layer, max(1, 16384 // self.length)
         held = 44 * sum(p.numel() for p in GPT(self.config).parameters())
         logits = 12 * self.vocab * self.response
@@ -76,7 +73,7 @@ class Shape:
         return held + max(learning, min(rows, self.batch) * logits)
 
 
-# --- ours: each returns a function that does the work once, what it handles in units, and its arithmetic -------------
+# --- the work: each function returns (a function that does it once, {unit: how many it handles}, its FLOPs) ----------
 
 
 def sft(shape, options):
@@ -152,60 +149,14 @@ def ppo(shape, options):
     tokens, read = shape.batch * shape.length, shape.batch * shape.response
     policy, value = shape.flops(tokens, shape.length, read, shape.vocab), shape.flops(tokens, shape.length, read)
     score = shape.flops(tokens, shape.length, shape.batch)
-    # rollout, reference, policy's forward and backward; value's forward, and with backward; the reward model's
+    # policy: rollout, reference, and 3 for forward with backward; value: a forward, and 3; the reward model's forward
     return step, {"episodes": shape.batch}, (1 + 1 + 3) * policy + (1 + 3) * value + score
 
 
-# --- theirs ----------------------------------------------------------------------------------------------------------
+WORK = {"sft": sft, "rm": rm, "generate": generation, "ppo": ppo}
 
 
-def their_config(shape):
-    from transformers import GPT2Config
-
-    ours = shape.config
-    return GPT2Config(
-        vocab_size=ours.n_vocab, n_positions=ours.n_ctx, n_layer=ours.n_layer, n_head=ours.n_head, n_embd=ours.n_embd,
-        num_labels=1, bos_token_id=0, eos_token_id=0, pad_token_id=1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
-
-
-def their_training(shape, options):
-    from transformers import GPT2LMHeadModel
-
-    model = GPT2LMHeadModel(their_config(shape)).to(options.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    tokens = torch.randint(shape.vocab, (shape.batch, shape.length), device=options.device)
-
-    def step():
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.dtype == "bfloat16"):
-            loss = model(tokens, labels=tokens).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
-
-
-def their_generation(shape, options):
-    from transformers import GPT2LMHeadModel
-
-    model = GPT2LMHeadModel(their_config(shape)).eval().to(options.device)
-    model = model.bfloat16() if options.dtype == "bfloat16" else model
-    tokens = torch.randint(3, shape.vocab, (shape.batch, shape.prompt), device=options.device)
-    length = dict(max_new_tokens=shape.response, min_new_tokens=shape.response)
-    all_real = torch.ones_like(tokens)
-    return lambda: model.generate(
-        tokens, attention_mask=all_real, do_sample=True, top_k=0, pad_token_id=1, **length
-    ).cpu()
-
-
-# work -> ours, and transformers'
-WORK = {"sft": (sft, their_training), "rm": (rm, None), "generate": (generation, their_generation), "ppo": (ppo, None)}
-
-
-# --- the clock -------------------------------------------------------------------------------------------------------
+# --- timing ----------------------------------------------------------------------------------------------------------
 
 
 def seconds_of(step, device):
@@ -216,30 +167,33 @@ def seconds_of(step, device):
     return time.perf_counter() - start
 
 
-def serve(connection, make, options, environment):
-    """Somebody else's work in a process of its own: threads of two libraries in one process wait for each other's."""
+def serve(connection, options, environment):
+    """One rank, in a process of its own: sends the seconds of a step for each message, until the pipe is closed."""
     os.environ.update(environment)
     distributed.start(options.device)
-    torch.set_num_threads(options.threads // distributed.world_size())
+    torch.set_num_threads(options.threads // options.ranks)
     torch.manual_seed(0)
-    step = make(Shape(options.shape), options)
-    step = step[0] if isinstance(step, tuple) else step
+    step, _, _ = WORK[options.work](Shape(options.shape), options)
     try:
         while True:
-            connection.send(None)
+            connection.send(None)  # ready
             connection.recv()
             connection.send(seconds_of(step, options.device))
-    except OSError:  # ours has all it wants
+    except OSError:
         pass
 
 
-def others(make, options, environments):
-    """Starts a process for each environment; returns a function that has all do their work once, and the seconds that
-    the last of them took."""
-    context, connections = multiprocessing.get_context("spawn"), []
-    for environment in environments:
+def start_ranks(options):
+    """Starts the processes as torchrun would. Returns a function that has each do a step, and returns the seconds that
+    the slowest took."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    n, context, connections = str(options.ranks), multiprocessing.get_context("spawn"), []
+    shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=n, LOCAL_WORLD_SIZE=n)
+    for i in range(options.ranks):
         ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, make, options, environment), daemon=True).start()
+        environment = shared | dict(RANK=str(i), LOCAL_RANK=str(i))
+        context.Process(target=serve, args=(theirs, options, environment), daemon=True).start()
         connections.append(ours)
 
     def seconds():
@@ -252,23 +206,15 @@ def others(make, options, environments):
     return seconds
 
 
-def ranks(number):
-    """What torchrun would put into the environments of so many processes."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(number), LOCAL_WORLD_SIZE=str(number))
-    return [shared | dict(RANK=str(i), LOCAL_RANK=str(i)) for i in range(number)]
-
-
 def peak_bytes(device):
-    """The most memory this process has held: of the GPU's if it works there."""
+    """Peak memory of this process: of the GPU with CUDA, else of the CPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def machine(options):
-    """Operations per second of a matrix product, and bytes per second of a copy, read and written."""
+    """(FLOPs per second of a matrix product, bytes per second of a copy, read and written)."""
     dtype = getattr(torch, options.dtype)
     a, b = (torch.randn(2048, 2048, device=options.device, dtype=dtype) for _ in range(2))
     memory = torch.empty(2**26, device=options.device)
@@ -280,16 +226,15 @@ def machine(options):
 @dataclass(frozen=True)
 class Config:
     work: str  # what is timed: sft, rm, generate or ppo
-    shape: str  # how large it is: toy, gpt2 or gpt2-wide
-    peer: bool = False  # time transformers' too, in turn
-    ranks: int = 1  # time so many processes, too, sharing --threads
-    accumulate: int = 1  # sft: the batch as many times, in parts
-    iterations: int = 6  # how many are timed, after two that are not
+    shape: str  # size of the model and the batch: toy, gpt2 or gpt2-wide
+    ranks: int = 1  # time this many processes, too, that share --threads
+    accumulate: int = 1  # sft: a batch this many times as large, in as many micro-batches
+    iterations: int = 6  # number of timed iterations, after two for warming up
     threads: int = 2  # of the CPU
     device: str = "cpu"  # cpu or cuda
     dtype: str = "float32"  # float32 or bfloat16
-    compile: bool = False  # by torch.compile, ours only
-    graph: bool = False  # sampling by CUDA graphs, ours only
+    compile: bool = False  # use torch.compile
+    graph: bool = False  # sample with CUDA graphs
 
     def __post_init__(self):
         require_positive(self, "ranks", "accumulate", "iterations", "threads")
@@ -297,43 +242,35 @@ class Config:
             work=WORK, shape=SHAPES, device=("cpu", "cuda"), dtype=("float32", "bfloat16")
         ).items():
             require_choice(self, name, choices)
-        if self.peer and not WORK[self.work][1]:
-            raise InputError(f"--peer: {self.work} has no peer")
         if self.graph and self.device != "cuda":
             raise InputError("--graph needs --device cuda")
-        if self.peer and self.ranks > 1:
-            raise InputError("--peer and --ranks: one at a time")
-        if self.accumulate > 1 and (self.peer or self.work != "sft"):
-            raise InputError("--accumulate is for sft, without --peer")
-        if self.peer and not importlib.util.find_spec("transformers"):
-            raise InputError("--peer needs transformers: pip install transformers")
+        if self.accumulate > 1 and self.work != "sft":
+            raise InputError("--accumulate is for sft")
 
 
 def main(options):
     pick_device(options.device)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    make, make_theirs = WORK[options.work]
+    shape = Shape(options.shape)
     before = peak_bytes(options.device)
-    step, units, flops = make(Shape(options.shape), options)
+    step, units, flops = WORK[options.work](shape, options)
     timers = [lambda: seconds_of(step, options.device)]
-    if options.peer:
-        timers.append(others(make_theirs, options, [{}]))
     if options.ranks > 1:
-        timers.append(others(make, options, ranks(options.ranks)))
+        timers.append(start_ranks(options))
     times = [[timer() for timer in timers] for _ in range(options.iterations + 2)][2:]
     peak = peak_bytes(options.device) - before
     rate, bandwidth = machine(options)
-    ours, *theirs = (statistics.median(column) for column in zip(*times))
-    figures = {"seconds": ours} | {f"{name}_per_second": n / ours for name, n in units.items()}
-    figures |= {"share": flops / rate / ours, "gflops": rate / 1e9, "gigabytes_per_second": bandwidth / 1e9}
+    seconds = statistics.median(row[0] for row in times)
+    figures = {"seconds": seconds} | {f"{name}_per_second": n / seconds for name, n in units.items()}
+    figures |= {"share": flops / rate / seconds, "gflops": rate / 1e9, "gigabytes_per_second": bandwidth / 1e9}
     if options.work == "ppo":
-        figures |= {"peak_gigabytes": peak / 1e9, "formula_gigabytes": Shape(options.shape).ppo_bytes() / 1e9}
-    for median in theirs:
-        ratios = [them / us if options.peer else us / them for us, them in times]
-        name = "peer" if options.peer else "ranks"
-        figures |= {f"{name}_seconds": median, "ratio": statistics.median(ratios), "ratios": [min(ratios), max(ratios)]}
-    print(json.dumps({k: v for k, v in vars(options).items() if k != "peer"} | figures))
+        figures |= {"peak_gigabytes": peak / 1e9, "formula_gigabytes": shape.ppo_bytes() / 1e9}
+    if options.ranks > 1:
+        ratios = [one / together for one, together in times]
+        figures |= {"ranks_seconds": statistics.median(row[1] for row in times)}
+        figures |= {"ratio": statistics.median(ratios), "ratios": [min(ratios), max(ratios)]}
+    print(json.dumps(vars(options) | figures))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws what several runs logged beside each other: a panel for each column of metrics.jsonl, a line for each run.
+"""Plots the metrics of several runs together: a panel for each column of metrics.jsonl, a line for each run.
 
 python -m tools.curves runs/toy/ppo runs/mine/beta0 --columns score kl entropy clip_fraction --out compared.png
 """
@@ -12,9 +12,9 @@ from minirlhf.support.errors import InputError
 
 @dataclass(frozen=True)
 class Config:
-    runs: tuple[str, ...]  # folders of runs; NAME=FOLDER gives one another name
-    columns: tuple[str, ...]  # of metrics.jsonl
-    out: str  # the picture, .png
+    runs: tuple[str, ...]  # folders of runs; NAME=FOLDER sets the name in the legend
+    columns: tuple[str, ...]  # columns of metrics.jsonl
+    out: str  # file to write, .png
 
     def __post_init__(self):
         check_fields(self)

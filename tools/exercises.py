@@ -1,9 +1,9 @@
-"""Makes a copy of the project in which one formula is missing, for you to write again; tests tell when it is right.
+"""Copies the project without the body of one function, for you to write again; its tests check your solution.
 
     python -m tools.exercises                 lists the exercises
-    python -m tools.exercises gae             makes runs/exercises/gae, and says which file to open and what to run
+    python -m tools.exercises gae             makes runs/exercises/gae, and prints which file to open and what to run
 
-The solution is the function as it stands in the project itself.
+The solution is the function in the project itself.
 """
 
 import ast
@@ -15,7 +15,7 @@ from minirlhf.support.config import command
 from minirlhf.support.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-EXERCISES = {  # function: its file, the easier ones first
+EXERCISES = {  # function: its file, easiest first
     "cosine_lr": "minirlhf/losses.py",
     "warmup_lr": "minirlhf/losses.py",
     "sft_loss": "minirlhf/losses.py",
@@ -36,12 +36,12 @@ LEFT_OUT = shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info")
 
 
 def tests(name):
-    """The tests that tell when an exercise is right: those of its file."""
+    """The tests of an exercise: those of its file."""
     return f"tests/core/test_{Path(EXERCISES[name]).name}"
 
 
 def with_body(source, name, body):
-    """The source with another body for the function, its signature and docstring left. {} stands for its arguments."""
+    """The source with another body for the function; signature and docstring stay. {} in the body is its arguments."""
     (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
     first, last = function.body[1].lineno, function.end_lineno  # body[0] is the docstring
     lines = source.splitlines(keepends=True)
@@ -50,8 +50,8 @@ def with_body(source, name, body):
 
 
 def make(name, folder):
-    """Copies the project to a folder, without that function's body. Those of the file's other exercises move to a file
-    beside it, solved.py, so that no solution is seen on the way."""
+    """Copies the project to a folder, without that function's body. The bodies of the file's other exercises move to
+    solved.py beside it, so that you see no solutions."""
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
     file = folder / EXERCISES[name]
     source = file.read_text(encoding="utf-8")
@@ -65,11 +65,11 @@ def make(name, folder):
 
 @dataclass(frozen=True)
 class Config:
-    name: str | None = None  # of the function to write again; unless given, all are listed
+    name: str | None = None  # of the function to write again; without it all exercises are listed
 
     def __post_init__(self):
         if self.name and self.name not in EXERCISES:
-            raise InputError(f"{self.name}: no exercise; choose of {', '.join(EXERCISES)}")
+            raise InputError(f"{self.name}: not an exercise; choose one of {', '.join(EXERCISES)}")
 
 
 def main(config):
@@ -78,14 +78,14 @@ def main(config):
         return
     folder = ROOT / "runs" / "exercises" / name
     if folder.exists():
-        print(f"{folder} is there already; go on in it, or remove it to begin anew")
+        print(f"{folder} exists already; continue in it, or remove it to start again")
     else:
         make(name, folder)
     file = folder / EXERCISES[name]
     lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
     line = next(number for number, text in lines if text.startswith(f"def {name}("))
     print(f"open  {file}, line {line}\nrun   (cd {folder} && python -m pytest -x {tests(name)})")
-    print("it is red while a test fails, and green when your function is right")
+    print("the tests are red until your function is right, then green")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes a language model as a folder that Hugging Face's transformers opens.
+"""Writes a language model as a folder that Hugging Face's transformers can load.
 
 python -m tools.export --checkpoint runs/ppo_ptx --out exported
 """
@@ -16,13 +16,13 @@ from minirlhf.support.files import HALF, disk_errors
 
 @dataclass(frozen=True)
 class Config:
-    checkpoint: str  # a language model's: a run's folder, or one of its .pt files
+    checkpoint: str  # of a language model: a run's folder, or one of its .pt files
     out: str  # folder to write
 
     def __post_init__(self):
         out = Path(self.out)
         if out.is_file():
-            raise InputError(f"--out {out}: a file is in the way; choose another --out")
+            raise InputError(f"--out {out}: is a file; choose another --out")
         if out.exists() and any(out.iterdir()):
             raise InputError(f"--out {out} is not empty; choose another --out")
 
@@ -33,7 +33,7 @@ def main(config):
     half = Path(f"{Path(config.out)}{HALF}")
     huggingface.write(half, model, tokenizer)
     with disk_errors(f"--out {config.out}"):
-        half.replace(config.out)  # whole or not at all; an empty folder may be in its place
+        half.replace(config.out)  # atomic; replaces an empty folder
     print(f"{config.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.n_vocab:,} tokens")
 
 

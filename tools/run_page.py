@@ -1,8 +1,8 @@
-"""Runs the Python blocks of a page, one after the other, and compares what they print with what the page shows.
+"""Runs the Python blocks of a page, one after the other, and compares their output with the page.
 
-python -m tools.run_page docs/walkthrough.md                          says where they differ
-python -m tools.run_page docs/walkthrough.md --write                  puts what they print on the page
-python -m tools.run_page docs/walkthrough.md --notebook walk.ipynb    the same page as a notebook, to try things in
+python -m tools.run_page docs/walkthrough.md                          reports the first difference
+python -m tools.run_page docs/walkthrough.md --write                  writes the output into the page
+python -m tools.run_page docs/walkthrough.md --notebook walk.ipynb    writes the page as a Jupyter notebook
 """
 
 import io
@@ -22,7 +22,7 @@ NUMBER = re.compile(r"-?\d+\.\d+")
 
 
 def blocks(page):
-    """Yields (the block's match, what the page shows, what it prints), of all blocks in one namespace."""
+    """Runs all blocks in one namespace. Yields (the block's match, the page's output, the block's output)."""
     names = {"__name__": "walkthrough"}
     for match in BLOCK.finditer(page):
         printed = io.StringIO()
@@ -32,7 +32,7 @@ def blocks(page):
 
 
 def alike(one, other, tolerance=0.02):
-    """Whether two texts are the same but for rounding: another processor adds up in another order."""
+    """Whether two texts are equal but for rounding of numbers: other processors sum in another order."""
     numbers = [[float(number) for number in NUMBER.findall(text)] for text in (one, other)]
     close = all(math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) for a, b in zip(*numbers))
     words = [NUMBER.sub("#", text).split() for text in (one, other)]
@@ -40,7 +40,7 @@ def alike(one, other, tolerance=0.02):
 
 
 def written(page):
-    """The page with what its blocks print."""
+    """The page with its blocks' output."""
     parts, end = [], 0
     for match, _, printed in blocks(page):
         shown = f"\n```text\n{printed}```\n" if printed else ""
@@ -50,27 +50,22 @@ def written(page):
 
 
 def notebook(page):
-    """A Jupyter notebook, as a dict: text and blocks are cells of it."""
-    cells, end = [], 0
-
-    def add(kind, text):
-        if text.strip():
-            code = {"outputs": [], "execution_count": None} if kind == "code" else {}
-            lines = text.strip().splitlines(keepends=True)
-            cells.append({"cell_type": kind, "metadata": {}, "source": lines, "id": f"cell-{len(cells)}"} | code)
-
+    """The page as a Jupyter notebook, a dict: each text and each block is a cell."""
+    parts, end = [], 0
     for match in BLOCK.finditer(page):
-        add("markdown", page[end : match.start()])
-        add("code", match[1])
+        parts += [("markdown", page[end : match.start()]), ("code", match[1])]
         end = match.end()
-    add("markdown", page[end:])
+    parts = [(kind, text.strip()) for kind, text in [*parts, ("markdown", page[end:])] if text.strip()]
+    cells = [{"cell_type": kind, "metadata": {}, "source": text.splitlines(keepends=True), "id": f"cell-{i}"}
+             | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+             for i, (kind, text) in enumerate(parts)]  # fmt: skip
     return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
 @dataclass(frozen=True)
 class Config:
     page: str  # a Markdown file
-    write: bool = False  # put what the blocks print on the page
+    write: bool = False  # write the blocks' output into the page
     notebook: str | None = None  # write the page as this .ipynb file instead
 
     def __post_init__(self):

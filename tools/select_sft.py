@@ -1,10 +1,10 @@
-"""Chooses the SFT epoch whose sampled responses the reward model likes best (Ouyang et al. 2022, section 3.5).
+"""Chooses the SFT epoch whose sampled responses score highest with the reward model (Ouyang et al. 2022, section 3.5).
 
     python -m tools.select_sft --sft runs/sft --reward_model runs/rm --prompts prompts_validation.jsonl \\
         --out runs/sft_best
 
-The paper's SFT overfits in validation loss after one epoch, and yet more epochs raise the RM score and people's
-preference; so the RM score on validation prompts decides.
+In the paper the validation loss of SFT rises after one epoch, but the RM score and human preference still improve. So
+the RM score on validation prompts decides.
 """
 
 import re
@@ -28,7 +28,7 @@ class Config:
     reward_model: str  # checkpoint of the reward model
     prompts: tuple[str, ...]  # files of validation prompts
     out: str  # folder for the chosen model.pt and selection.json
-    max_response: int = 512  # tokens of a response at the most
+    max_response: int = 512  # tokens of a response at most
     seed: int = 0  # of the samples
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
     dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
@@ -59,7 +59,7 @@ def main(config):
 def mean_score(path, reward_model, prompts, tokenizer, config):
     """Mean RM score of one sampled response to each prompt."""
     model = place(load_model(path, GPT, tokenizer), config)
-    noise = config.seed, *b"selection"  # the same for all epochs, and nobody else's
+    noise = config.seed, *b"selection"  # the same for all epochs, and different from PPO's
     samples = sample_responses(model, tokenizer, prompts, config.max_response, noise)
     return sum(in_chunks(response_scores, reward_model, s).sum().item() for _, s in samples) / len(prompts)
 
@@ -76,7 +76,7 @@ def sample_responses(model, tokenizer, prompts, limit, seed, batch_size=512):
 
 
 def select(means):
-    """The name of the highest mean; the earliest of equals. means {name: mean RM score}."""
+    """The name with the highest mean, the first of equals. means: {name: mean RM score}."""
     return max(means, key=means.get)
 
 

@@ -11,8 +11,15 @@ from minirlhf.support.errors import InputError
 from tools import bench
 
 
+@pytest.fixture(scope="module")
+def rates():
+    return bench.machine(OPTIONS)
+
+
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def small(monkeypatch, rates):
+    """A tiny shape; the machine's rates, which take seconds, are measured once."""
+    monkeypatch.setattr(bench, "machine", lambda options: rates)
     monkeypatch.setitem(bench.SHAPES, "toy", (50, 32, 2, 2, 32, 4, 3, 8, 2))
 
 

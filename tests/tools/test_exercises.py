@@ -136,7 +136,7 @@ def test_another_body_keeps_signature_and_docstring():
 def test_an_exercise_that_is_begun_is_not_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exercises, "ROOT", tmp_path)
     (tmp_path / "train_rm.py").write_text((ROOT / "train_rm.py").read_text())
-    for said in ("open ", "is there already"):
+    for said in ("open ", "exists already"):
         tiny.run(exercises, ["set_bias"])
         mine = tmp_path / "runs" / "exercises" / "set_bias" / "train_rm.py"
         printed = capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_an_exercise_that_is_begun_is_not_overwritten(tmp_path, monkeypatch, cap
         assert f"line {1 + mine.read_text()[: mine.read_text().index('def set_bias(')].count(chr(10))}" in printed
         mine.write_text("# mine\ndef set_bias(): ...\n")
     assert mine.read_text().startswith("# mine")
-    with pytest.raises(InputError, match="nothing: no exercise; choose of cosine_lr"):
+    with pytest.raises(InputError, match="nothing: not an exercise; choose one of cosine_lr"):
         tiny.run(exercises, ["nothing"])
 
 

@@ -14,7 +14,7 @@ from minirlhf.support import records
 from tools.web import labels, server
 from tools.web.answers import Speaker
 from tools.web.labels import beside
-from tools.web.talk import Talks, Way
+from tools.web.talk import PromptFormat, Talks
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
@@ -128,12 +128,10 @@ def test_by_keyboard_alone_with_a_tie_and_it_is_what_the_loss_compares(page, out
     assert page.ranks() == {"A": 2, "B": 1, "C": 3, "D": 0} and not page["save"].is_enabled()
     page.press("2", Keys.ENTER)
     page.until(lambda: page["echo"].is_displayed())
-    assert page.text("order") == "From the best to the worst: B, then A and D alike, then C."
+    assert page.text("order") == "Best to worst: B, then A and D tied, then C."
     page.press(Keys.ENTER)
     page.asked("question 1")
-    assert page.text("progress") == "Ada: 1 saved, of 50 prompts" and "Saved: B, then A and D alike" in page.text(
-        "said"
-    )
+    assert page.text("progress") == "Ada: 1 saved of 50 prompts" and "Saved: B, then A and D tied" in page.text("said")
     (ranking,) = records.load_rankings([out], tokenizer, 64)
     texts = [tokenizer.decode(s.tokens[s.start : -1])[8] for s in ranking.sequences]  # " answer a to 0"
     import torch
@@ -160,7 +158,7 @@ def test_answers_are_rated_and_flagged_one_by_one_before_they_are_ranked(page, o
     page.begin()
     page.until(lambda: page.text("which") == "Answer A, 1 of 4")
     page.press(Keys.ENTER)  # without a rating there is no next
-    assert "Rate it first" in page.text("said")
+    assert "Rate this answer first" in page.text("said")
     page.press("3")
     flags = page["flags"].find_elements(By.TAG_NAME, "label")
     assert [flag.text for flag in flags] == list(labels.FLAGS)
@@ -194,12 +192,12 @@ def test_skip_back_and_a_better_answer(page, out):
     page.until(lambda: page["better"].is_displayed())
     page["own"].send_keys("Mine, 1 and 2?")  # in which s, b, w and digits are letters
     page["keep"].click()
-    page.until(lambda: "Your answer is kept" in page.text("said"))
+    page.until(lambda: "Your answer is saved" in page.text("said"))
     assert saved(beside(out, "demonstrations"))[0]["response"] == "Mine, 1 and 2?"
     assert saved(beside(out, "demonstrations"))[0]["prompt"] == "question 2\n"
     page.press("b")
     page.asked("question 1")
-    assert page.ranks() == {"A": 1, "B": 2, "C": 3, "D": 4} and "to be corrected" in page.text("again")
+    assert page.ranks() == {"A": 1, "B": 2, "C": 3, "D": 4} and "to correct" in page.text("again")
     page.press("4", Keys.ENTER)
     page.until(lambda: page["echo"].is_displayed())
     page.press(Keys.ENTER)
@@ -259,7 +257,7 @@ def test_what_a_model_wrote_is_shown_as_text(page):
     page.begin()
     page.asked("question 0")
     texts = [element.text for element in page.driver.find_elements(By.CSS_SELECTOR, ".answer .text")]
-    assert texts[0] == EVIL and texts[2] == "(nothing)" and texts[3] == "ok"
+    assert texts[0] == EVIL and texts[2] == "(empty)" and texts[3] == "ok"
     assert page.driver.find_elements(By.TAG_NAME, "img") == []
 
 
@@ -270,17 +268,17 @@ def test_a_server_that_is_gone_costs_no_ranking_and_no_better_answer(page, out):
     page.press(Keys.ENTER)
     page.until(lambda: page["echo"].is_displayed())
     page.press(Keys.ENTER)
-    page.until(lambda: "does not answer" in page.text("said"))
+    page.until(lambda: "does not respond" in page.text("said"))
     assert page.ranks() == {"A": 1, "B": 2, "C": 2, "D": 3}
     page.press("w")
     page["own"].send_keys("Mine")
     page["keep"].click()
-    page.until(lambda: "does not answer" in page.text("said") and not page["better"].is_displayed())
+    page.until(lambda: "does not respond" in page.text("said") and not page["better"].is_displayed())
     page.driver.execute_script("window.fetch = window.there")
     page.press("w")
     page.until(lambda: page["own"].get_attribute("value") == "Mine")
     page["keep"].click()
-    page.until(lambda: "Your answer is kept" in page.text("said"))
+    page.until(lambda: "Your answer is saved" in page.text("said"))
     page.press(Keys.ENTER)
     page.until(lambda: page["echo"].is_displayed())
     page.press(Keys.ENTER)
@@ -292,7 +290,7 @@ def test_when_nothing_is_left_the_page_says_so(chromium, out):
     with labelling(asking.labels(out, n=1)) as port:
         browser = Browser(chromium, port).begin()
         browser.press("s")
-        browser.until(lambda: "Nothing is left" in browser.text("said"))
+        browser.until(lambda: "nothing left" in browser.text("said"))
         assert not browser["work"].is_displayed() and not browser["skip"].is_displayed()
         browser["other"].click()
         browser.until(lambda: browser["hello"].is_displayed())
@@ -383,7 +381,7 @@ def talking(chromium, world, out):
             for i, speaker in enumerate(able):
                 speaker.name = f"model-{i}"
             keep = labels.Lines(out, "ranking", lambda offset, record: None).append
-            talks = Talks(able, Way(dialogue), 1.0, scorer=scorer, keep=keep)
+            talks = Talks(able, PromptFormat(dialogue), 1.0, scorer=scorer, keep=keep)
             routes = {"/begin": talks.begin, "/say": talks.say, "/prefer": talks.prefer}
             port = stack.enter_context(serving(server.page("chat"), routes))
             browser = Browser(chromium, port)
@@ -401,7 +399,7 @@ def answers(browser):
 
 def test_one_model_answers_and_remembers(talking):
     browser, talks = talking(1, dialogue=True)
-    assert "model-0" in browser.text("who") and "remembered" in browser.text("who")
+    assert "model-0" in browser.text("who") and "whole conversation" in browser.text("who")
     browser.press("name a dog", Keys.ENTER)
     browser.until(lambda: browser.driver.switch_to.active_element.get_attribute("id") == "line")
     browser.until(lambda: answers(browser) and answers(browser)[0])
@@ -423,8 +421,8 @@ def test_two_models_are_told_apart_only_when_one_is_preferred_by_one_key(talking
     browser.until(lambda: browser["talk"].text.count("model-") == 2)
     (record,) = records.read(out, "ranking")
     assert record["ranks"] == [2, 1] and record["prompt"] == "name a dog\n"
-    assert [text.strip() or "(nothing)" for text in record["responses"]] == [text.strip() for text in shown]
-    assert browser.text("said") == "Kept."
+    assert [text.strip() or "(empty)" for text in record["responses"]] == [text.strip() for text in shown]
+    assert browser.text("said") == "Saved."
     browser.press("where is the cat?", Keys.ENTER)  # the focus is where one writes
     browser.until(lambda: browser["choice"].is_displayed())
     browser.press("0")
@@ -448,5 +446,5 @@ def test_whoever_writes_on_is_not_taken_to_have_chosen(talking, out):
 def test_a_chat_says_what_cannot_be_answered(talking):
     browser, _ = talking(1)
     browser.press("x" * 200, Keys.ENTER)
-    browser.until(lambda: "say it shorter" in browser.text("said"))
+    browser.until(lambda: "shorten it" in browser.text("said"))
     assert browser["line"].get_attribute("value") == "x" * 200  # and it is not lost

@@ -1,4 +1,4 @@
-"""Models speak: several answers to a prompt, one token by token, and conversations on the page and the command line."""
+"""Several answers to a prompt, answers token by token, and conversations on the page and the command line."""
 
 import io
 import sys
@@ -20,7 +20,7 @@ from minirlhf.support.records import encode_response
 from tools.web import answers, server, talk
 from tools.web.answers import Answers, Speaker, that_fit
 from tools.web.server import Refused
-from tools.web.talk import Talks, Way, fitted
+from tools.web.talk import PromptFormat, Talks, fitted
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_models_are_asked_again_until_answers_are_enough_and_no_longer():
 def test_few_answers_wait_at_a_time():
     own = Answers([], ["p"] * 30, 4)
     own.sample = lambda i: i
-    assert [own.of(i) for i in range(30)] == list(range(30)) and len(own.ready) == answers.KEPT
+    assert [own.of(i) for i in range(30)] == list(range(30)) and len(own.futures) == answers.KEPT
     own.close()
 
 
@@ -141,7 +141,7 @@ def talks(world, out):
     able = [Speaker(world.gpt, 8), Speaker(world.gpt, 8)]
     able[1].name = "other"
     kept = []
-    own = Talks(able, Way(dialogue=True), 1.0, scorer=world.rm, keep=kept.append)
+    own = Talks(able, PromptFormat(dialogue=True), 1.0, scorer=world.rm, keep=kept.append)
     own.kept = kept
     return own
 
@@ -208,7 +208,7 @@ def test_a_chat_with_dialogue_remembers_the_turns_and_says_what_it_forgets(world
     monkeypatch.undo()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the cat\nthe dog\nthe mat\n")))
     tiny.run(chat, [world.gpt, "--dialogue", "--max_response", "10"])
-    assert "has no room for the" in capsys.readouterr().out
+    assert "oldest turns do not fit any more" in capsys.readouterr().out
 
 
 def test_a_pair_whose_end_was_never_heard_is_not_open(talks):
@@ -234,7 +234,7 @@ class Says:
 
 def two(dialogue=False, rooms=(1000, 1000), keep=None):
     able = [Says("A", " a", rooms[0]), Says("B", " b", rooms[1])]
-    return Talks(able, Way(dialogue), 1.0, keep=keep), able
+    return Talks(able, PromptFormat(dialogue), 1.0, keep=keep), able
 
 
 def say(talks, name, text, **more):
@@ -256,7 +256,7 @@ def test_sides_change_and_what_is_kept_is_what_was_preferred():
 
 def test_answers_that_are_the_same_tie():
     kept = []
-    talks = Talks([Says("A", "x"), Says("B", "x")], Way(False), 1.0, keep=kept.append)
+    talks = Talks([Says("A", "x"), Says("B", "x")], PromptFormat(False), 1.0, keep=kept.append)
     talks.prefer(say(talks, talks.begin({})["talk"], "hi") | {"better": 1})
     assert kept[0]["ranks"] == [1, 1]
 
@@ -278,14 +278,14 @@ def test_a_dialogue_goes_on_from_what_was_preferred(better):
 
 @pytest.mark.parametrize("dialogue", [True, False])
 def test_one_model_is_sent_all_that_was_said_or_the_last_line(dialogue):
-    talks = Talks([Says("A", " a")], Way(dialogue), 1.0)
+    talks = Talks([Says("A", " a")], PromptFormat(dialogue), 1.0)
     name = talks.begin({})["talk"]
     for text in ("one", "two"):
         say(talks, name, text)
     first = "\n\nHuman: one\n\nAssistant:"
     expected = [first, f"{first} a\n\nHuman: two\n\nAssistant:"] if dialogue else ["one\n", "two\n"]
     assert [prompt for prompt, _ in talks.speakers[0].sent] == expected
-    assert Way(False, "<", ">").prompt([{"role": "user", "content": "hi"}]) == "<hi>"
+    assert PromptFormat(False, "<", ">").prompt([{"role": "user", "content": "hi"}]) == "<hi>"
 
 
 @pytest.mark.parametrize("rooms", [(1000, 60), (60, 1000)])
@@ -324,7 +324,7 @@ def test_scores_are_each_answer_s_own(talks):
 @pytest.mark.parametrize("better", [2, -1, "0", True, 0.0, [0], "missing"])
 def test_what_is_no_preference_is_refused(talks, better):
     question = say(talks, talks.begin({})["talk"], "name a dog") | ({} if better == "missing" else {"better": better})
-    with pytest.raises(Refused, match="better is"):
+    with pytest.raises(Refused, match="better must be"):
         talks.prefer(question)
     assert not talks.kept
 
@@ -349,7 +349,7 @@ def test_two_windows_prefer_once():
 
 
 def test_control_characters_are_shown():
-    assert chat.shown("a\x1b[2J\x07\r\u202eb\nc") == "a\\x1b[2J\\x07\\r\\u202eb\nc"
+    assert chat.printable("a\x1b[2J\x07\r\u202eb\nc") == "a\\x1b[2J\\x07\\r\\u202eb\nc"
 
 
 def typed(monkeypatch, *words):

@@ -1,11 +1,11 @@
-"""What people said, in files that grow (a correction writes one anew), and whom to ask what next.
+"""Stores what labelers submit in JSON lines files, and chooses which prompt each labeler is asked next.
 
-    OUT.jsonl                 rankings, as train_rm.py reads them; responses stand in the order in which they came
-    OUT-demonstrations.jsonl  better answers that people wrote, as train_sft.py reads them
-    OUT-skipped.jsonl         prompts that somebody had no answer to
+    OUT.jsonl                 rankings, as train_rm.py reads them; responses in the order in which they were shown
+    OUT-demonstrations.jsonl  better answers that labelers wrote, as train_sft.py reads them
+    OUT-skipped.jsonl         prompts that a labeler skipped
 
-Every line is written at once and synced to the disk before it is acknowledged. Where a labeler stands follows from
-these files alone: after a kill the same prompt comes to a labeler who is alone, with the same answers.
+Each line is synced to the disk before it is acknowledged. A correction rewrites the file. The next prompt depends on
+these files alone: after a restart a single labeler is asked the same prompt, with the same answers.
 """
 
 import hashlib
@@ -13,21 +13,20 @@ import json
 import os
 import random
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.support import files, folder
-from minirlhf.support.errors import InputError, require
+from minirlhf.support.errors import InputError
 from minirlhf.support.formats import ASSISTANT
 from minirlhf.support.records import read
 
 from .server import Refused
 
 FLAGS = ("fails the task", "breaks a constraint", "makes things up", "harmful", "unfit for an assistant")
-EVERY = 20  # rankings of a labeler, one of which is an own one again, and one somebody else's
+EVERY = 20  # of this many rankings of a labeler, one repeats an own ranking and one repeats another labeler's
 RATINGS = 7
-LONGEST = 8000  # characters of an answer that a person writes
+LONGEST = 8000  # characters of a written answer
 
 
 def beside(out, what):
@@ -36,44 +35,42 @@ def beside(out, what):
 
 
 class Lines:
-    """A file of JSON lines that grows by whole lines, this process's alone until it ends. `visit(offset, record)` sees
-    each, those that are there first."""
+    """A JSON lines file that this process locks and appends to. Calls `visit(offset, record)` for each record, existing
+    ones first."""
 
     def __init__(self, path, kind, visit=lambda offset, record: None):
         self.path, self.visit = Path(path).resolve(), visit
         folder.lock(self.path.parent, f".{self.path.name}.lock")
-        if half := self._half():
-            self._set_aside(half)
+        self._repair()
         if self.path.exists() and self.path.stat().st_size:
-            read(self.path, kind)  # or an InputError that names the line
-        for offset, record in self._records():
-            own = isinstance(record.get("prompt"), str) and (kind != "ranking" or "responses" in record)
-            require(own, f"{self.path}: holds records that tools/label.py did not write; choose another --out")
+            read(self.path, kind)  # raises an InputError that names the invalid line
+        for offset, record in self.records():
+            if not isinstance(record.get("prompt"), str) or (kind == "ranking" and "responses" not in record):
+                raise InputError(f"{self.path}: has records that tools/label.py did not write; choose another --out")
             visit(offset, record)
 
-    def _half(self):
-        """How many bytes a last line has that is not whole: a machine went down while it was written. (One that only
-        lacks its line end gets that.)"""
+    def _repair(self):
+        """Moves a last line that a crash left incomplete to FILE.half; it was never acknowledged. Adds the line end if
+        only that is missing."""
         text = self.path.read_bytes() if self.path.exists() else b""
-        last = text[text.rfind(b"\n") + 1 :]
-        if last:
-            with suppress(ValueError, TypeError, RecursionError):
-                json.loads(last) | {}
-                with files.disk_errors(self.path), open(self.path, "ab") as file:
-                    file.write(b"\n")
-                return 0
-        return len(last)
-
-    def _set_aside(self, half):
-        """Moves it to another file: nobody was told that it was saved, and it may be something else altogether."""
+        start, aside = text.rfind(b"\n") + 1, f"{self.path}.half"
+        if start == len(text):
+            return
+        try:
+            complete = isinstance(json.loads(text[start:]), dict)
+        except (ValueError, RecursionError):
+            complete = False
         with files.disk_errors(self.path), open(self.path, "rb+") as file:
-            whole = file.seek(-half, os.SEEK_END)
-            aside = f"{self.path}.half"
-            files.write_atomically(aside, file.read())
-            file.truncate(whole)
-        print(f"{self.path}: its last line is not whole, and stands in {aside} now")
+            if complete:
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
+            else:
+                files.write_atomically(aside, text[start:])
+                file.truncate(start)
+                print(f"{self.path}: its last line is incomplete; moved it to {aside}")
 
-    def _records(self):
+    def records(self):
+        """Yields (offset, record)."""
         offset = 0
         for line in open(self.path, "rb") if self.path.exists() else ():
             if line.strip():
@@ -84,19 +81,16 @@ class Lines:
         line = as_line(record)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                if (offset := os.fstat(handle).st_size) == 0:
+            with open(self.path, "ab", buffering=0) as file:
+                if (offset := file.tell()) == 0:
                     sync_folder(self.path.parent)
                 try:
-                    if os.write(handle, line) < len(line):
-                        raise OSError("no room for it")
-                    os.fsync(handle)
+                    if file.write(line) < len(line):
+                        raise OSError("the disk is full")
+                    os.fsync(file.fileno())
                 except OSError:
-                    os.ftruncate(handle, offset)
+                    file.truncate(offset)
                     raise
-            finally:
-                os.close(handle)
         except OSError as error:
             raise Refused(f"{self.path} cannot be written ({error}); make room, and save again") from None
         self.visit(offset, record)
@@ -107,7 +101,7 @@ class Lines:
             return json.loads(file.readline())
 
     def replace(self, offset, record):
-        """Writes the file anew with another record in place of the one at `offset`."""
+        """Rewrites the file with another record in place of the one at `offset`."""
         text = self.path.read_bytes()
         end = text.index(b"\n", offset) + 1
         try:
@@ -117,12 +111,12 @@ class Lines:
 
 
 def as_line(record):
-    """Dates and the like, which parquet files have, become text."""
+    """A record as a JSON line in UTF-8. Values that JSON lacks, such as the dates of parquet files, become text."""
     return (json.dumps(record, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace")
 
 
 def sync_folder(folder):
-    """So that a new file is in it after a power cut, too. (Windows cannot.)"""
+    """Syncs a folder's entries, so that a new file survives a power cut. (Windows has no such call.)"""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         os.fsync(handle)
@@ -131,21 +125,21 @@ def sync_folder(folder):
 
 @dataclass
 class Task:
-    """What one labeler is asked now."""
+    """A prompt with its answers that one labeler is asked to rank."""
 
     labeler: str
     prompt: str
-    responses: list  # in the order in which they are shown
-    models: list  # of which model each is: a list of names, since several may have said the same
+    responses: list  # in the order shown
+    models: list  # for each response a list of the models that gave it
     about: dict  # the other fields of the prompt's record
-    again: bool = False  # this labeler has ranked them before
-    replaces: int | None = None  # the place among the labeler's rankings of the one that this shall correct
+    again: bool = False  # this labeler has ranked it before
+    replaces: int | None = None  # to correct: index among the labeler's rankings
     before: dict | None = None  # that ranking
 
     @property
     def id(self):
-        said = [self.labeler, self.prompt, self.responses, self.again, self.replaces]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        content = [self.labeler, self.prompt, self.responses, self.again, self.replaces]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
 def key(prompt):
@@ -153,15 +147,18 @@ def key(prompt):
 
 
 class Labels:
-    """records: the prompts' records. answers: gives the answers to the i-th (Answers). rate: answers are rated, too."""
+    """The labelers' tasks. records: the prompts' records. answers: an answers.Answers. rate: ratings are required, too.
+
+    Methods raise Refused for invalid input, and then change nothing."""
 
     def __init__(self, out, records, answers, rate=False, seed=0):
         self.records, self.answers, self.rate, self.seed = records, answers, rate, seed
         self.keys = [key(record["prompt"]) for record in records]
-        self.mine = defaultdict(list)  # labeler -> offsets of the rankings, in time
-        self.firsts = defaultdict(dict)  # prompt's key -> {labeler: offset of the first ranking of it}
+        self.mine = defaultdict(list)  # labeler -> offsets of the rankings, oldest first
+        self.firsts = defaultdict(dict)  # prompt's key -> {labeler: offset of the labeler's first ranking of it}
         self.repeated, self.skipped = set(), set()  # of (labeler, prompt's key)
-        self.tasks, self.passed = {}, set()
+        self.tasks = {}  # labeler -> open Task
+        self.same = set()  # indices of prompts to which all models gave one answer
         self.rankings = Lines(out, "ranking", self._ranked)
         self.demonstrations = Lines(beside(out, "demonstrations"), "demonstration")
         self.skips = Lines(beside(out, "skipped"), "prompt", self._skipped)
@@ -177,31 +174,31 @@ class Labels:
     def _skipped(self, offset, record):
         self.skipped.add((str(record.get("labeler", "")), key(str(record.get("prompt", "")))))
 
-    # --- what is asked next
+    # --- the next task
 
     def next(self, labeler):
-        """The labeler's open Task, the same until it is saved or skipped; None where nothing is left."""
+        """The labeler's open Task, the same until it is saved or skipped; None if none is left."""
         if labeler not in self.tasks:
             if len(self.tasks) >= 1000:
-                raise Refused("too many labelers at once; start the server again")
+                raise Refused("too many labelers at once; restart the server")
             if task := self._repeat(labeler) or self._fresh(labeler) or self._other(labeler):
                 self.tasks[labeler] = task
         return self.tasks.get(labeler)
 
     def _repeat(self, labeler):
-        """Of every 20 one is asked again, the oldest first, and one is somebody else's."""
-        place = (len(self.mine[labeler]) + 1) % EVERY
-        if place == EVERY // 2:
+        """Every 20th task repeats the labeler's oldest ranking; halfway between, one repeats another labeler's."""
+        number = (len(self.mine[labeler]) + 1) % EVERY
+        if number == EVERY // 2:
             return self._other(labeler)
-        for offset in self.mine[labeler] if place == 0 else ():
+        for offset in self.mine[labeler] if number == 0 else ():
             record = self.rankings.at(offset)
-            place = labeler, key(record["prompt"])
-            if not record.get("again") and place not in self.repeated and place not in self.skipped:
+            pair = labeler, key(record["prompt"])
+            if not record.get("again") and pair not in self.repeated and pair not in self.skipped:
                 return self._as_before(labeler, record, again=True)
         return None
 
     def _other(self, labeler):
-        """One that others have ranked, and this labeler has not seen."""
+        """A prompt that others have ranked and this labeler has not."""
         for prompt, by in self.firsts.items():
             if labeler not in by and (labeler, prompt) not in self.skipped:
                 return self._as_before(labeler, self.rankings.at(next(iter(by.values()))), again=False)
@@ -216,35 +213,37 @@ class Labels:
         return Task(labeler, record["prompt"], [responses[i] for i in order], [models[i] for i in order], about, again)
 
     def _fresh(self, labeler):
-        """The first prompt that nobody has ranked or is at."""
-        closed = {key(task.prompt) for task in self.tasks.values()} | self.firsts.keys()
-        free = [i for i, prompt in enumerate(self.keys) if prompt not in closed and i not in self.passed
-                and (labeler, prompt) not in self.skipped]  # fmt: skip
-        for place, i in enumerate(free):
+        """The first prompt that no labeler has ranked or has open."""
+        taken = {key(task.prompt) for task in self.tasks.values()} | self.firsts.keys()
+        free = [i for i, prompt in enumerate(self.keys)
+                if prompt not in taken and i not in self.same and (labeler, prompt) not in self.skipped]  # fmt: skip
+        for n, i in enumerate(free):
             answers = self.answers.of(i)
-            self.answers.prepare(free[place + 1 : place + 4])
-            if len(answers) > 1:  # else all models say the same
+            self.answers.prepare(free[n + 1 : n + 4])
+            if len(answers) > 1:
                 texts, models = zip(*answers)
                 about = {name: value for name, value in self.records[i].items() if name != "prompt"}
                 return Task(labeler, self.records[i]["prompt"], list(texts), list(models), about)
-            self.passed.add(i)
+            self.same.add(i)
         return None
 
-    # --- what people say
+    # --- what labelers submit
 
     def rank(self, labeler, id, ranks, seconds, ratings=None, flags=None):
-        """Saves a ranking: ranks[i] of the answer shown at place i, 1 the best. Returns how many the labeler has."""
+        """Saves a ranking: ranks[i] of the i-th answer shown, 1 the best. Returns how many the labeler has."""
         task = self._open(labeler, id)
         k = len(task.responses)
-        if not _list_of(ranks, k, lambda r: type(r) is int and 1 <= r <= k):
+        if not is_list(ranks, k, lambda rank: type(rank) is int and 1 <= rank <= k):
             raise Refused(f"{k} ranks are needed, each from 1 to {k}")
-        places = sorted(set(ranks))
-        record = {"prompt": task.prompt, "responses": task.responses, "ranks": [places.index(r) + 1 for r in ranks],
-                  "labeler": labeler, "models": task.models, "seconds": _seconds(seconds)}  # fmt: skip
+        if not (isinstance(seconds, (int, float)) and 0 <= seconds < 1e6):
+            seconds = None
+        distinct = sorted(set(ranks))
+        record = {"prompt": task.prompt, "responses": task.responses, "ranks": [distinct.index(r) + 1 for r in ranks],
+                  "labeler": labeler, "models": task.models, "seconds": seconds and round(seconds, 1)}  # fmt: skip
         if self.rate:
-            if not _list_of(ratings, k, lambda r: type(r) is int and 1 <= r <= RATINGS):
+            if not is_list(ratings, k, lambda rating: type(rating) is int and 1 <= rating <= RATINGS):
                 raise Refused(f"{k} ratings are needed, each from 1 to {RATINGS}")
-            if not _list_of(flags, k, lambda own: isinstance(own, list) and all(flag in FLAGS for flag in own)):
+            if not is_list(flags, k, lambda own: isinstance(own, list) and all(flag in FLAGS for flag in own)):
                 raise Refused(f"{k} lists of flags are needed, of: {', '.join(FLAGS)}")
             record |= {"ratings": ratings, "flags": [sorted(set(own), key=FLAGS.index) for own in flags]}
         record |= {"again": True} if task.again else {}
@@ -252,16 +251,13 @@ class Labels:
         if task.replaces is None:
             self.rankings.append(record)
         else:
-            self._correct(labeler, task.replaces, task.before | record)
+            self.rankings.replace(self.mine[labeler][task.replaces], task.before | record)
+            self.mine.clear()
+            self.firsts.clear()
+            for offset, moved in self.rankings.records():
+                self._ranked(offset, moved)
         del self.tasks[labeler]
         return len(self.mine[labeler])
-
-    def _correct(self, labeler, place, record):
-        self.rankings.replace(self.mine[labeler][place], record)
-        self.mine.clear()
-        self.firsts.clear()
-        for offset, record in self.rankings._records():  # which stand elsewhere now
-            self._ranked(offset, record)
 
     def skip(self, labeler, id):
         task = self._open(labeler, id)
@@ -270,15 +266,15 @@ class Labels:
         del self.tasks[labeler]
 
     def back(self, labeler, id):
-        """Opens the labeler's ranking before this one again, to be corrected; id is None where nothing is left."""
+        """Opens the labeler's previous ranking for correction. id: of the open task; None if none is left."""
         task = None if id is None and self.next(labeler) is None else self._open(labeler, id)
-        place = (len(self.mine[labeler]) if task is None or task.replaces is None else task.replaces) - 1
-        if place < 0:
+        previous = (len(self.mine[labeler]) if task is None or task.replaces is None else task.replaces) - 1
+        if previous < 0:
             raise Refused("there is none before this one")
-        record = self.rankings.at(self.mine[labeler][place])
+        record = self.rankings.at(self.mine[labeler][previous])
         self.tasks[labeler] = Task(
             labeler, record["prompt"], record["responses"], models_of(record), record.get("about", {}),
-            bool(record.get("again")), place, record,
+            bool(record.get("again")), previous, record,
         )  # fmt: skip
 
     def demonstrate(self, labeler, id, response):
@@ -286,39 +282,32 @@ class Labels:
         task = self._open(labeler, id)
         if not isinstance(response, str) or not response.strip() or len(response) > LONGEST:
             raise Refused(f"an answer has 1 to {LONGEST} characters")
-        said = f" {response.strip()}" if task.prompt.endswith(ASSISTANT) else response.strip()
-        self.demonstrations.append({"prompt": task.prompt, "response": said, "labeler": labeler})
+        text = f" {response.strip()}" if task.prompt.endswith(ASSISTANT) else response.strip()
+        self.demonstrations.append({"prompt": task.prompt, "response": text, "labeler": labeler})
 
     def _open(self, labeler, id):
         task = self.next(labeler)
         if task is None or task.id != id:
-            raise Refused(
-                "this one is not open any more: it was saved before, or in another window. Nothing was changed"
-            )
+            raise Refused("not open any more: it was saved before, or in another window; nothing was changed")
         return task
 
 
 def models_of(record):
-    """Whose each response is; of rankings that do not say so, nobody's."""
+    """The models of each response; empty lists if the record does not name them."""
     return record.get("models") or [[] for _ in record["responses"]]
 
 
-def _list_of(values, k, fits):
-    return isinstance(values, list) and len(values) == k and all(map(fits, values))
-
-
-def _seconds(seconds):
-    usual = isinstance(seconds, (int, float)) and 0 <= seconds < 1e6
-    return round(seconds, 1) if usual else None
+def is_list(values, k, is_valid):
+    return isinstance(values, list) and len(values) == k and all(map(is_valid, values))
 
 
 def named(labeler):
-    """A labeler's name as it was given, or Refused."""
+    """A labeler's name without surrounding spaces; Refused if it is invalid."""
     if not isinstance(labeler, str) or not 0 < len(labeler.strip()) <= 40 or not labeler.isprintable():
-        raise Refused("a name has 1 to 40 letters")
+        raise Refused("a name has 1 to 40 printable characters")
     return labeler.strip()
 
 
 def check(out):
-    name = Path(out).name
-    require(name.endswith(".jsonl"), f"--out {out}: rankings are JSON lines; choose a name that ends in .jsonl")
+    if not Path(out).name.endswith(".jsonl"):
+        raise InputError(f"--out {out}: rankings are JSON lines; choose a name that ends in .jsonl")

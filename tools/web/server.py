@@ -1,7 +1,7 @@
-"""A page and the questions that it asks, served by Starlette on uvicorn.
+"""Serves a page and answers its requests, with Starlette on uvicorn.
 
-The server answers the page that it served and nobody else. Of a request only the path is looked up, in a table; nothing
-of it reaches the disk. What is refused is refused with one line of text and has changed nothing.
+It accepts requests only from the page that it served. A request's path is looked up in a table and never used as a
+file name. A refused request gets one line of text and changes nothing.
 """
 
 import base64
@@ -27,30 +27,29 @@ try:
     from starlette.responses import HTMLResponse, Response, StreamingResponse
     from starlette.routing import Route
     from uvicorn.protocols.http.h11_impl import H11Protocol
-except ImportError:  # both are optional: open_page says what is missing
+except ImportError:  # both are optional; prepare raises an InputError that names them
     uvicorn, H11Protocol = None, object
 
-MOST = 64 * 1024  # bytes of a question
-AT_ONCE = 32  # connections; Starlette's pool has 40 threads, so whoever holds a lock gets one even if all others wait
-PATIENCE = 20  # seconds
+MOST = 64 * 1024  # bytes of a request
+AT_ONCE = 32  # connections; fewer than the 40 threads of Starlette's pool, so that a lock's holder always gets one
+TIMEOUT = 20  # seconds
 LOOPBACK = ("127.0.0.1", "localhost")
-HOST_HELP = "other than this machine's own, it opens the page to all who have the token that is printed [127.0.0.1]"
 OWN_NAME = re.compile(rf"({'|'.join(map(re.escape, LOOPBACK))})(:[0-9]{{1,5}})?")
 
 
 class Refused(Exception):
-    """What a person should read in place of an answer."""
+    """The message is shown to the person at the page instead of an answer."""
 
 
 def page(name):
-    """The HTML file of that name in this folder, with what all pages have in common."""
+    """The HTML file of that name in this folder, with common.html inserted."""
     folder = Path(__file__).parent
     common = (folder / "common.html").read_text(encoding="utf-8")
     return (folder / f"{name}.html").read_text(encoding="utf-8").replace("<!-- common.html -->", common)
 
 
 def policy(html):
-    """The page's Content-Security-Policy: its own scripts and styles, by their hashes, and questions to this server."""
+    """The page's Content-Security-Policy: allows its own scripts and styles, by hash, and requests to this server."""
 
     def hashes(tag):
         texts = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
@@ -64,25 +63,25 @@ def policy(html):
 
 
 def demand(condition, status, message):
-    """Refuses a request unless the condition holds."""
+    """Refuses the request unless the condition holds."""
     if not condition:
         raise HTTPException(status, message)
 
 
 def application(html, routes, token=None):
-    """The Starlette application. html: the page, at /. routes: {"/name": function}, which takes the question, a dict,
-    and returns the answer, or yields several, sent as they come; it runs in threads. token: a secret that questions
-    must bring, or None."""
+    """The Starlette application. html: the page, at /. routes: {"/name": function}; a function takes the request's JSON
+    object and returns the answer, or yields several, which are streamed; it runs in a thread. token: a secret that
+    requests must have, or None."""
 
     async def respond(request):
-        own = token or OWN_NAME.fullmatch(request.headers.get("Host", ""))  # or another site had its name lead here
-        demand(own, 403, "this server answers to 127.0.0.1 and localhost")
-        path = None if request.scope["query_string"] else request.scope["raw_path"].decode()  # exactly as it was sent
+        is_own = token or OWN_NAME.fullmatch(request.headers.get("Host", ""))  # else DNS rebinding
+        demand(is_own, 403, "this server's name is 127.0.0.1 or localhost")
+        path = None if request.scope["query_string"] else request.scope["raw_path"].decode()  # as sent, not decoded
         if request.method != "POST":
-            demand(path == "/", 404, "there is one page here, at /")
+            demand(path == "/", 404, "the only page here is /")
             return HTMLResponse(html)
-        demand(path in routes, 404, "no such question")
-        question = await question_of(request, token)
+        demand(path in routes, 404, "no such request")
+        question = await read_json(request, token)
         try:
             answer = await run_in_threadpool(routes[path], question)
         except Refused as refused:
@@ -90,7 +89,7 @@ def application(html, routes, token=None):
         if not isinstance(answer, GeneratorType):
             return as_json(answer)
         lines = (json.dumps(part) + "\n" for part in answer)
-        closing = BackgroundTask(answer.close)  # runs also when the window is closed in the middle of the answer
+        closing = BackgroundTask(answer.close)  # also runs if the page is closed while the answer is streamed
         return StreamingResponse(lines, media_type="application/x-ndjson", background=closing)
 
     async def refuse(request, error):
@@ -98,29 +97,29 @@ def application(html, routes, token=None):
 
     async def fail(request, error):
         traceback.print_exception(error)
-        return as_json({"error": "something went wrong here; the server's own window says what"}, 500)
+        return as_json({"error": "internal error; see the terminal in which the server runs"}, 500)
 
     handlers = {HTTPException: refuse, Exception: fail}
     return Starlette(routes=[Route("/{path:path}", respond, methods=["GET", "POST"])], exception_handlers=handlers)
 
 
-async def question_of(request, token):
-    """The JSON object that a request of our own page brings; any other request is refused."""
+async def read_json(request, token):
+    """The request's JSON object. Refuses requests that did not come from our own page."""
     headers, name = request.headers, f"http://{request.headers.get('Host')}"
-    demand(headers.get("Origin") == name, 403, "this question comes from another page than this server's own")
+    demand(headers.get("Origin") == name, 403, "the request comes from another page than this server's own")
     brought = headers.get("Authorization", "").removeprefix("Bearer ")
     known = not token or hmac.compare_digest(brought.encode(), token.encode())
-    demand(known, 401, "the token is missing or wrong; open the address that was printed at the start")
-    demand(headers.get("Content-Type") == "application/json", 415, "a question is JSON")
+    demand(known, 401, "the token is missing or wrong; open the address that the server printed at its start")
+    demand(headers.get("Content-Type") == "application/json", 415, "the request must be JSON")
     length = headers.get("Content-Length", "")
     plain = re.fullmatch("[0-9]{1,9}", length) and "Transfer-Encoding" not in headers
-    demand(plain, 411, "a question says its length")
-    demand(int(length) <= MOST, 413, f"a question has {MOST:,} bytes at the most")
+    demand(plain, 411, "the request must have a Content-Length")
+    demand(int(length) <= MOST, 413, f"a request has at most {MOST:,} bytes")
     try:
         question = json.loads((await request.body()).decode())
     except (ValueError, RecursionError, ClientDisconnect):
         question = None
-    demand(isinstance(question, dict), 400, "this is no JSON object")
+    demand(isinstance(question, dict), 400, "the request is not a JSON object")
     return question
 
 
@@ -129,13 +128,13 @@ def as_json(answer, status=200):
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP connection, with the time limits that it lacks: PATIENCE seconds for a request to arrive whole,
-    and as many for the client to take what is sent."""
+    """uvicorn's HTTP connection with two time limits of TIMEOUT seconds that it lacks: for a request to arrive
+    completely, and for the client to read what was sent."""
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        transport.set_write_buffer_limits(0)  # calls pause_writing as soon as anything has to wait
-        self.loop.call_later(PATIENCE, self.check_request)
+        transport.set_write_buffer_limits(0)  # pause_writing is called as soon as data is unsent
+        self.loop.call_later(TIMEOUT, self.check_request)
 
     def check_request(self):
         if self.cycle is None or self.cycle.more_body:
@@ -143,45 +142,45 @@ class Connection(H11Protocol):
 
     def pause_writing(self):
         super().pause_writing()
-        self.unsent = self.loop.call_later(PATIENCE, self.transport.abort)
+        self.unsent = self.loop.call_later(TIMEOUT, self.transport.abort)
 
     def resume_writing(self):
         super().resume_writing()
         self.unsent.cancel()
 
     def shutdown(self):
-        """Ctrl-C does not wait for the rest of an answer."""
+        """On Ctrl-C: does not wait for the rest of an answer."""
         self.transport.abort()
 
 
 def prepare(host, port, html, routes, token=None):
-    """(a uvicorn server, the socket that it shall listen on)."""
+    """(a uvicorn server, its listening socket)."""
     require(uvicorn, 'the pages need starlette and uvicorn; pip install "minirlhf[web]"')
-    require(token or host in LOOPBACK, f"--host {host}: open to others; a token is needed")
+    require(token or host in LOOPBACK, f"--host {host}: serves other machines; a token is needed")
     try:
         listener = socket.create_server((host, port))
     except (OSError, OverflowError) as error:
-        raise InputError(f"--host {host} --port {port}: {error}; take another port, 0 for any") from None
+        raise InputError(f"--host {host} --port {port}: {error}; choose another port, or 0 for any free one") from None
     headers = [
         ("Content-Security-Policy", policy(html)),
         ("X-Content-Type-Options", "nosniff"),
         ("Referrer-Policy", "no-referrer"),
         ("Cache-Control", "no-store"),
-        ("Connection", "close"),  # after one request
+        ("Connection", "close"),  # one request per connection
     ]
-    app, limit = application(html, routes, token), AT_ONCE + 1  # uvicorn counts the connection that asks, too
+    app, limit = application(html, routes, token), AT_ONCE + 1  # uvicorn counts the asking connection, too
     config = uvicorn.Config(app, http=Connection, ws="none", headers=headers, server_header=False, log_level="critical",
                             limit_concurrency=limit)  # fmt: skip
     return uvicorn.Server(config), listener
 
 
 def open_page(html, routes, host, port, about):
-    """Serves a page until Ctrl-C, and says where it is. Open to others, it takes a token, which is in the address."""
+    """Prints the page's address and serves it until Ctrl-C. If other machines are served, the address has a token."""
     token = None if host in LOOPBACK else secrets.token_urlsafe(16)
-    own, listener = prepare(host, port, html, routes, token)
+    running, listener = prepare(host, port, html, routes, token)
     address = f"http://{host}:{listener.getsockname()[1]}/" + (f"#{token}" if token else "")
     print(f"open {address} in a browser; {about}; Ctrl-C ends", flush=True)
     try:
-        own.run(sockets=[listener])
+        running.run(sockets=[listener])
     except KeyboardInterrupt:
-        print("ended; all that was saved is saved")
+        print("ended; everything saved is on the disk")
