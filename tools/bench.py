@@ -58,7 +58,7 @@ class Shape:
         self.length = self.prompt + self.response
 
     def flops(self, tokens, length, read, vocab=0):
-        """FLOPs of a forward over `tokens` tokens in sequences of `length`, of which `read` are computed beyond the last
+        """FLOPs of a forward over `tokens` tokens in sequences of `length`; `read` of them are computed beyond the last
         attention, to logits over a `vocab` or to a scalar."""
         D, L = self.config.n_embd, self.config.n_layer
         matrices = 12 * L * tokens - 9 * (tokens - read)

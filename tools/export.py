@@ -22,7 +22,7 @@ class Config:
     def __post_init__(self):
         out = Path(self.out)
         if out.is_file():
-            raise InputError(f"--out {out}: is a file; choose another --out")
+            raise InputError(f"--out {out}: a file is in the way; choose another --out")
         if out.exists() and any(out.iterdir()):
             raise InputError(f"--out {out} is not empty; choose another --out")
 

@@ -27,7 +27,7 @@ class Config:
 def main(config):
     corpus = [text for path in config.data for text in texts(path) if text]
     if not corpus:
-        raise InputError(f"{config.data[0]}: no text to train on; give records or a .txt file (data/README.md)")
+        raise InputError(f"{config.data[0]}: no text to learn from; give records or a .txt file (data/README.md)")
     lock_output(config)
     tokenizer = Tokenizer(train_bpe(corpus, config.vocab_size))
     tokenizer.save(config.out)

@@ -829,6 +829,12 @@ def test_a_server_takes_only_so_many_connections_at_once(out, monkeypatch):
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
         time.sleep(0.3)
         assert ask(port, "/next", {"labeler": "Ada"}) == (503, b"Service Unavailable")
+        held += [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(3)]
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as one_too_many, suppress(ConnectionError):
+            assert one_too_many.recv(1) == b""  # closed at once, though it sends nothing
+        held[-1].settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            held[-1].recv(1)
         for each in held:
             each.close()
         time.sleep(0.3)

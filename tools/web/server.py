@@ -133,6 +133,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
+        if len(self.connections) > 2 * AT_ONCE:  # uvicorn answers 503 beyond AT_ONCE, but only if there is a request
+            return transport.abort()
         transport.set_write_buffer_limits(0)  # pause_writing is called as soon as data is unsent
         self.loop.call_later(TIMEOUT, self.check_request)
 
