@@ -1,5 +1,5 @@
-"""Kills each script at random moments until it ends, two at once in some, and compares what it leaves with what a run
-that was left alone leaves: the same bytes.
+"""Kills each script at random moments until it ends, sometimes while a second process waits for its lock, and checks
+that it leaves the same bytes as a run without kills.
 
     python tests/kills.py --seed 1 --kills 30
 """
@@ -24,7 +24,7 @@ PAIRS = [{"prompt": f"\n\nHuman: {i}\n\nAssistant:", "chosen": f" yes {i}", "rej
 
 
 def commands(folder):
-    """{script: the words that run it, without --out}, for runs of some seconds."""
+    """{script: its flags without --out}, for runs of a few seconds."""
     (folder / "world").mkdir()
     world = tiny.make_world(folder / "world", tiny.make_tokenizer())
     pairs = tiny.write_lines(folder / "world" / "pairs.jsonl", PAIRS)
@@ -45,7 +45,7 @@ def commands(folder):
 
 
 def left_in(out):
-    """What the folder holds, but for what says when and how fast."""
+    """The contents of a folder's files, without metrics.jsonl, which has times."""
     names = ("model.pt", "*.tiktoken", "tokenizer.json", "*.jsonl", "folds.json", "epoch-*.pt")
     found = {path.relative_to(out): path for name in names for path in Path(out).rglob(name)}
     return {str(name): path.read_bytes() for name, path in sorted(found.items()) if path.name != "metrics.jsonl"}
@@ -59,22 +59,22 @@ def start(script, flags, out):
 
 
 def end(process, seconds=None):
-    """Its exit status and what it said; killed if it takes longer than so many seconds."""
+    """(exit status, output) of a process, which is killed after so many seconds."""
     try:
-        said = process.communicate(timeout=seconds)[0]
+        output = process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
         process.kill()
-        said = process.communicate()[0]
-    return process.returncode, said
+        output = process.communicate()[0]
+    return process.returncode, output
 
 
 def harass(script, flags, scratch, kills, rng):
-    """Yields what went wrong with one script."""
+    """Yields descriptions of what went wrong with one script."""
     began = time.perf_counter()
-    status, said = end(start(script, flags, scratch / "alone"))
-    seconds, wanted, out = time.perf_counter() - began, left_in(scratch / "alone"), scratch / "killed"
+    status, output = end(start(script, flags, scratch / "undisturbed"))
+    seconds, wanted, out = time.perf_counter() - began, left_in(scratch / "undisturbed"), scratch / "killed"
     if status:
-        yield f"{script}, left alone: {said}"
+        yield f"{script}, without kills: {output}"
         return
     killed = finished = 0
     while killed < kills or finished == 0:
@@ -82,12 +82,12 @@ def harass(script, flags, scratch, kills, rng):
         if rng.random() < 0.3:
             time.sleep(rng.uniform(0, 2))
             other = start(script, flags, out)
-        status, said = end(run, rng.uniform(0.2, 1) * seconds if killed < kills else None)
+        status, output = end(run, rng.uniform(0.2, 1) * seconds if killed < kills else None)
         killed += status == -9
         if other:
-            said += end(other, 0)[1]
-        if "Traceback" in said:
-            yield f"{script}: {said[-2000:]}"
+            output += end(other, 0)[1]
+        if "Traceback" in output:
+            yield f"{script}: {output[-2000:]}"
         if status == 0:
             left, finished = left_in(out), finished + 1
             differing = [name for name in left.keys() | wanted.keys() if left.get(name) != wanted.get(name)]
@@ -95,17 +95,17 @@ def harass(script, flags, scratch, kills, rng):
             if differing or halves:
                 yield f"{script}: differing {sorted(differing)}, half written {halves}"
             shutil.rmtree(out)
-        elif status != -9 and "is at work in it" not in said:
-            yield f"{script}: exit {status}: {said[-2000:]}"
+        elif status != -9 and "is at work in it" not in output:
+            yield f"{script}: exit {status}: {output[-2000:]}"
     print(
         f"{script}: {killed} kills of a run of {seconds:.0f} s, {finished} times {len(wanted)} files compared",
         flush=True,
     )
-    shutil.rmtree(scratch / "alone")
+    shutil.rmtree(scratch / "undisturbed")
 
 
 def main(seed, kills, only=""):
-    """All that went wrong, as lines."""
+    """A list of lines about what went wrong."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
         scripts = commands(Path(scratch)).items()

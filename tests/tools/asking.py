@@ -1,4 +1,4 @@
-"""The pages' servers for tests: quick answers instead of models, questions without a browser."""
+"""For tests of the pages' servers: answers without models, requests without a browser."""
 
 import http.client
 import json
@@ -11,7 +11,7 @@ from tools.web.labels import Labels
 
 
 class QuickAnswers:
-    """k answers to each prompt, at once; `texts` of those that shall be others."""
+    """Stands in for answers.Answers: k fixed answers to each prompt, or `texts`, {i: answers}."""
 
     def __init__(self, k=4, texts=None):
         self.k, self.texts, self.asked = k, texts or {}, []
@@ -33,15 +33,15 @@ def labels(out, n=50, **options):
 
 @contextmanager
 def serving(html, routes, token=None):
-    """Yields a server's port."""
-    own, listener = server.prepare("127.0.0.1", 0, html, routes, token)
+    """Runs a server in a thread; yields its port."""
+    running, listener = server.prepare("127.0.0.1", 0, html, routes, token)
     port = listener.getsockname()[1]
-    thread = threading.Thread(target=own.run, args=([listener],), daemon=True)
+    thread = threading.Thread(target=running.run, args=([listener],), daemon=True)
     thread.start()
     try:
         yield port
     finally:
-        own.should_exit = True
+        running.should_exit = True
         thread.join()
 
 
@@ -52,7 +52,7 @@ def labelling(asked):
 
 
 def ask(port, path, question=None, method="POST", body=None, **headers):
-    """(status, answer) of a question, with the headers that a page sends, or others; None leaves one out."""
+    """(status, answer) of a request with the page's headers; **headers replaces some, and None leaves one out."""
     usual = {"Host": f"127.0.0.1:{port}", "Origin": f"http://127.0.0.1:{port}", "Content-Type": "application/json"}
     body = json.dumps(question).encode() if body is None and question is not None else body
     usual |= {"Content-Length": str(len(body or b""))} | {name.replace("_", "-"): v for name, v in headers.items()}

@@ -1,4 +1,4 @@
-"""The benchmark runs, and counts its arithmetic as torch does."""
+"""The benchmark runs, and its FLOP counts agree with torch's."""
 
 import json
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ def test_one_json_line_with_the_rate_and_its_share_of_the_machines(work, capsys)
 
 @pytest.mark.parametrize("work", [bench.sft, bench.rm, bench.ppo])
 def test_the_arithmetic_is_what_torch_counts(work):
-    """But for decoding token by token, where attention looks at fewer keys than the formula says."""
+    """Sampling is left out: token by token, attention reads fewer keys than the formula counts."""
     step, _, flops = work(bench.Shape("toy"), OPTIONS)
     with FlopCounterMode(display=False) as counter:
         step()

@@ -1,4 +1,4 @@
-"""The pages in a real browser: Debian's chromium and chromium-driver, driven by selenium; without them, tests skip."""
+"""The pages in a real browser: selenium with Debian's chromium and chromium-driver. Without them the tests skip."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def chromium():
 
 
 class Browser:
-    """A window, and what a person does in it."""
+    """A browser window, and what a person does in it."""
 
     def __init__(self, driver, port):
         self.driver, self.address = driver, f"http://127.0.0.1:{port}/"
@@ -68,7 +68,7 @@ class Browser:
         return WebDriverWait(self.driver, seconds, 0.05, again).until(lambda driver: condition())
 
     def press(self, *keys):
-        """Where the focus is, key by key, as a person's keyboard would."""
+        """Sends keys to the focused element, one by one, as a keyboard does."""
         for key in keys:
             webdriver.ActionChains(self.driver).send_keys(key).perform()
 
@@ -89,7 +89,7 @@ class Browser:
                 for card in slot.find_elements(By.CLASS_NAME, "letter")}  # fmt: skip
 
     def complaints(self):
-        """What the console says, such as of something that the page's policy forbids."""
+        """Messages in the console, such as violations of the page's Content-Security-Policy."""
         return [entry["message"] for entry in self.driver.get_log("browser") if "favicon" not in entry["message"]]
 
 

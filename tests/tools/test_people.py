@@ -462,7 +462,7 @@ def _serve(out, pipe):
 
 
 def test_twenty_kills_lose_nothing_that_was_acknowledged(out):
-    """SIGKILL at any moment: what the page was told is saved is in the file, which every script can read."""
+    """After SIGKILL at any moment, every acknowledged ranking is in the file, and records.read accepts it."""
     rng, kept, context = random.Random(0), [], multiprocessing.get_context("fork")
     for _ in range(20):
         ours, theirs = context.Pipe()
@@ -490,11 +490,11 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(out):
     assert len(kept) > 20
 
 
-# --- the door --------------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 def refusals(port, task):
-    """(path, question, headers ...) that no page of ours sends."""
+    """Requests that our pages never send, as arguments of asking.ask."""
     good = {"labeler": "Ada", "id": task["id"], "ranks": [1, 2, 3, 4], "seconds": 1}
     home = f"http://127.0.0.1:{port}"
     paths = ("/rank", "/skip", "/back", "/demonstrate", "/next")
@@ -679,7 +679,7 @@ def test_pages_are_small_and_load_nothing_from_elsewhere():
 
 
 def cut_off(port, first, then):
-    """Sends `first`, and `then` again and again, until the server hangs up. It does so without an answer."""
+    """Sends `first`, then `then` repeatedly, until the server closes the connection. It must not answer."""
     slow, until = socket.create_connection(("127.0.0.1", port)), time.monotonic() + 8
     with slow, pytest.raises(OSError):
         slow.settimeout(0.05)
@@ -841,7 +841,7 @@ def test_a_server_takes_only_so_many_connections_at_once(out, monkeypatch):
         assert ask(port, "/next", {"labeler": "Ada"})[0] == 200
 
 
-# --- what rankings are worth -----------------------------------------------------------------------------------------
+# --- reports ---------------------------------------------------------------------------------------------------------
 
 
 def test_agreement_is_over_pairs_that_neither_ties():
@@ -867,7 +867,7 @@ def test_the_same_answers_in_another_order_are_the_same_answers():
 
 
 def town_rankings(labeler, n=60):
-    """Of answers by people, as this labeler of the town ranks them."""
+    """Rankings of the town's demonstrations by one of its labelers."""
     rng, lines = random.Random(0), []
     for record in town.prompts("train", n, 0):
         texts = list({town.demonstrations([record], seed)[0]["response"] for seed in range(4)})

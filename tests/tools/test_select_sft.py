@@ -1,4 +1,4 @@
-"""The SFT epoch is chosen by what the reward model thinks of its samples, not by validation loss."""
+"""The SFT epoch is chosen by the reward model's scores of its samples, not by validation loss."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ LIMIT = 4
 
 
 def says(token, n_vocab, certainty, **shape):
-    """A GPT that says `token` again and again, but for one thing in many."""
+    """A GPT that almost always samples `token`."""
     model = GPT(GPTConfig(n_vocab, **dict(n_ctx=64, n_layer=1, n_head=1, n_embd=16) | shape)).eval()
     with torch.no_grad():
         model.transformer.wte.weight.zero_()
@@ -30,11 +30,11 @@ def says(token, n_vocab, certainty, **shape):
 
 
 def likes(token, n_vocab):
-    """A reward model whose score is high if `token` comes last."""
+    """A reward model whose score is high if the last token is `token`."""
     model = RewardModel(GPTConfig(n_vocab, n_ctx=64, n_layer=1, n_head=1, n_embd=16)).eval()
     with torch.no_grad():
         for part in (model.transformer.h[0].attn, model.transformer.h[0].mlp):
-            part.c_proj.weight.zero_()  # what comes out of the block is what went in
+            part.c_proj.weight.zero_()  # the block is the identity
         model.transformer.wpe.weight.zero_()
         model.transformer.wte.weight[:, 0] = -0.1
         model.transformer.wte.weight[token, 0] = 0.5
@@ -45,7 +45,7 @@ def likes(token, n_vocab):
 
 @pytest.fixture
 def settings(tmp_path, tokenizer, world):
-    """Ten epochs, of which the ninth says what the reward model likes."""
+    """Ten epochs, of which the ninth samples the token that the reward model scores highest."""
     good, bad = tokenizer.encode("a")[0], tokenizer.encode("b")[0]
     for epoch in range(1, 11):
         model = says(good if epoch == 9 else bad, tokenizer.n_vocab, certainty=12)
@@ -129,7 +129,7 @@ def test_a_finished_selection_is_left_alone(settings, capsys):
 
 
 def test_prompts_must_fit_the_policys_context_too(settings, tokenizer, capsys):
-    """The longest prompt fits the reward model's 64 tokens and not the policy's 14: dropped, aloud."""
+    """The longest prompt fits the reward model's 64 tokens and not the policy's 14: it is dropped, with a message."""
     lengths = [len(tokenizer.encode(record["prompt"])) for record in tiny.PROMPTS]
     fit = sum(n + LIMIT <= 14 for n in lengths)
     assert 0 < fit < len(lengths)

@@ -1,4 +1,4 @@
-"""The walkthrough shows what its blocks print; runs are drawn beside each other."""
+"""The walkthrough's blocks print what the page shows; curves of several runs are plotted together."""
 
 from pathlib import Path
 
