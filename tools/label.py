@@ -92,7 +92,7 @@ def routes(store):
         def answer(request):
             labeler = named(request.pop("labeler", None))
             if not required <= request.keys() <= required | optional:
-                raise server.Refused("the request's fields are not those that the page sends")
+                raise InputError("the request's fields are not those that the page sends")
             with lock:
                 method(store, labeler, **request)
                 return state(store, labeler)

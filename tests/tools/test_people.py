@@ -36,7 +36,6 @@ from tools import label
 from tools.web import agreement, labels, server
 from tools.web.answers import Answers, Speaker
 from tools.web.labels import Task, beside
-from tools.web.server import Refused
 from train_rm import score_rankings
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +98,7 @@ def test_ratings_and_flags_are_kept_beside_the_ranks(out):
 def test_what_is_no_ranking_is_refused_and_changes_nothing(out, said):
     asked = asking.labels(out, rate=True)
     usual = dict(id=asked.next("Ada").id, ranks=[1, 2, 3, 4], seconds=1, ratings=[1, 2, 3, 4], flags=[[], [], [], []])
-    with pytest.raises(Refused):
+    with pytest.raises(InputError):
         asked.rank("Ada", **usual | said)
     assert not out.exists() and asked.next("Ada").id == usual["id"]
 
@@ -108,7 +107,7 @@ def test_the_same_ranking_twice_is_saved_once(out):
     asked = asking.labels(out)
     task = asked.next("Ada")
     asked.rank("Ada", task.id, [1, 2, 3, 4], 1)
-    with pytest.raises(Refused, match="not open any more"):
+    with pytest.raises(InputError, match="not open any more"):
         asked.rank("Ada", task.id, [1, 2, 3, 4], 1)
     assert len(saved(out)) == 1
 
@@ -119,7 +118,7 @@ def test_a_better_answer_is_a_demonstration(out):
     (record,) = records.read(beside(out, "demonstrations"), "demonstration")
     assert (record["prompt"], record["response"], record["labeler"]) == ("question 0\n", "The best one.", "Ada")
     for nothing in ("", "  ", 3, None, "x" * 9000):
-        with pytest.raises(Refused):
+        with pytest.raises(InputError):
             asked.demonstrate("Ada", asked.next("Ada").id, nothing)
     assert len(saved(beside(out, "demonstrations"))) == 1
 
@@ -150,7 +149,7 @@ def test_back_corrects_a_ranking_in_its_place(out):
 
 def test_before_the_first_there_is_nothing_to_go_back_to(out):
     asked = asking.labels(out)
-    with pytest.raises(Refused, match="none before"):
+    with pytest.raises(InputError, match="none before"):
         asked.back("Ada", asked.next("Ada").id)
 
 
@@ -244,14 +243,14 @@ def test_a_page_of_other_answers_is_refused(out):
     old = asking.labels(out).next("Ada").id
     folder.release()
     now = asking.labels(out, texts={0: ["x", "y", "z", "w"]})
-    with pytest.raises(Refused):
+    with pytest.raises(InputError):
         now.rank("Ada", old, [1, 2, 3, 4], 1)
 
 
 def test_more_than_a_thousand_labelers_are_too_many(out):
     asked = asking.labels(out, n=1100)
     asked.tasks = {f"{i}": Task(f"{i}", f"p{i}", [], [], {}) for i in range(1000)}
-    with pytest.raises(Refused, match="too many"):
+    with pytest.raises(InputError, match="too many"):
         asked.next("Ada")
 
 
@@ -376,7 +375,7 @@ def test_a_line_that_cannot_be_synced_is_not_left_behind(out, monkeypatch):
         raise OSError("no quota")
 
     monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(Refused, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         rank(asked)
     monkeypatch.setattr(os, "fsync", sync)
     assert out.read_bytes() == before and rank(asked) == 2
@@ -439,7 +438,7 @@ def test_a_full_disk_saves_nothing_and_says_so(out):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, limits[1]))  # bytes; then a write is cut short
     try:
-        with pytest.raises(Refused, match="cannot be written"):
+        with pytest.raises(InputError, match="cannot be written"):
             rank(asked)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -19,7 +19,6 @@ from minirlhf.support.formats import prompt_of
 from minirlhf.support.records import encode_response
 from tools.web import answers, server, talk
 from tools.web.answers import Answers, Speaker, that_fit
-from tools.web.server import Refused
 from tools.web.talk import PromptFormat, Talks, fitted
 
 
@@ -159,9 +158,9 @@ def test_two_models_answer_blind_and_a_dialogue_goes_on_from_the_better_answer(t
     name = talks.begin({})["talk"]
     texts, last = parts(talks.say({"talk": name, "text": "name a dog"}))
     assert len(last["scores"]) == 2 and "models" not in last
-    with pytest.raises(Refused, match="which answer"):
+    with pytest.raises(InputError, match="which answer"):
         talks.say({"talk": name, "text": "and a cat"})
-    with pytest.raises(Refused, match="not open any more"):
+    with pytest.raises(InputError, match="not open any more"):
         talks.prefer({"talk": name, "better": 1, "pair": "another"})
     told = talks.prefer({"talk": name, "better": 1, "pair": last["pair"]})
     (record,) = talks.kept
@@ -183,13 +182,13 @@ def test_two_models_answer_blind_and_a_dialogue_goes_on_from_the_better_answer(t
 )  # fmt: skip
 def test_what_cannot_be_answered_is_refused_and_remembered_by_nobody(talks, question):
     name = talks.begin({})["talk"]
-    with pytest.raises(Refused):
+    with pytest.raises(InputError):
         list(talks.say({"talk": name} | question))
     assert talks.talks[name]["messages"] == []
     for better in (2, -1, "0", True, 0.0, [0]):
-        with pytest.raises(Refused):
+        with pytest.raises(InputError):
             talks.prefer({"talk": name, "better": better})
-    with pytest.raises(Refused, match="not open any more"):
+    with pytest.raises(InputError, match="not open any more"):
         talks.prefer({"talk": name, "better": 0})
 
 
@@ -268,7 +267,7 @@ def test_a_dialogue_goes_on_from_what_was_preferred(better):
     name = talks.begin({})["talk"]
     pair = say(talks, name, "hi")
     talks.prefer(pair | {"better": better})
-    with pytest.raises(Refused, match="not open any more"):
+    with pytest.raises(InputError, match="not open any more"):
         talks.prefer(pair | {"better": better})
     say(talks, name, "more")
     chosen = {"role": "assistant", "content": kept[0]["responses"][better or 0].strip()}
@@ -324,7 +323,7 @@ def test_scores_are_each_answer_s_own(talks):
 @pytest.mark.parametrize("better", [2, -1, "0", True, 0.0, [0], "missing"])
 def test_what_is_no_preference_is_refused(talks, better):
     question = say(talks, talks.begin({})["talk"], "name a dog") | ({} if better == "missing" else {"better": better})
-    with pytest.raises(Refused, match="better must be"):
+    with pytest.raises(InputError, match="better must be"):
         talks.prefer(question)
     assert not talks.kept
 
@@ -337,7 +336,7 @@ def test_two_windows_prefer_once():
     def prefer(better):
         try:
             return talks.prefer(pair | {"better": better})
-        except Refused:
+        except InputError:
             return None
 
     with ThreadPoolExecutor(2) as pool:

@@ -21,8 +21,6 @@ from minirlhf.support.errors import InputError
 from minirlhf.support.formats import ASSISTANT
 from minirlhf.support.records import read
 
-from .server import Refused
-
 FLAGS = ("fails the task", "breaks a constraint", "makes things up", "harmful", "unfit for an assistant")
 EVERY = 20  # of this many rankings of a labeler, one repeats an own ranking and one repeats another labeler's
 RATINGS = 7
@@ -92,7 +90,7 @@ class Lines:
                     file.truncate(offset)
                     raise
         except OSError as error:
-            raise Refused(f"{self.path} cannot be written ({error}); make room, and save again") from None
+            raise InputError(f"{self.path} cannot be written ({error}); make room, and save again") from None
         self.visit(offset, record)
 
     def at(self, offset):
@@ -104,10 +102,7 @@ class Lines:
         """Rewrites the file with another record in place of the one at `offset`."""
         text = self.path.read_bytes()
         end = text.index(b"\n", offset) + 1
-        try:
-            files.write_atomically(self.path, text[:offset] + as_line(record) + text[end:])
-        except InputError as error:
-            raise Refused(str(error)) from None
+        files.write_atomically(self.path, text[:offset] + as_line(record) + text[end:])
 
 
 def as_line(record):
@@ -149,7 +144,7 @@ def key(prompt):
 class Labels:
     """The labelers' tasks. records: the prompts' records. answers: an answers.Answers. rate: ratings are required, too.
 
-    Methods raise Refused for invalid input, and then change nothing."""
+    Methods raise InputError for invalid input, and then change nothing."""
 
     def __init__(self, out, records, answers, rate=False, seed=0):
         self.records, self.answers, self.rate, self.seed = records, answers, rate, seed
@@ -180,7 +175,7 @@ class Labels:
         """The labeler's open Task, the same until it is saved or skipped; None if none is left."""
         if labeler not in self.tasks:
             if len(self.tasks) >= 1000:
-                raise Refused("too many labelers at once; restart the server")
+                raise InputError("too many labelers at once; restart the server")
             if task := self._repeat(labeler) or self._fresh(labeler) or self._other(labeler):
                 self.tasks[labeler] = task
         return self.tasks.get(labeler)
@@ -234,7 +229,7 @@ class Labels:
         task = self._open(labeler, id)
         k = len(task.responses)
         if not is_list(ranks, k, lambda rank: type(rank) is int and 1 <= rank <= k):
-            raise Refused(f"{k} ranks are needed, each from 1 to {k}")
+            raise InputError(f"{k} ranks are needed, each from 1 to {k}")
         if not (isinstance(seconds, (int, float)) and 0 <= seconds < 1e6):
             seconds = None
         distinct = sorted(set(ranks))
@@ -242,9 +237,9 @@ class Labels:
                   "labeler": labeler, "models": task.models, "seconds": seconds and round(seconds, 1)}  # fmt: skip
         if self.rate:
             if not is_list(ratings, k, lambda rating: type(rating) is int and 1 <= rating <= RATINGS):
-                raise Refused(f"{k} ratings are needed, each from 1 to {RATINGS}")
+                raise InputError(f"{k} ratings are needed, each from 1 to {RATINGS}")
             if not is_list(flags, k, lambda own: isinstance(own, list) and all(flag in FLAGS for flag in own)):
-                raise Refused(f"{k} lists of flags are needed, of: {', '.join(FLAGS)}")
+                raise InputError(f"{k} lists of flags are needed, of: {', '.join(FLAGS)}")
             record |= {"ratings": ratings, "flags": [sorted(set(own), key=FLAGS.index) for own in flags]}
         record |= {"again": True} if task.again else {}
         record |= {"about": task.about} if task.about else {}
@@ -270,7 +265,7 @@ class Labels:
         task = None if id is None and self.next(labeler) is None else self._open(labeler, id)
         previous = (len(self.mine[labeler]) if task is None or task.replaces is None else task.replaces) - 1
         if previous < 0:
-            raise Refused("there is none before this one")
+            raise InputError("there is none before this one")
         record = self.rankings.at(self.mine[labeler][previous])
         self.tasks[labeler] = Task(
             labeler, record["prompt"], record["responses"], models_of(record), record.get("about", {}),
@@ -281,14 +276,14 @@ class Labels:
         """Saves an answer that the labeler wrote."""
         task = self._open(labeler, id)
         if not isinstance(response, str) or not response.strip() or len(response) > LONGEST:
-            raise Refused(f"an answer has 1 to {LONGEST} characters")
+            raise InputError(f"an answer has 1 to {LONGEST} characters")
         text = f" {response.strip()}" if task.prompt.endswith(ASSISTANT) else response.strip()
         self.demonstrations.append({"prompt": task.prompt, "response": text, "labeler": labeler})
 
     def _open(self, labeler, id):
         task = self.next(labeler)
         if task is None or task.id != id:
-            raise Refused("not open any more: it was saved before, or in another window; nothing was changed")
+            raise InputError("not open any more: it was saved before, or in another window; nothing was changed")
         return task
 
 
@@ -302,9 +297,9 @@ def is_list(values, k, is_valid):
 
 
 def named(labeler):
-    """A labeler's name without surrounding spaces; Refused if it is invalid."""
+    """A labeler's name without surrounding spaces; InputError if it is invalid."""
     if not isinstance(labeler, str) or not 0 < len(labeler.strip()) <= 40 or not labeler.isprintable():
-        raise Refused("a name has 1 to 40 printable characters")
+        raise InputError("a name has 1 to 40 printable characters")
     return labeler.strip()
 
 

@@ -37,10 +37,6 @@ LOOPBACK = ("127.0.0.1", "localhost")
 OWN_NAME = re.compile(rf"({'|'.join(map(re.escape, LOOPBACK))})(:[0-9]{{1,5}})?")
 
 
-class Refused(Exception):
-    """The message is shown to the person at the page instead of an answer."""
-
-
 def page(name):
     """The HTML file of that name in this folder, with common.html inserted."""
     folder = Path(__file__).parent
@@ -84,8 +80,8 @@ def application(html, routes, token=None):
         question = await read_json(request, token)
         try:
             answer = await run_in_threadpool(routes[path], question)
-        except Refused as refused:
-            raise HTTPException(409, str(refused)) from None
+        except InputError as error:  # the page shows it
+            raise HTTPException(409, str(error)) from None
         if not isinstance(answer, GeneratorType):
             return as_json(answer)
         lines = (json.dumps(part) + "\n" for part in answer)

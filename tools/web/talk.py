@@ -15,8 +15,6 @@ from minirlhf.support.errors import InputError, require
 from minirlhf.support.formats import prompt_of, without_first_turn
 from minirlhf.support.records import encode_response
 
-from .server import Refused
-
 MOST = 200  # conversations that are kept
 
 
@@ -47,7 +45,7 @@ class Talks:
     """The chat page's requests. With two models, which is which is hidden until one answer is preferred.
 
     scorer: a reward model's folder, or None. keep: a function that saves a ranking record, or None. Methods raise
-    Refused for invalid input, and then change nothing."""
+    InputError for invalid input, and then change nothing."""
 
     def __init__(self, speakers, form, temperature, seed=0, scorer=None, keep=None):
         self.speakers, self.form, self.temperature, self.keep = speakers, form, temperature, keep
@@ -69,18 +67,15 @@ class Talks:
         two answers."""
         text, temperature = request.get("text"), request.get("temperature", self.temperature)
         if not isinstance(text, str) or not text.strip():
-            raise Refused("the message is empty; type something")
+            raise InputError("the message is empty; type something")
         if not isinstance(temperature, (int, float)) or not 0.01 <= temperature <= 10:
-            raise Refused("the temperature must be between 0.01 and 10")
+            raise InputError("the temperature must be between 0.01 and 10")
         talk = self._talk(request)
         if self.form.dialogue and talk["answers"]:
-            raise Refused("choose first which answer the conversation continues from")
+            raise InputError("choose first which answer the conversation continues from")
         messages = [*(talk["messages"] if self.form.dialogue else []), {"role": "user", "content": text.strip()}]
-        try:
-            prompt = self.form.prompt(messages)
-            fits = [fitted(prompt, speaker) for speaker in self.speakers]
-        except InputError as error:
-            raise Refused(str(error)) from None
+        prompt = self.form.prompt(messages)
+        fits = [fitted(prompt, speaker) for speaker in self.speakers]
         return self._answer(talk, messages, *min(fits, key=lambda fit: len(fit[0])), temperature)
 
     def _answer(self, talk, messages, prompt, dropped, temperature):
@@ -112,10 +107,10 @@ class Talks:
         dialogue continues from the better answer, or from the first."""
         talk, better = self._talk(request), request.get("better", "")
         if better not in (0, 1, None) or isinstance(better, (bool, float)):
-            raise Refused("better must be 0, 1 or null")
+            raise InputError("better must be 0, 1 or null")
         with self.lock:
             if not talk["answers"] or request.get("pair") != talk["pair"]:
-                raise Refused("these two answers are not open any more; nothing was changed")
+                raise InputError("these two answers are not open any more; nothing was changed")
             names = [self.speakers[i].name for i in talk["order"]]
             same = talk["answers"][0] == talk["answers"][1]
             ranks = [1, 1] if better is None or same else [1, 2] if better == 0 else [2, 1]
@@ -128,7 +123,7 @@ class Talks:
     def _talk(self, request):
         name = request.get("talk")
         if not isinstance(name, str) or name not in self.talks:
-            raise Refused("the server does not know this conversation any more; start a new one")
+            raise InputError("the server does not know this conversation any more; start a new one")
         return self.talks[name]
 
     def _scores(self, prompt, answers):
