@@ -76,7 +76,8 @@ class Config(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         require_positive(self, "lr", "value_lr", "warmup", "clip", "value_clip", "document_tokens")
-        require_positive(self, "episodes", "max_response", "inner_epochs", most=10**9)
+        require_positive(self, "episodes", "max_response")
+        require_positive(self, "inner_epochs", most=10_000)
         require_positive(self, "batch_size", "minibatch_size", "rollout_batch_size", most=10**6)
         require_fraction(self, "discount", "gae_lambda", "ema_decay")
         require_multiple(self, "episodes", "batch_size")
@@ -161,8 +162,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
 
         # 1. The policy answers a batch of prompts, and each process its share (rollout.sample).
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
-        rows, limit = range(config.batch_size), config.max_response
-        noise = rollout.uniforms((config.seed, iteration), rows, limit)
+        noise = rollout.uniforms((config.seed, iteration), range(len(batch)), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
         responses, logp = rollout.generate(networks.policy, *mine, eos, pad, **options)
 

@@ -332,7 +332,7 @@ def test_an_impossible_value_is_named(script, flag, value, refused):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here they would do")
 def test_cuda_graphs_without_cuda_are_refused(refused):
-    refused("ppo", "--graph", "no CUDA device; leave the flag out", graph=True)
+    refused("ppo", "--graph", "needs a CUDA device; leave the flag out", graph=True)
 
 
 def test_batches_that_do_not_divide_are_named_with_the_nearest_that_do(refused):

@@ -220,7 +220,7 @@ def test_a_run_mixes_at_least_one_document_into_each_batch(settings, world, monk
 
 
 def test_a_share_that_leaves_no_room_for_demonstrations_is_refused(settings, world):
-    with pytest.raises(InputError, match="--document_share 0.9 of --batch_size 2 is 2 documents"):
+    with pytest.raises(InputError, match="--document_share 0.9 of --batch_size 2 leaves no place for demonstrations"):
         train(settings, documents=(world.documents,), batch_size=2, document_share=0.9)
 
 
