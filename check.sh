@@ -7,7 +7,7 @@ ruff check .
 ruff format --check .
 ruff check --line-length 100 "${paper[@]}"
 ruff format --check --line-length 100 "${paper[@]}"
-pytest -n auto
+pytest -n auto --dist loadfile
 out=$(mktemp -d)
 python reproduce.py --tiny --out "$out/run"
 python reproduce.py --tiny --out "$out/run" | grep "report: kept"

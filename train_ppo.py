@@ -15,11 +15,11 @@ episode ends with end-of-text or at --max_response tokens; the value after its e
 is the KL penalty at each token plus the score at the last one; the discount is 1. There is no
 entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
-There are four networks and an average: the policy; the reference, which is the policy's frozen
-start; the frozen reward model; the value network, which starts as a copy of the reward model; and
+There are four networks and an average: the policy; the reference, which is the frozen initial
+policy; the frozen reward model; the value network, which starts as a copy of the reward model; and
 the policy's running average, saved as model.pt. The paper does not state these, so they are
 our choices: lambda, whitened advantages, the clipped value loss, clipped gradients, losses as means
-per token, and the default learning rate among those that it tried.
+per token, and which of its learning rates is the default.
 """
 
 import copy
@@ -53,7 +53,7 @@ class Config(RunConfig):
     documents: tuple[str, ...] = ()  # files of pretraining documents, for PPO-ptx
     ptx_coef: float = 27.8  # gamma, weight of the pretraining loss (paper: 27.8); 0 is plain PPO
     documents_per_episode: float = 8.0  # pretraining sequences per episode (paper: 8)
-    document_tokens: int | None = None  # tokens in one of them; default: the context (paper: 2048)
+    document_tokens: int | None = None  # tokens per document; default: the context (paper: 2048)
     episodes: int = 256_000  # prompts answered in all (paper: 256k)
     batch_size: int = 512  # episodes in an iteration (paper: 512)
     minibatch_size: int = 64  # episodes in an optimizer step (paper: 64)
@@ -71,7 +71,7 @@ class Config(RunConfig):
     rollout_batch_size: int = 128  # episodes that a process samples at once; more need more memory
     show: int = 8  # episodes of each iteration written to samples.jsonl
     save_every: int = 50  # iterations between saved states; --resume continues from the newest
-    graph: bool = False  # replay each sampling step as one CUDA graph: no waiting for launches
+    graph: bool = False  # sample with CUDA graphs, which saves the time of kernel launches
 
     def __post_init__(self):
         super().__post_init__()
@@ -113,7 +113,7 @@ class Episodes(NamedTuple):
     ref_logp: torch.Tensor  # of the same token, by the reference
     values: torch.Tensor  # the value network's estimate, before each token, of all rewards to come
     advantages: torch.Tensor  # whitened
-    returns: torch.Tensor  # targets of the value network: values + advantages before whitening
+    returns: torch.Tensor  # targets of the value network: values + unwhitened advantages
 
     def select(self, rows):
         """The episodes `rows` (list of ints or long tensor), cut to the longest of them."""
@@ -150,7 +150,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     updates = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
     warn_of_a_short_run(config, iterations * updates)
     documents_read = run.first * updates * config.documents_per_step
-    # Seeds end in the iteration, here 0 for all, and the number of the stream.
+    # Seeds are (seed, iteration, stream), with 0 for what spans iterations.
     prompt_order = endless(len(prompts), run.first * config.batch_size, (config.seed, 0, 1))
     document_order = endless(len(documents), documents_read, (config.seed, 0, 2))
     eos, pad = tokenizer.eos, tokenizer.pad
@@ -160,7 +160,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     for iteration, _ in run.steps(range(iterations)):
         scale_lr(optimizers[0], losses.warmup_lr(iteration, config.warmup))
 
-        # 1. The policy answers a batch of prompts, and each process its share (rollout.sample).
+        # 1. The policy answers a batch of prompts, split over processes (see rollout.sample).
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = rollout.uniforms((config.seed, iteration), range(len(batch)), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
@@ -169,7 +169,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
         # 2. Rewards come from the scores and from the log-probs of policy and reference; advantages
         #    come from rewards and value estimates. Advantages are whitened over the whole batch, so
         #    every process gathers all episodes.
-        scores = own_scores(reward, responses, tokenizer) if reward else None
+        scores = function_scores(reward, responses, tokenizer) if reward else None
         episodes: Episodes = judge_episodes(networks, responses, logp, config, scores)
 
         # 3. The policy and the value network learn from the episodes in random minibatches, and in
@@ -190,14 +190,14 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     run.save("policy.pt", networks.policy, tokenizer)
     run.save("value.pt", networks.value, tokenizer)
     run.save("model.pt", networks.ema, tokenizer)
-    titles = dict(score="RM score", kl="KL to the reference (nats)", value_loss="value loss")
-    run.finish(**titles, ptx_loss="pretraining loss")
+    curves = dict(score="RM score", kl="KL to the reference (nats)", value_loss="value loss")
+    run.finish(**curves, ptx_loss="pretraining loss")  # draws curves.png
 
 
 def judge_episodes(networks, responses, logp, config, scores=None):
     """The Episodes of some responses: scores, KL-shaped rewards, advantages, returns. Each process
     brings the responses and log-probs that it sampled, and gets the Episodes of the whole batch.
-    scores (B,): the reward model's unless given."""
+    scores: of this process's share, the reward model's unless given."""
     if scores is None:
         scores = in_chunks(response_scores, networks.reward_model, responses, config.max_tokens)
     ref_logp = in_chunks(response_logps, networks.reference, responses, config.max_tokens)
@@ -211,14 +211,14 @@ def judge_episodes(networks, responses, logp, config, scores=None):
     return Episodes(responses, scores, logp, ref_logp, values, advantages, returns)
 
 
-def own_scores(reward, responses, tokenizer):
+def function_scores(reward, responses, tokenizer):
     """The scores (B,) that a reward function gives to the texts of responses."""
     B, device = len(responses.tokens), responses.tokens.device
     scores = reward(responses.prompts(tokenizer), responses.texts(tokenizer))
     scores = torch.as_tensor(scores, dtype=torch.get_default_dtype(), device=device)
     if scores.shape != (B,) or not scores.isfinite().all():
-        found = f"reward: returned shape {tuple(scores.shape)}, or a score that is not finite"
-        raise InputError(f"{found}; return a list of {B} finite numbers, one for each response")
+        found = f"returned shape {tuple(scores.shape)}, {(~scores.isfinite()).sum()} not finite"
+        raise InputError(f"reward: {found}; return a list of {B} finite numbers, one a response")
     return scores
 
 
@@ -239,8 +239,8 @@ def update(learners, optimizers, episodes, rows, documents, pad, config):
 
 
 def ppo_gradients(learners, episodes, rows, config, documents_follow=False):
-    """Adds PPO's gradients of some episodes (rows: list of ints) to the policy's and the value
-    network's. documents_follow: the policy's gradients are summed over processes with those of
+    """Backpropagates PPO's losses on some episodes (rows: list of ints) into policy and value
+    network. documents_follow: the policy's gradients stay local, and are summed with those of
     ptx_gradients. Returns this process's part of the figures to log."""
     figures = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
     lengths = episodes.responses.lengths[rows].tolist()
@@ -282,6 +282,7 @@ def statistics(episodes, config, eos):
     responses, scores, logp, ref_logp, values, _, returns = episodes
     mask = responses.mask
     kl = ((logp - ref_logp) * mask).sum(1).mean()  # nats per response
+    ended = ((responses.targets == eos) & mask).any(1)
 
     def variance(x):
         return losses.masked_mean((x - losses.masked_mean(x, mask)) ** 2, mask)
@@ -292,17 +293,14 @@ def statistics(episodes, config, eos):
         "objective": scores.mean() - config.kl_coef * kl,
         "entropy": losses.masked_mean(-logp, mask),  # nats per token, estimated on the samples
         "response_length": mask.sum(1).float().mean(),
-        "ended": ((responses.targets == eos) & mask)
-        .any(1)
-        .float()
-        .mean(),  # share with end-of-text
+        "ended": ended.float().mean(),  # share with end-of-text
         "explained_variance": 1 - variance(returns - values) / variance(returns).clamp(min=1e-8),
     }
     return {name: value.item() for name, value in row.items()}
 
 
 def shown(episodes, count, tokenizer):
-    """The first `count` episodes as rows for samples.jsonl. They show what the score rewards."""
+    """The first `count` episodes as rows for samples.jsonl. They show what scores high."""
     responses = episodes.responses
     kl = ((episodes.logp - episodes.ref_logp) * responses.mask).sum(1).tolist()  # nats per response
     texts = responses.prompts(tokenizer), responses.texts(tokenizer)
@@ -313,7 +311,7 @@ def shown(episodes, count, tokenizer):
 def warn_of_a_short_run(config, steps):
     """Warns if the run is too short for the average to move away from the initial weights."""
     if (start := config.ema_decay**steps) > 0.5:
-        advice = f"a short run, {start:.0%} of the average will be the start; lower --ema_decay"
+        advice = f"short run: model.pt will be {start:.0%} initial weights; lower --ema_decay"
         distributed.print0(f"{config.out}: {advice}")
 
 
@@ -322,7 +320,8 @@ def load_networks(config, tokenizer):
     policy = load_model(config.policy, GPT, tokenizer).eval()
     reference, ema = (copy.deepcopy(policy).requires_grad_(False) for _ in range(2))
     torch.manual_seed(config.seed)  # for a new head
-    start, new_head = config.reward_model or config.policy, not config.reward_model
+    new_head = not config.reward_model
+    start = config.reward_model or config.policy
     value = load_model(start, RewardModel, tokenizer, new_head=new_head).eval()
     reward_model = None if new_head else copy.deepcopy(value).requires_grad_(False)
     networks = policy, reference, reward_model, value, ema

@@ -5,8 +5,8 @@
                          --epochs 2 --lr 5e-6 --init runs/gpt --out runs/rl_start
     on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...   (same flags: sizes are global)
 
-The loss is over a response's tokens; a prompt's tokens are only context. Of documents, which are
-mixed in for the start of RL, every token counts. Defaults are the paper's. Deviations: gradients
+The loss is over a response's tokens; a prompt's tokens are only context. For the start of RL
+documents are mixed in; all their tokens count. Defaults are the paper's. Deviations: gradients
 are clipped, and the learning rate is that of the 1.3B model whatever the size.
 """
 
@@ -126,7 +126,7 @@ def plan(sequences, config, documents=(), documents_in_batch=0):
 
 
 def endless(items, rng):
-    """Yields items in random order, again and again, each once before any comes twice."""
+    """Yields all items in random order, then all again in a new order, endlessly."""
     while True:
         for i in rng.permutation(len(items)):
             yield items[i]

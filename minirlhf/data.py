@@ -66,8 +66,8 @@ class Responses(NamedTuple):
 
 
 def collate(sequences, pad, device="cpu"):
-    """Sequences as right-padded tensors. Tokens from `start` on are the response: of a document,
-    all but the first."""
+    """Sequences as right-padded tensors. Tokens from `start` on are the response (all but a
+    document's first)."""
     lengths = [s.length for s in sequences]
     starts = torch.tensor([s.start for s in sequences], dtype=torch.long)
     tokens = torch.full((len(sequences), max(lengths, default=1)), pad)

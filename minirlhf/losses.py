@@ -86,8 +86,8 @@ def shaped_rewards(scores, logp, ref_logp, mask, beta):
 
         r_t = -beta (log pi(y_t | x, y_<t) - log pi_ref(y_t | x, y_<t))  +  [t is last] r(x, y)
 
-    Where the policy finds a token less probable than the reference does, the penalty is a bonus. It
-    has to be: the sum over a response is on average the KL divergence only if both signs count.
+    Where a token is less probable than under the reference, the penalty is a bonus. It must be:
+    only with both signs is the expected sum over a response the KL divergence.
 
     scores (B,) float; logp, ref_logp (B, R) float, of the sampled tokens; mask (B, R) bool. Returns
     (B, R), zero where mask is False.
@@ -98,7 +98,7 @@ def shaped_rewards(scores, logp, ref_logp, mask, beta):
     >>> shaped_rewards(torch.tensor([10.0]), logp, ref_logp, mask, beta=0.1)
     tensor([[-0.1000,  0.1000, 10.0000,  0.0000]])
     """
-    last = mask & (mask.sum(1, keepdim=True) - 1 == torch.arange(mask.shape[1], device=mask.device))
+    last = torch.arange(mask.shape[1], device=mask.device) == mask.sum(1, keepdim=True) - 1
     return (-beta * (logp - ref_logp)) * mask + scores[:, None] * last
 
 
@@ -147,7 +147,7 @@ def policy_loss(logp, old_logp, advantages, mask, clip=0.2, total=None):
 
     logp, old_logp, advantages (B, R) float; mask (B, R) bool. `total` counts tokens.
     """
-    ratio = torch.exp((logp - old_logp) * mask)  # unmasked, padding's might be infinite
+    ratio = torch.exp((logp - old_logp) * mask)  # padding's ratio could be infinite
     clipped = ratio.clamp(1 - clip, 1 + clip)
     return -masked_mean(torch.minimum(ratio * advantages, clipped * advantages), mask, total)
 

@@ -1,8 +1,8 @@
 """GPT-2 by hand, and the reward model: the same network with one number as its output.
 
 What happens to a token: its *embedding* and its position's add up to a vector of D numbers. Then
-come the blocks, each with two parts that add to the vector. *Attention* fetches from the positions
-before it: a weighted mean of their *values*, with large weights where their *keys* fit this
+come the blocks, each with two parts that add to the vector. *Attention* fetches, from this and
+earlier positions, a weighted mean of *values*, with large weights where their *keys* fit this
 position's *query*. The *MLP* changes each position by itself. At the end the vector's dot products
 with all embeddings are the *logits*, one for each token of the vocabulary; softmax turns them into
 the probabilities of the next token. All positions are computed at once, and none sees a later one.
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .support.device import precision
-from .support.forward import Linear, linear, plan_forward  # torch's, quicker on a CPU
+from .support.forward import Linear, linear, plan_forward
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
         y = attention(q, k, v)  # (B, H, T, D/H)
-        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))  # T, or R with `at`
+        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))  # y.shape[2]: T or R
 
 
 class MLP(nn.Module):

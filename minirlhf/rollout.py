@@ -55,8 +55,8 @@ def sample_token(log_probs, noise):
 
 
 def uniforms(seed, rows, limit):
-    """Sampling noise in [0, 1), float32 (len(rows), limit). A row's noise depends on the seed
-    (ints) and its number alone, so an episode does not depend on batches and processes."""
+    """Sampling noise in [0, 1), float32 (len(rows), limit). A row's noise depends on seed
+    (ints), number and limit alone, so an episode does not depend on batches and processes."""
     noise = np.random.default_rng(seed).random((max(rows) + 1, limit), dtype=np.float32)
     return torch.from_numpy(noise[rows])
 
@@ -66,7 +66,7 @@ def generate(model, prompts, noise, eos, pad, temperature=1.0, batch_size=512, d
     """Samples a response to each prompt, `batch_size` of them at once.
 
     prompts: B lists of token ids; noise (B, limit) float in [0, 1), for each step. Prompt and limit
-    must fit in the model's context. decode: sampling.decode, or by CUDA graphs. Returns
+    must fit in the model's context. decode: sampling.decode or decode_by_graph. Returns
     Responses of at most `limit` tokens, and the log-prob of each token when it was sampled, (B, R)
     float, 0 past the end.
     """
@@ -100,7 +100,7 @@ def response_values(value_model, responses):
 
 
 def response_scores(reward_model, responses):
-    """r(x, y) (B,), read at the last token of prompt + response, end-of-text where there is one."""
+    """r(x, y) (B,), read at the last token: end-of-text, unless the response was cut off."""
     return reward_model(responses.tokens, at=responses.lengths[:, None] - 1)[:, 0]
 
 
