@@ -389,7 +389,8 @@ def test_a_chat_whose_input_is_closed_ends(world, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--temperature", "1e-30"], "--temperature 1e-30: must be at least 0.01"), (["--temperature", "inf"], "out of range"),
+        (["--temperature", "1e-30"], "--temperature 1e-30: must be at least 0.01"),
+        (["--temperature", "inf"], "out of range"),
         (["--seed", "-1"], "--seed: -1 is negative"), (["--prompt", "", "--ending", ""], "the prompt is empty"),
         (["--prompt", "a" * 200], "shorten it"),
     ],

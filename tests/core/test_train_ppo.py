@@ -531,7 +531,7 @@ def test_what_a_shorter_reward_model_cannot_hold_is_dropped(settings, tokenizer,
 def test_a_run_too_short_for_its_average_is_told_so(settings, decay, said, capsys):
     """4 steps leave 0.992^4 of the start in the average."""
     train(settings, episodes=8, batch_size=4, minibatch_size=2, ema_decay=decay)
-    assert ("a short run, 97% of the average will be the start" in capsys.readouterr().out) == said
+    assert ("short run: model.pt will be 97% initial weights" in capsys.readouterr().out) == said
 
 
 def test_a_finished_run_is_left_alone(settings, capsys):
