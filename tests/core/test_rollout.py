@@ -17,6 +17,7 @@ from minirlhf.rollout import (
     response_logps,
     response_scores,
     response_values,
+    sample,
     sample_token,
     uniforms,
 )
@@ -184,6 +185,24 @@ def test_episodes_are_the_same_however_rows_are_spread_over_batches(model, sampl
     at_most_five, logp_of_five = generate(model, prompts, noise, EOS, PAD, batch_size=5)
     assert rows_of(at_most_five) == rows_of(responses)
     torch.testing.assert_close(logp_of_five, logp, atol=1e-5, rtol=0)
+
+
+def test_the_plain_sampler_and_the_fast_one_draw_the_same_responses(model, sampled):
+    """One row at a time without cache or padding, and 32 rows side by side with both."""
+    responses, logp = sampled
+    noise = uniforms((0,), range(32), 12)
+    for i, (prompt, response) in enumerate(rows_of(responses)):
+        alone, alone_logp = sample(model, prompt, noise[i], EOS)
+        assert alone == response
+        torch.testing.assert_close(logp[i, : len(response)], torch.tensor(alone_logp), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_both_samplers_divide_the_logits_by_the_temperature(model, temperature):
+    noise = uniforms((1,), range(4), 8)
+    responses, _ = generate(model, PROMPTS, noise, EOS, PAD, temperature=temperature)
+    expected = [sample(model, prompt, noise[i], EOS, temperature)[0] for i, prompt in enumerate(PROMPTS)]
+    assert [response for _, response in rows_of(responses)] == expected
 
 
 def test_steps_that_are_all_alike_draw_the_same_episodes(model, sampled, monkeypatch):
