@@ -4,7 +4,7 @@ from data import town
 from minirlhf.support.checkpoint import load_tokenizer
 from minirlhf.support.formats import prompt_of
 
-from .finding import Claim, Finding
+from .finding import Finding
 from .lab import LIMIT, means, shares
 from .preferences import rank_answers
 
@@ -22,6 +22,14 @@ class Dialogue(Finding):
                        "single-turn, SFT"),
         "single prompts": ("dialogue", "single-turn", "single-turn, SFT", "single-turn, SFT on transcripts"),
     }  # fmt: skip
+    hypotheses = (
+        ("follow-ups answered rightly, more than by the single-turn policy",
+         "follow-ups: dialogue minus single-turn", dict(above=0)),
+        ("than by itself without the turn before",
+         "follow-ups: dialogue minus dialogue, without the turn before", dict(above=0)),
+        ("and after SFT than after SFT on as many single turns in the same form",
+         "follow-ups: dialogue, SFT minus single-turn, SFT", dict(above=0)),
+    )  # fmt: skip
 
     def measure(self, lab):
         start, single_turn_start, policy = self.train(lab)
@@ -90,14 +98,6 @@ class Dialogue(Finding):
             messages = [first, {"role": "assistant", "content": answer.strip()}, second]
             records.append(talk | {"prompt": prompt_of(messages, "")})
         return [r for r in fitting(lab, records) if not town.states_test_fact(r["prompt"])]
-
-    def claims(self, f):
-        single, alone, tuned = (f[f"follow-ups: {name}"] for name in (
-            "dialogue minus single-turn", "dialogue minus dialogue, without the turn before",
-            "dialogue, SFT minus single-turn, SFT"))  # fmt: skip
-        yield Claim("follow-ups answered rightly, more than by the single-turn policy", single, above=0)
-        yield Claim("than by itself without the turn before", alone, above=0)
-        yield Claim("and after SFT than after SFT on as many single turns in the same form", tuned, above=0)
 
 
 def recast(record):

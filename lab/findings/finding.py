@@ -10,7 +10,7 @@ from . import pictures
 
 @dataclass(frozen=True)
 class Claim:
-    """A figure is above one bound, below another, or between them. The claim holds if the whole interval is."""
+    """A claim that a figure is above one bound, below another, or between both. It holds if the whole interval is."""
 
     text: str
     value: dict  # a figure: {"mean", "low", "high"}
@@ -37,16 +37,11 @@ def titled(heading, name):
     return f"{heading}: {name}" if heading else name
 
 
-def minus(a, b):
-    """The name of the figure of a difference."""
-    return f"{a} minus {b}"
-
-
 class Finding:
     """A finding is a subclass in one of this folder's files; its docstring says what the paper claims.
 
-    `measure` trains what it needs and returns figures: {name: {"mean", "low", "high"}}, or lists for a curve. `claims`
-    and `draw` read those figures and nothing else.
+    `measure` trains what it needs and returns figures: {name: {"mean", "low", "high"}}, or lists of them for a curve.
+    `claims` and `draw` read only those figures.
     """
 
     paper = ""  # the paper's own figure, and its source
@@ -55,6 +50,7 @@ class Finding:
     sizes = ("toy",)  # the sizes of models that it needs
     panels = {}  # {heading: names}: the picture's panels, each of the figures "heading: name"
     mark = None  # a value to compare with, drawn as a line
+    hypotheses = ()  # claims about figures: (text, figure's name, its bounds: dict(above=..., below=...))
 
     @classmethod
     def name(cls):
@@ -69,7 +65,8 @@ class Finding:
         raise NotImplementedError
 
     def claims(self, f):
-        raise NotImplementedError
+        """The Claims about figures f. A finding whose figures' names depend on the run overrides this."""
+        return [Claim(text, f[name], **bounds) for text, name, bounds in self.hypotheses]
 
     def draw(self, figure, f):
         """Draws the panels, or one panel of all figures. A finding with curves draws its own."""

@@ -24,7 +24,7 @@ from minirlhf.support.files import write_lines
 from minirlhf.support.records import read
 from minirlhf.support.statistics import interval
 
-from .finding import minus, titled
+from .finding import titled
 
 MINUTES = {"nano": 3, "toy": 6, "medium": 48}  # to train the models of a size, on two cores
 SIZES = tuple(MINUTES)  # the last has a hundred times the parameters of the first
@@ -209,4 +209,4 @@ def means(values, records, pairs=(), heading=""):
     """Figures of {name: values (N,)} of the same N records, "heading: name"; and of each pair of names the difference,
     "heading: A minus B"."""
     f = {titled(heading, name): mean(own, records) for name, own in values.items()}
-    return f | {titled(heading, minus(a, b)): mean(values[a] - values[b], records) for a, b in pairs}
+    return f | {titled(heading, f"{a} minus {b}"): mean(values[a] - values[b], records) for a, b in pairs}

@@ -13,7 +13,7 @@ from minirlhf.support.run import read_metrics
 from minirlhf.support.statistics import interval
 
 from . import dpo, pictures
-from .finding import Claim, Finding, titled
+from .finding import Finding
 from .lab import LIMIT, around, mean, means, utilities
 from .preferences import rank_answers
 from .tasks import KlSweep
@@ -27,6 +27,8 @@ class Overoptimization(Finding):
     minutes = 3
     parts = 10  # of a run, each a point
     pool, ns = 32, (1, 2, 4, 8, 16, 32)
+    hypotheses = (("the reward model's score still rises after the peak", "proxy: end minus peak", dict(above=0)),
+                  ("while the true utility falls", "gold: end minus peak", dict(below=0)))  # fmt: skip
 
     def measure(self, lab):
         f = {"beta": list(KlSweep.values), "distance": [], "proxy": [], "gold": []}
@@ -59,10 +61,6 @@ class Overoptimization(Finding):
             f["best of n: gold"].append(mean(gold @ weights, records))
         f["best of n: distance, at most"] = [math.sqrt(math.log(n) - (n - 1) / n) for n in self.ns]
         return f
-
-    def claims(self, f):
-        yield Claim("the reward model's score still rises after the peak", f["proxy: end minus peak"], above=0)
-        yield Claim("while the true utility falls", f["gold: end minus peak"], below=0)
 
     def draw(self, figure, f):
         for axis, which, title in zip(figure.subplots(1, 2), ("proxy", "gold"), ("RM score", "true utility")):
@@ -125,6 +123,8 @@ class Alternatives(Finding):
     panels = dict.fromkeys(("wins against SFT", "true utility"), (*trained, "best of 16")) | dict.fromkeys(
         ("KL, nats per response", "loss on the web above the start's"), trained
     )
+    hypotheses = [(f"{name} is preferred to SFT", f"wins against SFT: {name}", dict(above=0.5))
+                  for name in ("best of 16", "DPO", "ppo", "ppo_ptx")]  # fmt: skip
 
     def measure(self, lab):
         models, records, sft = lab.models(), lab.test, lab.test_answers["sft"]
@@ -142,12 +142,8 @@ class Alternatives(Finding):
         f |= means(dict(zip(folders, drifts)), records, heading="KL, nats per response")
         losses = lab.losses(folders | {"start": start})
         for name in folders:
-            f[titled("loss on the web above the start's", name)] = loss_difference(losses[name], losses["start"])
+            f[f"loss on the web above the start's: {name}"] = loss_difference(losses[name], losses["start"])
         return f | {"seconds of training": {name: round(seconds(folder)) for name, folder in folders.items()}}
-
-    def claims(self, f):
-        for name in ("best of 16", "DPO", "ppo", "ppo_ptx"):
-            yield Claim(f"{name} is preferred to SFT", f[titled("wins against SFT", name)], above=0.5)
 
 
 def drift(folder, start, records, seed):
@@ -173,6 +169,8 @@ class Iterate(Finding):
     minutes = 1.5
     k = 4
     panels = dict.fromkeys(("true utility", "wins against SFT"), ("first round", "second round"))
+    more = "true utility: second round minus first round"
+    hypotheses = (("the second round's answers are liked more", more, dict(above=0)),)
 
     def measure(self, lab):
         best, rng = lab.models()["ppo_ptx"], lab.rng("second round")
@@ -189,10 +187,6 @@ class Iterate(Finding):
         f = means(gold, lab.many, [("second round", "first round")], "true utility")
         return f | means(wins, lab.many, heading="wins against SFT")
 
-    def claims(self, f):
-        more = f["true utility: second round minus first round"]
-        yield Claim("the second round's answers are liked more", more, above=0)
-
 
 class Compute(Finding):
     """Fine-tuning costs a few per cent of the computation of pretraining."""
@@ -203,6 +197,8 @@ class Compute(Finding):
     tuned = ("SFT", "reward model", "PPO-ptx")
     panels = {"share of pretraining": tuned}
     mark = 0.05
+    hypotheses = (("SFT: below 5 % of pretraining", "share of pretraining: SFT", dict(below=0.05)),
+                  ("PPO-ptx: below 5 % of pretraining", "share of pretraining: PPO-ptx", dict(below=0.05)))  # fmt: skip
 
     def measure(self, lab):
         gpt, tokenizer = load(lab.models()["gpt"], GPT)
@@ -227,10 +223,5 @@ class Compute(Finding):
             # sampling, reference, reward model and value network, then a step of the policy's and one of the value's
             "PPO-ptx": (4 * forward + 2 * step) * episodes + step * documents,
         }
-        f = {titled("FLOPs", name): float(value) for name, value in flops.items()}
-        shares = {name: around(flops[name] / flops["pretraining"]) for name in self.tuned}
-        return f | {titled("share of pretraining", name): share for name, share in shares.items()}
-
-    def claims(self, f):
-        yield Claim("SFT: below 5 % of pretraining", f["share of pretraining: SFT"], below=0.05)
-        yield Claim("PPO-ptx: below 5 % of pretraining", f["share of pretraining: PPO-ptx"], below=0.05)
+        f = {f"FLOPs: {name}": float(value) for name, value in flops.items()}
+        return f | {f"share of pretraining: {n}": around(flops[n] / flops["pretraining"]) for n in self.tuned}

@@ -6,7 +6,7 @@ from data import town
 from lab.evaluation import measure_reward_model, pairs_right
 
 from . import pictures
-from .finding import Claim, Finding, minus, titled
+from .finding import Claim, Finding
 from .lab import SIZES, mean, means
 
 RUNGS = ("gpt", "gpt_prompted", "sft", "ppo", "ppo_ptx")
@@ -39,13 +39,13 @@ class Ladder(Finding):
         return f
 
     def claims(self, f):
-        for name in (titled(size, minus(*step)) for size in f["sizes"] for step in STEPS):
+        for name in (f"{size}: {one} minus {other}" for size in f["sizes"] for one, other in STEPS):
             yield Claim(f"{name}, in wins against the largest SFT", f[name], above=0)
 
     def draw(self, figure, f):
         axis = figure.subplots()
         for colour, rung in zip(pictures.LINES, RUNGS):
-            values = [f[titled(size, rung)] for size in f["sizes"]]
+            values = [f[f"{size}: {rung}"] for size in f["sizes"]]
             pictures.steps(axis, f["sizes"], values, rung.replace("_", "-"), colour)
         axis.set(ylabel="win rate against the largest SFT", ylim=(0, 1))
         pictures.legend(axis)
@@ -79,6 +79,14 @@ class HeldOutLabelers(Finding):
     panels = {"ppo_ptx wins": ("training labelers", "held-out labelers"),
               "RM accuracy": ("labelers of its own", "others", "two labelers agree")}  # fmt: skip
     mark = 0.5
+    hypotheses = (
+        ("held-out labelers prefer PPO-ptx to SFT", "ppo_ptx wins: held-out labelers", dict(above=0.5)),
+        ("about as often as others: within 5 points",
+         "ppo_ptx wins: training labelers minus held-out labelers", dict(above=-0.05, below=0.05)),
+        ("RM on labelers unseen, better than chance", "RM accuracy: others", dict(above=0.5)),
+        ("about as good as on its own: within 5 points",
+         "RM accuracy: labelers of its own minus others", dict(above=-0.05, below=0.05)),
+    )  # fmt: skip
 
     def measure(self, lab):
         texts, wins = lab.test_answers, {}
@@ -106,14 +114,6 @@ class HeldOutLabelers(Finding):
         f["RM accuracy: labelers of its own minus others"] = mean(share, held_out)
         f["RM accuracy: two labelers agree"] = measure_reward_model(f"{lab.toy}/rm", held_out)["labeler_agreement"]
         return f
-
-    def claims(self, f):
-        yield Claim("held-out labelers prefer PPO-ptx to SFT", f["ppo_ptx wins: held-out labelers"], above=0.5)
-        yield Claim("about as often as others: within 5 points",
-                    f["ppo_ptx wins: training labelers minus held-out labelers"], -0.05, 0.05)  # fmt: skip
-        yield Claim("RM on labelers unseen, better than chance", f["RM accuracy: others"], above=0.5)
-        yield Claim("about as good as on its own: within 5 points",
-                    f["RM accuracy: labelers of its own minus others"], -0.05, 0.05)  # fmt: skip
 
 
 def rank_again(rankings, labelers, rng):

@@ -8,7 +8,7 @@ from lab.evaluation import pairs_right, score_rankings
 from minirlhf.losses import ranking_loss
 
 from . import pictures
-from .finding import Claim, Finding, titled
+from .finding import Finding
 from .lab import SIZES, mean, means
 
 
@@ -32,6 +32,12 @@ class ComparisonsTogether(Finding):
     minutes = 1
     ways = ("together", "shuffled", "shuffled, wide")
     panels = dict.fromkeys(("loss on held-out rankings", "loss on its own rankings", "accuracy"), ways)
+    hypotheses = (
+        ("shuffled, the loss on held-out rankings is higher",
+         "loss on held-out rankings: shuffled minus together", dict(above=0)),
+        ("and on those that were trained on lower: it overfits",
+         "loss on its own rankings: shuffled minus together", dict(below=0)),
+    )  # fmt: skip
 
     def measure(self, lab):
         rankings = lab.rankings()[: 2500 if not lab.tiny else 12]
@@ -53,12 +59,7 @@ class ComparisonsTogether(Finding):
             losses = {way: losses_of(folder, asked) for way, folder in folders.items()}
             f |= means(losses, asked, [("shuffled", "together")], f"loss on {what} rankings")
         _, accuracies = measure_accuracy(lab, folders)
-        return f | {titled("accuracy", way): value for way, value in accuracies.items()}
-
-    def claims(self, f):
-        held_out, own = (f[f"loss on {what} rankings: shuffled minus together"] for what in ("held-out", "its own"))
-        yield Claim("shuffled, the loss on held-out rankings is higher", held_out, above=0)
-        yield Claim("and on those that were trained on lower: it overfits", own, below=0)
+        return f | {f"accuracy: {way}": value for way, value in accuracies.items()}
 
 
 def losses_of(folder, rankings):
@@ -76,6 +77,8 @@ class RewardModelScaling(Finding):
     sizes = SIZES
     shares = (0.125, 0.25, 0.5, 1.0)
     ks = (2, 3, 4)
+    differences = ("all rankings minus an eighth", "all responses minus two", "larger minus smaller")
+    hypotheses = [(f"{name}, in pairs right", name, dict(above=0)) for name in differences]
 
     def measure(self, lab):
         rankings, stages = lab.rankings(), {}
@@ -102,10 +105,6 @@ class RewardModelScaling(Finding):
         f["larger minus smaller"] = lead(lab, pairs[of_size[lab.sizes[-1]]], pairs[of_size[lab.sizes[0]]])
         return f
 
-    def claims(self, f):
-        for name in ("all rankings minus an eighth", "all responses minus two", "larger minus smaller"):
-            yield Claim(f"{name}, in pairs right", f[name], above=0)
-
     def draw(self, figure, f):
         curves = {"share of the rankings": "by share", "responses to a prompt": "by responses",
                   "size, on half of them": "by size"}  # fmt: skip
@@ -130,6 +129,7 @@ class RatingsOrComparisons(Finding):
     minutes = 0.5
     panels = {"": ("rankings", "ratings")}
     mark = 0.5
+    hypotheses = (("trained on rankings, more pairs right", "rankings minus ratings", dict(above=0)),)
 
     def measure(self, lab):
         rankings, rng = lab.rankings(), lab.rng("ratings")
@@ -147,6 +147,3 @@ class RatingsOrComparisons(Finding):
         folder = lab.train_one("rm-ratings", lab.rm(lab.write("rankings-from-ratings", rated)))
         pairs, f = measure_accuracy(lab, {"rankings": f"{lab.toy}/rm", "ratings": folder})
         return f | {"rankings minus ratings": lead(lab, pairs["rankings"], pairs["ratings"])}
-
-    def claims(self, f):
-        yield Claim("trained on rankings, more pairs right", f["rankings minus ratings"], above=0)

@@ -13,7 +13,7 @@ from minirlhf.model import GPT
 from minirlhf.support.statistics import interval
 
 from . import benchmarks, pictures
-from .finding import Claim, Finding, minus, titled
+from .finding import Claim, Finding
 from .lab import LIMIT, follows, mean, means, utilities
 
 
@@ -40,18 +40,16 @@ class AlignmentTax(Finding):
     minutes = 0.2
     panels = dict.fromkeys(("reading", "reasoning", "completion", "translation"),
                            ("gpt", "sft", "rl_start", "ppo", "ppo_ptx"))  # fmt: skip
+    hypotheses = (("PPO is worse than GPT", "all four: ppo minus gpt", dict(below=0)),
+                  ("PPO-ptx is better than PPO", "all four: ppo_ptx minus ppo", dict(above=0)))  # fmt: skip
 
     def measure(self, lab):
         hits = scores(lab, lab.models())
-        f = {titled(task, name): interval(values, items=contents)
+        f = {f"{task}: {name}": interval(values, items=contents)
              for name, own in hits.items() for task, (values, contents) in own.items()}  # fmt: skip
         for name, base in (("ppo", "gpt"), ("ppo", "rl_start"), ("ppo_ptx", "ppo"), ("ppo_ptx", "gpt")):
-            f[titled("all four", minus(name, base))] = difference(hits[name], hits[base])
+            f[f"all four: {name} minus {base}"] = difference(hits[name], hits[base])
         return f
-
-    def claims(self, f):
-        yield Claim("PPO is worse than GPT", f["all four: ppo minus gpt"], below=0)
-        yield Claim("PPO-ptx is better than PPO", f["all four: ppo_ptx minus ppo"], above=0)
 
 
 class Sweep:
@@ -144,6 +142,8 @@ class PublicTasks(Finding):
     # Public data sets hold tasks that are easy to judge: classification, questions on a passage, translation.
     kinds = {"flan": ("closed_qa", "extract", "which_class", "kind_or_rude", "tovish", "summary"),
              "t0": ("closed_qa", "extract", "which_class", "kind_or_rude")}  # fmt: skip
+    hypotheses = (("tuned on six public tasks, it loses to SFT", "wins against SFT: flan", dict(below=0.5)),
+                  ("tuned on four, it loses to SFT", "wins against SFT: t0", dict(below=0.5)))  # fmt: skip
 
     def measure(self, lab):
         n, stages = len(lab.records("demonstrations", "demonstration")), {}
@@ -155,10 +155,6 @@ class PublicTasks(Finding):
         wins["ppo_ptx"] = lab.wins(lab.test, lab.test_answers["ppo_ptx"], lab.test_answers["sft"], "ptx")
         return means(wins, lab.test, heading="wins against SFT")
 
-    def claims(self, f):
-        yield Claim("tuned on six public tasks, it loses to SFT", f["wins against SFT: flan"], below=0.5)
-        yield Claim("tuned on four, it loses to SFT", f["wins against SFT: t0"], below=0.5)
-
 
 class InContext(Finding):
     """The base model learns from examples in its context: shown some of a task, it does it oftener than shown none."""
@@ -167,6 +163,7 @@ class InContext(Finding):
     minutes = 0.1
     kinds = ("polite", "which_class", "kind_or_rude", "outing")
     shots = (0, 1, 2, 3)
+    hypotheses = (("with the most examples oftener than with none", "most examples minus none", dict(above=0)),)
 
     def measure(self, lab):
         folder, most = lab.models()["gpt"], max(self.shots)
@@ -189,9 +186,6 @@ class InContext(Finding):
         record = draw_record(kind, rng, "train")
         return record["prompt"] + respond(record, "careful", rng) + "\n\n"
 
-    def claims(self, f):
-        yield Claim("with the most examples oftener than with none", f["most examples minus none"], above=0)
-
     def draw(self, figure, f):
         axis = figure.subplots()
         pictures.steps(axis, f["examples shown"], f["follows"])
@@ -207,6 +201,8 @@ class InstructionTuning(Finding):
     sizes = ("nano", "toy")
     unseen = ("rename", "outing", "advert", "which_class")
     counts = (1, 3, 7, 14)
+    hypotheses = (("fourteen kinds teach unseen ones better than one", "most kinds minus one", dict(above=0)),
+                  ("the larger model does unseen kinds better", "larger minus smaller", dict(above=0)))  # fmt: skip
 
     def measure(self, lab):
         seen = sorted((kind for kind in KINDS if kind not in self.unseen), key=digest)
@@ -226,10 +222,6 @@ class InstructionTuning(Finding):
         f["larger minus smaller"] = mean(hits["toy", self.counts[-1]] - hits["nano", self.counts[-1]], records)
         return f
 
-    def claims(self, f):
-        yield Claim("fourteen kinds teach unseen ones better than one", f["most kinds minus one"], above=0)
-        yield Claim("the larger model does unseen kinds better", f["larger minus smaller"], above=0)
-
     def draw(self, figure, f):
         axis = figure.subplots()
         for colour, size in zip(pictures.LINES, self.sizes):
@@ -244,6 +236,10 @@ class PretrainingMixInSft(Finding):
     paper = "Appendix C.3: the RL starting point is fine-tuned with 10 % pretraining data, which helped PPO"
     minutes = 0.5
     panels = {"loss": ("start without", "start with", "ppo without", "ppo with")}
+    hypotheses = (
+        ("PPO forgets less of the web", "loss: ppo with minus ppo without", dict(below=0)),
+        ("and is liked no less: at most 0.03", "true utility: ppo with minus ppo without", dict(above=-0.03)),
+    )
 
     def measure(self, lab):
         models, sft = lab.models(), f"{lab.toy}/sft"
@@ -252,11 +248,6 @@ class PretrainingMixInSft(Finding):
         losses = lab.losses(folders)
         texts = lab.answers_to(lab.many, {name: folders[name] for name in ("ppo without", "ppo with")}, "mix")
         gold = {name: utilities(lab.many, own) for name, own in texts.items()}
-        f = {titled("loss", name): interval(*own) for name, own in losses.items()}
+        f = {f"loss: {name}": interval(*own) for name, own in losses.items()}
         f["loss: ppo with minus ppo without"] = loss_difference(losses["ppo with"], losses["ppo without"])
         return f | means(gold, lab.many, [("ppo with", "ppo without")], "true utility")
-
-    def claims(self, f):
-        yield Claim("PPO forgets less of the web", f["loss: ppo with minus ppo without"], below=0)
-        more = f["true utility: ppo with minus ppo without"]
-        yield Claim("and is liked no less: at most 0.03", more, above=-0.03)
