@@ -103,9 +103,9 @@ def main(config):
     outcomes = {"reward model": [], "the shorter wins": [], "bag of words": []}
     for number, (folder, tokenizer, kept, by_words) in enumerate(parts):
         train_fold(config, folder, tokenizer)
-        outcomes["reward model"] += accuracy(kept, score_rankings(f"{folder}/rm", kept))
-        outcomes["the shorter wins"] += accuracy(kept, [[-len(y) for y in r["responses"]] for r in kept])
-        outcomes["bag of words"] += accuracy(kept, by_words)
+        lengths = [[-len(y) for y in r["responses"]] for r in kept]
+        for own, scores in zip(outcomes.values(), (score_rankings(f"{folder}/rm", kept), lengths, by_words)):
+            own += accuracy(kept, scores)
         print(f"fold {number}: " + ", ".join(f"{name} {np.mean(o):.3f}" for name, o in outcomes.items()), flush=True)
     measured = len(outcomes["reward model"])
     dropped = sum(map(len, folds[: config.run_folds])) - measured
@@ -140,8 +140,7 @@ def first_turn(prompt):
 
 
 def fits(record, tokenizer, n_ctx):
-    lengths = (len(records.encode_response(record["prompt"], y, tokenizer).tokens) for y in record["responses"])
-    return max(lengths) <= n_ctx
+    return all(records.encode_response(record["prompt"], y, tokenizer).length <= n_ctx for y in record["responses"])
 
 
 def best(record):
@@ -171,13 +170,9 @@ def prepare_fold(config, folder, held_out, train, documents):
     return source, kept
 
 
-def pipeline(config, folder, tokenizer=None):
-    return Pipeline(folder, folder, config.recipe, tokenizer, config.seed)
-
-
 def train_fold(config, folder, tokenizer):
     """Pretraining, SFT and reward model on the training folds."""
-    own = pipeline(config, folder, tokenizer)
+    own = Pipeline(folder, folder, config.recipe, tokenizer, config.seed)
     own.train({"gpt": own.gpt()})
     own.train({"sft": own.sft(f"{folder}/gpt")})
     own.train({"rm": own.rm(f"{folder}/sft")})
@@ -217,7 +212,7 @@ def summarise(outcomes):
 
 def reinforce(config, folder, held_out):
     """PPO-ptx from the SFT model; the RM's score of answers to held-out prompts before and after, and samples."""
-    own = pipeline(config, folder)
+    own = Pipeline(folder, folder, config.recipe, None, config.seed)
     own.train({"ppo": own.ppo(f"{folder}/sft", f"{folder}/rm")})
     tokenizer = load_tokenizer(f"{folder}/rm")
     reward_model = load_model(f"{folder}/rm", RewardModel, tokenizer).eval()

@@ -8,14 +8,7 @@ import numpy as np
 
 from data import town
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import (
-    in_chunks,
-    per_sequence,
-    ranking_scores,
-    response_logps,
-    response_nats,
-    response_scores,
-)
+from minirlhf.rollout import in_chunks, per_sequence, ranking_scores, response_logps, response_nats, response_scores
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.device import pick_device
 from minirlhf.support.errors import InputError
@@ -82,7 +75,6 @@ def measure(folder, reward_model, records, documents, limit, seed, prefix="", re
     utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
     losses = document_losses(model, tokenizer, documents)
     scores = rm_scores(load(reward_model, RewardModel)[0], tokenizer, records, texts)
-
     drift = None
     if reference:
         start, _ = load(reference, GPT)
@@ -142,8 +134,9 @@ def compare(records, measured, seed):
     for name, base in (("ppo_ptx", "sft"), ("ppo", "sft"), ("ppo_ptx", "gpt"), ("sft", "gpt")):
         gains["follows"][f"{name}_above_{base}"] = interval(follows[name] - follows[base], items=contents)
         gains["truthful_informative"][f"{name}_above_{base}"] = interval(truths[name] - truths[base], items=questions)
-    tax = {f"{name}_above_{base}": loss_difference(measured[name].losses, measured[base].losses)
-           for name, base in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start"))}  # fmt: skip
+    tax = {}
+    for name, base in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
+        tax[f"{name}_above_{base}"] = loss_difference(measured[name].losses, measured[base].losses)
     return {"models": models, "gains": gains, "pretraining_loss": tax}
 
 
@@ -159,11 +152,10 @@ def look_up(records, demonstrations, rng, anything=False):
 
 def measure_memory(records, demonstrations, seed):
     """How often an answer looked up in the demonstrations follows, and how often any of the same kind does."""
-    contents, figures = contents_of(records), {}
+    figures = {}
     for name, anything in (("lookup", False), ("same_kind", True)):
-        rng = random.Random(f"memory {seed}")
-        texts = look_up(records, demonstrations, rng, anything)
-        figures[name] = interval([j.follows for j in judge_all(records, texts)], items=contents)
+        texts = look_up(records, demonstrations, random.Random(f"memory {seed}"), anything)
+        figures[name] = interval([j.follows for j in judge_all(records, texts)], items=contents_of(records))
     return figures
 
 
@@ -191,7 +183,7 @@ def win_rate(records, texts, others, labelers, rng):
 
 def true_win_rate(records, utilities, others):
     """The same by the mean utility to all labelers, without noise."""
-    wins = [0.5 if a == b else float(a > b) for a, b in zip(utilities, others)]
+    wins = (np.sign(np.subtract(utilities, others)) + 1) / 2
     return interval(wins, items=contents_of(records))
 
 

@@ -1,4 +1,4 @@
-"""What reproduce.py shows: a table on the terminal, and report.html with its pictures; and the frame of such pages."""
+"""What reproduce.py shows: a table on the terminal, and report.html with its pictures; and helpers for such pages."""
 
 import base64
 import html
@@ -32,8 +32,6 @@ LEGEND = {
     "GPT, prompted": "the base model, shown two good answers before the question",
     "RL start": "SFT with a tenth of web pages mixed in, from which PPO and PPO-ptx start",
 }
-
-
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 img { max-width: 100% } .wide { overflow-x: auto } small { opacity: .75 }
 table { border-collapse: collapse; font-size: .85rem }
@@ -67,14 +65,15 @@ def html_image(path):
     return f'<img alt="{Path(path).stem}" src="data:image/png;base64,{encoded}">'
 
 
-def with_interval(value, form=".3f"):
-    """{"mean": 0.61, "low": 0.59, "high": 0.63} as "0.610 (0.590 to 0.630)"."""
-    return f"{value['mean']:{form}} ({value['low']:{form}} to {value['high']:{form}})"
+def with_interval(value, form=".3f", unit="", scale=1):
+    """{"mean": 0.61, "low": 0.59, "high": 0.63} as "0.610 (0.590 to 0.630)", the unit after the mean."""
+    mean, low, high = (f"{scale * value[end]:{form}}" for end in ("mean", "low", "high"))
+    return f"{mean}{unit} ({low} to {high})"
 
 
 def percent(value):
     """The same as "61.0 % (59.0 to 63.0)"."""
-    return f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})"
+    return with_interval(value, ".1f", " %", 100)
 
 
 def rows(results):
@@ -98,16 +97,12 @@ def notes(results):
     reward_model, memory = results["reward_model"], results["memory"]
     yield f"PPO-ptx against the RL start: {percent(results['models']['ppo_ptx']['win_rate_vs_rl_start'])}"
     for measure, heading in (("follows", "follows"), ("truthful_informative", "true")):
-        for name, what in (("ppo_ptx_above_sft", "PPO-ptx minus SFT"), ("ppo_ptx_above_gpt", "PPO-ptx minus GPT")):
-            value = results["gains"][measure][name]
-            points = " to ".join(f"{100 * value[end]:+.1f}" for end in ("low", "high"))
-            yield f"{heading}, {what}: {100 * value['mean']:+.1f} points ({points}), paired by prompt"
-    for name, what in (
-        ("ppo_above_rl_start", "PPO above RL start"),
-        ("ppo_above_ppo_ptx", "PPO above PPO-ptx"),
-        ("ppo_ptx_above_rl_start", "PPO-ptx above RL start"),
-    ):
-        yield f"Pretraining loss, {what}: {with_interval(results['pretraining_loss'][name], '+.3f')} nats per token"
+        for base in ("sft", "gpt"):
+            points = with_interval(results["gains"][measure][f"ppo_ptx_above_{base}"], "+.1f", " points", 100)
+            yield f"{heading}, PPO-ptx minus {NAMES[base]}: {points}, paired by prompt"
+    for one, other in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
+        value = with_interval(results["pretraining_loss"][f"{one}_above_{other}"], "+.3f")
+        yield f"Pretraining loss, {NAMES[one]} above {NAMES[other]}: {value} nats per token"
     yield f"A demonstration's answer, copied: one about the same thing follows in {percent(memory['lookup'])}"
     yield f"... any of the same kind in {percent(memory['same_kind'])}"
     yield f"Reward model on held-out rankings: {percent(reward_model['accuracy'])} of pairs right"
@@ -120,7 +115,7 @@ def table(results):
     """The results as text for a terminal."""
     cells = list(rows(results))
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in cells]
+    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in cells]
     return "\n".join(["", *lines, "", *notes(results), "", *(f"{k}: {v}" for k, v in LEGEND.items()), ""])
 
 
@@ -159,16 +154,15 @@ def draw_ladder(results):
 
     figure = Figure(figsize=(7.5, 3.4), layout="constrained")
     axis = figure.subplots()
-    models = {name: figures for name, figures in results["models"].items() if figures["win_rate_vs_sft"]}
-    for x, (name, figures) in enumerate(models.items()):
-        rate = figures["win_rate_vs_sft"]
+    models = [name for name, figures in results["models"].items() if figures["win_rate_vs_sft"]]
+    for x, name in enumerate(models):
+        rate, true = (results["models"][name][column] for column in ("win_rate_vs_sft", "true_win_rate_vs_sft"))
         error = [[rate["mean"] - rate["low"]], [rate["high"] - rate["mean"]]]
         axis.errorbar(x, rate["mean"], error, fmt="o", color=COLOURS[name], markersize=9, capsize=5, linewidth=2)
         box = dict(facecolor="white", edgecolor="none", pad=1)  # over SFT's line
-        percent = f"{100 * rate['mean']:.0f} %"
-        axis.annotate(percent, (x, rate["mean"]), (13, -4), textcoords="offset points", bbox=box)
-        true = figures["true_win_rate_vs_sft"]["mean"]
-        axis.plot(x, true, marker="_", color=COLOURS[name], markersize=16, alpha=0.7)
+        text, place = f"{100 * rate['mean']:.0f} %", (x, rate["mean"])
+        axis.annotate(text, place, (13, -4), textcoords="offset points", bbox=box)
+        axis.plot(x, true["mean"], marker="_", color=COLOURS[name], markersize=16, alpha=0.7)
     axis.axhline(0.5, color="#3e4c59", linewidth=1, linestyle="--")
     axis.annotate("SFT", (-0.45, 0.5), (0, 4), textcoords="offset points", color="#3e4c59")
     axis.set_xticks(range(len(models)), [NAMES[name] for name in models])
@@ -183,12 +177,12 @@ def draw_curves(out):
     panels = {}
     for name, title in {"gpt": "pretraining loss", "sft": "SFT loss", "rm": "ranking loss"}.items():
         rows = curves.read_metrics(out / name)
-        lines = {"training": curves.column(rows, "loss"), "validation": curves.column(rows, "validation_loss")}
-        panels[title] = {label: points for label, points in lines.items() if points}
+        panels[title] = {"training": curves.column(rows, "loss"), "validation": curves.column(rows, "validation_loss")}
     second = {"score": "RM score", "kl": "KL to the RL start (nats)", "ptx_loss": "loss on PPO-ptx's documents"}
     for column, title in second.items():
-        lines = {NAMES[name]: curves.column(curves.read_metrics(out / name), column) for name in ("ppo", "ppo_ptx")}
-        panels[title] = {label: points for label, points in lines.items() if points}
+        rows = {name: curves.read_metrics(out / name) for name in ("ppo", "ppo_ptx")}
+        panels[title] = {NAMES[name]: curves.column(own, column) for name, own in rows.items()}
+    panels = {title: {label: points for label, points in lines.items() if points} for title, lines in panels.items()}
     colours = {"training": "#647acb", "validation": "#d64545"} | {NAMES[name]: COLOURS[name] for name in NAMES}
     return curves.draw_panels(panels, across=3, colours=colours)
 
