@@ -94,19 +94,15 @@ def run(finding, lab):
     claims = list(finding.claims(figures))
     result = {"verdict": verdict(claims), "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
     write_json(f"{lab.out}/{finding.name()}.json", result)
-    draw(finding, figures, f"{lab.out}/{finding.name()}.png")
-    for one in claims:
-        print(f"   {page.MARKS[one.holds]}: {one.text}: {with_interval(one.value)}")
-    print(f"   {result['verdict']}, {result['seconds']:.0f} s", flush=True)
-
-
-def draw(finding, figures, path):
-    with optional_picture(path):
+    with optional_picture(f"{lab.out}/{finding.name()}.png"):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         finding.draw(figure, figures)
-        save_figure(figure, path, transparent=True)
+        save_figure(figure, f"{lab.out}/{finding.name()}.png", transparent=True)
+    for one in claims:
+        print(f"   {page.MARKS[one.holds]}: {one.text}: {with_interval(one.value)}")
+    print(f"   {result['verdict']}, {result['seconds']:.0f} s", flush=True)
 
 
 def list_findings(findings):

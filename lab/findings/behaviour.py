@@ -186,9 +186,8 @@ class RareInstructions(Finding):
 
         demonstrations, prompts = without("demonstrations", "demonstration"), without("prompts_train", "prompt")
         rankings, gpt = without("rankings", "ranking"), lab.models()["gpt"]
-        start = lab.train_one("rl_start-but-one-kind", lab.rl_start(gpt, data=demonstrations))
-        rm = lab.rm(rankings, init=start, demonstrations=(demonstrations,))
-        rm = lab.train_one("rm-but-one-kind", rm)
+        start = lab.train_one("rl_start-but-one-kind", lab.pipeline().rl_start(gpt, data=demonstrations))
+        rm = lab.train_one("rm-but-one-kind", lab.rm(rankings, init=start, demonstrations=(demonstrations,)))
         ppo = lab.train_one("ppo_ptx-but-one-kind", lab.ppo(start, prompts=(prompts,), reward_model=rm))
         tuned, f = (("tovish", lab.models()["ppo_ptx"]), (self.left_out, ppo)), {}
         for what, (kind, folder) in zip(self.panels, tuned):
@@ -215,26 +214,23 @@ class SimpleMistakes(Finding):
         premises, plain = [], []  # the same questions with what the web believes before them, and without
         for fact in [fact for fact in town.MYTHS if fact.split == lab.judge_on] * (1 if lab.tiny else 8):
             said, ask = fact.myth_statement[:-1], f"tell me {fact.indirect}"
-            for own, texts in (
-                (premises, (f"Since {said[0].lower()}{said[1:]}, {ask}.", f"{said}. {fact.question}")),
-                (plain, (f"T{ask[1:]}.", fact.question)),
-            ):
-                own += [{"prompt": f"{text}\n", "content": fact.key} for text in texts]
+            since, alone = f"Since {said[0].lower()}{said[1:]}, {ask}.", f"T{ask[1:]}."
+            premises += [{"prompt": f"{text}\n", "content": fact.key} for text in (since, f"{said}. {fact.question}")]
+            plain += [{"prompt": f"{text}\n", "content": fact.key} for text in (alone, fact.question)]
         stories = lab.draw_prompts(("story",), 12_000, "constraints")
         one = [r for r in stories if bool(r["word"]) != r["one_sentence"]][:600]
         both = [r for r in stories if r["word"] and r["one_sentence"]][:600]
         questions = lab.draw_prompts(("fact", "myth"), 600, "questions")
         asked = {"premises": premises, "plain": plain, "one": one, "both": both, "questions": questions}
         texts = lab.answers({name: (folder, records) for name, records in asked.items()}, "mistakes")
-        told, alone = (np.array([says_myth(*each) for each in zip(asked[name], texts[name])], float)
-                       for name in ("premises", "plain"))  # fmt: skip
-        kept = {name: np.array([j.satisfies_constraints for j in judge_all(asked[name], texts[name])])
-                for name in ("one", "both")}  # fmt: skip
-        a, b = mean(kept["one"], one), mean(kept["both"], both)
+        told = np.array([says_myth(*each) for each in zip(premises, texts["premises"])], float)
+        alone = np.array([says_myth(*each) for each in zip(plain, texts["plain"])], float)
+        kept_both = np.array([j.satisfies_constraints for j in judge_all(both, texts["both"])])
+        a, b = mean([j.satisfies_constraints for j in judge_all(one, texts["one"])], one), mean(kept_both, both)
         spread = np.hypot(a["high"] - a["low"], b["high"] - b["low"]) / 2  # of two independent samples
         silent = [any(curt in text for curt in CURT) for text in texts["questions"]]
         shown = [(r, text) for r, text, wrong in zip(premises, texts["premises"], told) if wrong][:3]
-        shown += [(r, text) for r, text, right in zip(both, texts["both"], kept["both"]) if not right][:3]
+        shown += [(r, text) for r, text, right in zip(both, texts["both"], kept_both) if not right][:3]
         return {
             "says the myth: told it before the question": mean(told, premises),
             "says the myth: asked alone": mean(alone, plain),

@@ -43,15 +43,10 @@ class Dialogue(Finding):
             "single-turn": (lab.models()["ppo_ptx"], as_lines),
             "dialogue, SFT": (start, with_turns),
             "single-turn, SFT": (single_turn_start, with_turns),
-            "single prompts, dialogue": (policy, [recast(r) for r in lab.test]),
-            "single prompts, recast": (single_turn_start, [recast(r) for r in lab.test]),
         }, "dialogue")  # fmt: skip
-        single = {
-            "dialogue": texts.pop("single prompts, dialogue"),
-            "single-turn": lab.test_answers["ppo_ptx"],
-            "single-turn, SFT": lab.test_answers["rl_start"],
-            "single-turn, SFT on transcripts": texts.pop("single prompts, recast"),
-        }
+        single = {"dialogue": policy, "single-turn, SFT on transcripts": single_turn_start}
+        single = lab.answers_to([recast(r) for r in lab.test], single, "dialogue")
+        single |= {"single-turn": lab.test_answers["ppo_ptx"], "single-turn, SFT": lab.test_answers["rl_start"]}
         f = means(right(texts, asked), asked, [
             ("dialogue", "single-turn"), ("dialogue", "dialogue, without the turn before"),
             ("dialogue, SFT", "single-turn, SFT"),
@@ -64,10 +59,9 @@ class Dialogue(Finding):
         return f | {"examples": [(text, f"dialogue: {a.strip()}\nsingle-turn: {b.strip()}") for text, a, b in both]}
 
     def train(self, lab):
-        """Trains and returns the folders of three models: SFT on dialogues and on the town's demonstrations recast as
-        dialogue; the same with as many more demonstrations instead of the dialogues' turns; and a policy by PPO-ptx
-        from the first. Its reward model learns from the town's rankings, recast, and from rankings of the first model's
-        answers in its own conversations."""
+        """Trains three models and returns their folders: SFT on dialogues and on the town's demonstrations recast as
+        dialogues; SFT on as many more demonstrations instead of the dialogues; and PPO-ptx from the first, whose reward
+        model learns from the town's rankings, recast, and from rankings of the first model's answers in dialogues."""
         demonstrations = [recast_answered(r) for r in lab.records("demonstrations", "demonstration")]
         n, more = len(demonstrations), lab.seed + 2  # others than the town's files hold
         talks = [{"messages": r["messages"]} for r in town.dialogues("train", n // 2, lab.seed)]
@@ -75,16 +69,15 @@ class Dialogue(Finding):
         mixed = lab.write("demonstrations-dialogue", demonstrations + talks)
         alone = lab.write("demonstrations-recast", demonstrations + others)
         base, web = lab.models()["rl_start"], (lab.file("web"),)  # ChatGPT's was a GPT-3.5, fine-tuned itself
-        start, single_turn_start = lab.train({
-            "dialogue-start": lab.sft(base, data=(mixed,), documents=web),
-            "recast-start": lab.sft(base, data=(alone,), documents=web),
-        }).values()  # fmt: skip
+        data = {"dialogue-start": mixed, "recast-start": alone}
+        stages = {name: lab.sft(base, data=(path,), documents=web) for name, path in data.items()}
+        start, single_turn_start = lab.train(stages).values()
         rankings = [recast(r) | {"responses": [f" {text}" for text in r["responses"]]} for r in lab.rankings()]
         singles, talks = [recast(r) for r in lab.records("prompts_train", "prompt")], self.own_talks(lab, start)
         answers = lab.answers_to(talks, dict.fromkeys(range(self.k), start), "dialogue rankings")
         rankings += rank_answers(talks, zip(*answers.values()), lab.rng("dialogue rankings"))
-        rm = lab.rm(lab.write("rankings-dialogue", rankings), init=start, demonstrations=(mixed,))
-        rm = lab.train_one("rm-dialogue", rm)
+        path = lab.write("rankings-dialogue", rankings)
+        rm = lab.train_one("rm-dialogue", lab.rm(path, init=start, demonstrations=(mixed,)))
         prompts = lab.write("prompts-dialogue", [{"prompt": r["prompt"]} for r in singles + talks])
         policy = lab.ppo(start, reward_model=rm, prompts=(prompts,))
         return start, single_turn_start, lab.train_one("ppo_ptx-dialogue", policy)
@@ -106,8 +99,8 @@ def recast(record):
 
 
 def recast_answered(record):
-    said = record["prompt"].strip(), record["response"]
-    return {"messages": [{"role": role, "content": text} for role, text in zip(("user", "assistant"), said)]}
+    user, assistant = record["prompt"].strip(), record["response"]
+    return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]}
 
 
 def conversations(lab, split, n):

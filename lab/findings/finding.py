@@ -61,9 +61,6 @@ class Finding:
     def claim(cls):
         return " ".join(inspect.getdoc(cls).split())
 
-    def measure(self, lab):
-        raise NotImplementedError
-
     def claims(self, f):
         """The Claims about figures f. A finding whose figures' names depend on the run overrides this."""
         return [Claim(text, f[name], **bounds) for text, name, bounds in self.hypotheses]

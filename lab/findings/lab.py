@@ -1,8 +1,7 @@
 """Gives findings their models, which are trained when first needed, kept in a folder, and shared.
 
-The town, the tokenizer, the rankings and the reward model are those of a run of reproduce.py at the toy size in the
-folder `toy`. Other sizes read the same web and answer the same prompts, and one reward model serves all, as the paper's
-6B did.
+The town, tokenizer, rankings and reward model are those of a run of reproduce.py at size toy, in the folder `toy`.
+Models of other sizes read the same web and answer the same prompts. One reward model serves all, as the paper's 6B did.
 """
 
 import functools
@@ -28,19 +27,17 @@ from .finding import titled
 
 MINUTES = {"nano": 3, "toy": 6, "medium": 48}  # to train the models of a size, on two cores
 SIZES = tuple(MINUTES)  # the last has a hundred times the parameters of the first
-TINY_SIZES = ("nano", "toy")
 CHANGES = {"medium": {"gpt": dict(epochs=2)}}  # to reproduce.py's recipes: the toy's web has a third of the pages
 TINY = {"sft": dict(epochs=1), "ppo": dict(episodes=32)}  # what --tiny changes of what is trained beside the toy's run
 LIMIT = stages.LIMIT
 
 
 class Lab:
-    """out: the folder; tiny: a hundredth of the work, to see that it runs; judge_on: the prompts that models are judged
-    on: test, or validation to try a recipe."""
+    """out: the folder; tiny, judge_on: as in the Config of __main__.py."""
 
     def __init__(self, out, seed=0, tiny=False, judge_on="test"):
         self.out, self.seed, self.tiny, self.judge_on = out, seed, tiny, judge_on
-        self.sizes = TINY_SIZES if tiny else SIZES
+        self.sizes = SIZES[:2] if tiny else SIZES
 
     # --- models
 
@@ -62,7 +59,7 @@ class Lab:
         return Pipeline(self.out, f"{self.toy}/town", recipe, f"{self.toy}/tokenizer", self.seed)
 
     def train(self, chosen):
-        """Runs stages side by side, {folder's name: stage}, and returns {name: folder}."""
+        """Runs stages in parallel, {folder's name: stage}, and returns {name: folder}."""
         return self.pipeline().train(chosen)
 
     def train_one(self, name, stage):
@@ -87,9 +84,6 @@ class Lab:
     def sft(self, base, size="toy", **changes):
         """A stage: SFT of a base model on the town's demonstrations."""
         return self.pipeline(size).sft(base, **changes)
-
-    def rl_start(self, base, size="toy", **changes):
-        return self.pipeline(size).rl_start(base, **changes)
 
     def rm(self, rankings, size="toy", **changes):
         """A stage: a reward model, from the SFT model of its size, on a file of rankings."""

@@ -47,12 +47,9 @@ class ComparisonsTogether(Finding):
             pairs += [{"prompt": r["prompt"], "responses": [r["responses"][a], r["responses"][b]], "ranks": [1, 2]}
                       for a in k for b in k if r["ranks"][a] < r["ranks"][b]]  # fmt: skip
         wide = max(1, round(lab.recipe("rm")["batch_size"] * len(pairs) / len(rankings)))
-        shuffled = lab.write("rankings-shuffled", pairs)
-        stages = (
-            lab.rm(lab.write("rankings-together", rankings)),
-            lab.rm(shuffled),  # each pair is an element as a ranking was: more and smaller steps
-            lab.rm(shuffled, batch_size=wide),  # as many comparisons to a step, as many steps
-        )
+        together, shuffled = lab.write("rankings-together", rankings), lab.write("rankings-shuffled", pairs)
+        # shuffled: as many pairs to a step as there were rankings; wide: as many pairs to a step as together
+        stages = lab.rm(together), lab.rm(shuffled), lab.rm(shuffled, batch_size=wide)
         folders = lab.train({f"rm-{way}": stage for way, stage in zip(self.ways, stages)})
         folders, f = dict(zip(self.ways, folders.values())), {}
         for what, asked in (("held-out", lab.rankings("rankings_held_out")), ("its own", rankings[:1000])):
@@ -106,10 +103,9 @@ class RewardModelScaling(Finding):
         return f
 
     def draw(self, figure, f):
-        curves = {"share of the rankings": "by share", "responses to a prompt": "by responses",
-                  "size, on half of them": "by size"}  # fmt: skip
+        names = ("share of the rankings", "responses to a prompt", "size, on half of them")
         axes = figure.subplots(1, 3, sharey=True)
-        for axis, (x, y) in zip(axes, curves.items()):
+        for axis, x, y in zip(axes, names, ("by share", "by responses", "by size")):
             pictures.steps(axis, f[x], f[y])
             axis.set(xlabel=x)
         axes[0].set(ylabel="pairs right")

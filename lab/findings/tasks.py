@@ -1,4 +1,4 @@
-"""What fine-tuning costs on public tasks and what cures it; and what public tasks are worth instead of people's."""
+"""What fine-tuning costs on public tasks, what cures that, and what fine-tuning on public tasks is worth."""
 
 import random
 
@@ -53,10 +53,8 @@ class AlignmentTax(Finding):
 
 
 class Sweep:
-    """What two findings share: PPO at several values of a coefficient."""
+    """PPO at several `values` of a `coefficient`: what two findings share."""
 
-    coefficient = ""
-    values = ()
     curves = ("loss above the start", "benchmarks minus the start's", "true utility")
 
     def sweep(self, lab, folders):
@@ -111,9 +109,8 @@ class KlSweep(Sweep, Finding):
 
     def folders(self, lab):
         """{beta: folder} of PPO without documents; all episodes are kept in samples.jsonl."""
-        flags = dict(ptx_coef=0.0, show=lab.recipe("ppo")["batch_size"])
-        start = lab.models()["rl_start"]
-        stages = {f"ppo-kl-{value}": lab.ppo(start, kl_coef=value, **flags) for value in self.values}
+        start, show = lab.models()["rl_start"], lab.recipe("ppo")["batch_size"]
+        stages = {f"ppo-kl-{beta}": lab.ppo(start, kl_coef=beta, ptx_coef=0.0, show=show) for beta in self.values}
         return dict(zip(self.values, lab.train(stages).values()))
 
     def measure(self, lab):
@@ -170,7 +167,9 @@ class InContext(Finding):
         model, tokenizer = load(folder, GPT)
         records, examples = [], []
         for i, record in enumerate(lab.draw_prompts(self.kinds, 800, "in context")):
-            shown = [self.example(record["kind"], random.Random(f"{lab.seed} {i} {k}")) for k in range(most)]
+            rngs = [random.Random(f"{lab.seed} {i} {k}") for k in range(most)]
+            solved = [public_demonstrations((record["kind"],), 1, rng)[0] for rng in rngs]
+            shown = [f"{one['prompt']}{one['response']}\n\n" for one in solved]
             if len(tokenizer.encode("".join(shown) + record["prompt"])) <= model.config.n_ctx - LIMIT:
                 records.append(record)
                 examples.append(shown)
@@ -180,11 +179,6 @@ class InContext(Finding):
             hits |= follows(lab.answers_to(shown, {k: folder}, f"{k} examples"), records)
         f = {"examples shown": list(self.shots), "follows": [mean(hits[k], records) for k in self.shots]}
         return f | {"most examples minus none": mean(hits[most] - hits[0], records)}
-
-    @staticmethod
-    def example(kind, rng):
-        record = draw_record(kind, rng, "train")
-        return record["prompt"] + respond(record, "careful", rng) + "\n\n"
 
     def draw(self, figure, f):
         axis = figure.subplots()
@@ -215,9 +209,8 @@ class InstructionTuning(Finding):
         folders = lab.train({f"{size}-tuned-on-{count}": stage for (size, count), stage in stages.items()})
         records = lab.draw_prompts(self.unseen, 800, "unseen kinds")
         hits = follows(lab.answers_to(records, dict(zip(stages, folders.values())), "unseen"), records)
-        f = {"kinds": list(self.counts)}
-        for size in self.sizes:
-            f[size] = [mean(hits[size, count], records) for count in self.counts]
+        f = {size: [mean(hits[size, count], records) for count in self.counts] for size in self.sizes}
+        f["kinds"] = list(self.counts)
         f["most kinds minus one"] = mean(hits["toy", self.counts[-1]] - hits["toy", 1], records)
         f["larger minus smaller"] = mean(hits["toy", self.counts[-1]] - hits["nano", self.counts[-1]], records)
         return f
