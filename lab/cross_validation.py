@@ -109,7 +109,10 @@ def main(config):
         print(f"fold {number}: " + ", ".join(f"{name} {np.mean(o):.3f}" for name, o in outcomes.items()), flush=True)
     measured = len(outcomes["reward model"])
     dropped = sum(map(len, folds[: config.run_folds])) - measured
-    results = summarise(outcomes) | {"pairs_dropped": dropped, "pairs": measured}
+    results = {"accuracy": {name: interval(values) for name, values in outcomes.items()}}
+    own = np.array(outcomes.pop("reward model"))
+    results["reward_model_minus"] = {rule: interval(own - other) for rule, other in outcomes.items()}  # paired
+    results |= {"pairs_dropped": dropped, "pairs": measured}
     write_json(f"{config.out}/folds.json", results)
     results["ppo"] = reinforce(config, f"{config.out}/fold-0", folds[0])
     write_json(f"{config.out}/folds.json", results)
@@ -139,10 +142,6 @@ def first_turn(prompt):
     return prompt.split(ASSISTANT)[0].strip()
 
 
-def fits(record, tokenizer, n_ctx):
-    return all(records.encode_response(record["prompt"], y, tokenizer).length <= n_ctx for y in record["responses"])
-
-
 def best(record):
     return record["responses"][record["ranks"].index(min(record["ranks"]))]
 
@@ -163,7 +162,8 @@ def prepare_fold(config, folder, held_out, train, documents):
         train_tokenizer.main(flags)
     tokenizer, room = load(source), config.n_ctx - config.max_response
     for what, given in (("training", train), ("held-out", held_out)):
-        kept = [r for r in given if fits(r, tokenizer, config.n_ctx)]
+        lengths = [ranking.length for ranking in records.encode_rankings(given, tokenizer, np.inf)]
+        kept = [r for r, length in zip(given, lengths) if length <= config.n_ctx]
         if not any(len(tokenizer.encode(r["prompt"])) <= room and best(r) and len(set(r["ranks"])) > 1 for r in kept):
             message = f"none of the {what} rankings of {folder} fits, with one answer above another"
             raise InputError(f"--n_ctx {config.n_ctx}: {message}; take a longer one, or give other --pairs")
@@ -180,11 +180,8 @@ def train_fold(config, folder, tokenizer):
 
 def accuracy(records, scored):
     """For each record the share of its untied pairs that the scores order as the ranks do; tied scores count 0.5."""
-    shares = []
-    for record, row in zip(records, scored):
-        hits = list(pair_hits(row, record["ranks"]).values())
-        shares.append(float(np.mean(hits)) if hits else 0.5)
-    return shares
+    hits = [list(pair_hits(row, record["ranks"]).values()) for record, row in zip(records, scored)]
+    return [float(np.mean(own)) if own else 0.5 for own in hits]
 
 
 def bag_of_words(train, held_out):
@@ -199,15 +196,6 @@ def bag_of_words(train, held_out):
     model = LogisticRegression(C=0.02, max_iter=1000, fit_intercept=False)
     model.fit(difference.multiply(sign[:, None]).tocsr(), sign)
     return [model.decision_function(vectorizer.transform(r["responses"])).tolist() for r in held_out]
-
-
-def summarise(outcomes):
-    """Accuracies, and the reward model's minus each rule's, paired by ranking, with 95 % intervals."""
-    own, *others = map(np.array, outcomes.values())
-    return {
-        "accuracy": {name: interval(values) for name, values in outcomes.items()},
-        "reward_model_minus": {name: interval(own - other) for name, other in zip(list(outcomes)[1:], others)},
-    }
 
 
 def reinforce(config, folder, held_out):

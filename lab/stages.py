@@ -1,7 +1,7 @@
 """The stages of reproduce.py: the whole paper on the town, each stage by the script that a person would run.
 
 RECIPE holds all changes to the scripts' defaults, and SIZES the changes to it for other sizes (docs/deviations.md).
-Recipes are chosen with --judge_on validation; no training reads what test prompts are about.
+Recipes are chosen with --judge_on validation. No training reads the contents of test prompts.
 """
 
 import random
@@ -81,9 +81,8 @@ class Config:
     out: str | None = None  # output folder; default runs/SIZE, or runs/tiny with --tiny
     judge_on: str = "test"  # prompts that models are judged on: test, or validation to try a recipe
     seed: int = 0  # random seed
-    size: str = "toy"  # of the models: nano, a hundred thousand parameters; toy, half a million in five minutes on two
-    # cores; small, almost a million that read three times as much, in half an hour; medium, eleven million in an hour
-    # or more
+    size: str = "toy"  # of the models: nano, a hundred thousand parameters; toy, half a million (5 minutes on two
+    # cores); small, almost a million that read three times as much (half an hour); medium, eleven million (an hour)
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
@@ -122,14 +121,13 @@ def run(config):
     seconds = read_json(finished) if finished.exists() else {}
     if not all(isinstance(s, (int, float)) for s in seconds.values()):
         raise InputError(f"{finished}: not the seconds of stages; remove it, and finished stages are found again")
-    for name, (_, *files) in STAGES.items():
+    for name, (stage, *files) in STAGES.items():
         gone = [file for file in files if not (Path(config.out) / file).exists()]
-        if gone and seconds.pop(name, None) is not None:
-            print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
-    for name, (stage, *_) in STAGES.items():
-        if name in seconds:
+        if name in seconds and not gone:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
         else:
+            if name in seconds:
+                print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
             print(f"-- {name}: {stage.__doc__}", flush=True)
             start = time.perf_counter()
             stage(config)
@@ -165,8 +163,8 @@ def make_gpt(config):
 
 def make_sft(config):
     """step 1, supervised fine-tuning"""
-    validation = config.file("demonstrations_validation")
-    config.pipeline.train({"sft": config.pipeline.sft(f"{config.out}/gpt", validation=validation)})
+    sft = config.pipeline.sft(f"{config.out}/gpt", validation=config.file("demonstrations_validation"))
+    config.pipeline.train({"sft": sft})
 
 
 def make_rankings(config):
@@ -198,8 +196,8 @@ def make_rankings(config):
 
 def make_rm(config):
     """step 2, the reward model; and the RL start, SFT again with a tenth of pretraining documents mixed in"""
-    stages = {"rm": config.pipeline.rm(f"{config.out}/sft"), "rl_start": config.pipeline.rl_start(f"{config.out}/gpt")}
-    config.pipeline.train(stages)
+    rm, rl_start = config.pipeline.rm(f"{config.out}/sft"), config.pipeline.rl_start(f"{config.out}/gpt")
+    config.pipeline.train({"rm": rm, "rl_start": rl_start})
 
 
 def select_epoch(config):
@@ -221,13 +219,12 @@ MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start"
 def evaluate(config):
     """every model on test prompts: judged by held-out labelers, and measured"""
     records, documents = config.judge_prompts(), read(config.file("web_held_out"), "document")
-    prefixes = {"gpt_prompted": town.few_shot()}
-    references = dict.fromkeys(("ppo", "ppo_ptx"), f"{config.out}/rl_start")
     calls = []
     for name, folder in MODELS.items():
         what = f"{config.out}/{folder}", f"{config.out}/rm", records, documents, LIMIT
-        noise = config.noise(f"evaluate {name}")
-        calls.append((measure, *what, noise, prefixes.get(name, ""), references.get(name)))
+        prefix = town.few_shot() if name == "gpt_prompted" else ""
+        reference = f"{config.out}/rl_start" if name in ("ppo", "ppo_ptx") else None
+        calls.append((measure, *what, config.noise(f"evaluate {name}"), prefix, reference))
     measured = dict(zip(MODELS, at_once(*calls)))
     rankings = read(config.file("rankings_held_out"), "ranking")
     results = {"size": config.size, "seed": config.seed} | compare(records, measured, config.seed)

@@ -98,9 +98,8 @@ class Hallucination(Finding):
     def measure(self, lab):
         records = lab.draw_prompts(CLOSED, 1000, "closed tasks")
         texts = lab.answers_to(records, {name: lab.models()[name] for name in self.panels[""]}, "closed")
-        made_up = shares(texts, records, lambda j: bool(j.made_up))
-        ratio = mean(made_up["ppo_ptx"], records, made_up["gpt"])
-        return means(made_up, records) | {"ppo_ptx over gpt, a ratio": ratio}
+        wrong = shares(texts, records, lambda j: bool(j.made_up))
+        return means(wrong, records) | {"ppo_ptx over gpt, a ratio": mean(wrong["ppo_ptx"], records, wrong["gpt"])}
 
 
 class Toxicity(Finding):

@@ -1,8 +1,7 @@
 """Four public benchmarks of the town, of kinds that the web is full of: what pretraining taught, and RL may forget.
 
-They replace the paper's SQuAD, DROP, HellaSwag and translation from French. Each item is the beginning of a page of the
-web, after one or two solved items where the web's pages hold several. No page that a model was trained on has the same
-passages, lists, sentences or stories.
+They replace the paper's SQuAD, DROP, HellaSwag and translation from French. Each item is the beginning of a web page,
+after one or two solved items. No model was trained on the same passages, lists, sentences or stories.
 """
 
 import random

@@ -37,6 +37,11 @@ class Dialogue(Finding):
         with_turns = [r | {"prompt": prompt_of(r["messages"], "")} for r in asked]
         without = [r | {"prompt": prompt_of(r["messages"][-1:], "")} for r in asked]
         as_lines = [r | {"prompt": "".join(m["content"] + "\n" for m in r["messages"])} for r in asked]
+        folders = {"policy": policy, "control": single_turn_start}
+        single = lab.answers_to([recast(r) for r in lab.test], folders, "dialogue")
+        single = {"dialogue": single["policy"], "single-turn": lab.test_answers["ppo_ptx"],
+                  "single-turn, SFT": lab.test_answers["rl_start"],
+                  "single-turn, SFT on transcripts": single["control"]}  # fmt: skip
         texts = lab.answers({
             "dialogue": (policy, with_turns),
             "dialogue, without the turn before": (policy, without),
@@ -44,9 +49,6 @@ class Dialogue(Finding):
             "dialogue, SFT": (start, with_turns),
             "single-turn, SFT": (single_turn_start, with_turns),
         }, "dialogue")  # fmt: skip
-        single = {"dialogue": policy, "single-turn, SFT on transcripts": single_turn_start}
-        single = lab.answers_to([recast(r) for r in lab.test], single, "dialogue")
-        single |= {"single-turn": lab.test_answers["ppo_ptx"], "single-turn, SFT": lab.test_answers["rl_start"]}
         f = means(right(texts, asked), asked, [
             ("dialogue", "single-turn"), ("dialogue", "dialogue, without the turn before"),
             ("dialogue, SFT", "single-turn, SFT"),

@@ -49,8 +49,8 @@ class Overoptimization(Finding):
         return f | self.best_of_n(lab, records)
 
     def best_of_n(self, lab, records):
-        """Both scores of the sample, of n by the RL start, that the reward model scores highest. Unbiased, from a pool
-        of N: in rising order, sample i is the best of n that are drawn in C(i - 1, n - 1) of C(N, n) cases."""
+        """Mean scores of the best of n samples by the reward model. Unbiased, from a pool of N: in rising order, sample
+        i (from 1) is the best in C(i - 1, n - 1) of the C(N, n) draws."""
         proxy, gold, _ = best_of(lab, records, self.pool)
         order = np.argsort(proxy, 1)
         proxy, gold = (np.take_along_axis(x, order, 1) for x in (proxy, gold))

@@ -26,8 +26,8 @@ def write(out, results, run, flags=""):
     for (finding, result), state in zip(results, states):
         links += f'<a class="{state.replace(" ", "-")}" href="#{finding.name()}">{finding.name()}</a> '
         cards += card(out, finding, result, state, flags)
-    page = f"""<p>{total}. A finding is reproduced where the 95 % interval of each of its claims lies wholly on the side
-that is asked for, and not reproduced where one lies wholly on the other. This is {escape(run)}.</p>
+    page = f"""<p>{total}. A finding is reproduced if the 95 % interval of each of its claims lies entirely on the side
+that is claimed, and not reproduced if one lies entirely on the other. This is {escape(run)}.</p>
 <p>{links}</p>
 {cards}"""
     write_atomically(Path(out) / "findings.html", html_page("InstructGPT's findings in the town", STYLE, page))

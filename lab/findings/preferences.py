@@ -89,24 +89,22 @@ class HeldOutLabelers(Finding):
     )  # fmt: skip
 
     def measure(self, lab):
-        texts, wins = lab.test_answers, {}
+        both = lab.test_answers["ppo_ptx"], lab.test_answers["sft"]
         groups = {"training labelers": town.TRAINING_LABELERS, "held-out labelers": town.HELD_OUT_LABELERS}
-        for group, labelers in groups.items():
-            wins[group] = lab.wins(lab.test, texts["ppo_ptx"], texts["sft"], "labelers", labelers)
+        wins = {group: lab.wins(lab.test, *both, "labelers", labelers) for group, labelers in groups.items()}
         f = means(wins, lab.test, [tuple(groups)], "ppo_ptx wins")
 
-        rankings, held_out = lab.rankings(), lab.rankings("rankings_held_out")
+        rankings, held_out, stages = lab.rankings(), lab.rankings("rankings_held_out"), {}
         parts = [town.TRAINING_LABELERS[i :: self.folds] for i in range(self.folds)]
-        stages = {}
         for i, part in enumerate(parts):
             names = {labeler.name for labeler in part}
             path = lab.write(f"rankings-fold-{i}", [r for r in rankings if r["labeler"] not in names])
             stages[f"rm-fold-{i}"] = lab.rm(path)
         own, other = [], []
         for i, folder in enumerate(lab.train(stages).values()):
-            rest = [labeler for j, part in enumerate(parts) if j != i for labeler in part]
-            for counts, labelers in ((own, rest), (other, parts[i])):
-                counts.append(pairs_right(folder, rank_again(held_out, labelers, lab.rng(f"fold {i}"))))
+            rest = sum(parts[:i] + parts[i + 1 :], ())
+            own.append(pairs_right(folder, rank_again(held_out, rest, lab.rng(f"fold {i}"))))
+            other.append(pairs_right(folder, rank_again(held_out, parts[i], lab.rng(f"fold {i}"))))
         own, other = np.sum(own, 0), np.sum(other, 0)  # (rankings, 2): pairs ordered as the labeler did, and pairs
         f["RM accuracy: labelers of its own"] = mean(own[:, 0], held_out, own[:, 1])
         f["RM accuracy: others"] = mean(other[:, 0], held_out, other[:, 1])
