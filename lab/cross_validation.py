@@ -117,12 +117,9 @@ def main(config):
     results["ppo"] = reinforce(config, f"{config.out}/fold-0", folds[0])
     write_json(f"{config.out}/folds.json", results)
     print(f"dropped {dropped} of {dropped + measured} rankings, too long for --n_ctx {config.n_ctx}")
-    for name, value in results["accuracy"].items():
-        print(f"{name:>18}: {with_interval(value)}")
-    for name, value in results["reward_model_minus"].items():
-        print(f"reward model minus {name}: {with_interval(value, '+.3f')}")
-    for name, value in results["ppo"].items():
-        print(f"RM score {name}: {with_interval(value, '+.3f')}")
+    for part, what in (("accuracy", "accuracy:"), ("reward_model_minus", "reward model minus"), ("ppo", "RM score")):
+        for name, value in results[part].items():
+            print(f"{what} {name}: {with_interval(value, '.3f' if part == 'accuracy' else '+.3f')}")
 
 
 def split(records, count, seed):
@@ -147,8 +144,7 @@ def best(record):
 
 
 def prepare_fold(config, folder, held_out, train, documents):
-    """Writes the training folds as the scripts' files, and returns the tokenizer's place and the held-out records that
-    fit the context."""
+    """Writes the training folds as the scripts' files. Returns the tokenizer's name and the held-out ones that fit."""
     write_lines(f"{folder}/web.jsonl", [{"text": r["text"]} for r in documents]
                 + [{"text": r["prompt"] + best(r)} for r in train])  # fmt: skip
     answered = [{"prompt": r["prompt"], "response": best(r)} for r in train if best(r)]

@@ -141,8 +141,8 @@ def compare(records, measured, seed):
 
 
 def look_up(records, demonstrations, rng, anything=False):
-    """Answers copied from the demonstrations: to each prompt the answer of a demonstration about the same content or,
-    where there is none or with `anything`, of any of the same kind. A model that does no better has only memorized."""
+    """For each prompt the answer of a demonstration about the same content; if there is none, or with `anything`, of
+    any of the same kind. A model that does no better has only memorized."""
     about, kinds = defaultdict(list), defaultdict(list)
     for demonstration in demonstrations:
         about[demonstration["content"]].append(demonstration["response"])
@@ -170,8 +170,7 @@ def answerable(record):
 
 
 def informative_truths(records, judgements):
-    """For each answerable prompt 1.0 where the answer says the truth, as in the paper's TruthfulQA: an answer that says
-    nothing is not informative and counts 0."""
+    """For each answerable prompt 1.0 if the answer is true and informative, else 0.0, as in the paper's TruthfulQA."""
     return np.array([float(j.truthful is True) for r, j in zip(records, judgements) if answerable(r)])
 
 
@@ -200,8 +199,8 @@ def pairs_right(folder, rankings):
 
 
 def measure_reward_model(folder, records):
-    """Accuracy on rankings, on all pairs and on pairs of samples of one model; and how often two labelers agree on the
-    same pairs, without those that either ranks equal. Rankings too long for the model are left out of all three."""
+    """Figures: accuracy on all pairs, and on pairs of samples of one model; and how often two labelers agree on the
+    pairs, without those that either ranks equal. Rankings too long for the model are left out of all three."""
     model, tokenizer = load(folder, RewardModel)
     encoded = [encode_rankings([record], tokenizer, np.inf)[0] for record in records]
     kept = [(record, ranking) for record, ranking in zip(records, encoded) if ranking.length <= model.config.n_ctx]

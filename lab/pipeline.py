@@ -18,8 +18,7 @@ from .workers import at_once
 
 
 class Pipeline:
-    """out: folder of the runs; records: folder of the files that they read; recipe: {stage: settings}; tokenizer: the
-    base model's."""
+    """out: folder of the runs; records: folder of the files that they read; recipe: {stage: settings}."""
 
     def __init__(self, out, records, recipe, tokenizer, seed=0):
         self.out, self.records, self.recipe, self.tokenizer, self.seed = out, records, recipe, tokenizer, seed
@@ -58,7 +57,7 @@ class Pipeline:
 
     def train(self, stages):
         """Runs stages, {folder's name: stage}, in parallel, and returns {name: folder}. A finished run is kept, and a
-        stopped one continues; if its settings were others, the script refuses the folder."""
+        stopped one continues; the script refuses a folder of other settings."""
         folders = {name: f"{self.out}/{name}" for name in stages}
         calls = []
         for name, (script, settings) in stages.items():

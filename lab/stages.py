@@ -37,27 +37,14 @@ RECIPE = {
                 lr=5e-4, value_lr=5e-4, kl_coef=0.3, ptx_coef=0.2, ema_decay=0.98, max_response=LIMIT, save_every=10),
 }  # fmt: skip
 SIZES = {
-    "nano": {
-        "gpt": dict(epochs=6, batch_size=8, lr=7e-3, muon_lr=0.01),
-        "sft": dict(epochs=4, lr=2e-3),
-        "rm": dict(lr=2e-3),
-        "ppo": dict(lr=2e-3, value_lr=2e-3),
-    },
+    "nano": {"gpt": dict(epochs=6, batch_size=8, lr=7e-3, muon_lr=0.01), "sft": dict(epochs=4, lr=2e-3),
+             "rm": dict(lr=2e-3), "ppo": dict(lr=2e-3, value_lr=2e-3)},
     "toy": {},
-    "small": {
-        "town": dict(web=90_000, prompt_train=18_000),
-        "gpt": dict(muon_lr=0.01),
-        "rankings": dict(prompts=18_000),
-        "ppo": dict(episodes=100 * 128, kl_coef=0.2, ema_decay=0.985),
-    },
-    "medium": {
-        "town": dict(web=90_000),
-        "gpt": dict(epochs=1, lr=1e-3, muon_lr=0.005, embedding_std=0.25),
-        "sft": dict(lr=3e-4),
-        "rm": dict(lr=2e-4),
-        "ppo": dict(lr=2e-4, value_lr=2e-4, kl_coef=0.2),
-    },
-}
+    "small": {"town": dict(web=90_000, prompt_train=18_000), "gpt": dict(muon_lr=0.01),
+              "rankings": dict(prompts=18_000), "ppo": dict(episodes=100 * 128, kl_coef=0.2, ema_decay=0.985)},
+    "medium": {"town": dict(web=90_000), "gpt": dict(epochs=1, lr=1e-3, muon_lr=0.005, embedding_std=0.25),
+               "sft": dict(lr=3e-4), "rm": dict(lr=2e-4), "ppo": dict(lr=2e-4, value_lr=2e-4, kl_coef=0.2)},
+}  # fmt: skip
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
                  prompt_validation=40, prompt_test=40),
@@ -121,27 +108,37 @@ def run(config):
     seconds = read_json(finished) if finished.exists() else {}
     if not all(isinstance(s, (int, float)) for s in seconds.values()):
         raise InputError(f"{finished}: not the seconds of stages; remove it, and finished stages are found again")
-    for name, (stage, *files) in STAGES.items():
+    for name, (what, function, *files) in STAGES.items():
         gone = [file for file in files if not (Path(config.out) / file).exists()]
         if name in seconds and not gone:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
         else:
             if name in seconds:
                 print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
-            print(f"-- {name}: {stage.__doc__}", flush=True)
+            print(f"-- {name}: {what}", flush=True)
             start = time.perf_counter()
-            stage(config)
+            function(config) if function else config.pipeline.train(trainings(config)[name])
             seconds[name] = round(time.perf_counter() - start, 2)
             write_json(finished, seconds)
         if name == config.stage:
             break
 
 
-# --- stages ----------------------------------------------------------------------------------------------------------
+def trainings(config):
+    """{stage: {folder's name: a training}} of the stages that only train."""
+    own, out = config.pipeline, config.out
+    rl_start, rm = f"{out}/rl_start", f"{out}/rm"
+    return {
+        "gpt": {"gpt": own.gpt()},
+        "sft": {"sft": own.sft(f"{out}/gpt", validation=config.file("demonstrations_validation"))},
+        "rm": {"rm": own.rm(f"{out}/sft"), "rl_start": own.rl_start(f"{out}/gpt")},
+        "select": {"sft_selected": own.select(f"{out}/sft", rm)},
+        "ppo": {"ppo": own.ppo(rl_start, rm, ptx_coef=0.0), "ppo_ptx": own.ppo(rl_start, rm)},
+    }
 
 
 def make_town(config):
-    """the web, prompts, demonstrations; and a tokenizer for them"""
+    """Writes the town's files, and trains a tokenizer on them."""
     recipe = config.recipe
     files = town.files(config.seed, **recipe["town"])
     for name, records in files.items():
@@ -150,25 +147,14 @@ def make_town(config):
     corpus = (config.file("web"), config.file("demonstrations"))
     train_tokenizer.main(train_tokenizer.Config(data=corpus, out=f"{config.out}/tokenizer", **recipe["tokenizer"]))
     tokenizer = load(f"{config.out}/tokenizer")
-    prompts = [town.few_shot() + record["prompt"] for record in config.judge_prompts()]
-    longest, n_ctx = max(len(tokenizer.encode(prompt)) for prompt in prompts), recipe["gpt"]["n_ctx"]
+    longest = max(len(tokenizer.encode(town.few_shot() + record["prompt"])) for record in config.judge_prompts())
+    n_ctx = recipe["gpt"]["n_ctx"]
     if longest + LIMIT > n_ctx:
         raise InputError(f"RECIPE: a prompt has {longest} tokens, an answer {LIMIT}; gpt's n_ctx {n_ctx} is too short")
 
 
-def make_gpt(config):
-    """pretraining on the web"""
-    config.pipeline.train({"gpt": config.pipeline.gpt()})
-
-
-def make_sft(config):
-    """step 1, supervised fine-tuning"""
-    sft = config.pipeline.sft(f"{config.out}/gpt", validation=config.file("demonstrations_validation"))
-    config.pipeline.train({"sft": sft})
-
-
 def make_rankings(config):
-    """labelers rank K answers to a prompt, one by the base model and the others by the last SFT epoch"""
+    """Writes rankings of K answers to a prompt, one by the base model and the others by the last SFT epoch."""
     train = read(config.file("prompts_train"), "prompt")[: config.recipe["rankings"]["prompts"]]
     records = train + config.judge_prompts()[: config.recipe["rankings"]["held_out"]]
     rng = random.Random(f"rankings {config.seed}")
@@ -194,30 +180,12 @@ def make_rankings(config):
         write_lines(config.file(name), lines[name])
 
 
-def make_rm(config):
-    """step 2, the reward model; and the RL start, SFT again with a tenth of pretraining documents mixed in"""
-    rm, rl_start = config.pipeline.rm(f"{config.out}/sft"), config.pipeline.rl_start(f"{config.out}/gpt")
-    config.pipeline.train({"rm": rm, "rl_start": rl_start})
-
-
-def select_epoch(config):
-    """the SFT epoch that the reward model scores highest"""
-    config.pipeline.train({"sft_selected": config.pipeline.select(f"{config.out}/sft", f"{config.out}/rm")})
-
-
-def make_ppo(config):
-    """step 3, PPO and PPO-ptx, which differ in the coefficient"""
-    models = f"{config.out}/rl_start", f"{config.out}/rm"
-    ppo, ppo_ptx = config.pipeline.ppo(*models, ptx_coef=0.0), config.pipeline.ppo(*models)
-    config.pipeline.train({"ppo": ppo, "ppo_ptx": ppo_ptx})
-
-
 MODELS = {"gpt": "gpt", "gpt_prompted": "gpt", "sft": "sft_selected", "rl_start": "rl_start", "ppo": "ppo",
           "ppo_ptx": "ppo_ptx"}  # fmt: skip
 
 
 def evaluate(config):
-    """every model on test prompts: judged by held-out labelers, and measured"""
+    """Writes evaluation.json, the figures of every model, and samples.jsonl, their answers."""
     records, documents = config.judge_prompts(), read(config.file("web_held_out"), "document")
     calls = []
     for name, folder in MODELS.items():
@@ -237,7 +205,7 @@ def evaluate(config):
 
 
 def make_report(config):
-    """a table, results.json and report.html"""
+    """Writes results.json and report.html."""
     seconds = read_json(f"{config.out}/stages.json")
     results = read_json(f"{config.out}/evaluation.json")
     results["seconds"] = seconds | {"total": round(sum(seconds.values()), 1)}
@@ -245,14 +213,17 @@ def make_report(config):
     report.write(config.out, results)
 
 
-STAGES = {  # stage: its function, and files without which it runs again
-    "town": (make_town, "town/web.jsonl", "town/prompts_selection.jsonl", "tokenizer/tokenizer.tiktoken"),
-    "gpt": (make_gpt, "gpt/model.pt"),
-    "sft": (make_sft, "sft/model.pt"),
-    "rankings": (make_rankings, "town/rankings.jsonl"),
-    "rm": (make_rm, "rm/model.pt", "rl_start/model.pt"),
-    "select": (select_epoch, "sft_selected/model.pt"),
-    "ppo": (make_ppo, "ppo/model.pt", "ppo_ptx/model.pt"),
-    "evaluate": (evaluate, "evaluation.json"),
-    "report": (make_report, "results.json", "report.html"),
-}
+STAGES = {  # stage: what it does; its function, or None for trainings; files without which it runs again
+    "town": ("the web, prompts, demonstrations; and a tokenizer for them", make_town,
+             "town/web.jsonl", "town/prompts_selection.jsonl", "tokenizer/tokenizer.tiktoken"),
+    "gpt": ("pretraining on the web", None, "gpt/model.pt"),
+    "sft": ("step 1, supervised fine-tuning", None, "sft/model.pt"),
+    "rankings": ("labelers rank K answers to a prompt, one by the base model and the others by the last SFT epoch",
+                 make_rankings, "town/rankings.jsonl"),
+    "rm": ("step 2, the reward model; and the RL start, SFT again with a tenth of pretraining documents mixed in", None,
+           "rm/model.pt", "rl_start/model.pt"),
+    "select": ("the SFT epoch that the reward model scores highest", None, "sft_selected/model.pt"),
+    "ppo": ("step 3, PPO and PPO-ptx, which differ in the coefficient", None, "ppo/model.pt", "ppo_ptx/model.pt"),
+    "evaluate": ("every model on test prompts: judged by held-out labelers, and measured", evaluate, "evaluation.json"),
+    "report": ("a table, results.json and report.html", make_report, "results.json", "report.html"),
+}  # fmt: skip

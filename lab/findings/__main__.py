@@ -71,9 +71,8 @@ def main(config):
     for finding, result in results:
         with reraise(f"{out}/{finding.name()}.json: not this version's figures; remove it, and it is measured again"):
             list(finding.claims(result["figures"]))
-    default = Config()
-    changed = [name for name in ("seed", "out", "judge_on", "tiny") if getattr(config, name) != getattr(default, name)]
-    flags = "".join(f" --{name}" + ("" if name == "tiny" else f" {getattr(config, name)}") for name in changed)
+    changed = vars(config).items() - vars(Config(names=config.names, all=config.all)).items()
+    flags = "".join(f" --{name}" + ("" if name == "tiny" else f" {value}") for name, value in sorted(changed))
     page.write(out, results, f"seed {config.seed}, judged on {config.judge_on} prompts, in {out}", flags)
     print(f"{out}/findings.html shows {len(results)} of {len(findings)} findings")
 

@@ -178,13 +178,11 @@ class RareInstructions(Finding):
                   for what in panels]  # fmt: skip
 
     def measure(self, lab):
-        def without(name, kind):
-            """One of the town's files, without that kind."""
+        gpt, paths = lab.models()["gpt"], []
+        for name, kind in (("demonstrations", "demonstration"), ("prompts_train", "prompt"), ("rankings", "ranking")):
             records = [r for r in lab.records(name, kind) if not r["content"].startswith(self.left_out)]
-            return lab.write(f"{name}-but-one-kind", records)
-
-        demonstrations, prompts = without("demonstrations", "demonstration"), without("prompts_train", "prompt")
-        rankings, gpt = without("rankings", "ranking"), lab.models()["gpt"]
+            paths.append(lab.write(f"{name}-but-one-kind", records))
+        demonstrations, prompts, rankings = paths
         start = lab.train_one("rl_start-but-one-kind", lab.pipeline().rl_start(gpt, data=demonstrations))
         rm = lab.train_one("rm-but-one-kind", lab.rm(rankings, init=start, demonstrations=(demonstrations,)))
         ppo = lab.train_one("ppo_ptx-but-one-kind", lab.ppo(start, prompts=(prompts,), reward_model=rm))

@@ -10,8 +10,7 @@ from .preferences import rank_answers
 
 
 class Dialogue(Finding):
-    """A policy that has learned from conversations, too, answers questions that need the turn before: one that knows
-    single turns alone cannot."""
+    """A policy also trained on dialogues answers questions that need the turn before; a single-turn policy cannot."""
 
     paper = "Beside the paper: ChatGPT (OpenAI, November 2022) mixed dialogues with InstructGPT's data as dialogue"
     remark = "Single prompts lose by it: no page of the web is a transcript, and a toy is slow to learn that form"

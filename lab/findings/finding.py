@@ -32,11 +32,6 @@ def verdict(claims):
     return "reproduced" if all(states) else "not reproduced" if False in states else "inconclusive"
 
 
-def titled(heading, name):
-    """A figure's name: "heading: name", or the name alone if there is no heading."""
-    return f"{heading}: {name}" if heading else name
-
-
 class Finding:
     """A finding is a subclass in one of this folder's files; its docstring says what the paper claims.
 
@@ -70,5 +65,6 @@ class Finding:
         panels = self.panels or {"": [name for name, value in f.items() if pictures.is_figure(value)]}
         shape = (2, 2) if len(panels) == 4 else (1, len(panels))
         for axis, (heading, names) in zip(figure.subplots(*shape, squeeze=False).flat, panels.items()):
-            pictures.dots(axis, {name: f[titled(heading, name)] for name in names}, self.mark)
+            start = f"{heading}: " if heading else ""
+            pictures.dots(axis, {name: f[start + name] for name in names}, self.mark)
             axis.set_title(heading)

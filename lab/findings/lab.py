@@ -23,8 +23,6 @@ from minirlhf.support.files import write_lines
 from minirlhf.support.records import read
 from minirlhf.support.statistics import interval
 
-from .finding import titled
-
 MINUTES = {"nano": 3, "toy": 6, "medium": 48}  # to train the models of a size, on two cores
 SIZES = tuple(MINUTES)  # the last has a hundred times the parameters of the first
 CHANGES = {"medium": {"gpt": dict(epochs=2)}}  # to reproduce.py's recipes: the toy's web has a third of the pages
@@ -38,8 +36,6 @@ class Lab:
     def __init__(self, out, seed=0, tiny=False, judge_on="test"):
         self.out, self.seed, self.tiny, self.judge_on = out, seed, tiny, judge_on
         self.sizes = SIZES[:2] if tiny else SIZES
-
-    # --- models
 
     @functools.cached_property
     def toy(self):
@@ -94,8 +90,6 @@ class Lab:
         """A stage: PPO-ptx from a policy; ptx_coef=0 is PPO."""
         return self.pipeline(size).ppo(start, **{"reward_model": f"{self.toy}/rm"} | changes)
 
-    # --- records
-
     def file(self, name):
         return f"{self.toy}/town/{name}.jsonl"
 
@@ -135,8 +129,6 @@ class Lab:
     def rng(self, purpose):
         return random.Random(f"{purpose} {self.seed}")
 
-    # --- answers
-
     def answers(self, asked, purpose="findings"):
         """{label: a model's answers} of {label: (its folder, records[, a text before each prompt])}."""
         noise = self.seed, *purpose.encode()
@@ -154,7 +146,7 @@ class Lab:
         return {name: [row[name] for row in rows] for name in stages.MODELS}
 
     def wins(self, records, texts, others, purpose, labelers=town.HELD_OUT_LABELERS):
-        """For each record 1, 0.5 or 0: whether a labeler, drawn for each, prefers texts[i] to others[i]. (N,)"""
+        """1, 0.5 or 0 for each record: whether a labeler drawn for it prefers texts[i] to others[i]. (N,)"""
         rng = self.rng(f"{purpose} wins")
         return np.array([town.compare(r, a, b, rng.choice(labelers), rng) for r, a, b in zip(records, texts, others)])
 
@@ -200,7 +192,7 @@ def around(value, spread=0.0):
 
 
 def means(values, records, pairs=(), heading=""):
-    """Figures of {name: values (N,)} of the same N records, "heading: name"; and of each pair of names the difference,
-    "heading: A minus B"."""
-    f = {titled(heading, name): mean(own, records) for name, own in values.items()}
-    return f | {titled(heading, f"{a} minus {b}"): mean(values[a] - values[b], records) for a, b in pairs}
+    """Figures "heading: name" of {name: values (N,)} of N records; and "heading: a minus b" of each pair of names."""
+    start = f"{heading}: " if heading else ""
+    f = {start + name: mean(own, records) for name, own in values.items()}
+    return f | {f"{start}{a} minus {b}": mean(values[a] - values[b], records) for a, b in pairs}

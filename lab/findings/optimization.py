@@ -1,4 +1,4 @@
-"""Optimizing against a reward model: how far that goes well, what else there is, a second round, and the cost."""
+"""Optimizing against a reward model: overoptimization, alternatives, a second round, and the cost."""
 
 import math
 from collections import Counter
@@ -20,8 +20,7 @@ from .tasks import KlSweep
 
 
 class Overoptimization(Finding):
-    """Past some distance from where it started, a policy's score by the reward model still rises while people like its
-    answers less."""
+    """Far from its start, a policy's score by the reward model still rises while people like its answers less."""
 
     paper = "Beside the paper, Stiennon et al. 2020, Figure 5; Gao et al. 2022, Figure 1"
     minutes = 3
@@ -40,7 +39,7 @@ class Overoptimization(Finding):
             f["distance"].append([math.sqrt(max(0, part.mean())) for part in kls])
             f["proxy"].append([interval(part) for part in proxies])
             f["gold"].append([interval(part) for part in golds])
-            if beta == min(KlSweep.values):  # every other episode finds the peak, and the rest measure it
+            if beta == min(KlSweep.values):  # every other episode finds the peak; the rest measure it
                 peak = int(np.argmax([part[::2].mean() for part in golds]))
                 f["gold: end minus peak"] = difference(golds[-1][1::2], golds[peak][1::2])
                 f["proxy: end minus peak"] = difference(proxies[-1][1::2], proxies[peak][1::2])
@@ -54,13 +53,13 @@ class Overoptimization(Finding):
         proxy, gold, _ = best_of(lab, records, self.pool)
         order = np.argsort(proxy, 1)
         proxy, gold = (np.take_along_axis(x, order, 1) for x in (proxy, gold))
-        f = {"n": list(self.ns), "best of n: proxy": [], "best of n: gold": []}
-        for n in self.ns:
-            weights = np.array([math.comb(i, n - 1) for i in range(self.pool)]) / math.comb(self.pool, n)
-            f["best of n: proxy"].append(mean(proxy @ weights, records))
-            f["best of n: gold"].append(mean(gold @ weights, records))
-        f["best of n: distance, at most"] = [math.sqrt(math.log(n) - (n - 1) / n) for n in self.ns]
-        return f
+        shares = [[math.comb(i, n - 1) / math.comb(self.pool, n) for i in range(self.pool)] for n in self.ns]
+        return {
+            "n": list(self.ns),
+            "best of n: proxy": [mean(proxy @ np.array(weights), records) for weights in shares],
+            "best of n: gold": [mean(gold @ np.array(weights), records) for weights in shares],
+            "best of n: distance, at most": [math.sqrt(math.log(n) - (n - 1) / n) for n in self.ns],
+        }
 
     def draw(self, figure, f):
         for axis, which, title in zip(figure.subplots(1, 2), ("proxy", "gold"), ("RM score", "true utility")):

@@ -1,4 +1,4 @@
-"""Who prefers what: the paper's headline, and whether the labelers of its training data speak for others."""
+"""Who prefers what: the paper's main result, and whether other labelers agree with those of the training data."""
 
 import numpy as np
 
@@ -14,8 +14,7 @@ STEPS = (("gpt_prompted", "gpt"), ("sft", "gpt_prompted"), ("ppo", "sft"), ("ppo
 
 
 class Ladder(Finding):
-    """At every size labelers prefer SFT to prompted GPT to GPT, and PPO and PPO-ptx to SFT. All are compared with the
-    largest SFT model."""
+    """At every size labelers prefer SFT to prompted GPT to GPT, and PPO and PPO-ptx to SFT, against the largest SFT."""
 
     paper = "Figure 1: GPT < GPT prompted < SFT < PPO, PPO-ptx at 1.3, 6 and 175 billion parameters"
     remark = "The smallest models seldom win: to tell them apart takes four times the prompts"

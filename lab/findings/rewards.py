@@ -25,8 +25,7 @@ def lead(lab, one, other):
 
 
 class ComparisonsTogether(Finding):
-    """Shuffled into one data set, the comparisons overfit in an epoch; all of a prompt in one batch element, they do
-    not."""
+    """Shuffled into one data set, comparisons overfit in an epoch; one prompt's in one batch element, they do not."""
 
     paper = "Section 3.5: shuffled, a single pass over the data set overfits"
     minutes = 1
@@ -118,8 +117,7 @@ def cut(ranking, k):
 
 
 class RatingsOrComparisons(Finding):
-    """Rankings train a better reward model than ratings by the same labelers: what one calls a five is another's
-    three."""
+    """Rankings train a better reward model than ratings by the same labelers: one's five is another's three."""
 
     paper = "Section 3.4 has labelers rank several responses to a prompt at once; ratings are noted and not trained on"
     minutes = 0.5

@@ -99,8 +99,7 @@ class PtxSweep(Sweep, Finding):
 
 
 class KlSweep(Sweep, Finding):
-    """A larger KL coefficient is no cure for what PPO forgets: at no value is its loss on pages of the web as low as
-    PPO-ptx's."""
+    """A larger KL coefficient does not cure what PPO forgets: its loss on web pages is above PPO-ptx's at any value."""
 
     paper = "Figure 34: up to 100 times the default, SQuADv2 and DROP stay worse, and the reward falls"
     minutes = 3
@@ -154,13 +153,13 @@ class PublicTasks(Finding):
 
 
 class InContext(Finding):
-    """The base model learns from examples in its context: shown some of a task, it does it oftener than shown none."""
+    """The base model learns from examples in its context: shown some, it does a task more often than shown none."""
 
     paper = "Section 3.5 prompts GPT-3 with examples (Brown et al. 2020): accuracy grows with their number"
     minutes = 0.1
     kinds = ("polite", "which_class", "kind_or_rude", "outing")
     shots = (0, 1, 2, 3)
-    hypotheses = (("with the most examples oftener than with none", "most examples minus none", dict(above=0)),)
+    hypotheses = (("with the most examples more often than with none", "most examples minus none", dict(above=0)),)
 
     def measure(self, lab):
         folder, most = lab.models()["gpt"], max(self.shots)
