@@ -117,7 +117,10 @@ def run(config):
                 print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
             print(f"-- {name}: {what}", flush=True)
             start = time.perf_counter()
-            function(config) if function else config.pipeline.train(trainings(config)[name])
+            if function:
+                function(config)
+            else:
+                config.pipeline.train(trainings(config)[name])
             seconds[name] = round(time.perf_counter() - start, 2)
             write_json(finished, seconds)
         if name == config.stage:
