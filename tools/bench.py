@@ -11,16 +11,13 @@ the same precision, `gigabytes_per_second` by a copy of 256 MB. `share` is the a
 counting 2N FLOPs per token in a forward, 6N per token trained, and attention. A PPO iteration is a rollout of B
 episodes in which no row stops early, scores by four networks of one size, and one inner epoch of policy and value
 network; no pretraining mix. `ratio` is the speed of the --ranks processes together relative to one process.
-`peak_gigabytes` is the peak memory of a PPO iteration, `formula_gigabytes` the estimate by docs/scaling.md's formula.
 """
 
 import json
 import multiprocessing
 import os
-import resource
 import socket
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 
@@ -34,7 +31,6 @@ from minirlhf.losses import ranking_loss, sft_loss
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.rollout import generate, response_logps, uniforms
 from minirlhf.support import distributed
-from minirlhf.support.accumulation import pieces
 from minirlhf.support.config import command, require_choice, require_positive
 from minirlhf.support.cuda_graph import decode_by_graph
 from minirlhf.support.device import pick_device, place
@@ -64,14 +60,6 @@ class Shape:
         matrices = 12 * L * tokens - 9 * (tokens - read)
         return 2 * matrices * D * D + 2 * read * vocab * D + 2 * tokens * L * D * length
 
-    def ppo_bytes(self):
-        """Peak memory of a PPO iteration in float32, by docs/scaling.md's formula."""
-        D, L, rows = self.config.n_embd, self.config.n_layer, max(1, 16384 // self.length)
-        held = 44 * sum(p.numel() for p in GPT(self.config).parameters())
-        logits = 12 * self.vocab * self.response
-        learning = self.minibatch * (68 * D * L * self.length + logits)
-        return held + max(learning, min(rows, self.batch) * logits)
-
 
 # --- the work: each function returns (a function that does it once, {unit: how many it handles}, its FLOPs) ----------
 
@@ -80,20 +68,17 @@ def sft(shape, options):
     model = place(GPT(shape.config), options).train()
     optimizer = adam(model.parameters(), 1e-5)
     rng = np.random.default_rng(0)
-    batch = shape.batch * options.accumulate
-    rows = [Sequence(rng.integers(0, shape.vocab, shape.length + 1), 1) for _ in range(batch)]
+    rows = [Sequence(rng.integers(0, shape.vocab, shape.length + 1), 1) for _ in range(shape.batch)]
     learner = distributed.wrap(model)
-    lengths, most = [s.length for s in rows], shape.batch * (shape.length + 1) // distributed.world_size()
 
     def step():
-        for part in pieces(rows, lengths, most, learner):
-            responses = collate(part, shape.vocab, options.device)
-            loss = sft_loss(response_logps(learner, responses), responses.mask, total=batch)
-            loss.backward()
+        responses = collate(distributed.shard(rows), shape.vocab, options.device)
+        loss = sft_loss(response_logps(learner, responses), responses.mask, total=shape.batch)
+        loss.backward()
         take_step(model, optimizer, 1.0)
         return loss.item()
 
-    tokens = batch * shape.length
+    tokens = shape.batch * shape.length
     return step, {"tokens": tokens}, 3 * shape.flops(tokens, shape.length, tokens, shape.vocab)
 
 
@@ -206,13 +191,6 @@ def start_ranks(options):
     return seconds
 
 
-def peak_bytes(device):
-    """Peak memory of this process: of the GPU with CUDA, else of the CPU."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def machine(options):
     """(FLOPs per second of a matrix product, bytes per second of a copy, read and written)."""
     dtype = getattr(torch, options.dtype)
@@ -228,7 +206,6 @@ class Config:
     work: str  # what is timed: sft, rm, generate or ppo
     shape: str  # size of the model and the batch: toy, gpt2 or gpt2-wide
     ranks: int = 1  # time this many processes, too, that share --threads
-    accumulate: int = 1  # sft: a batch this many times as large, in as many micro-batches
     iterations: int = 6  # number of timed iterations, after two for warming up
     threads: int = 2  # of the CPU
     device: str = "cpu"  # cpu or cuda
@@ -237,35 +214,28 @@ class Config:
     graph: bool = False  # sample with CUDA graphs
 
     def __post_init__(self):
-        require_positive(self, "ranks", "accumulate", "iterations", "threads")
-        for name, choices in dict(
-            work=WORK, shape=SHAPES, device=("cpu", "cuda"), dtype=("float32", "bfloat16")
-        ).items():
-            require_choice(self, name, choices)
+        require_positive(self, "ranks", "iterations", "threads")
+        require_choice(self, "work", WORK)
+        require_choice(self, "shape", SHAPES)
+        require_choice(self, "device", ("cpu", "cuda"))
+        require_choice(self, "dtype", ("float32", "bfloat16"))
         if self.graph and self.device != "cuda":
             raise InputError("--graph needs --device cuda")
-        if self.accumulate > 1 and self.work != "sft":
-            raise InputError("--accumulate is for sft")
 
 
 def main(options):
     pick_device(options.device)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    shape = Shape(options.shape)
-    before = peak_bytes(options.device)
-    step, units, flops = WORK[options.work](shape, options)
+    step, units, flops = WORK[options.work](Shape(options.shape), options)
     timers = [lambda: seconds_of(step, options.device)]
     if options.ranks > 1:
         timers.append(start_ranks(options))
     times = [[timer() for timer in timers] for _ in range(options.iterations + 2)][2:]
-    peak = peak_bytes(options.device) - before
     rate, bandwidth = machine(options)
     seconds = statistics.median(row[0] for row in times)
     figures = {"seconds": seconds} | {f"{name}_per_second": n / seconds for name, n in units.items()}
     figures |= {"share": flops / rate / seconds, "gflops": rate / 1e9, "gigabytes_per_second": bandwidth / 1e9}
-    if options.work == "ppo":
-        figures |= {"peak_gigabytes": peak / 1e9, "formula_gigabytes": shape.ppo_bytes() / 1e9}
     if options.ranks > 1:
         ratios = [one / together for one, together in times]
         figures |= {"ranks_seconds": statistics.median(row[1] for row in times)}

@@ -23,7 +23,7 @@ def small(monkeypatch, rates):
     monkeypatch.setitem(bench.SHAPES, "toy", (50, 32, 2, 2, 32, 4, 3, 8, 2))
 
 
-OPTIONS = SimpleNamespace(device="cpu", dtype="float32", compile=False, threads=1, accumulate=1, graph=False)
+OPTIONS = SimpleNamespace(device="cpu", dtype="float32", compile=False, threads=1, graph=False)
 
 
 @pytest.mark.parametrize("work", ["sft", "rm", "generate", "ppo"])
