@@ -1,12 +1,10 @@
 """Runs the Python blocks of a page, one after the other, and compares their output with the page.
 
-python -m tools.run_page docs/walkthrough.md                          reports the first difference
-python -m tools.run_page docs/walkthrough.md --write                  writes the output into the page
-python -m tools.run_page docs/walkthrough.md --notebook walk.ipynb    writes the page as a Jupyter notebook
+python -m tools.run_page docs/walkthrough.md            reports the first difference
+python -m tools.run_page docs/walkthrough.md --write    writes the output into the page
 """
 
 import io
-import json
 import math
 import re
 from contextlib import redirect_stdout
@@ -49,24 +47,10 @@ def written(page):
     return "".join(parts) + page[end:]
 
 
-def notebook(page):
-    """The page as a Jupyter notebook, a dict: each text and each block is a cell."""
-    parts, end = [], 0
-    for match in BLOCK.finditer(page):
-        parts += [("markdown", page[end : match.start()]), ("code", match[1])]
-        end = match.end()
-    parts = [(kind, text.strip()) for kind, text in [*parts, ("markdown", page[end:])] if text.strip()]
-    cells = [{"cell_type": kind, "metadata": {}, "source": text.splitlines(keepends=True), "id": f"cell-{i}"}
-             | ({"outputs": [], "execution_count": None} if kind == "code" else {})
-             for i, (kind, text) in enumerate(parts)]  # fmt: skip
-    return {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-
-
 @dataclass(frozen=True)
 class Config:
     page: str  # a Markdown file
     write: bool = False  # write the blocks' output into the page
-    notebook: str | None = None  # write the page as this .ipynb file instead
 
     def __post_init__(self):
         if not Path(self.page).is_file():
@@ -75,9 +59,7 @@ class Config:
 
 def main(config):
     page = Path(config.page).read_text(encoding="utf-8")
-    if config.notebook:
-        write_atomically(config.notebook, (json.dumps(notebook(page), indent=1) + "\n").encode())
-    elif config.write:
+    if config.write:
         write_atomically(config.page, written(page).encode())
     else:
         for match, shown, printed in blocks(page):

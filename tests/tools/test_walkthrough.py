@@ -50,13 +50,6 @@ def test_a_page_is_written_with_what_its_blocks_print():
     assert run_page.written(page) == expected == run_page.written(expected)
 
 
-def test_the_notebook_is_the_page():
-    cells = run_page.notebook(PAGE)["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    assert code == [match[1].strip() for match in run_page.BLOCK.finditer(PAGE)] and len(code) > 8
-    assert "".join(cells[0]["source"]).startswith("# One small run")
-
-
 def test_runs_are_drawn_beside_each_other_and_a_column_that_is_none_is_named(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("one", "two"):
