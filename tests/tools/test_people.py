@@ -889,7 +889,6 @@ def test_in_the_town_rankings_are_compared_with_the_truth_that_its_pool_knows(tm
         text = "\n".join(agreement.with_the_town(rankings))
         right, pairs = hits[name]
         assert f"without noise: {100 * right / pairs:.1f} %" in text and f"of {pairs} pairs" in text
-        assert text.count(": ") >= 40
     assert hits["good"][0] / hits["good"][1] > 0.9 > hits["noisy"][0] / hits["noisy"][1]
 
 
@@ -965,13 +964,8 @@ def test_agreement_with_a_reward_model_is_with_its_scores(world, tokenizer):
     assert any(2 * right != pairs for _, right, pairs in found)
 
 
-def test_each_of_the_town_s_labelers_ranks_for_him_or_herself():
-    lines = agreement.with_the_town(town_rankings(town.LABELERS[0]))
-    shares = [int(part.split()[0]) for line in lines[2:] for part in line.split(": ")[1:]]
-    assert len(shares) == 40 and 50 < np.mean(shares) < 99 and len(set(shares)) > 1
-    assert (
-        agreement.with_the_town([ranking("p", ["a"], [1], "Ada", about={"kind": "brainstorm"})]) == []
-    )  # not the town's
+def test_other_prompts_than_the_town_s_are_not_compared_with_its_labelers():
+    assert agreement.with_the_town([ranking("p", ["a"], [1], "Ada", about={"kind": "brainstorm"})]) == []
 
 
 def test_a_transcript_is_exported_as_it_is():

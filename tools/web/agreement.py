@@ -1,7 +1,6 @@
 """Statistics of a file of rankings: counts, times, agreement between labelers; and its export in other formats."""
 
 import math
-import random
 from collections import Counter, defaultdict
 from itertools import combinations, permutations
 from pathlib import Path
@@ -68,22 +67,14 @@ def repeats(rankings):
 
 
 def with_the_town(rankings):
-    """Lines about agreement with the town's labelers, for the town's prompts; [] if there are none."""
-    own = [(r["prompt"], r["about"] | {"prompt": r["prompt"]}, r) for r in rankings if is_towns(r.get("about"))]
-    if not own:
-        return []
-    pool, shares = [], []
-    for prompt, about, ranking in own:
-        utilities = [town.mean_utility(town.judge(about, text), text) for text in ranking["responses"]]
-        pool.append((prompt, *alike(ranking["ranks"], [-utility for utility in utilities])))
-    for labeler in town.LABELERS:
-        rng = random.Random(labeler.name)
-        hits = [alike(r["ranks"], town.rank(about, r["responses"], labeler, rng)["ranks"]) for _, about, r in own]
-        share = 100 * sum(hit for hit, _ in hits) / max(1, sum(n for _, n in hits))
-        shares.append(f"{labeler.name.removeprefix('labeler-')}: {share:.0f}")
-    lines = [row("labelers with the mean of the town's labelers, without noise", pool)]
-    lines += ["  with each of the town's forty labelers, in per cent:"]
-    return lines + [f"    {'   '.join(shares[i : i + 10])}" for i in range(0, len(shares), 10)]
+    """A line about agreement with the town's labelers, for the town's prompts; no line if there are none: a list."""
+    hits = []
+    for ranking in rankings:
+        if is_towns(ranking.get("about")):
+            about = ranking["about"] | {"prompt": ranking["prompt"]}
+            utilities = [town.mean_utility(town.judge(about, text), text) for text in ranking["responses"]]
+            hits.append((ranking["prompt"], *alike(ranking["ranks"], [-utility for utility in utilities])))
+    return [row("labelers with the mean of the town's labelers, without noise", hits)] if hits else []
 
 
 def is_towns(about):
