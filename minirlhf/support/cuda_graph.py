@@ -65,9 +65,9 @@ class FixedCache(Cache):
         self.next = torch.tensor([self.length], device=device)
 
     def positions(self, T, device):
-        return (
-            super().positions(T, device) if self.next is None else (self.next, torch.arange(self.room, device=device))
-        )
+        if self.next is None:
+            return super().positions(T, device)
+        return self.next, torch.arange(self.room, device=device)
 
     def append(self, layer, k, v):
         if self.next is None:

@@ -48,11 +48,10 @@ def records(path, kind):
     for where, row, convert in rows_and_trees():
         try:
             for result in convert(row, kind, where):  # a record of ours, or the reason why one was left out
-                foreign = convert is not ours and isinstance(result, dict)
-                if foreign and kind == "demonstration" and result.get("response") in ("", " "):
-                    result = "an empty answer"
                 if isinstance(result, str):
                     left_out[result] += 1
+                elif convert is not ours and kind == "demonstration" and result.get("response") in ("", " "):
+                    left_out["an empty answer"] += 1
                 else:
                     kept += 1
                     yield where, result

@@ -139,10 +139,8 @@ class Run:
             if not (state := read_state(path)):
                 print0(f"{path}: truncated or corrupt; trying the one before it")
                 continue
-            n = state["world"]
-            require(
-                n == world_size(), f"{path}: made by {n} processes, and there are {world_size()} now; go on with {n}"
-            )
+            if (n := state["world"]) != world_size():
+                raise InputError(f"{path}: made by {n} processes, and there are {world_size()} now; go on with {n}")
             with reraise(f"{path}: not a state of this run; remove it to go on from the one before"):
                 for part, values in zip(self.parts, state["parts"], strict=True):
                     part.load_state_dict(values)

@@ -69,12 +69,9 @@ def merge(word, pair):
     """[b"a", b"b", b"c"] with pair (b"a", b"b") gives [b"ab", b"c"]."""
     merged, i = [], 0
     while i < len(word):
-        if i + 1 < len(word) and (word[i], word[i + 1]) == pair:
-            merged.append(word[i] + word[i + 1])
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
+        size = 2 if tuple(word[i : i + 2]) == pair else 1
+        merged.append(b"".join(word[i : i + size]))
+        i += size
     return merged
 
 
@@ -96,24 +93,13 @@ class Tokenizer:
             object.__setattr__(self, name, value)
 
     def encode(self, text):
-        """Ids of a str, or of any bytes. "<|endoftext|>" in a text is text, so no data can end a document."""
-        if isinstance(text, str):
-            parts = re.split(f"(\\s{{{LONG}}})", text) if len(text) > LONG else [text]
-            return sum(map(self.encoding.encode_ordinary, parts), [])
-        ids = []  # a byte that is not UTF-8 is decoded to a lone surrogate, and becomes a token of its own
-        for part in re.findall("[\udc80-\udcff]|[^\udc80-\udcff]+", text.decode("utf-8", "surrogateescape")):
-            if "\udc80" <= part <= "\udcff":
-                ids.append(self.encoding.encode_single_token(part.encode("utf-8", "surrogateescape")))
-            else:
-                ids += self.encode(part)
-        return ids
+        """Ids of a str. "<|endoftext|>" in a text is text, so no data can end a document."""
+        parts = re.split(f"(\\s{{{LONG}}})", text) if len(text) > LONG else [text]
+        return sum(map(self.encoding.encode_ordinary, parts), [])
 
     def decode(self, ids):
         """The text of ids; an incomplete character at either end becomes U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
-
-    def decode_bytes(self, ids):
-        return self.encoding.decode_bytes(ids)
+        return self.encoding.decode(ids, errors="replace")
 
     def save(self, folder):
         """Writes both files, the ranks last: if they exist, the tokenizer is complete."""
@@ -136,8 +122,8 @@ def load(source):
         with reraise(f"--tokenizer gpt2: tiktoken could not fetch GPT-2's ranks, as it does at first use; {advice}"):
             return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks, GPT2_PATTERN)
     path = Path(source) / "tokenizer.tiktoken" if Path(source).is_dir() else Path(source)
-    advice = "give a folder with tokenizer.tiktoken, a ranks file, or gpt2"
-    require(path.is_file(), f"{source}: no tokenizer there; {advice}")
+    if not path.is_file():
+        raise InputError(f"{source}: no tokenizer there; give a folder with tokenizer.tiktoken, a ranks file, or gpt2")
     with reraise(f"{path}: cannot be read; give another tokenizer"):
         lines = path.read_bytes().splitlines()
     ranks = {}
@@ -146,9 +132,8 @@ def load(source):
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
     if set(ranks.values()) != set(range(len(ranks))) or not all(bytes([b]) in ranks for b in range(256)):
-        raise InputError(
-            f"{path}: ranks must be 0, 1, 2, ... with no gap, and of all 256 bytes; the file looks cut off"
-        )
+        fault = "ranks must be 0, 1, 2, ... with no gap, and of all 256 bytes; the file looks cut off"
+        raise InputError(f"{path}: {fault}")
     description = path.with_name("tokenizer.json")
     if not description.is_file():
         return Tokenizer(ranks, GPT2_PATTERN)
