@@ -1,5 +1,4 @@
-"""Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its architecture, its kind and its tokenizer's
-hash. The tokenizer is saved beside them."""
+"""Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its tokenizer beside it."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,11 +33,9 @@ def checkpoint_path(source):
 def read_checkpoint(source, tokenizer=None):
     """The dict that save_model wrote, or the same from Hugging Face's folder. tokenizer: the one it must belong to."""
     path = checkpoint_path(source)
-    if huggingface.holds(source):
-        checkpoint = huggingface.read(source)
-    else:
-        require(path.is_file(), f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
-        checkpoint = read_pt(path)
+    if not huggingface.holds(source) and not path.is_file():
+        raise InputError(f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
+    checkpoint = huggingface.read(source) if huggingface.holds(source) else read_pt(path)
     if not isinstance(checkpoint, dict) or not {"kind", "config", "tokenizer", "model"} <= checkpoint.keys():
         raise InputError(f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
     if tokenizer is not None and checkpoint["tokenizer"] != tokenizer.hash:

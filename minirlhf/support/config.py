@@ -1,5 +1,4 @@
-"""A script's configuration is one frozen dataclass, and its command line is made from that dataclass. A field's
-trailing comment is its --help text, so code, command line and documentation cannot disagree."""
+"""Makes a script's command line from a frozen dataclass, whose fields' trailing comments are the --help texts."""
 
 import argparse
 import dataclasses
@@ -55,8 +54,7 @@ def without_os_errors(function):
 
 
 def check_fields(config):
-    """Raises InputError for numbers that are negative or not finite, and makes a tuple of a single file name. The
-    command line has checked this already, but a Config may also be made in Python."""
+    """Raises InputError for numbers that are negative or not finite, and makes a tuple of a single file name."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         check_number(field.name, value)
@@ -146,9 +144,8 @@ def parse(config, argv, *positional, description=""):
         else:
             options |= {"type": {str: file_name, Text: str}.get(kind, kind), "metavar": kind.__name__.upper()}
         if name in positional:
-            parser.add_argument(name, **options | {"nargs": "*" if several else "?", "metavar": name.upper()})
-        else:
-            parser.add_argument(f"--{name}", **options)
+            options |= {"nargs": "*" if several else "?", "metavar": name.upper()}
+        parser.add_argument(name if name in positional else f"--{name}", **options)
     values = vars(parser.parse_args(argv))  # argparse's own `required` would complain before an unknown flag is named
     required = [field.name for field in dataclasses.fields(config) if field.default is dataclasses.MISSING]
     if missing := [name if name in positional else f"--{name}" for name in required if name not in values]:
@@ -159,10 +156,9 @@ def parse(config, argv, *positional, description=""):
 
 
 def field_comments(config):
-    """{field: its comment}, the one on its line and the comment lines right below it. Base classes come first, so that
-    a field declared again has its own."""
+    """{field: its comment}, the one on its line and the comment lines right below it."""
     comments, name = {}, None
-    for cls in filter(dataclasses.is_dataclass, reversed(config.__mro__)):
+    for cls in filter(dataclasses.is_dataclass, reversed(config.__mro__)):  # a subclass overrides its bases
         for line in inspect.getsource(cls).splitlines():
             if match := re.match(r"    (\w+): [^#]*(?:#\s*(.*))?$", line):
                 name = match[1]

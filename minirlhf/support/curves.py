@@ -29,8 +29,7 @@ def column(rows, name):
 
 @contextmanager
 def optional_picture(path):
-    """Context manager: prints an exception instead of raising it, so that a picture cannot end a run. Pictures need
-    matplotlib (the extra `plots`)."""
+    """Context manager: prints an exception instead of raising it, so that a picture cannot end a run."""
     try:
         yield
     except Exception as error:
@@ -62,12 +61,12 @@ def draw_panels(panels, across=None, colours=None):
 
 
 def draw_line(axis, points, label, colour=None):
-    style = dict(color=colour, linewidth=1.2)
     if len(points) > MANY:
         (pale,) = axis.plot(*zip(*points), color=colour, linewidth=0.6, alpha=0.35)
-        style["color"] = pale.get_color()
+        colour = pale.get_color()
         points = [tuple(np.mean(part, 0)) for part in np.array_split(np.array(points), 30)]
-    axis.plot(*zip(*points), label=label, marker="o" if len(points) < 20 else None, markersize=3, **style)
+    marker = "o" if len(points) < 20 else None
+    axis.plot(*zip(*points), label=label, color=colour, linewidth=1.2, marker=marker, markersize=3)
 
 
 def save_figure(figure, path, **how):

@@ -54,8 +54,8 @@ def end_with(parent):
 
 def finish():
     """Waits for all ranks, then destroys the process group."""
-    barrier()
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

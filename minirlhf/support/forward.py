@@ -16,10 +16,9 @@ def plan_forward(transformer, tokens, attention, left_padding=None, cache=None, 
     """Returns (position, run): the positions (T,) or (B, T) of tokens (B, T), and run(block, x), which is block(x) in
     the way that the arguments require.
 
-    attention(q, k, v): what blocks use without cache and padding. left_padding (B,) long: padding tokens
-    at the left of each row. cache: a Cache; then `tokens` are those after the cached ones. at (B, R) long: the
-    positions to compute in the last block.
-    """
+    attention(q, k, v): what blocks use without cache and padding. left_padding (B,) long: padding tokens at the left
+    of each row. cache: a Cache; then `tokens` are those after the cached ones. at (B, R) long: the positions to compute
+    in the last block."""
     T = tokens.shape[1]
     position = torch.arange(T, device=tokens.device)
     if left_padding is not None or cache is not None:
@@ -51,10 +50,8 @@ def block_at(block, x, attention, at):
 
 
 def padded_attention(cache, T, left_padding, device):
-    """(position, attention) for T new tokens after those in a cache. left_padding (B,) long, or None.
-
-    The attention takes the blocks' queries, keys and values one block after the other, and appends to the cache.
-    """
+    """(position, attention) for T new tokens after those in a cache. left_padding (B,) long, or None. The attention
+    takes the blocks' queries, keys and values one block after the other, and appends to the cache."""
     position, key = cache.positions(T, device)  # (T,), (keys,)
     mask = None
     if left_padding is not None:
@@ -102,8 +99,7 @@ class Cache:
 
 
 def linear(x, weight, bias=None):
-    """F.linear, x W^T + b. For a few rows, as in sampling, a CPU computes W x^T instead, which reads each weight once:
-    GPT-2's next tokens come 1.4 times as fast."""
+    """F.linear, x W^T + b. For few rows a CPU computes W x^T, which is faster: GPT-2 samples 1.4 times as fast."""
     rows = x.shape[:-1].numel()
     if torch.compiler.is_compiling() or x.device.type != "cpu" or not 8 <= rows <= 32:
         return F.linear(x, weight, bias)

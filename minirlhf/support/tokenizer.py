@@ -31,8 +31,7 @@ def train_bpe(texts, vocab_size, pattern=PATTERN):
 
     Starts from the 256 bytes and merges the most frequent adjacent pair, again and again, but never across words.
     Returns {token bytes: rank}: 256 bytes and up to vocab_size - 257 merges; one id is left for end-of-text. Of equally
-    frequent pairs the smaller is merged, so that the same texts give the same ranks on any machine.
-    """
+    frequent pairs the smaller is merged, so that the same texts give the same ranks on any machine."""
     counts = Counter(word for text in texts for word in re.findall(pattern, text))
     words = [[bytes([b]) for b in word.encode("utf-8", "replace")] for word in counts]
     counts = list(counts.values())
