@@ -8,9 +8,7 @@ def pieces(batch, lengths, max_tokens, *learners, rows=None, unfinished=()):
 
     The body of the loop calls backward, and gradients add up. With several processes, those of `learners` (networks
     from distributed.wrap) are summed over the processes in the last micro-batch's backward; those of `unfinished`
-    networks stay local, for a later loop to sum.
-
-    lengths: tokens of each item's longest row. rows: how many rows an item has, 1 unless given."""
+    networks stay local. lengths: tokens of each item's longest row. rows: how many rows an item has, 1 unless given."""
     batch, lengths = shard(batch), shard(lengths)
     *first, last = micro_batches(lengths, max_tokens, rows and shard(rows))
     for part in first:
@@ -22,10 +20,9 @@ def pieces(batch, lengths, max_tokens, *learners, rows=None, unfinished=()):
 
 def micro_batches(lengths, max_tokens, rows=None):
     """Splits a batch into lists of indices whose padded size is at most max_tokens, and of which padding is at most
-    half, so that a few long documents do not stretch many short demonstrations.
-
-    lengths: tokens of each item's longest row. rows: rows of each item, 1 unless given. An item larger than max_tokens
-    is a micro-batch of its own. An empty batch gives one empty micro-batch: every process takes part in a backward."""
+    half. lengths: tokens of each item's longest row. rows: rows of each item, 1 unless given. An item larger than
+    max_tokens is a micro-batch of its own. An empty batch gives an empty one: every process takes part in a backward.
+    """
     parts, current, height, tokens = [], [], 0, 0
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         own = rows[i] if rows is not None else 1

@@ -51,8 +51,7 @@ def read_pt(path):
 
 def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False):
     """The model of a checkpoint. model_class: GPT or RewardModel. With new_head, a RewardModel may be loaded from a
-    GPT's checkpoint; its head is then newly initialised. Raises InputError if the checkpoint is of another kind, or its
-    weights do not fit."""
+    GPT's checkpoint, with a newly initialised head. InputError if the checkpoint's kind or weights do not fit."""
     checkpoint, path = read_checkpoint(source, tokenizer), checkpoint_path(source)
     sizes, weights, kind = checkpoint["config"], checkpoint["model"], checkpoint["kind"]
     without_head = kind == "gpt" and new_head and model_class.kind == "reward model"
@@ -61,8 +60,8 @@ def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False)
     misfit = f"no model of the sizes {sizes} has such weights; train it again or take another"
     valid = isinstance(sizes, dict) and sizes.keys() == sizes_of(model_class.Config(1)).keys()
     valid = valid and all(type(size) is int and 0 < size < 2**31 for size in sizes.values())
-    if not valid or sizes["n_embd"] % sizes["n_head"] or not isinstance(weights, dict):
-        raise InputError(f"{path}: {misfit}")
+    valid = valid and sizes["n_embd"] % sizes["n_head"] == 0 and isinstance(weights, dict)
+    require(valid, f"{path}: {misfit}")
     config = model_class.Config(**sizes, dropout=dropout)
     with torch.device("meta"):  # at most as many layers as there are weights: a broken file may claim a billion
         expected = model_class(replace(config, n_layer=min(config.n_layer, len(weights)))).state_dict()
@@ -71,8 +70,7 @@ def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False)
     for name in sorted(weights.keys() | expected.keys(), key=str):
         tensor, like = weights.get(name), expected.get(name)
         fits = isinstance(tensor, torch.Tensor) and like is not None and tensor.shape == like.shape
-        if not fits or not finite(tensor):
-            raise InputError(f"{path}: tensor {name}: {misfit}")
+        require(fits and finite(tensor), f"{path}: tensor {name}: {misfit}")
     model = model_class(config)
     model.load_state_dict(weights, strict=not without_head)
     return model

@@ -11,7 +11,7 @@ import types
 import typing
 from contextlib import suppress
 
-from .errors import InputError
+from .errors import InputError, require
 
 Text = typing.NewType("Text", str)  # the type of a field that is a string, but no file name
 
@@ -88,8 +88,7 @@ def require_fraction(config, *names, below_one=False):
 def require_multiple(config, multiple, divisor):
     """Raises InputError if the field named `multiple` is not divisible by the field named `divisor`."""
     a, b = getattr(config, multiple), getattr(config, divisor)
-    if a % b:
-        raise InputError(f"--{multiple} {a} is not divisible by --{divisor} {b}; take {max(b, a // b * b)}")
+    require(a % b == 0, f"--{multiple} {a} is not divisible by --{divisor} {b}; take {max(b, a // b * b)}")
 
 
 def require_choice(config, name, choices):
@@ -117,10 +116,8 @@ def file_name(word):
 
 def parse(config, argv, *positional, description=""):
     """Parses `argv`, a list of words, into `config`, a frozen dataclass whose fields are the flags. A field without a
-    default is a required flag; `bool` gives --x and --no-x; `tuple[str, ...]` takes several words.
-
-    positional: names of fields that are given without their flags. Raises InputError on an unknown flag or a value that
-    cannot be read; the dataclass checks the values."""
+    default is a required flag; `bool` gives --x and --no-x; `tuple[str, ...]` takes several words. positional: names of
+    fields that are given without their flags. Raises InputError on an unknown flag or a value that cannot be read."""
     hints, comments = typing.get_type_hints(config), field_comments(config)
     package = sys.modules["__main__"].__spec__  # of python -m
     prog = package and f"python -m {package.name.removesuffix('.__main__')}"

@@ -1,8 +1,7 @@
 """Sampling by CUDA graphs (train_ppo.py --graph): the same samples as rollout.sample, which is easier to read.
 
-Launching a small model's kernels one by one takes the CPU longer than the GPU needs to run them. Here a step is
-recorded once and launched as one, so no shape and no address may change from step to step.
-"""
+The CPU launches a small model's kernels more slowly than the GPU runs them. Here a step is recorded once and launched
+as one, so no shape and no address may change from step to step."""
 
 import torch
 

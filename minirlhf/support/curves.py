@@ -38,9 +38,8 @@ def optional_picture(path):
 
 
 def draw_panels(panels, across=None, colours=None):
-    """A matplotlib Figure with a panel for each title of {title: {label: [(step, value), ...]}}, `across` in a row. A
-    line of many points gets the means of its parts drawn over it. An axis whose values differ widely is logarithmic.
-    colours: {label: colour} for labels that should not have the default."""
+    """A matplotlib Figure with a panel for each title of {title: {label: [(step, value), ...]}}, `across` in a row. An
+    axis whose values differ widely is logarithmic. colours: {label: colour}, where it should not be the default."""
     from matplotlib.figure import Figure
 
     across = across or len(panels)

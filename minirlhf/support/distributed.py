@@ -2,8 +2,7 @@
 
 torchrun starts N processes ("ranks"), each with all networks. Each rank computes the gradients of its share of a batch,
 DDP sums them over the ranks, and every rank takes the same step. Losses divide by the size of the whole batch, not of
-the share, so the sums are what one process would have computed; except for dropout, which every rank draws for itself.
-"""
+the share, so the sums are those of one process, except for dropout, which every rank draws for itself."""
 
 import os
 import threading
@@ -41,8 +40,7 @@ def start(device):
 
 
 def end_with(parent):
-    """Ends this process soon after the process with id `parent`, its parent, has ended for whatever reason: two runs
-    must not write to one folder."""
+    """Ends this process soon after its parent, process `parent`, has ended: two runs must not write to one folder."""
 
     def wait_and_exit():
         while os.getppid() == parent:
@@ -93,8 +91,7 @@ def shard(items):
 
 
 def all_gather(x):
-    """The inverse of shard: each rank has (B / N, ...), and gets all (B, ...). Where other dimensions differ between
-    ranks, they are padded with zeros to the longest."""
+    """The inverse of shard: (B / N, ...) to all (B, ...). Other dimensions are zero-padded to the longest rank's."""
     if world_size() == 1:
         return x
     shape = torch.tensor(x.shape, device=x.device)
@@ -145,8 +142,7 @@ def sum_gradients(_, bucket):
 
 
 def no_sync(*models):
-    """Context manager: DDP's no_sync for several models. Gradients of a backward inside stay local, and are summed over
-    ranks with those of a later backward."""
+    """Context manager: DDP's no_sync for several models. A later backward also sums the gradients of those inside."""
     stack = ExitStack()
     for model in models:
         if isinstance(model, DistributedDataParallel):

@@ -82,8 +82,7 @@ def model_or_data_files(folder):
 
 
 def lock(folder, name=LOCK):
-    """Makes a folder and locks the file `name` in it until this process ends or calls release(). Raises InputError if
-    another process holds the lock."""
+    """Makes a folder and locks a file in it until this process ends or calls release(). InputError if it is locked."""
     path = os.path.realpath(Path(folder) / name)
     if path in _locks:
         return

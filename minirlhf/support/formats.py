@@ -28,8 +28,7 @@ class LeftOut(Exception):
 
 def records(path, kind):
     """Yields ("file:line", record) for each record of a kind ("demonstration", ...; or "text", for any) in a file or a
-    folder. They have our fields, whose values the caller checks. Raises InputError for a record that is not of the
-    format that its fields announce."""
+    folder. The caller checks the values. Raises InputError for a record that is not of the format its fields name."""
     formats, kept, left_out = Counter(), 0, Counter()
 
     def rows_and_trees():
@@ -125,8 +124,7 @@ def parquet_rows(path):
 
 
 def transcript(messages, where):
-    """[(role, before, own)] for each chat message: `own` is its text, `before` is all that precedes it. The last two
-    together are the transcript of the conversation."""
+    """[(role, before, own)] of chat messages. `own` is a message's text in the transcript, `before` all before it."""
     parts, text = [], ""
     for message in messages if isinstance(messages, list) else [None]:
         complete = isinstance(message, dict) and "content" in message
@@ -335,8 +333,7 @@ def objects(row, field, names, where):
 
 
 def ranked(prompt, answers, kind):
-    """A ranking of pairs (text, number): the lowest number is best, equal numbers tie. The best is the response of the
-    demonstration."""
+    """A ranking of pairs (text, number), the lowest number best; the best text is also a demonstration's response."""
     if kind == "prompt":
         return {"prompt": prompt}
     if not all(isinstance(text, str) and is_number(number) for text, number in answers):

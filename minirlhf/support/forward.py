@@ -3,8 +3,7 @@
 - Sampling keeps the keys and values of the tokens so far in a Cache, and pads prompts at the left.
 - If only some positions are asked for, the last block computes only these.
 - Recomputation keeps only a block's input, and computes the rest again in backward.
-- On a CPU a product of few rows is computed as W x^T.
-"""
+- On a CPU a product of few rows is computed as W x^T."""
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 def plan_forward(transformer, tokens, attention, left_padding=None, cache=None, at=None):
     """Returns (position, run): the positions (T,) or (B, T) of tokens (B, T), and run(block, x), which is block(x) in
-    the way that the arguments require.
-
-    attention(q, k, v): what blocks use without cache and padding. left_padding (B,) long: padding tokens at the left
-    of each row. cache: a Cache; then `tokens` are those after the cached ones. at (B, R) long: the positions to compute
-    in the last block."""
+    the way that the arguments require. attention(q, k, v): what blocks use without cache and padding. left_padding (B,)
+    long: padding tokens at the left of each row. cache: a Cache; then `tokens` are those after the cached ones. at
+    (B, R) long: the positions to compute in the last block."""
     T = tokens.shape[1]
     position = torch.arange(T, device=tokens.device)
     if left_padding is not None or cache is not None:
@@ -35,8 +32,7 @@ def plan_forward(transformer, tokens, attention, left_padding=None, cache=None, 
 
 
 def block_at(block, x, attention, at):
-    """block(x) (B, T, D), or only at positions `at` (B, R): (B, R, D). Only attention reads other positions, so all
-    that follows it is computed only at these."""
+    """block(x) (B, T, D), or only at positions `at` (B, R): (B, R, D). Only attention reads other positions."""
     if at is None:
         return block(x, attention)
 

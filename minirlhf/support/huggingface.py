@@ -1,8 +1,7 @@
 """Reads GPT-2 as Hugging Face stores it, wherever a checkpoint is asked for, and writes it (tools/export.py).
 
 A folder holds config.json, model.safetensors, and a tokenizer: tokenizer.json, or vocab.json with merges.txt. Names are
-GPT-2's on both sides; its matrices are stored transposed there (x W, here x W^T).
-"""
+GPT-2's on both sides; its matrices are stored transposed there (x W, here x W^T)."""
 
 from pathlib import Path
 

@@ -1,8 +1,5 @@
-"""Muon (Jordan et al. 2024): momentum whose step is made orthogonal, for the matrices of a network.
-
-torch.optim.Muon computes in bfloat16, which most CPUs only emulate, and matrix by matrix. Here it is float32, and all
-matrices of a shape are one batched product.
-"""
+"""Muon (Jordan et al. 2024): momentum whose step is made orthogonal, for the matrices of a network. Unlike
+torch.optim.Muon it computes in float32, and all matrices of a shape in one batched product."""
 
 import math
 from collections import defaultdict
@@ -12,8 +9,8 @@ import torch
 
 class Muon(torch.optim.Optimizer):
     """matrices: parameters (rows, columns). stacked: parameters that stack several square matrices, as c_attn stacks
-    query, key and value. Each of these is made orthogonal by itself. (Measured on the town: copying from the prompt is
-    learned about a third sooner.) A step's elements are about as large as Adam's, 0.2 on average, for any shape."""
+    query, key and value: each is made orthogonal by itself, which on the town learns copying from the prompt a third
+    sooner. A step's elements are about as large as Adam's, 0.2 on average, for any shape."""
 
     def __init__(self, matrices, stacked=(), lr=0.02, momentum=0.8):
         groups = [dict(params=list(matrices), stacked=False), dict(params=list(stacked), stacked=True)]
@@ -26,8 +23,7 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p not in self.state:
                     self.state[p]["momentum"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
+                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 nesterov = p.grad.lerp(momentum, group["momentum"])
                 parts = p.shape[0] // p.shape[1] if group["stacked"] else 1
                 for weights, direction in zip(p.chunk(parts), nesterov.chunk(parts)):

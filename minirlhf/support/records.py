@@ -6,8 +6,7 @@
     prompt        {"prompt"}
 
 Other people's records become these in formats.py. Prompt and response are encoded separately and concatenated, at
-every stage; a response ends with end-of-text.
-"""
+every stage; a response ends with end-of-text."""
 
 from typing import NamedTuple
 

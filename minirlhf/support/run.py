@@ -6,8 +6,7 @@ samples.jsonl       of PPO: a few episodes of each iteration (of others, empty)
 state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
 
 A resumed run continues bit by bit: all that is random at a step (order, noise, dropout) is drawn from the seed and the
-step's number, so no other state is needed. (On a GPU attention's backward adds in no fixed order, resumed or not.)
-"""
+step's number, so no other state is needed. (On a GPU attention's backward adds in no fixed order, resumed or not.)"""
 
 import json
 import math
@@ -52,8 +51,7 @@ class RunConfig:
 
 
 def start_run(config):
-    """Locks the folder config.out. Returns False if this run is finished already. An unfinished run goes on from its
-    newest state with --resume; one without a state starts anew."""
+    """Locks the folder config.out. Returns False if the run is finished. One without a state starts anew."""
     out = Path(config.out)
     if rank() == 0:
         lock_output(config, ignore=("resume",))
@@ -72,9 +70,8 @@ def start_run(config):
 
 
 class Run:
-    """A run in its folder: progress, metrics and states. parts: the modules and optimizers that a state holds; they are
-    restored at once from the newest state, if there is one. last_good: the checkpoint to go back to until there is
-    another."""
+    """A run in its folder: progress, metrics and states. parts: the modules and optimizers that a state holds, restored
+    at once from the newest state, if there is one. last_good: the checkpoint to go back to until there is another."""
 
     def __init__(self, config, *parts, last_good="none was saved yet"):
         self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good
@@ -97,8 +94,7 @@ class Run:
         return count / (time.perf_counter() - self.began)
 
     def log(self, *samples, **row):
-        """Appends `row` to metrics.jsonl and the samples (dicts) to samples.jsonl. Raises InputError for a figure that
-        is not finite."""
+        """Appends `row` to metrics.jsonl, samples (dicts) to samples.jsonl. InputError if a figure is not finite."""
         for name, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise self._not_finite(name, value)
@@ -160,9 +156,8 @@ def drop_states(out):
 
 
 def read_state(path):
-    """The dict that _save_state wrote, or None if the file is not valid. torch.save writes a zip file with checksums,
-    which torch.load ignores."""
+    """The dict that _save_state wrote, or None if the file is not valid."""
     with suppress(InputError), reraise(f"{path}: not valid"), zipfile.ZipFile(path) as archive:
-        state = read_pt(path) if archive.testzip() is None else None
+        state = read_pt(path) if archive.testzip() is None else None  # torch.load ignores the zip file's checksums
         if state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt":
             return state

@@ -6,10 +6,9 @@ from .forward import Cache
 
 
 def decode(model, prompts, noise, eos, pad, draw):
-    """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there.
-
-    prompts: B lists of token ids; noise (B, limit). draw(logits (B, V), noise (B,)) gives tokens and log-probs, (B,)
-    each (rollout.draw). Rows that have ended leave the batch."""
+    """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there. prompts: B lists of
+    token ids; noise (B, limit). draw(logits (B, V), noise (B,)) gives tokens and log-probs, (B,) each (rollout.draw).
+    Rows that have ended leave the batch."""
     tokens, left_padding = left_padded(prompts, pad, noise.device)
     sampled = torch.full_like(noise, pad, dtype=torch.long)
     logp = torch.zeros_like(noise, dtype=next(model.parameters()).dtype)

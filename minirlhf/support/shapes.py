@@ -1,5 +1,4 @@
-"""Checks the shapes of a formula's arguments. Otherwise broadcasting would silently take scores (B, 1) with log-probs
-(B, R), and make rewards (B, B, R) of them."""
+"""Checks the shapes of a formula's arguments, since broadcasting hides mistakes such as (B, 1) with (B,): (B, B)."""
 
 import functools
 import inspect

@@ -9,8 +9,7 @@ def interval(values, weights=None, items=None, resamples=2000, seed=0):
     """Mean of values (N,) and its 95 % bootstrap interval over the N: {"mean", "low", "high", "n", "items"}.
 
     weights (N,): the mean is the ratio sum(values) / sum(weights), such as nats per token of documents. items (N,): a
-    key for each value, the item it is about. All values of an item are drawn together, since they are not independent:
-    a thousand answers about ten facts are evidence about ten facts."""
+    key for each value, the item it is about. An item's values are not independent, so they are drawn together."""
     values = np.asarray(values, float)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, float)
     n = len(values)

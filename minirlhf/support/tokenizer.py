@@ -1,8 +1,7 @@
 """Byte-level BPE: a trainer to read (tools/train_tokenizer.py runs it), and an encoder that runs on tiktoken.
 
 A tokenizer is saved as tokenizer.tiktoken (tiktoken's own format: a token in base64 and its rank on each line) and
-tokenizer.json (the pattern that splits text into words, and the end-of-text token).
-"""
+tokenizer.json (the pattern that splits text into words, and the end-of-text token)."""
 
 import base64
 import hashlib
@@ -27,11 +26,10 @@ LONG = 100_000  # spaces in a row; tiktoken's engine fails at several times as m
 
 
 def train_bpe(texts, vocab_size, pattern=PATTERN):
-    """Learns byte-pair merges (Sennrich et al. 2016) from `texts`, an iterable of str.
-
-    Starts from the 256 bytes and merges the most frequent adjacent pair, again and again, but never across words.
-    Returns {token bytes: rank}: 256 bytes and up to vocab_size - 257 merges; one id is left for end-of-text. Of equally
-    frequent pairs the smaller is merged, so that the same texts give the same ranks on any machine."""
+    """Learns byte-pair merges (Sennrich et al. 2016) from `texts`, an iterable of str: starts from the 256 bytes and
+    merges the most frequent adjacent pair, again and again, but never across words. Of equally frequent pairs the
+    smaller is merged, so that the same texts give the same ranks on any machine. Returns {token bytes: rank}: 256 bytes
+    and up to vocab_size - 257 merges; one id is left for end-of-text."""
     counts = Counter(word for text in texts for word in re.findall(pattern, text))
     words = [[bytes([b]) for b in word.encode("utf-8", "replace")] for word in counts]
     counts = list(counts.values())
@@ -54,11 +52,10 @@ def train_bpe(texts, vocab_size, pattern=PATTERN):
             words[index] = after = merge(before, pair)
             for old in zip(before, before[1:]):
                 pair_counts[old] -= counts[index]
-                changed.add(old)
             for new in zip(after, after[1:]):
                 pair_counts[new] += counts[index]
                 pair_words[new].add(index)
-                changed.add(new)
+            changed.update(zip(before, before[1:]), zip(after, after[1:]))
         for pair in changed:
             heapq.heappush(heap, (-pair_counts[pair], pair))
     return ranks
@@ -77,8 +74,7 @@ def merge(word, pair):
 @dataclass(frozen=True)
 class Tokenizer:
     """ranks {bytes: int}, the pattern that splits words, and two ids of its own: eos, the last of the vocabulary, and
-    pad, the first outside it. No model has an embedding or a logit for padding, so it can be neither read nor sampled.
-    """
+    pad, the first outside it. No model has an embedding or a logit for pad, so it can be neither read nor sampled."""
 
     ranks: dict
     pattern: str = PATTERN
