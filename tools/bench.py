@@ -34,7 +34,7 @@ from minirlhf.support import distributed
 from minirlhf.support.config import command, require_choice, require_positive
 from minirlhf.support.cuda_graph import decode_by_graph
 from minirlhf.support.device import pick_device, place
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import require
 from minirlhf.support.optim import adam, take_step
 from minirlhf.support.records import Ranking, Sequence
 from minirlhf.support.sampling import decode
@@ -169,8 +169,7 @@ def serve(connection, options, environment):
 
 
 def start_ranks(options):
-    """Starts the processes as torchrun would. Returns a function that has each do a step, and returns the seconds that
-    the slowest took."""
+    """Starts the processes as torchrun would. Returns a function that runs a step and gives the slowest's seconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     n, context, connections = str(options.ranks), multiprocessing.get_context("spawn"), []
@@ -219,8 +218,7 @@ class Config:
         require_choice(self, "shape", SHAPES)
         require_choice(self, "device", ("cpu", "cuda"))
         require_choice(self, "dtype", ("float32", "bfloat16"))
-        if self.graph and self.device != "cuda":
-            raise InputError("--graph needs --device cuda")
+        require(self.device == "cuda" or not self.graph, "--graph needs --device cuda")
 
 
 def main(options):

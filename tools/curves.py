@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from minirlhf.support import curves
 from minirlhf.support.config import check_fields, command
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import InputError, require
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ def main(config):
         rows = curves.read_metrics(folder)
         for name, lines in zip(config.columns, panels.values()):
             lines[label or folder] = curves.column(rows, name)
-            if not lines[label or folder]:
-                raise InputError(f"{folder}: no {name} in its metrics.jsonl")
+            require(lines[label or folder], f"{folder}: no {name} in its metrics.jsonl")
     try:
         figure = curves.draw_panels(panels)
     except ImportError:

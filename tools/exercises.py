@@ -50,8 +50,7 @@ def with_body(source, name, body):
 
 
 def make(name, folder):
-    """Copies the project to a folder, without that function's body. The bodies of the file's other exercises move to
-    solved.py beside it, so that you see no solutions."""
+    """Copies the project, without that function's body. The file's other exercises' solutions move to solved.py."""
     shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
     file = folder / EXERCISES[name]
     source = file.read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from minirlhf.model import GPT
 from minirlhf.support import huggingface
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import require
 from minirlhf.support.files import HALF, disk_errors
 
 
@@ -21,10 +21,8 @@ class Config:
 
     def __post_init__(self):
         out = Path(self.out)
-        if out.is_file():
-            raise InputError(f"--out {out}: a file is in the way; choose another --out")
-        if out.exists() and any(out.iterdir()):
-            raise InputError(f"--out {out} is not empty; choose another --out")
+        require(not out.is_file(), f"--out {out}: a file is in the way; choose another --out")
+        require(not out.exists() or not any(out.iterdir()), f"--out {out} is not empty; choose another --out")
 
 
 def main(config):

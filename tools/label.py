@@ -18,7 +18,7 @@ import threading
 from dataclasses import dataclass
 
 from minirlhf.support.config import check_fields, command, require_choice, require_positive
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import InputError, require
 from minirlhf.support.records import read
 from tools.web import agreement, labels, server
 from tools.web.answers import Answers, Speaker, that_fit
@@ -45,14 +45,10 @@ class Config:
         require_choice(self, "export", agreement.EXPORTS)
         require_positive(self, "max_response")
         if not (self.report or self.export):
-            if not self.models:
-                raise InputError("--models: name one or more models")
-            if not self.prompts:
-                raise InputError("--prompts: name a file of prompts")
-            if not 2 <= self.answers <= 9:
-                raise InputError(f"--answers {self.answers}: a ranking has 2 to 9")
-            if self.port >= 2**16:
-                raise InputError(f"--port {self.port}: a port is below 65536")
+            require(self.models, "--models: name one or more models")
+            require(self.prompts, "--prompts: name a file of prompts")
+            require(2 <= self.answers <= 9, f"--answers {self.answers}: a ranking has 2 to 9")
+            require(self.port < 2**16, f"--port {self.port}: a port is below 65536")
 
 
 def main(config):
@@ -84,8 +80,7 @@ REQUESTS = {  # path: (method of Labels, its required fields, its optional field
 
 
 def routes(store):
-    """{path: function of a request, a dict}. Each request names the labeler, and the answer is what the page then
-    shows. store: a Labels, which a lock protects."""
+    """{path: function of a request, a dict, that returns what the page then shows}. store: a Labels, used in a lock."""
     lock = threading.Lock()
 
     def route(method, required, optional):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.support.config import command
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import write_atomically
 
 BLOCK = re.compile(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```\n)?", re.DOTALL)
@@ -53,8 +53,7 @@ class Config:
     write: bool = False  # write the blocks' output into the page
 
     def __post_init__(self):
-        if not Path(self.page).is_file():
-            raise InputError(f"{self.page}: no such file")
+        require(Path(self.page).is_file(), f"{self.page}: no such file")
 
 
 def main(config):

@@ -17,7 +17,7 @@ from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
 from minirlhf.support.config import check_fields, command, require_positive
 from minirlhf.support.device import place
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import require
 from minirlhf.support.files import write_json
 from minirlhf.support.run import start_run
 
@@ -42,8 +42,7 @@ def main(config):
     tokenizer = load_tokenizer(config.sft)
     reward_model = place(load_model(config.reward_model, RewardModel, tokenizer), config).eval()
     epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
-    if not epochs:
-        raise InputError(f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
+    require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
     n_ctx = min(reward_model.config.n_ctx, load_model(epochs[0], GPT, tokenizer).config.n_ctx)
     prompts = records.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if not start_run(config):

@@ -6,7 +6,7 @@ python -m tools.train_tokenizer --data corpus.jsonl --vocab_size 1024 --out runs
 from dataclasses import dataclass
 
 from minirlhf.support.config import check_fields, command
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import InputError, require
 from minirlhf.support.folder import lock_output
 from minirlhf.support.records import texts
 from minirlhf.support.tokenizer import Tokenizer, train_bpe
@@ -26,8 +26,7 @@ class Config:
 
 def main(config):
     corpus = [text for path in config.data for text in texts(path) if text]
-    if not corpus:
-        raise InputError(f"{config.data[0]}: no text to learn from; give records or a .txt file (data/README.md)")
+    require(corpus, f"{config.data[0]}: no text to learn from; give records or a .txt file (data/README.md)")
     lock_output(config)
     tokenizer = Tokenizer(train_bpe(corpus, config.vocab_size))
     tokenizer.save(config.out)

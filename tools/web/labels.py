@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.support import files, folder
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import InputError, require
 from minirlhf.support.formats import ASSISTANT
 from minirlhf.support.records import read
 
@@ -33,8 +33,7 @@ def beside(out, what):
 
 
 class Lines:
-    """A JSON lines file that this process locks and appends to. Calls `visit(offset, record)` for each record, existing
-    ones first."""
+    """A JSON lines file that this process locks and appends to. Calls visit(offset, record) for each, old or new."""
 
     def __init__(self, path, kind, visit=lambda offset, record: None):
         self.path, self.visit = Path(path).resolve(), visit
@@ -48,8 +47,7 @@ class Lines:
             visit(offset, record)
 
     def _repair(self):
-        """Moves a last line that a crash left incomplete to FILE.half; it was never acknowledged. Adds the line end if
-        only that is missing."""
+        """Moves an incomplete, unacknowledged last line to FILE.half, or adds the line end if only that is missing."""
         text = self.path.read_bytes() if self.path.exists() else b""
         start, aside = text.rfind(b"\n") + 1, f"{self.path}.half"
         if start == len(text):
@@ -174,8 +172,7 @@ class Labels:
     def next(self, labeler):
         """The labeler's open Task, the same until it is saved or skipped; None if none is left."""
         if labeler not in self.tasks:
-            if len(self.tasks) >= 1000:
-                raise InputError("too many labelers at once; restart the server")
+            require(len(self.tasks) < 1000, "too many labelers at once; restart the server")
             if task := self._repeat(labeler) or self._fresh(labeler) or self._other(labeler):
                 self.tasks[labeler] = task
         return self.tasks.get(labeler)
@@ -264,8 +261,7 @@ class Labels:
         """Opens the labeler's previous ranking for correction. id: of the open task; None if none is left."""
         task = None if id is None and self.next(labeler) is None else self._open(labeler, id)
         previous = (len(self.mine[labeler]) if task is None or task.replaces is None else task.replaces) - 1
-        if previous < 0:
-            raise InputError("there is none before this one")
+        require(previous >= 0, "there is none before this one")
         record = self.rankings.at(self.mine[labeler][previous])
         self.tasks[labeler] = Task(
             labeler, record["prompt"], record["responses"], models_of(record), record.get("about", {}),

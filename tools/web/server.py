@@ -66,8 +66,7 @@ def demand(condition, status, message):
 
 def application(html, routes, token=None):
     """The Starlette application. html: the page, at /. routes: {"/name": function}; a function takes the request's JSON
-    object and returns the answer, or yields several, which are streamed; it runs in a thread. token: a secret that
-    requests must have, or None."""
+    object and returns the answer, or yields a stream of answers, in a thread. token: requests' secret, or None."""
 
     async def respond(request):
         is_own = token or OWN_NAME.fullmatch(request.headers.get("Host", ""))  # else DNS rebinding

@@ -63,8 +63,7 @@ class Talks:
         return {"talk": name, "sides": len(names), "models": names} | settings
 
     def say(self, request):
-        """Yields {"side", "text"} while the answers grow, then {"scores", "forgotten", "pair"}; pair is the id of the
-        two answers."""
+        """Yields {"side", "text"} while the answers grow, then {"scores", "forgotten", "pair": the two answers' id}."""
         text, temperature = request.get("text"), request.get("temperature", self.temperature)
         if not isinstance(text, str) or not text.strip():
             raise InputError("the message is empty; type something")
