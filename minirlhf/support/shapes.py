@@ -1,4 +1,4 @@
-"""Checks the shapes of a formula's arguments, since broadcasting hides mistakes such as (B, 1) with (B,): (B, B)."""
+"""Checks the shapes of a formula's arguments. Otherwise broadcasting (B, 1) with (B,) would silently give (B, B)."""
 
 import functools
 import inspect
