@@ -35,8 +35,7 @@ class Config(RunConfig):
     n_layer: int | None = None  # number of blocks, instead of the size's
     n_head: int | None = None  # attention heads, instead of the size's
     n_embd: int | None = None  # width, instead of the size's
-    embedding_std: float | None = None  # spread of the embeddings at the start; unless given GPT-2's 0.02 and
-    # positions at random. Small models learn to copy from their context much sooner at 0.4
+    embedding_std: float | None = None  # of the embeddings at the start [GPT-2's]; 0.4 suits small models
     init: str = ""  # checkpoint to go on from, instead of a new model
     epochs: int = 1  # passes over --data
     batch_size: int = 32  # sequences in a step
@@ -73,8 +72,8 @@ def main(config):
 
 def start_model(config):
     """The model to train and its tokenizer: a checkpoint's, or new ones by the flags."""
-    flags = {name: getattr(config, name) for name in ("n_ctx", "n_layer", "n_head", "n_embd")}
-    flags = {name: value for name, value in flags.items() if value is not None}
+    sizes = ("n_ctx", "n_layer", "n_head", "n_embd")
+    flags = {name: getattr(config, name) for name in sizes if getattr(config, name) is not None}
     if config.init:
         tokenizer = load_tokenizer(config.init)
         model = load_model(config.init, GPT, tokenizer, config.dropout)
@@ -98,9 +97,8 @@ def start_model(config):
 def spread_embeddings(transformer, std):
     """Starts tokens at N(0, std) and positions as sinusoids (Vaswani et al. 2017, but base 1000) of the same size.
 
-    GPT-2's 0.02 suits GPT-2's width. In a small model whose words mostly occur in the same places, names say, the first
-    steps move all of a class one way; only embeddings well apart keep what tells them from each other, and sinusoids
-    let attention find "the token before" without learning it for each position.
+    GPT-2's 0.02 suits GPT-2's width. In a small model, words that occur in the same places stay distinct only if they
+    start well apart, and with sinusoids attention need not learn "the token before" for each position.
     """
     n_ctx, width = transformer.wpe.weight.shape
     frequency = 1000 ** (-torch.arange(0, width, 2) / width)

@@ -68,8 +68,7 @@ class Config:
     out: str | None = None  # output folder; default runs/SIZE, or runs/tiny with --tiny
     judge_on: str = "test"  # prompts that models are judged on: test, or validation to try a recipe
     seed: int = 0  # random seed
-    size: str = "toy"  # of the models: nano, a hundred thousand parameters; toy, half a million (5 minutes on two
-    # cores); small, almost a million that read three times as much (half an hour); medium, eleven million (an hour)
+    size: str = "toy"  # nano (0.1 million parameters), toy (0.5; 5 minutes), small (0.9; 30 min), medium (11; an hour)
     stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 

@@ -1,5 +1,7 @@
 """minirlhf: InstructGPT (Ouyang et al. 2022, arXiv 2203.02155), as small as it can honestly be."""
 
+# ruff: noqa: F401
+
 from .data import Responses, batches, collate
 from .losses import (
     cosine_lr,
@@ -22,11 +24,3 @@ from .support.checkpoint import load_model, load_tokenizer, save_model
 from .support.errors import InputError
 from .support.records import Ranking, Sequence
 from .support.tokenizer import Tokenizer, train_bpe
-
-__all__ = [
-    "batches", "collate", "cosine_lr", "ema_update", "gae", "generate", "GPT", "GPTConfig",
-    "InputError", "load_model", "load_tokenizer", "masked_mean", "policy_loss", "PRESETS",
-    "ptx_loss", "ranked_above", "Ranking", "ranking_loss", "response_logps", "response_scores",
-    "response_values", "Responses", "RewardModel", "sample", "save_model", "Sequence", "sft_loss",
-    "shaped_rewards", "Tokenizer", "train_bpe", "uniforms", "value_loss", "warmup_lr", "whiten",
-]  # fmt: skip

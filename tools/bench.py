@@ -4,19 +4,15 @@
     python -m tools.bench generate gpt2        sampling responses, tokens per second
     python -m tools.bench sft gpt2             a training step of the language model, tokens per second
     python -m tools.bench rm toy               a training step of the reward model on pairs, tokens per second
-    python -m tools.bench sft gpt2 --ranks 2   also times two processes that share the threads, alternately
+    torchrun --nproc_per_node 2 -m tools.bench sft gpt2 --threads 1         the same batch, by two processes
 
-Prints one JSON line. The same run measures the machine's rates: `gflops` by a product of two 2048 x 2048 matrices in
-the same precision, `gigabytes_per_second` by a copy of 256 MB. `share` is the achieved fraction of that FLOP rate,
-counting 2N FLOPs per token in a forward, 6N per token trained, and attention. A PPO iteration is a rollout of B
-episodes in which no row stops early, scores by four networks of one size, and one inner epoch of policy and value
-network; no pretraining mix. `ratio` is the speed of the --ranks processes together relative to one process.
+Prints one JSON line. The same run measures the machine's rates: `gflops` by a product of two 2048 x 2048 matrices,
+`gigabytes_per_second` by a copy of 256 MB. `share` is the achieved fraction of that FLOP rate, counting 2N FLOPs per
+token in a forward, 6N per token trained, and attention. A PPO iteration is a rollout of B episodes in which no row
+stops early, scores by four networks of one size, and one inner epoch of policy and value network.
 """
 
 import json
-import multiprocessing
-import os
-import socket
 import statistics
 import time
 from dataclasses import dataclass
@@ -152,44 +148,6 @@ def seconds_of(step, device):
     return time.perf_counter() - start
 
 
-def serve(connection, options, environment):
-    """One rank, in a process of its own: sends the seconds of a step for each message, until the pipe is closed."""
-    os.environ.update(environment)
-    distributed.start(options.device)
-    torch.set_num_threads(options.threads // options.ranks)
-    torch.manual_seed(0)
-    step, _, _ = WORK[options.work](Shape(options.shape), options)
-    try:
-        while True:
-            connection.send(None)  # ready
-            connection.recv()
-            connection.send(seconds_of(step, options.device))
-    except OSError:
-        pass
-
-
-def start_ranks(options):
-    """Starts the processes as torchrun would. Returns a function that runs a step and gives the slowest's seconds."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    n, context, connections = str(options.ranks), multiprocessing.get_context("spawn"), []
-    shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=n, LOCAL_WORLD_SIZE=n)
-    for i in range(options.ranks):
-        ours, theirs = context.Pipe()
-        environment = shared | dict(RANK=str(i), LOCAL_RANK=str(i))
-        context.Process(target=serve, args=(theirs, options, environment), daemon=True).start()
-        connections.append(ours)
-
-    def seconds():
-        for connection in connections:
-            connection.recv()
-        for connection in connections:
-            connection.send(None)
-        return max([connection.recv() for connection in connections])
-
-    return seconds
-
-
 def machine(options):
     """(FLOPs per second of a matrix product, bytes per second of a copy, read and written)."""
     dtype = getattr(torch, options.dtype)
@@ -204,16 +162,15 @@ def machine(options):
 class Config:
     work: str  # what is timed: sft, rm, generate or ppo
     shape: str  # size of the model and the batch: toy, gpt2 or gpt2-wide
-    ranks: int = 1  # time this many processes, too, that share --threads
     iterations: int = 6  # number of timed iterations, after two for warming up
-    threads: int = 2  # of the CPU
+    threads: int = 2  # of each process
     device: str = "cpu"  # cpu or cuda
     dtype: str = "float32"  # float32 or bfloat16
     compile: bool = False  # use torch.compile
     graph: bool = False  # sample with CUDA graphs
 
     def __post_init__(self):
-        require_positive(self, "ranks", "iterations", "threads")
+        require_positive(self, "iterations", "threads")
         require_choice(self, "work", WORK)
         require_choice(self, "shape", SHAPES)
         require_choice(self, "device", ("cpu", "cuda"))
@@ -222,23 +179,16 @@ class Config:
 
 
 def main(options):
-    pick_device(options.device)
+    distributed.start(pick_device(options.device))
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     step, units, flops = WORK[options.work](Shape(options.shape), options)
-    timers = [lambda: seconds_of(step, options.device)]
-    if options.ranks > 1:
-        timers.append(start_ranks(options))
-    times = [[timer() for timer in timers] for _ in range(options.iterations + 2)][2:]
+    seconds = statistics.median([seconds_of(step, options.device) for _ in range(options.iterations + 2)][2:])
     rate, bandwidth = machine(options)
-    seconds = statistics.median(row[0] for row in times)
     figures = {"seconds": seconds} | {f"{name}_per_second": n / seconds for name, n in units.items()}
     figures |= {"share": flops / rate / seconds, "gflops": rate / 1e9, "gigabytes_per_second": bandwidth / 1e9}
-    if options.ranks > 1:
-        ratios = [one / together for one, together in times]
-        figures |= {"ranks_seconds": statistics.median(row[1] for row in times)}
-        figures |= {"ratio": statistics.median(ratios), "ratios": [min(ratios), max(ratios)]}
-    print(json.dumps(vars(options) | figures))
+    distributed.print0(json.dumps(vars(options) | figures))
+    distributed.finish()
 
 
 if __name__ == "__main__":

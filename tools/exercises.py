@@ -15,22 +15,12 @@ from minirlhf.support.config import command
 from minirlhf.support.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-EXERCISES = {  # function: its file, easiest first
-    "cosine_lr": "minirlhf/losses.py",
-    "warmup_lr": "minirlhf/losses.py",
-    "sft_loss": "minirlhf/losses.py",
-    "ema_update": "minirlhf/losses.py",
-    "ptx_loss": "minirlhf/losses.py",
-    "whiten": "minirlhf/losses.py",
-    "shaped_rewards": "minirlhf/losses.py",
-    "sample_token": "minirlhf/rollout.py",
-    "ranked_above": "minirlhf/losses.py",
-    "ranking_loss": "minirlhf/losses.py",
-    "policy_loss": "minirlhf/losses.py",
-    "value_loss": "minirlhf/losses.py",
-    "gae": "minirlhf/losses.py",
-    "set_bias": "train_rm.py",
-}
+NAMES = (  # of functions to write again, the easier ones first
+    "cosine_lr", "warmup_lr", "sft_loss", "ema_update", "ptx_loss", "whiten", "shaped_rewards", "sample_token",
+    "ranked_above", "ranking_loss", "policy_loss", "value_loss", "gae", "set_bias",
+)  # fmt: skip
+ELSEWHERE = {"sample_token": "minirlhf/rollout.py", "set_bias": "train_rm.py"}
+EXERCISES = {name: ELSEWHERE.get(name, "minirlhf/losses.py") for name in NAMES}
 YOURS = 'raise NotImplementedError("yours to write")'
 LEFT_OUT = shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info")
 

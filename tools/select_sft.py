@@ -3,8 +3,7 @@
     python -m tools.select_sft --sft runs/sft --reward_model runs/rm --prompts prompts_validation.jsonl \\
         --out runs/sft_best
 
-In the paper the validation loss of SFT rises after one epoch, but the RM score and human preference still improve. So
-the RM score on validation prompts decides.
+In the paper SFT's validation loss rises after one epoch, but RM score and human preference still improve.
 """
 
 import re

@@ -18,8 +18,7 @@ def read_metrics(out, name="metrics.jsonl"):
     path = Path(out) / name
     with reraise(f"{path}: a line is not a run's metrics; remove it, or the file"):
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last one short
-        rows = [json.loads(line) for line in lines]
-        return [row for row in rows if row["step"] >= 0]
+        return [row for row in map(json.loads, lines) if row["step"] >= 0]
 
 
 def column(rows, name):
@@ -64,8 +63,8 @@ def draw_line(axis, points, label, colour=None):
         (pale,) = axis.plot(*zip(*points), color=colour, linewidth=0.6, alpha=0.35)
         colour = pale.get_color()
         points = [tuple(np.mean(part, 0)) for part in np.array_split(np.array(points), 30)]
-    marker = "o" if len(points) < 20 else None
-    axis.plot(*zip(*points), label=label, color=colour, linewidth=1.2, marker=marker, markersize=3)
+    style = dict(linewidth=1.2, marker="o" if len(points) < 20 else None, markersize=3)
+    axis.plot(*zip(*points), label=label, color=colour, **style)
 
 
 def save_figure(figure, path, **how):
