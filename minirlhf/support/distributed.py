@@ -125,9 +125,8 @@ def wrap(model):
     # As a view of its bucket, a gradient needs no memory of its own, except during gradient accumulation.
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     wrapped.register_comm_hook(None, sum_gradients)
-    # DDP rebuilds its buckets in the forward after its first backward, where ranks wait for each other. Two passes with
-    # discarded gradients make it do so now: later no rank waits for one with fewer micro-batches, and a resumed run
-    # sums in the same order. They are not compiled, since no batch has this shape.
+    # DDP rebuilds its buckets in the forward after its first backward, and all ranks must take part. Two dummy passes
+    # do it now, uncompiled: no rank waits later for one with fewer micro-batches, and resumed runs sum in that order.
     one = torch.zeros(1, 1, dtype=torch.long, device=next(model.parameters()).device)
     with torch.compiler.set_stance("force_eager"):
         for _ in range(2):

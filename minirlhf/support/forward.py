@@ -5,6 +5,8 @@
 - Recomputation keeps only a block's input, and computes the rest again in backward.
 - On a CPU a product of few rows is computed as W x^T."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,19 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 
 def plan_forward(transformer, tokens, attention, left_padding=None, cache=None, at=None):
-    """Returns (position, run): the positions (T,) or (B, T) of tokens (B, T), and run(block, x), which is block(x) in
-    the way that the arguments require. attention(q, k, v): what blocks use without cache and padding. left_padding (B,)
+    """Returns (position, run): the positions (T,) or (B, T) of tokens (B, T), and run(block, x), which computes
+    block(x) with these shortcuts. attention(q, k, v): what blocks use without cache and padding. left_padding (B,)
     long: padding tokens at the left of each row. cache: a Cache; then `tokens` are those after the cached ones. at
     (B, R) long: the positions to compute in the last block."""
     T = tokens.shape[1]
     position = torch.arange(T, device=tokens.device)
     if left_padding is not None or cache is not None:
         position, attention = padded_attention(cache or Cache(T), T, left_padding, tokens.device)
-    recompute = transformer.recompute and torch.is_grad_enabled()
 
     def run(block, x):
         places = at if block is transformer.h[-1] else None
-        if recompute:
+        if transformer.recompute and torch.is_grad_enabled():
             return checkpoint(block_at, block, x, attention, places, use_reentrant=False)
         return block_at(block, x, attention, places)
 
@@ -32,7 +33,7 @@ def plan_forward(transformer, tokens, attention, left_padding=None, cache=None, 
 
 
 def block_at(block, x, attention, at):
-    """block(x) (B, T, D), or only at positions `at` (B, R): (B, R, D). Only attention reads other positions."""
+    """block(x) (B, T, D), or (B, R, D) at positions `at` (B, R): after attention no position reads another."""
     if at is None:
         return block(x, attention)
 
@@ -46,18 +47,18 @@ def block_at(block, x, attention, at):
 
 
 def padded_attention(cache, T, left_padding, device):
-    """(position, attention) for T new tokens after those in a cache. left_padding (B,) long, or None. The attention
-    takes the blocks' queries, keys and values one block after the other, and appends to the cache."""
+    """(position, attention) for T new tokens after those in a cache. left_padding (B,) long, or None. Blocks call
+    the attention in order, once each; a call appends the block's keys and values to the cache."""
     position, key = cache.positions(T, device)  # (T,), (keys,)
     mask = None
     if left_padding is not None:
         real = key >= left_padding[:, None, None]  # (B, 1, keys)
         own = key == position[:, None]  # a padded query sees itself: a softmax over nothing would be NaN
-        mask = ((key <= position[:, None]) & real | own)[:, None]  # (B, 1, T, keys)
+        mask = (((key <= position[:, None]) & real) | own)[:, None]  # (B, 1, T, keys)
         position = (position - left_padding[:, None]).clamp(min=0)  # (B, T)
     elif len(key) > T > 1:
         mask = key <= position[:, None]  # (T, keys); is_causal would align the first query with the first key
-    layers = iter(range(10**9))
+    layers = itertools.count()
 
     def attention(q, k, v):
         k, v = cache.append(next(layers), k, v)
@@ -71,12 +72,12 @@ class Cache:
 
     def __init__(self, room):
         self.keys, self.values = [], []  # of each block, (B, H, room, D / H)
-        self.room, self.length = room, 0  # tokens there is room for, and tokens there are
+        self.room, self.length = room, 0  # capacity, and length so far, in tokens
 
     def positions(self, T, device):
-        """The positions of T new tokens, and those of all keys that they attend to. The tokens now count as seen."""
+        """The positions of T new tokens, and those of all keys that they attend to. Adds T to the length."""
         start, self.length = self.length, self.length + T
-        return tuple(torch.arange(first, self.length, device=device) for first in (start, 0))
+        return torch.arange(start, self.length, device=device), torch.arange(self.length, device=device)
 
     def append(self, layer, k, v):
         """Adds the new tokens' keys and values; returns those of all tokens so far."""

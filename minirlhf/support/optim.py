@@ -9,7 +9,7 @@ def adam(parameters, lr):
 
 
 def scale_lr(optimizer, factor):
-    """Sets every learning rate to `factor` times its peak, which is what the optimizer was made with."""
+    """Sets every learning rate to `factor` times its initial value, the peak, which the first call stores."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
 

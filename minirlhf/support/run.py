@@ -5,8 +5,8 @@ metrics.jsonl       a line per step                        curves.png   the same
 samples.jsonl       of PPO: a few episodes of each iteration (of others, empty)
 state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
 
-A resumed run continues bit by bit: all that is random at a step (order, noise, dropout) is drawn from the seed and the
-step's number, so no other state is needed. (On a GPU attention's backward adds in no fixed order, resumed or not.)"""
+A resumed run is bit-identical: all that is random at a step (order, noise, dropout) is drawn from the seed and the
+step's number, so no other state is needed. (On a GPU, attention's backward is nondeterministic, resumed or not.)"""
 
 import json
 import math
@@ -36,14 +36,14 @@ class RunConfig:
 
     out: str  # folder for checkpoints, metrics.jsonl, curves.png
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
-    max_tokens: int = 16384  # tokens in one forward of a process, but for sampling; larger batches accumulate gradients
-    save_every: int = 500  # steps between the states that --resume goes on from
-    resume: bool = False  # go on from the newest state in --out, if there is one
-    seed: int = 0  # of everything that is drawn
+    max_tokens: int = 16384  # tokens in one forward of a process, except in sampling; larger batches are split
+    save_every: int = 500  # steps between the states that are saved for --resume
+    resume: bool = False  # continue from the newest state in --out, if there is one
+    seed: int = 0  # of all random draws
     device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
     dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
     compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
-    recompute: bool = False  # compute activations again in backward, not keep them: less memory, a third slower
+    recompute: bool = False  # recompute activations in backward: less memory, a third slower
 
     def __post_init__(self):
         check_fields(self)
@@ -62,7 +62,7 @@ def start_run(config):
         return False
     if not getattr(config, "resume", False):
         advice = "add --resume to go on from there, or choose another --out"
-        require(not state_paths(out), f"--out {out}: this very run was stopped after a checkpoint; {advice}")
+        require(not state_paths(out), f"--out {out}: this run was stopped and has saved states; {advice}")
         if rank() == 0:
             for name in LOGS:
                 (out / name).unlink(missing_ok=True)
@@ -70,8 +70,8 @@ def start_run(config):
 
 
 class Run:
-    """A run in its folder: progress, metrics and states. parts: the modules and optimizers that a state holds, restored
-    at once from the newest state, if there is one. last_good: the checkpoint to go back to until there is another."""
+    """A run in its folder: progress, metrics and states. parts: the modules and optimizers that a state holds; this
+    call restores them from the newest state, if any. last_good: named in errors until a checkpoint is saved."""
 
     def __init__(self, config, *parts, last_good="none was saved yet"):
         self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good

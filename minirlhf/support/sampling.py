@@ -1,4 +1,4 @@
-"""Samples many responses at once: the same as rollout.sample, which is easier to read, with a cache and in batches."""
+"""Samples the same responses as rollout.sample (read that first), but in batches and with a cache."""
 
 import torch
 
@@ -6,9 +6,9 @@ from .forward import Cache
 
 
 def decode(model, prompts, noise, eos, pad, draw):
-    """Sampled tokens (B, limit), padding past the end, and their log-probs (B, limit), 0 there. prompts: B lists of
+    """Sampled tokens, padding past the end, and log-probs, 0 past the end; (B, limit) each. prompts: B lists of
     token ids; noise (B, limit). draw(logits (B, V), noise (B,)) gives tokens and log-probs, (B,) each (rollout.draw).
-    Rows that have ended leave the batch."""
+    Rows that have ended leave the batch in groups."""
     tokens, left_padding = left_padded(prompts, pad, noise.device)
     sampled = torch.full_like(noise, pad, dtype=torch.long)
     logp = torch.zeros_like(noise, dtype=next(model.parameters()).dtype)
@@ -18,7 +18,7 @@ def decode(model, prompts, noise, eos, pad, draw):
     alive = torch.ones_like(rows, dtype=torch.bool)  # those of them that have not ended
     for t in range(noise.shape[1]):
         last = torch.full_like(rows, tokens.shape[1] - 1)[:, None]
-        # model.forward, not model(...): only the call is compiled, and would be again for every length
+        # model(...) would be compiled again for every length; model.forward is never compiled
         logits = model.forward(tokens, left_padding=left_padding, cache=cache, at=last)[:, 0]  # (rows, V)
         token, token_logp = draw(logits, noise[rows, t])
         sampled[rows[alive], t] = token[alive]
@@ -27,7 +27,7 @@ def decode(model, prompts, noise, eos, pad, draw):
         going = alive.nonzero()[:, 0]
         if len(going) == 0:
             break
-        if len(going) < 0.7 * len(rows):  # not one by one: each leaving copies the cache
+        if len(going) < 0.7 * len(rows):  # rarely: removing rows copies the cache
             rows, token, alive = rows[going], token[going], alive[going]
             left_padding = None if left_padding is None else left_padding[going]
             cache.keep(going)

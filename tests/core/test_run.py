@@ -88,7 +88,7 @@ def test_a_finished_run_is_left_alone_and_an_unfinished_one_starts_again(config,
 def test_a_run_that_left_a_state_is_not_thrown_away_unasked(config):
     start_run(config)
     go(config, 3)
-    with pytest.raises(InputError, match="stopped after a checkpoint; add --resume"):
+    with pytest.raises(InputError, match="stopped and has saved states; add --resume"):
         start_run(config)
     assert logged(config) == [0, 1, 2]
     assert start_run(change(config, resume=True))
