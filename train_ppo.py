@@ -17,9 +17,9 @@ entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
 There are four networks and an average: the policy; the reference, which is the frozen initial
 policy; the frozen reward model; the value network, which starts as a copy of the reward model; and
-the policy's running average, saved as model.pt. The paper does not state these, so they are
-our choices: lambda, whitened advantages, the clipped value loss, clipped gradients, losses as means
-per token, and which of its learning rates is the default.
+the policy's running average, saved as model.pt. The paper leaves these open; we chose: lambda,
+whitened advantages, the clipped value loss, clipped gradients, losses as means per token, and the
+default among its learning rates.
 """
 
 import copy
@@ -47,7 +47,7 @@ from minirlhf.support.run import Run, RunConfig, start_run
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    policy: str  # checkpoint to start from, and the reference: SFT with documents mixed in
+    policy: str  # SFT checkpoint, with documents mixed in: the start, and the reference
     reward_model: str | None = None  # checkpoint; the value network starts as its copy
     prompts: tuple[str, ...]  # files of prompts
     documents: tuple[str, ...] = ()  # files of pretraining documents, for PPO-ptx
@@ -116,7 +116,7 @@ class Episodes(NamedTuple):
     returns: torch.Tensor  # targets of the value network: values + unwhitened advantages
 
     def select(self, rows):
-        """The episodes `rows` (list of ints or long tensor), cut to the longest of them."""
+        """Episodes `rows` (list of ints or long tensor), without padding that none needs."""
         responses, scores, *per_token = self
         responses = responses.select(rows)
         R = responses.mask.shape[1]
@@ -150,7 +150,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     updates = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
     warn_of_a_short_run(config, iterations * updates)
     documents_read = run.first * updates * config.documents_per_step
-    # Seeds are (seed, iteration, stream), with 0 for what spans iterations.
+    # A seed is the run's, the iteration or 0 for all, and a number for what is drawn.
     prompt_order = endless(len(prompts), run.first * config.batch_size, (config.seed, 0, 1))
     document_order = endless(len(documents), documents_read, (config.seed, 0, 2))
     eos, pad = tokenizer.eos, tokenizer.pad
@@ -160,7 +160,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     for iteration, _ in run.steps(range(iterations)):
         scale_lr(optimizers[0], losses.warmup_lr(iteration, config.warmup))
 
-        # 1. The policy answers a batch of prompts, split over processes (see rollout.sample).
+        # 1. The policy answers (see rollout.sample) a batch of prompts, split over processes.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
         noise = rollout.uniforms((config.seed, iteration), range(len(batch)), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
@@ -172,8 +172,8 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
         scores = function_scores(reward, responses, tokenizer) if reward else None
         episodes: Episodes = judge_episodes(networks, responses, logp, config, scores)
 
-        # 3. The policy and the value network learn from the episodes in random minibatches, and in
-        #    PPO-ptx the policy from documents.
+        # 3. Policy and value network learn from random minibatches of episodes; in PPO-ptx the
+        #    policy also learns from documents.
         figures, rng = [], np.random.default_rng((config.seed, iteration, 3))
         for _ in range(config.inner_epochs):
             order = torch.from_numpy(rng.permutation(config.batch_size))
@@ -197,7 +197,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
 def judge_episodes(networks, responses, logp, config, scores=None):
     """The Episodes of some responses: scores, KL-shaped rewards, advantages, returns. Each process
     brings the responses and log-probs that it sampled, and gets the Episodes of the whole batch.
-    scores: of this process's share, the reward model's unless given."""
+    scores (one per response of this process): by default the reward model's."""
     if scores is None:
         scores = in_chunks(response_scores, networks.reward_model, responses, config.max_tokens)
     ref_logp = in_chunks(response_logps, networks.reference, responses, config.max_tokens)
@@ -240,8 +240,8 @@ def update(learners, optimizers, episodes, rows, documents, pad, config):
 
 def ppo_gradients(learners, episodes, rows, config, documents_follow=False):
     """Backpropagates PPO's losses on some episodes (rows: list of ints) into policy and value
-    network. documents_follow: the policy's gradients stay local, and are summed with those of
-    ptx_gradients. Returns this process's part of the figures to log."""
+    network. documents_follow: the processes sum the policy's gradients later, in ptx_gradients.
+    Returns this process's part of the figures to log."""
     figures = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
     lengths = episodes.responses.lengths[rows].tolist()
     total = episodes.responses.mask[rows].sum()  # tokens

@@ -89,7 +89,7 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
         loss, correct, pairs = distributed.all_reduce(loss, correct, pairs)
         run.log(loss=loss, accuracy=correct / pairs, rankings_per_second=run.rate(len(batch)))
 
-    last = dict(step=len(plan))  # in place of the last step's number
+    last = dict(step=len(plan))  # a row after the last step
     if validation:
         correct, pairs = validation_pairs(model, validation, tokenizer.pad, config.max_tokens)
         last["validation_accuracy"] = correct / pairs if pairs else None
@@ -110,7 +110,7 @@ def score_rankings(model, rankings, pad):
     ranks = torch.tensor(padded, dtype=torch.long, device=device).view(len(rankings), K)
     flat = response_scores(model, collate([s for r in rankings for s in r.sequences], pad, device))
     scores = torch.zeros(ranks.shape, dtype=flat.dtype, device=device)
-    return scores.masked_scatter(ranks > 0, flat), ranks  # row by row, where responses are
+    return scores.masked_scatter(ranks > 0, flat), ranks  # fills the real responses
 
 
 def validation_pairs(model, rankings, pad, max_tokens=16384):

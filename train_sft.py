@@ -5,9 +5,10 @@
                          --epochs 2 --lr 5e-6 --init runs/gpt --out runs/rl_start
     on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...   (same flags: sizes are global)
 
-The loss is over a response's tokens; a prompt's tokens are only context. For the start of RL
-documents are mixed in; all their tokens count. Defaults are the paper's. Deviations: gradients
-are clipped, and the learning rate is that of the 1.3B model whatever the size.
+The loss is over a response's tokens; a prompt's tokens are only context. Training for the start of
+RL also mixes in documents, which count with every token but the first. Defaults are the paper's.
+Deviations: gradients are clipped, and the learning rate is that of the 1.3B model whatever the
+size.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ class Responses(NamedTuple):
     [[5, 6, 7, 8, 9], [1, 2, 3, 0, 0]]
     >>> responses.mask.tolist()
     [[True, True, True], [True, False, False]]
-    >>> responses.positions.tolist()  # 7 is predicted at position 1, where 6 stands; so is 3
+    >>> responses.positions.tolist()  # 7 is predicted at position 1, from 6, and 3 from 2
     [[1, 2, 3], [1, 2, 3]]
     >>> responses.targets.tolist()
     [[7, 8, 9], [3, 0, 0]]
@@ -47,7 +47,7 @@ class Responses(NamedTuple):
         return self.tokens.gather(1, self.positions + 1) * self.mask
 
     def select(self, rows):
-        """The given rows (list of ints or long tensor), cut to the longest of them."""
+        """The given rows (list of ints or long tensor), without padding that none of them needs."""
         prompt_lengths, mask = self.prompt_lengths[rows], self.mask[rows]
         R, T = mask.sum(1).max(), (prompt_lengths + mask.sum(1)).max()
         return Responses(self.tokens[rows, :T], prompt_lengths, mask[:, :R])
@@ -66,8 +66,8 @@ class Responses(NamedTuple):
 
 
 def collate(sequences, pad, device="cpu"):
-    """Sequences as right-padded tensors. Tokens from `start` on are the response (all but a
-    document's first)."""
+    """Sequences as right-padded tensors. The response begins at `start`, which is 1 for a
+    document."""
     lengths = [s.length for s in sequences]
     starts = torch.tensor([s.start for s in sequences], dtype=torch.long)
     tokens = torch.full((len(sequences), max(lengths, default=1)), pad)
@@ -79,11 +79,10 @@ def collate(sequences, pad, device="cpu"):
 
 
 def batches(lengths, size, rng, pool=16):
-    """Indices of items in batches of `size` (the last may be smaller), in random order, rows of
-    like length together.
+    """Random batches of `size` indices (one may be smaller), each of items of similar length.
 
-    Items are shuffled, sorted by length within pools of 16 batches, and the batches are shuffled
-    again.
+    Items are shuffled and sorted by length within pools of `pool` batches; the batches are
+    shuffled.
     """
     order = rng.permutation(len(lengths))
     cut = []

@@ -86,8 +86,8 @@ def shaped_rewards(scores, logp, ref_logp, mask, beta):
 
         r_t = -beta (log pi(y_t | x, y_<t) - log pi_ref(y_t | x, y_<t))  +  [t is last] r(x, y)
 
-    Where a token is less probable than under the reference, the penalty is a bonus. It must be:
-    only with both signs is the expected sum over a response the KL divergence.
+    Where a token is less probable than under the reference, the penalty is a bonus. This is needed:
+    without the bonuses the expected sum over a response would not be the KL divergence.
 
     scores (B,) float; logp, ref_logp (B, R) float, of the sampled tokens; mask (B, R) bool. Returns
     (B, R), zero where mask is False.

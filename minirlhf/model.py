@@ -59,7 +59,7 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
         y = attention(q, k, v)  # (B, H, T, D/H)
-        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))  # y.shape[2]: T or R
+        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))  # T, or R if `at` is given
 
 
 class MLP(nn.Module):
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
     def forward(self, tokens, **shortcuts):
         # position is 0 .. T - 1 and run(block, x) is block(x), unless there are shortcuts
         position, run = plan_forward(self, tokens, causal_attention, **shortcuts)
-        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding's id is outside
+        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding's id is no token
         x = self.dropout(self.wte(tokens) + self.wpe(position))
         for block in self.h:
             x = run(block, x)

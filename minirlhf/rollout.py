@@ -55,8 +55,8 @@ def sample_token(log_probs, noise):
 
 
 def uniforms(seed, rows, limit):
-    """Sampling noise in [0, 1), float32 (len(rows), limit). A row's noise depends on seed
-    (ints), number and limit alone, so an episode does not depend on batches and processes."""
+    """Sampling noise in [0, 1), float32 (len(rows), limit). Row n's noise depends
+    on seed (ints), n and limit alone: an episode is the same however batches are split."""
     noise = np.random.default_rng(seed).random((max(rows) + 1, limit), dtype=np.float32)
     return torch.from_numpy(noise[rows])
 
