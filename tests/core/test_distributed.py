@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import launch
 
 import tiny
 from minirlhf.model import GPT
@@ -79,12 +80,7 @@ def outcome(world, inputs, tmp_path_factory):
         if n not in done:
             folder = done[n] = tmp_path_factory.mktemp(f"ranks-{n}")
             (folder / "jobs.json").write_text(json.dumps(jobs(folder)))
-            if n == 1:
-                command = [sys.executable, RANKS, folder / "jobs.json"]
-                result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-            else:
-                result = torchrun(n, RANKS, str(folder / "jobs.json"))
-            assert result.returncode == 0, result.stderr
+            launch(n, folder / "jobs.json")
         return done[n]
 
     return of
@@ -162,8 +158,7 @@ def test_ranks_with_more_parts_than_others_do_not_wait_for_each_other(world, tmp
                  documents_per_episode=0.5, episodes=16, batch_size=8, minibatch_size=4, max_response=12,
                  max_tokens=40, out=str(tmp_path / "out"))  # fmt: skip
     (tmp_path / "jobs.json").write_text(json.dumps([("train_ppo", to_flags(flags))]))
-    result = torchrun(2, RANKS, str(tmp_path / "jobs.json"))
-    assert result.returncode == 0, result.stderr
+    launch(2, tmp_path / "jobs.json")
 
 
 # --- faults -------------------------------------------------------------------------------------------------

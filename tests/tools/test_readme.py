@@ -32,6 +32,13 @@ def test_files_have_about_as_many_lines_as_readme_says(files, lines):
     assert sum(len(path.read_text().splitlines()) for path in paths) == pytest.approx(int(lines), rel=0.1)
 
 
+def test_the_papers_files_do_not_grow():
+    library = [ROOT / "minirlhf" / f"{name}.py" for name in ("model", "losses", "rollout", "data")]
+    paper = [ROOT / f"train_{name}.py" for name in ("sft", "rm", "ppo")] + library
+    lines = sum([path.read_text().splitlines() for path in paper], [])
+    assert len(lines) <= 1200 and max(map(len, lines)) <= 100
+
+
 def test_readme_is_short_and_names_with_the_map_every_file_that_a_person_runs_or_a_script_needs():
     assert len(README.splitlines()) <= 200
     for path in [path for folder in FOLDERS for path in (ROOT / folder).glob("[!_]*.py")]:
