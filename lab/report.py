@@ -131,7 +131,7 @@ def write(out, results):
     style = """:root { color-scheme: light } h1 { margin-bottom: 0 } h3 { font-size: 1rem; margin: 1.6rem 0 .4rem }
 th, td { text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .6rem }
-.answer { background: #8882; border-radius: .4rem; padding: .5rem .8rem } .answer p { margin: .2rem 0; overflow-wrap: anywhere }"""
+.answer { background: #8882; padding: .5rem .8rem; overflow-wrap: anywhere } .answer p { margin: .2rem 0 }"""
     page = f"""<p><small>{results["models"]["ppo_ptx"]["win_rate_vs_sft"]["n"]} prompts of held-out users about held-out
 things; one sample of each model; each pair judged by one held-out labeler, with noise, in random order, a tie counting
 one half. Models of size {results["size"]}, seed {results["seed"]}.</small></p>
