@@ -1,6 +1,6 @@
 """Runs training scripts in float64, alone or under torchrun, and notes what each process did.
 
-    torchrun --nproc_per_node 2 tests/ranks.py jobs.json [fault]         jobs.json: [[script, flags], ...]
+    torchrun --nproc_per_node 2 tests/core/ranks.py jobs.json [fault]         jobs.json: [[script, flags], ...]
 
 Beside what the script leaves in --out comes seen-<rank>.pt: the gradients of each step, as that rank's optimizers got
 them, and the weights that it ended with.
@@ -102,7 +102,7 @@ def launch(n, jobs):
         port = server.getsockname()[1]
     shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
     ranks = [shared | dict(RANK=str(i), LOCAL_RANK=str(i)) if n > 1 else {} for i in range(n)]
-    processes = [context.Process(target=be_a_rank, args=(rank, str(jobs))) for rank in ranks]
+    processes = [context.Process(target=be_a_rank, args=(rank, str(jobs)), daemon=True) for rank in ranks]
     for process in processes:
         process.start()
     for process in processes:
