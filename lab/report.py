@@ -2,11 +2,10 @@
 
 import base64
 import html
-import json
 from pathlib import Path
 
 from minirlhf.support import curves
-from minirlhf.support.files import write_atomically
+from minirlhf.support.files import read_lines, write_atomically
 
 NAMES = {"gpt": "GPT", "gpt_prompted": "GPT, prompted", "sft": "SFT", "rl_start": "RL start", "ppo": "PPO",
          "ppo_ptx": "PPO-ptx"}  # fmt: skip
@@ -189,7 +188,7 @@ def draw_curves(out):
 
 def samples_html(out, use_cases=("generation", "open_qa", "brainstorming", "chat", "rewrite")):
     """The first test prompt of some use cases, answered by every model, side by side."""
-    records = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    records = read_lines(out / "samples.jsonl")
     page = ""
     for use_case in use_cases:
         record = next((r for r in records if r["use_case"] == use_case), None)

@@ -5,10 +5,8 @@ Models of other sizes read the same web and answer the same prompts. One reward 
 """
 
 import functools
-import json
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from lab.evaluation import answers, contents_of, document_losses, judge_all, loa
 from lab.pipeline import Pipeline
 from lab.workers import at_once
 from minirlhf.model import GPT
-from minirlhf.support.files import write_lines
+from minirlhf.support.files import read_lines, write_lines
 from minirlhf.support.records import read
 from minirlhf.support.statistics import interval
 
@@ -142,7 +140,7 @@ class Lab:
     @functools.cached_property
     def test_answers(self):
         """{model: its answers to the test prompts}, as reproduce.py sampled them."""
-        rows = [json.loads(line) for line in (Path(self.toy) / "samples.jsonl").read_text().splitlines()]
+        rows = read_lines(f"{self.toy}/samples.jsonl")
         return {name: [row[name] for row in rows] for name in stages.MODELS}
 
     def wins(self, records, texts, others, purpose, labelers=town.HELD_OUT_LABELERS):

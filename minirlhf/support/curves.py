@@ -1,6 +1,5 @@
 """Reads what a run logged and draws it."""
 
-import json
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from .distributed import print0, rank
 from .errors import reraise
-from .files import write_atomically
+from .files import read_lines, write_atomically
 
 MANY = 200  # a line with more points is drawn pale, with means of its parts over it
 
@@ -17,8 +16,7 @@ def read_metrics(out, name="metrics.jsonl"):
     """The rows of a run's metrics.jsonl or samples.jsonl, as dicts."""
     path = Path(out) / name
     with reraise(f"{path}: a line is not a run's metrics; remove it, or the file"):
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last one short
-        return [row for row in map(json.loads, lines) if row["step"] >= 0]
+        return [row for row in read_lines(path) if row["step"] >= 0]
 
 
 def column(rows, name):

@@ -51,6 +51,11 @@ def write_lines(path, records):
     write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode())
 
 
+def read_lines(path):
+    """The records of JSON lines, a list. A last line that a kill has cut short is left out."""
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n")[:-1]]
+
+
 def read_json(path, advice="put it back, or choose another --out"):
     """The JSON object in a file, as a dict."""
     with reraise(f"{path}: missing or not a JSON object; {advice}"):
