@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 
 import asking
@@ -11,7 +12,7 @@ from asking import labelling, serving
 
 from minirlhf.losses import ranked_above
 from minirlhf.support import records
-from tools.web import labels, server
+from tools.web import labels, server, talk
 from tools.web.answers import Speaker
 from tools.web.labels import beside
 from tools.web.talk import PromptFormat, Talks
@@ -430,10 +431,13 @@ def test_two_models_are_told_apart_only_when_one_is_preferred_by_one_key(talking
     assert saved(out)[1]["ranks"] == [1, 1]
 
 
-def test_whoever_writes_on_is_not_taken_to_have_chosen(talking, out):
+def test_whoever_writes_on_is_not_taken_to_have_chosen(talking, out, monkeypatch):
     browser, _ = talking(2)
+    typed, fitted = threading.Event(), talk.fitted
+    monkeypatch.setattr(talk, "fitted", lambda *args: typed.wait(10) and fitted(*args))
     browser.press("name a dog", Keys.ENTER)
     browser["line"].send_keys("1 2 and ")
+    typed.set()
     browser.until(lambda: browser["choice"].is_displayed())
     browser.press("0", " ")
     assert browser["line"].get_attribute("value") == "1 2 and 0 " and not out.exists()
