@@ -12,9 +12,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 import tiny  # noqa: E402
+from forked import PYTHON  # noqa: E402
 from minirlhf import losses  # noqa: E402
 from minirlhf.support import distributed, run  # noqa: E402
 from minirlhf.support.config import command  # noqa: E402
@@ -94,25 +95,14 @@ def main(config):
 
 
 def launch(n, jobs):
-    """Runs jobs in n processes that meet as those of torchrun do. They are forked from a process that has imported
-    torch, which saves some seconds for each."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["ranks", "train_ppo", "train_rm", "pretrain", "torch._dynamo"])
+    """Runs jobs in n processes that meet as those of torchrun do."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
     ranks = [shared | dict(RANK=str(i), LOCAL_RANK=str(i)) if n > 1 else {} for i in range(n)]
-    processes = [context.Process(target=be_a_rank, args=(rank, str(jobs)), daemon=True) for rank in ranks]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0] * n
-
-
-def be_a_rank(environment, jobs):
-    os.environ.update(environment)
-    main(Config(jobs))
+    words = [*PYTHON, __file__, str(jobs)]
+    processes = [subprocess.Popen(words, env=os.environ | rank) for rank in ranks]
+    assert [process.wait(120) for process in processes] == [0] * n
 
 
 if __name__ == "__main__":

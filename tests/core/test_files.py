@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from forked import PYTHON, kill
 from minirlhf.support import files, folder
 from minirlhf.support.errors import InputError
 
@@ -142,17 +142,14 @@ def test_a_folder_of_a_model_or_of_data_that_changed_under_a_run_is_named(name, 
 
 
 def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends(tmp_path):
-    code = "import sys, time; from minirlhf.support.folder import lock; "
-    code += "lock(sys.argv[1]); print(flush=True); time.sleep(99)"
-    other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE, cwd=ROOT)
-    other.stdout.readline()
-    with pytest.raises(
-        InputError, match=f"run: process {other.pid} on .* is at work in it; wait for its end, or choose"
-    ):
+    code = "import os, sys, time; from minirlhf.support.folder import lock; "
+    code += "lock(sys.argv[1]); print(os.getpid(), flush=True); time.sleep(99)"
+    other = subprocess.Popen([*PYTHON, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    pid = other.stdout.readline().strip()
+    with pytest.raises(InputError, match=f"run: process {pid} on .* is at work in it; wait for its end, or choose"):
         folder.lock_output(Settings(str(tmp_path / "run")))
     assert not (tmp_path / "run" / "config.json").exists()
-    other.kill()
-    other.wait()
+    kill(other)
     folder.lock_output(Settings(str(tmp_path / "run")))
 
 

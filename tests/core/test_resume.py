@@ -3,28 +3,22 @@
 import json
 import os
 import random
-import resource
 import signal
-import sys
+import subprocess
 import time
-from contextlib import redirect_stderr
-from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 from ranks import launch
 from test_distributed import CLOCK, RANKS, torchrun
 
-from minirlhf.support import run
-from minirlhf.support.config import command
+from forked import PYTHON, kill
 from minirlhf.support.curves import read_metrics
 from tiny import to_flags
 
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
-processes = get_context("forkserver")  # starts them in milliseconds, torch loaded
-processes.set_forkserver_preload(
-    [*SCRIPTS, "pretrain", "ranks", "test_resume", "torch._dynamo"]
-)  # which optimizers load
+HARMED = str(Path(__file__).parent / "harmed.py")
 
 
 def jobs(world, folder, steps=1, **other):
@@ -39,38 +33,13 @@ def jobs(world, folder, steps=1, **other):
     return {script: to_flags(own[script] | common | other | dict(out=str(folder / script))) for script in SCRIPTS}
 
 
-def work(script, flags, die_in_write=0, room=None, stderr=None):
-    """Runs a script; with die_in_write, is killed in the n-th write of a state, written whole and not yet renamed.
-    With `room`, the second state is the last thing for which there is any: then files end at so many bytes."""
-    torch.set_num_threads(1)
-    script = __import__(script)
-    run.draw_curves = lambda *args: None
-    replace, writes = os.replace, []
-
-    def watched(source, target):
-        writes.extend(["state"] * ("state-" in str(target)))
-        if writes and len(writes) == die_in_write:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(source, target)
-        if len(writes) == 2 and room is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-
-    os.replace = watched
-    sys.argv[1:] = flags
-    with redirect_stderr(open(stderr, "w", buffering=1) if stderr else sys.stderr):
-        command(script.main, script.Config)
-
-
-def start(*args):
-    process = processes.Process(target=work, args=args)
-    process.start()
-    return process
+def start(script, flags, die_in_write=0, room=0, stderr=None):
+    """Starts harmed.py, whose docstring says what the last two numbers do."""
+    return subprocess.Popen([*PYTHON, HARMED, script, str(die_in_write), str(room), *flags], stderr=stderr, text=True)
 
 
 def finish(*args):
-    process = start(*args)
-    process.join(60)
-    assert process.exitcode == 0
+    assert start(*args).wait(60) == 0
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +76,10 @@ def lines(folder):
 def kill_at(script, flags, folder, line, delay=0.0):
     """Starts or goes on with a run, and kills it once it has written `line` lines of metrics."""
     process = start(script, [*flags, "--resume"])
-    while lines(folder) < line and process.is_alive():
+    while lines(folder) < line and process.poll() is None:
         time.sleep(0.001)
     time.sleep(delay)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, "it was over before it was killed"
+    assert kill(process), "it was over before it was killed"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -136,9 +103,7 @@ def test_a_run_killed_ten_times_at_random_moments(world, tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_killed_between_the_write_of_a_state_and_its_renaming(script, alone, world, tmp_path):
     flags, folder = jobs(world, tmp_path)[script], tmp_path / script
-    process = start(script, flags, 3)
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    assert start(script, flags, 3).wait(60) == -signal.SIGKILL
     assert list(folder.glob(".state-00000009.pt.*")) and not (folder / "state-00000009.pt").exists()
     finish(script, [*flags, "--resume"])
     assert_same(folder, alone / script)
@@ -158,10 +123,9 @@ def test_a_run_whose_newest_state_is_truncated(script, alone, world, tmp_path):
 @pytest.mark.parametrize(("room", "named"), [(16_000, ".pt"), (600, ".jsonl")])
 def test_a_full_disk_is_a_line_and_the_run_goes_on_where_there_is_room(script, room, named, alone, world, tmp_path):
     flags, folder = jobs(world, tmp_path)[script], tmp_path / script
-    process = start(script, flags, 0, room, tmp_path / "stderr")
-    process.join(60)
-    assert process.exitcode == 2
-    (line,) = (tmp_path / "stderr").read_text().splitlines()
+    process = start(script, flags, 0, room, subprocess.PIPE)
+    (line,) = process.communicate(timeout=60)[1].splitlines()
+    assert process.returncode == 2
     assert line.startswith(f"error: {folder}/") and f"{named}: cannot be written (File too large); " in line
     finish(script, [*flags, "--resume"])
     assert_same(folder, alone / script)
@@ -177,7 +141,7 @@ def test_torchrun_starts_a_job_again_that_lost_a_rank(world, tmp_path):
         if name == "left_alone":
             launch(3, folder / "jobs.json")
         else:
-            result = torchrun(3, "--max-restarts", "2", RANKS, str(folder / "jobs.json"), "die")
+            result = torchrun(3, RANKS, str(folder / "jobs.json"), "die", options=("--max-restarts", "2"))
             assert result.returncode == 0, result.stderr
         for rank in range(3):
             (folder / "train_ppo" / f"seen-{rank}.pt").unlink()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tiny
+from forked import PYTHON
 from lab import workers
 from lab.workers import at_once
 from minirlhf.support.errors import InputError
@@ -41,7 +42,7 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
     """However it ended: a restarted run must have its folder to itself."""
     beat = tiny.beats(tmp_path / "beat")
     code = f"from lab.workers import at_once; at_once((exec, {beat!r}), (exec, {beat!r}))"
-    run = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    run = subprocess.Popen([*PYTHON, "-c", code], cwd=ROOT)
     tiny.kill_when_it_beats(run, tmp_path / "beat")
     assert tiny.stopped_beating(tmp_path / "beat")
 

@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import tiny
 import train_ppo
 import train_rm
 import train_sft
+from forked import PYTHON
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.checkpoint import save_model
 from minirlhf.support.errors import InputError
@@ -451,7 +451,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
 )
 def test_a_mistake_is_one_line_on_stderr_and_a_failed_exit(command, says, world, tmp_path):
     words = command.format(out=tmp_path / "out", **vars(world)).split()
-    ended = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run([*PYTHON, *words], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)

@@ -23,6 +23,7 @@ import train_ppo
 import train_rm
 import train_sft
 from data.town import __main__ as town_command
+from forked import PYTHON
 from lab import cross_validation
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support import folder, huggingface, run
@@ -245,7 +246,7 @@ def test_the_towns_command_leaves_a_finished_runs_folder_alone(tmp_path):
 
 @pytest.mark.parametrize(("word", "says"), [("-1", "--web: -1 is negative"), ("x", "--web: invalid int value")])
 def test_the_towns_command_answers_a_mistake_with_a_line(word, says, tmp_path):
-    words = [sys.executable, "-m", "data.town", "--out", tmp_path / "town", "--web", word]
+    words = [*PYTHON, "-m", "data.town", "--out", tmp_path / "town", "--web", word]
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2 and ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
     assert says in ended.stderr
@@ -284,7 +285,7 @@ def test_a_rank_ends_when_torchrun_is_killed(tmp_path):
 def test_half_of_torchruns_environment_is_named(name, value, sft):
     torchruns = dict(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="x", MASTER_PORT="1")
     environment = {k: v for k, v in (os.environ | torchruns | {name: value}).items() if v is not None}
-    words = [sys.executable, "train_sft.py", *to_flags(sft)]
+    words = [*PYTHON, "train_sft.py", *to_flags(sft)]
     ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
     assert (
@@ -322,7 +323,7 @@ def test_more_memory_than_there_is_ends_in_a_line(world, tmp_path):
     flags = dict(
         data=(world.documents,), tokenizer=world.gpt, size="nano", n_embd=999_999, n_head=3, out=tmp_path / "x"
     )
-    words = [sys.executable, "pretrain.py", *to_flags(flags)]
+    words = [*PYTHON, "pretrain.py", *to_flags(flags)]
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "memory" in ended.stderr and ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1

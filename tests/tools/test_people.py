@@ -25,6 +25,7 @@ from asking import ask, labelling, serving
 
 import tiny
 from data import town
+from forked import PYTHON
 from minirlhf.losses import ranked_above
 from minirlhf.model import RewardModel
 from minirlhf.rollout import per_sequence, response_scores
@@ -448,9 +449,8 @@ def test_a_full_disk_saves_nothing_and_says_so(out):
 
 def test_a_second_process_is_told_who_is_at_work(out):
     asking.labels(out)
-    code = f"import asking; asking.labels({str(out)!r})"
-    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests/tools"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    code = f"import sys; sys.path[:0] = ['tests', 'tests/tools']; import asking; asking.labels({str(out)!r})"
+    done = subprocess.run([*PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "is at work in it" in done.stderr
 
 
@@ -779,9 +779,8 @@ server.open_page("<p>hello</p>", {"/slow": slow}, "127.0.0.1", 0, "about it")
 
 @pytest.mark.parametrize("asks", [False, True])
 def test_ctrl_c_ends_an_open_page_with_one_line(asks):
-    own = subprocess.Popen(
-        [sys.executable, "-c", OPEN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    own = subprocess.Popen([*PYTHON, "-c", OPEN], cwd=ROOT, **pipes)
     line = own.stdout.readline()
     port = int(line.split("http://127.0.0.1:")[1].split("/")[0])
     assert port > 0 and line == f"open http://127.0.0.1:{port}/ in a browser; about it; Ctrl-C ends\n"
@@ -807,7 +806,7 @@ def test_only_an_open_page_needs_the_web_s_packages(out, missing):
     rank(asking.labels(out))
     code = f"import sys; sys.modules[{missing!r}] = None; from tools import label; from tools.web import server; "
     code += f"label.main(label.Config({str(out)!r}, report=True)); server.open_page('', {{}}, '127.0.0.1', 0, 'x')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "1 rankings of 1 prompts" in done.stdout
     assert 'InputError: the pages need starlette and uvicorn; pip install "minirlhf[web]"' in done.stderr
 
