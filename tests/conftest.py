@@ -13,8 +13,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run beside each other, and models are small
 
 import tiny
+from forked import PYTHON
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support import folder, run
+
+
+def pytest_configure(config):
+    if getattr(config.option, "numprocesses", None):
+        list(PYTHON)  # one server for all of xdist's workers
 
 
 @pytest.fixture(scope="session")

@@ -24,31 +24,31 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SERVER = "SERVER_OF_FORKED_PROGRAMS"  # an environment variable: the socket's path
 # signals for a program, and those by which its client is told
 PASSED_ON = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGKILL: signal.SIGUSR1}
 LOADED = ("torch._dynamo", "torch.distributed.launcher", "reproduce", "train_ppo", "pretrain", "tiny")
 
 
 class Python:
-    """The words that stand for `python`; the first use starts the server, which ends with this process."""
-
-    words = server = None
+    """The words that stand for `python`. The first use starts the server, which ends with this process and serves its
+    children, too."""
 
     def __iter__(self):
         if not hasattr(os, "fork"):
             return iter([sys.executable])
-        if not self.words:
-            path = os.path.join(FOLDER.name, "server")
+        if SERVER not in os.environ:
+            self.folder = tempfile.TemporaryDirectory()
+            os.environ[SERVER] = path = os.path.join(self.folder.name, "server")
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(path)
                 listener.listen(100)
                 words = [sys.executable, __file__, "serve", str(listener.fileno())]
-                Python.server = subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
-            Python.words = [sys.executable, "-S", "-E", __file__, path]
-        return iter(self.words)
+                self.server = subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+        return iter([sys.executable, "-S", "-E", __file__])
 
 
-PYTHON, FOLDER = Python(), tempfile.TemporaryDirectory()
+PYTHON = Python()
 
 
 def kill(process):
@@ -61,11 +61,11 @@ def kill(process):
 # --- the client ------------------------------------------------------------------------------------------------------
 
 
-def client(path, words):
+def client(words):
     """Has the server run a program, and ends as it does."""
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON.values())  # until there is a process to pass them on to
     with socket.socket(socket.AF_UNIX) as server:
-        server.connect(path)
+        server.connect(os.environ[SERVER])
         asked = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
         opened = [fd for fd in (0, 1, 2) if is_open(fd)]
         socket.send_fds(server, [len(asked).to_bytes(4, "big") + bytes(opened).ljust(3, b"\xff")], opened)
@@ -177,6 +177,7 @@ def run(words):
     sys.argv = words[1:] if words[0] in ("-m", "-c") else words
     if words[0] == "-m":
         sys.path[0] = os.getcwd()
+        sys.modules.pop(words[1], None)
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words[0] == "-c":
         sys.path[0], sys.argv[0] = "", "-c"
@@ -190,4 +191,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(socket.socket(fileno=int(sys.argv[2])))
     else:
-        client(sys.argv[1], sys.argv[2:])
+        client(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import io
 import os
@@ -152,6 +153,7 @@ def parse(config, argv, *positional, description=""):
     return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
+@functools.cache
 def field_comments(config):
     """{field: its comment}, the one on its line and the comment lines right below it."""
     comments, name = {}, None

@@ -12,6 +12,7 @@ from .errors import InputError, require, reraise
 from .files import HALF, disk_errors, read_json, write_json
 
 LOCK = ".lock"  # names the process that uses a folder
+PATIENCE = 3  # seconds that lock() waits: a killed process may need a moment to end
 _locks = {}  # path of a lock file -> the file, open for as long as this process holds the lock
 
 
@@ -87,7 +88,7 @@ def lock(folder, name=LOCK):
     if path in _locks:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    file, deadline = open(path, "a+"), time.monotonic() + 3  # seconds: a killed process may need a moment to end
+    file, deadline = open(path, "a+"), time.monotonic() + PATIENCE
     while not try_lock(file):
         if time.monotonic() > deadline:
             owner = Path(path).read_text()

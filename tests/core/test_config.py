@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from forked import PYTHON
 from minirlhf.support import run
 from minirlhf.support.config import command, parse
 from minirlhf.support.errors import InputError
@@ -72,7 +73,7 @@ def test_a_wrong_flag_is_named(flags, says):
 
 @pytest.mark.parametrize(("words", "named"), [(["-m", "data.town"], "python -m data.town"), (["chat.py"], "chat.py")])
 def test_help_names_the_command_as_it_was_given(words, named):
-    shown = subprocess.run([sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    shown = subprocess.run([*PYTHON, *words, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
     assert shown.startswith(f"usage: {named} [-h]")
 
 

@@ -43,9 +43,9 @@ def test_a_device_nobody_knows_is_refused():
 # --- precision and speed --------------------------------------------------------------------------------------
 
 
-def placed(kind, n_vocab, **flags):
+def placed(kind, n_vocab, n_layer=3, **flags):
     settings = SimpleNamespace(**(dict(device="cpu", dtype="auto", compile=False, recompute=False) | flags))
-    return place(tiny.make(kind, n_vocab, n_layer=3), settings)
+    return place(tiny.make(kind, n_vocab, n_layer=n_layer), settings)
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def test_a_compiled_model_gives_the_same_gradients_and_still_samples(tokens, mon
     """Traced as for torch.compile, but run without its code generator, which takes a minute."""
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compile_(self, backend="aot_eager", **how))
-    model = placed(GPT, 290, compile=True)
-    for a, b in zip(gradients(model, tokens), gradients(placed(GPT, 290), tokens)):
+    model = placed(GPT, 290, n_layer=1, compile=True)  # each layer takes seconds
+    for a, b in zip(gradients(model, tokens), gradients(placed(GPT, 290, n_layer=1), tokens)):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     assert len(generate(model, [[1, 2], [3]], uniforms((0,), range(2), 4), eos=289, pad=290)[1]) == 2
 
@@ -162,7 +162,7 @@ def test_batches_of_all_shapes_and_networks_of_a_kind_share_two_graphs(kind, dty
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compile_(self, backend=count, **how))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    for model in [placed(kind, 290, dtype=dtype, compile=True) for _ in range(2)]:
+    for model in [placed(kind, 290, n_layer=1, dtype=dtype, compile=True) for _ in range(2)]:
         for B, T, R in [(4, 20, 5), (3, 17, 11), (2, 6, 3), (16, 50, 4)]:  # rows of a matrix product from 6 to 800
             for learning in (True, False):
                 with torch.set_grad_enabled(learning):

@@ -1,31 +1,21 @@
 """Several processes take the steps that one would: gradients, weights and metrics, in float64."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from ranks import launch
 
 import tiny
-from forked import PYTHON
+from harmed import CLOCK
 from minirlhf.model import GPT
 from minirlhf.support import distributed
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
+from ranks import RANKS, launch, torchrun
 from tiny import to_flags
 
-RANKS = str(Path(__file__).parent / "ranks.py")
-TRAIN_SFT = str(Path(__file__).parents[2] / "train_sft.py")
 JOBS = ("gpt", "sft", "mixed", "rm", "ppo", "ppo_ptx")
-CLOCK = ("tokens_per_second", "rankings_per_second", "episodes_per_second")
-
-
-def torchrun(n, *words, python=PYTHON, options=()):
-    command = [*python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), *options]
-    return subprocess.run([*command, "--no-python", *python, *words], capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -187,11 +177,3 @@ def test_a_rank_that_dies_ends_the_job(world, tmp_path):
     assert result.returncode != 0
     assert "SIGKILL" in result.stderr
     assert time.perf_counter() - start < 60
-
-
-def test_batches_that_cannot_be_shared_out_are_refused_once_before_training(world, tmp_path):
-    result = torchrun(2, TRAIN_SFT, *sft(world, str(tmp_path / "out"), batch_size=3), python=[sys.executable])
-    assert result.returncode != 0
-    message = "error: --batch_size 3 cannot be shared out to 2 processes; take 2 or 4"
-    assert result.stderr.count(message) == 1
-    assert not (tmp_path / "out").exists()

@@ -141,7 +141,8 @@ def test_a_folder_of_a_model_or_of_data_that_changed_under_a_run_is_named(name, 
         folder.lock_output(Settings(str(tmp_path / "run"), data=(str(model),)))
 
 
-def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends(tmp_path):
+def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "PATIENCE", 0.3)
     code = "import os, sys, time; from minirlhf.support.folder import lock; "
     code += "lock(sys.argv[1]); print(os.getpid(), flush=True); time.sleep(99)"
     other = subprocess.Popen([*PYTHON, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE, cwd=ROOT, text=True)

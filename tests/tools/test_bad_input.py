@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from forked import PYTHON
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.checkpoint import save_model
 from minirlhf.support.errors import InputError
+from ranks import torchrun
 from tiny import to_flags
 from tools import select_sft, train_tokenizer
 
@@ -456,4 +458,13 @@ def test_a_mistake_is_one_line_on_stderr_and_a_failed_exit(command, says, world,
     assert ended.stdout == ""
     assert re.fullmatch(r"error: [^\n]+\n", ended.stderr)
     assert says in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_batches_that_cannot_be_shared_out_are_refused_once_before_training(world, tmp_path):
+    flags = dict(init=world.gpt, data=[world.demonstrations], out=str(tmp_path / "out"), batch_size=3)
+    result = torchrun(2, str(ROOT / "train_sft.py"), *to_flags(flags), python=[sys.executable])
+    assert result.returncode != 0
+    message = "error: --batch_size 3 cannot be shared out to 2 processes; take 2 or 4"
+    assert result.stderr.count(message) == 1
     assert not (tmp_path / "out").exists()

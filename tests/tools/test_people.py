@@ -449,7 +449,8 @@ def test_a_full_disk_saves_nothing_and_says_so(out):
 
 def test_a_second_process_is_told_who_is_at_work(out):
     asking.labels(out)
-    code = f"import sys; sys.path[:0] = ['tests', 'tests/tools']; import asking; asking.labels({str(out)!r})"
+    code = "import sys; from minirlhf.support import folder; folder.PATIENCE = 0.3; "
+    code += f"sys.path[:0] = ['tests', 'tests/tools']; import asking; asking.labels({str(out)!r})"
     done = subprocess.run([*PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "is at work in it" in done.stderr
 

@@ -1,6 +1,6 @@
 """Runs training scripts in float64, alone or under torchrun, and notes what each process did.
 
-    torchrun --nproc_per_node 2 tests/core/ranks.py jobs.json [fault]         jobs.json: [[script, flags], ...]
+    torchrun --nproc_per_node 2 tests/ranks.py jobs.json [fault]         jobs.json: [[script, flags], ...]
 
 Beside what the script leaves in --out comes seen-<rank>.pt: the gradients of each step, as that rank's optimizers got
 them, and the weights that it ended with.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import tiny  # noqa: E402
 from forked import PYTHON  # noqa: E402
@@ -29,6 +29,7 @@ from minirlhf.support.config import command  # noqa: E402
 from minirlhf.support.errors import InputError  # noqa: E402
 
 Adam = torch.optim.Adam
+RANKS = __file__
 
 
 class Watched(Adam):
@@ -92,6 +93,11 @@ def main(config):
         seen = [(o.gradients, [p.detach() for p in o.parameters()]) for o in Watched.made]
         torch.save(seen, Path(flags[flags.index("--out") + 1]) / f"seen-{distributed.rank()}.pt")
     finish()
+
+
+def torchrun(n, *words, python=PYTHON, options=()):
+    command = [*python, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(n), *options]
+    return subprocess.run([*command, "--no-python", *python, *words], capture_output=True, text=True, timeout=60)
 
 
 def launch(n, jobs):
