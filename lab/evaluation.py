@@ -182,8 +182,7 @@ def win_rate(records, texts, others, labelers, rng):
 
 def true_win_rate(records, utilities, others):
     """The same by the mean utility to all labelers, without noise."""
-    wins = (np.sign(np.subtract(utilities, others)) + 1) / 2
-    return interval(wins, items=contents_of(records))
+    return interval((np.sign(np.subtract(utilities, others)) + 1) / 2, items=contents_of(records))
 
 
 def score_rankings(folder, rankings):

@@ -77,8 +77,7 @@ def remove_unreadable(folder):
     path = Path(folder) / "model.pt"
     if path.exists():
         try:
-            kind = {"gpt": GPT, "reward model": RewardModel}[read_checkpoint(path)["kind"]]
-            load_model(path, kind)
+            load_model(path, {"gpt": GPT, "reward model": RewardModel}[read_checkpoint(path)["kind"]])
         except InputError as error:
             print(f"{error}; it is trained again", flush=True)
             path.unlink()

@@ -90,8 +90,7 @@ def best_of(lab, records, n):
     columns = sum(at_once(*calls), [])
     texts = [[own[i] for own, _ in columns] for i in range(len(records))]
     proxy = np.stack([scores for _, scores in columns], 1)
-    gold = np.stack([utilities(records, own) for own, _ in columns], 1)
-    return proxy, gold, texts
+    return proxy, np.stack([utilities(records, own) for own, _ in columns], 1), texts
 
 
 def pool(folder, reward_model, records, first, last, seed):
