@@ -17,9 +17,9 @@ entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
 There are four networks and an average: the policy; the reference, which is the frozen initial
 policy; the frozen reward model; the value network, which starts as a copy of the reward model; and
-the policy's running average, saved as model.pt. The paper leaves these open; we chose: lambda,
-whitened advantages, the clipped value loss, clipped gradients, losses as means per token, and the
-default among its learning rates.
+the policy's running average, saved as model.pt. The paper does not say how these are set, so they
+are our choice: lambda, whitened advantages, the clipped value loss, clipped gradients, losses that
+are means per token, and which of its learning rates is the policy's default.
 """
 
 import copy
@@ -47,7 +47,7 @@ from minirlhf.support.run import Run, RunConfig, start_run
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    policy: str  # SFT checkpoint, with documents mixed in: the start, and the reference
+    policy: str  # SFT checkpoint (start of RL): initial policy, and the reference
     reward_model: str | None = None  # checkpoint; the value network starts as its copy
     prompts: tuple[str, ...]  # files of prompts
     documents: tuple[str, ...] = ()  # files of pretraining documents, for PPO-ptx
@@ -58,9 +58,9 @@ class Config(RunConfig):
     batch_size: int = 512  # episodes in an iteration (paper: 512)
     minibatch_size: int = 64  # episodes in an optimizer step (paper: 64)
     inner_epochs: int = 1  # passes over the episodes of an iteration (paper: 1)
-    max_response: int = 512  # most tokens in a response (paper: 1k of a context of 2k)
+    max_response: int = 512  # maximum tokens in a response (paper: 1k of a context of 2k)
     kl_coef: float = 0.02  # beta, weight of the per-token KL penalty (paper: 0.02)
-    lr: float = 8.05e-6  # the policy's peak (paper: swept; at higher rates plain PPO diverged)
+    lr: float = 8.05e-6  # the policy's peak (paper: a sweep; plain PPO diverged at higher ones)
     value_lr: float = 9e-6  # the value network's learning rate, constant (paper: 9e-6)
     warmup: int = 10  # iterations over which the policy's lr rises from a tenth (paper: 10)
     clip: float = 0.2  # the ratio's clip range (paper: 0.2)
@@ -116,7 +116,7 @@ class Episodes(NamedTuple):
     returns: torch.Tensor  # targets of the value network: values + unwhitened advantages
 
     def select(self, rows):
-        """Episodes `rows` (list of ints or long tensor), without padding that none needs."""
+        """Episodes `rows` (list of ints or long tensor), without padding beyond the longest."""
         responses, scores, *per_token = self
         responses = responses.select(rows)
         R = responses.mask.shape[1]
@@ -150,7 +150,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     updates = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
     warn_of_a_short_run(config, iterations * updates)
     documents_read = run.first * updates * config.documents_per_step
-    # A seed is the run's, the iteration or 0 for all, and a number for what is drawn.
+    # Seeds are tuples: the run's seed, the iteration (or 0), and a number for what is drawn.
     prompt_order = endless(len(prompts), run.first * config.batch_size, (config.seed, 0, 1))
     document_order = endless(len(documents), documents_read, (config.seed, 0, 2))
     eos, pad = tokenizer.eos, tokenizer.pad
@@ -174,18 +174,18 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
 
         # 3. Policy and value network learn from random minibatches of episodes; in PPO-ptx the
         #    policy also learns from documents.
-        figures, rng = [], np.random.default_rng((config.seed, iteration, 3))
+        metrics, rng = [], np.random.default_rng((config.seed, iteration, 3))
         for _ in range(config.inner_epochs):
             order = torch.from_numpy(rng.permutation(config.batch_size))
             for rows in order.split(config.minibatch_size):
                 extra = [documents[next(document_order)] for _ in range(config.documents_per_step)]
-                figures.append(update(learners, optimizers, episodes, rows, extra, pad, config))
+                metrics.append(update(learners, optimizers, episodes, rows, extra, pad, config))
 
-        row = {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+        row = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
         row |= statistics(episodes, config, eos)
         row |= dict(episodes=(iteration + 1) * config.batch_size)
         row |= dict(episodes_per_second=run.rate(config.batch_size))
-        run.log(*shown(episodes, config.show, tokenizer), **row)
+        run.log(*sample_rows(episodes, config.show, tokenizer), **row)
 
     run.save("policy.pt", networks.policy, tokenizer)
     run.save("value.pt", networks.value, tokenizer)
@@ -227,58 +227,58 @@ def update(learners, optimizers, episodes, rows, documents, pad, config):
 
     rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO.
     Each process takes its share of both; policy and value network may be wrapped by DDP. Returns
-    the figures to log.
+    the metrics.
     """
-    figures = ppo_gradients(learners, episodes, rows.tolist(), config, bool(documents))
+    metrics = ppo_gradients(learners, episodes, rows.tolist(), config, not documents)
     if documents:
-        figures |= ptx_gradients(learners, documents, pad, config)
+        metrics |= ptx_gradients(learners, documents, pad, config)
     for network, optimizer in zip((learners.policy, learners.value), optimizers):
         take_step(network, optimizer, config.max_grad_norm)
     losses.ema_update(learners.ema, learners.policy, config.ema_decay)
-    return dict(zip(figures, distributed.all_reduce(*figures.values())))
+    return dict(zip(metrics, distributed.all_reduce(*metrics.values())))
 
 
-def ppo_gradients(learners, episodes, rows, config, documents_follow=False):
+def ppo_gradients(learners, episodes, rows, config, sync_policy=True):
     """Backpropagates PPO's losses on some episodes (rows: list of ints) into policy and value
-    network. documents_follow: the processes sum the policy's gradients later, in ptx_gradients.
-    Returns this process's part of the figures to log."""
-    figures = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
+    network. sync_policy: the processes sum the policy's gradients here; if False, ptx_gradients
+    does it later. Returns this process's part of the metrics."""
+    metrics = dict(policy_loss=0.0, value_loss=0.0, clip_fraction=0.0)
     lengths = episodes.responses.lengths[rows].tolist()
-    total = episodes.responses.mask[rows].sum()  # tokens
+    total = episodes.responses.mask[rows].sum()  # tokens, of all processes
     policy, value = learners.policy, learners.value
-    unfinished = [policy] if documents_follow else []
-    for part in pieces(rows, lengths, config.max_tokens, policy, value, unfinished=unfinished):
+    later = [] if sync_policy else [policy]
+    for part in pieces(rows, lengths, config.max_tokens, policy, value, sync_later=later):
         old = episodes.select(part)  # its logp and values date from sampling
         mask = old.responses.mask
         logp = response_logps(policy, old.responses)
         loss = losses.policy_loss(logp, old.logp, old.advantages, mask, config.clip, total)
         loss.backward()
-        figures["policy_loss"] += loss.item()
+        metrics["policy_loss"] += loss.item()
         values = response_values(value, old.responses)
         loss = losses.value_loss(values, old.values, old.returns, mask, config.value_clip, total)
         loss.backward()
-        figures["value_loss"] += loss.item()
+        metrics["value_loss"] += loss.item()
         outside = ((logp - old.logp).exp() - 1).abs() > config.clip
-        figures["clip_fraction"] += losses.masked_mean(outside, mask, total).item()
-    return figures
+        metrics["clip_fraction"] += losses.masked_mean(outside, mask, total).item()
+    return metrics
 
 
 def ptx_gradients(learners, documents, pad, config):
     """Adds the documents' gradients to the policy's. Returns this process's part of the loss."""
-    nats, device = 0.0, next(learners.policy.parameters()).device
+    ptx_loss, device = 0.0, next(learners.policy.parameters()).device
     lengths = [s.length for s in documents]
-    total = sum(s.length - s.start for s in documents)  # tokens
+    total = sum(s.length - s.start for s in documents)  # tokens, of all processes
     for part in pieces(documents, lengths, config.max_tokens, learners.policy):
         responses = collate(part, pad, device)
         logp = response_logps(learners.policy, responses)
         loss = losses.ptx_loss(logp, responses.mask, config.ptx_coef, total)
         loss.backward()
-        nats += loss.item() / config.ptx_coef
-    return dict(ptx_loss=nats)
+        ptx_loss += loss.item() / config.ptx_coef
+    return dict(ptx_loss=ptx_loss)
 
 
 def statistics(episodes, config, eos):
-    """Figures of a batch of episodes to log: means over episodes, or over tokens."""
+    """Metrics of a batch of episodes: means over episodes, or over tokens."""
     responses, scores, logp, ref_logp, values, _, returns = episodes
     mask = responses.mask
     kl = ((logp - ref_logp) * mask).sum(1).mean()  # nats per response
@@ -299,8 +299,8 @@ def statistics(episodes, config, eos):
     return {name: value.item() for name, value in row.items()}
 
 
-def shown(episodes, count, tokenizer):
-    """The first `count` episodes as rows for samples.jsonl. They show what scores high."""
+def sample_rows(episodes, count, tokenizer):
+    """The first `count` episodes as rows for samples.jsonl. They show what the policy writes."""
     responses = episodes.responses
     kl = ((episodes.logp - episodes.ref_logp) * responses.mask).sum(1).tolist()  # nats per response
     texts = responses.prompts(tokenizer), responses.texts(tokenizer)

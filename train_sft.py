@@ -3,12 +3,12 @@
     SFT              python train_sft.py --data demonstrations.jsonl --init runs/gpt --out runs/sft
     start of RL      python train_sft.py --data demonstrations.jsonl --documents web.jsonl \\
                          --epochs 2 --lr 5e-6 --init runs/gpt --out runs/rl_start
-    on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...   (same flags: sizes are global)
+    on eight GPUs    torchrun --nproc_per_node 8 train_sft.py ...   (the same flags)
 
-The loss is over a response's tokens; a prompt's tokens are only context. Training for the start of
-RL also mixes in documents, which count with every token but the first. Defaults are the paper's.
-Deviations: gradients are clipped, and the learning rate is that of the 1.3B model whatever the
-size.
+The loss is over a response's tokens; a prompt's tokens are only context. The model from which step
+3 starts ("start of RL") is also trained on documents, with the loss over all tokens but the first.
+Defaults are the paper's. Deviations: gradients are clipped, and the learning rate is that of the
+1.3B model whatever the size.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ from minirlhf.support.run import Run, RunConfig, start_run
 class Config(RunConfig):
     data: tuple[str, ...]  # files of demonstrations
     init: str  # checkpoint to start from: a pretrained GPT
-    documents: tuple[str, ...] = ()  # files of pretraining documents to mix in: the start of RL
+    documents: tuple[str, ...] = ()  # files of pretraining documents to mix in, for the start of RL
     document_share: float = 0.1  # share of documents in a batch, if any are given (paper: 10 %)
     validation: tuple[str, ...] = ()  # files of demonstrations to measure the loss on, each epoch
     epochs: int = 16  # passes over --data (paper: 16, and 2 for the start of RL)

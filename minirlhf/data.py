@@ -15,7 +15,7 @@ class Responses(NamedTuple):
     [[5, 6, 7, 8, 9], [1, 2, 3, 0, 0]]
     >>> responses.mask.tolist()
     [[True, True, True], [True, False, False]]
-    >>> responses.positions.tolist()  # 7 is predicted at position 1, from 6, and 3 from 2
+    >>> responses.positions.tolist()  # token 7 is predicted from position 1, where 6 is
     [[1, 2, 3], [1, 2, 3]]
     >>> responses.targets.tolist()
     [[7, 8, 9], [3, 0, 0]]
@@ -47,7 +47,7 @@ class Responses(NamedTuple):
         return self.tokens.gather(1, self.positions + 1) * self.mask
 
     def select(self, rows):
-        """The given rows (list of ints or long tensor), without padding that none of them needs."""
+        """The given rows (list of ints or long tensor), without padding beyond the longest."""
         prompt_lengths, mask = self.prompt_lengths[rows], self.mask[rows]
         R, T = mask.sum(1).max(), (prompt_lengths + mask.sum(1)).max()
         return Responses(self.tokens[rows, :T], prompt_lengths, mask[:, :R])

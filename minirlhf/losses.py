@@ -28,7 +28,7 @@ def sft_loss(logp, mask, total=None):
     """Negative log-likelihood in nats, averaged over each sequence's targets, then over sequences.
 
     Averaging by sequence first keeps long pretraining documents from outweighing demonstrations
-    where both are in a batch (paper, App. C.3 mixes them, without saying how they are weighted).
+    where both are in a batch. App. C.3 of the paper mixes them, and does not say with what weights.
     With rows of equal length, as in pretraining, it is the mean over tokens.
 
     logp (B, R) float: log-probs of the targets; mask (B, R) bool: True on targets. `total` counts

@@ -1,11 +1,11 @@
 """GPT-2 by hand, and the reward model: the same network with one number as its output.
 
-What happens to a token: its *embedding* and its position's add up to a vector of D numbers. Then
-come the blocks, each with two parts that add to the vector. *Attention* fetches, from this and
-earlier positions, a weighted mean of *values*, with large weights where their *keys* fit this
-position's *query*. The *MLP* changes each position by itself. At the end the vector's dot products
-with all embeddings are the *logits*, one for each token of the vocabulary; softmax turns them into
-the probabilities of the next token. All positions are computed at once, and none sees a later one.
+What happens to a token: an *embedding* of the token and one of its position add up to a vector of
+D numbers. Then come the blocks, each with two parts that add to the vector. *Attention* fetches,
+from this and earlier positions, a weighted mean of *values*, with large weights where their *keys*
+fit this position's *query*. The *MLP* changes each position by itself. At the end the vector's dot
+products with all embeddings are the *logits*, one for each token of the vocabulary; softmax turns
+them into probabilities of the next token. All positions are computed at once; none sees later ones.
 
 Shapes: B sequences, T tokens, D = n_embd, H heads of size D / H, V vocabulary, R positions read.
 Parameter names are GPT-2's. Unlike GPT-3, which the paper used, attention is dense in every layer.
@@ -26,7 +26,7 @@ class GPTConfig:
     n_vocab: int  # number of tokens in the vocabulary, V
     n_ctx: int = 1024  # context length: maximum number of tokens
     n_layer: int = 12  # number of blocks
-    n_head: int = 12  # attention heads of a block, each on a part of the vector, H
+    n_head: int = 12  # attention heads of a block, H; each works on D / H numbers
     n_embd: int = 768  # width: numbers in a token's vector, D
     dropout: float = 0.0  # probability in training, for embeddings and the blocks' outputs
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         B, T, D = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, D // self.n_head).permute(2, 0, 3, 1, 4)
         y = attention(q, k, v)  # (B, H, T, D/H)
-        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))  # T, or R if `at` is given
+        return self.c_proj(y.transpose(1, 2).reshape(B, y.shape[2], D))  # (B, T, D)
 
 
 class MLP(nn.Module):
@@ -107,7 +107,7 @@ class Transformer(nn.Module):
     def forward(self, tokens, **shortcuts):
         # position is 0 .. T - 1 and run(block, x) is block(x), unless there are shortcuts
         position, run = plan_forward(self, tokens, causal_attention, **shortcuts)
-        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding's id is no token
+        tokens = tokens.clamp(max=self.wte.num_embeddings - 1)  # padding's id has no embedding
         x = self.dropout(self.wte(tokens) + self.wpe(position))
         for block in self.h:
             x = run(block, x)
@@ -149,7 +149,8 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, tokens, at=None):
-        """One number for each of tokens (B, T) long, or at the positions `at` (B, R) long only."""
+        """Numbers (B, T), one per token of `tokens` (B, T) long. If positions `at` (B, R) long are
+        given: numbers (B, R), those at these positions."""
         with precision(self):
             hidden = self.transformer(tokens, at=at)
         return self.head(hidden).squeeze(-1)  # in float32: scores need all their digits

@@ -1,7 +1,7 @@
 """Sampling responses, and computing the log-probs, values and scores of responses.
 
-In training, responses are sampled at temperature 1 from the whole vocabulary, and their log-probs
-are computed from the same distribution and the same token ids.
+In training, responses are sampled at temperature 1 from the whole vocabulary. Their log-probs are
+those of the token ids that were sampled, under the distribution that they were sampled from.
 """
 
 from functools import partial
@@ -19,7 +19,7 @@ from .support.sampling import decode
 
 @torch.no_grad()
 def sample(model, prompt, noise, eos, temperature=1.0):
-    """Samples one response, token by token: the sampler to read. `generate` samples the same
+    """Samples one response, token by token. This is the sampler to read; `generate` gives the same
     responses in less time.
 
     prompt: list of token ids; noise (limit,) float in [0, 1). Returns the response's token ids and
@@ -47,7 +47,7 @@ def draw(logits, noise, temperature=1.0):
 def sample_token(log_probs, noise):
     """Inverse-CDF sampling: the first token whose cumulative probability exceeds the noise.
 
-    Unlike torch.multinomial, the same noise gives the same token however rows are batched.
+    However rows are batched, a row's noise gives the same token (not so in torch.multinomial).
     log_probs (B, V) float32; noise (B,) in [0, 1). Returns tokens (B,) long.
     """
     cumulative = log_probs.exp().cumsum(-1)

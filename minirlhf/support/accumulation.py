@@ -3,18 +3,18 @@
 from .distributed import no_sync, shard
 
 
-def pieces(batch, lengths, max_tokens, *learners, rows=None, unfinished=()):
+def pieces(batch, lengths, max_tokens, *learners, rows=None, sync_later=()):
     """Yields this process's share of a batch (a list) in micro-batches: lists of items, of at most max_tokens tokens.
 
     The body of the loop calls backward, and gradients add up. With several processes, the last backward sums the
-    gradients of `learners` (from distributed.wrap) over them, but not those of `unfinished`. lengths: tokens of each
+    gradients of `learners` (from distributed.wrap) over them, but not those of `sync_later`. lengths: tokens of each
     item's longest row. rows: how many rows an item has, 1 unless given."""
     batch, lengths = shard(batch), shard(lengths)
     *first, last = micro_batches(lengths, max_tokens, rows and shard(rows))
     for part in first:
-        with no_sync(*learners, *unfinished):
+        with no_sync(*learners, *sync_later):
             yield [batch[i] for i in part]
-    with no_sync(*unfinished):
+    with no_sync(*sync_later):
         yield [batch[i] for i in last]
 
 

@@ -47,7 +47,7 @@ def test_gradients_are_summed_over_processes_in_the_last_piece_alone(monkeypatch
             inside.pop()
 
     monkeypatch.setattr(accumulation, "no_sync", Holding)
-    for _ in pieces("abcdefg", LENGTHS, 12, "policy", "value", unfinished=["policy"]):
+    for _ in pieces("abcdefg", LENGTHS, 12, "policy", "value", sync_later=["policy"]):
         held.append({model for models in inside for model in models})
     assert all(models == {"policy", "value"} for models in held[:-1]) and held[-1] == {"policy"}
     assert distributed.no_sync is not Holding
