@@ -100,6 +100,7 @@ def serve(listener):
     sys.path[:2] = []
     gc.freeze()  # forked processes share this memory as long as nobody collects garbage in it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     while select.select([listener, 0], [], [])[0] == [listener]:  # not its standard input, which has ended
         connection, _ = listener.accept()
         if os.fork() == 0:
