@@ -18,12 +18,12 @@ import numpy as np
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, response_scores
 from minirlhf.support import records
+from minirlhf.support.chats import ASSISTANT
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_positive
 from minirlhf.support.errors import InputError, reraise
 from minirlhf.support.files import write_json, write_lines
 from minirlhf.support.folder import lock_output
-from minirlhf.support.formats import ASSISTANT
 from minirlhf.support.statistics import interval, pair_hits
 from minirlhf.support.tokenizer import load
 from tools import train_tokenizer

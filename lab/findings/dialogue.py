@@ -1,8 +1,8 @@
 """Conversations, which ChatGPT added to what InstructGPT was trained on."""
 
 from data import town
+from minirlhf.support.chats import prompt_of
 from minirlhf.support.checkpoint import load_tokenizer
-from minirlhf.support.formats import prompt_of
 
 from .finding import Finding
 from .lab import LIMIT, means, shares
@@ -33,8 +33,8 @@ class Dialogue(Finding):
     def measure(self, lab):
         start, single_turn_start, policy = self.train(lab)
         asked = conversations(lab, lab.judge_on, 100 if lab.tiny else len(lab.test))
-        with_turns = [r | {"prompt": prompt_of(r["messages"], "")} for r in asked]
-        without = [r | {"prompt": prompt_of(r["messages"][-1:], "")} for r in asked]
+        with_turns = [r | {"prompt": prompt_of(r["messages"])} for r in asked]
+        without = [r | {"prompt": prompt_of(r["messages"][-1:])} for r in asked]
         as_lines = [r | {"prompt": "".join(m["content"] + "\n" for m in r["messages"])} for r in asked]
         folders = {"policy": policy, "control": single_turn_start}
         single = lab.answers_to([recast(r) for r in lab.test], folders, "dialogue")
@@ -86,17 +86,17 @@ class Dialogue(Finding):
     def own_talks(self, lab, start):
         """Conversations up to the second question, in which the model gave the first answer."""
         talks, records = conversations(lab, "train", lab.recipe("rankings")["prompts"] // 2), []
-        opening = [{"prompt": prompt_of(talk["messages"][:1], "")} for talk in talks]
+        opening = [{"prompt": prompt_of(talk["messages"][:1])} for talk in talks]
         for talk, answer in zip(talks, lab.answers_to(opening, {0: start}, "dialogue first turns")[0]):
             first, _, second = talk["messages"]
             messages = [first, {"role": "assistant", "content": answer.strip()}, second]
-            records.append(talk | {"prompt": prompt_of(messages, "")})
+            records.append(talk | {"prompt": prompt_of(messages)})
         return [r for r in fitting(lab, records) if not town.states_test_fact(r["prompt"])]
 
 
 def recast(record):
     """A prompt of the town as the first turn of a dialogue."""
-    return record | {"prompt": prompt_of([{"role": "user", "content": record["prompt"].strip()}], "")}
+    return record | {"prompt": prompt_of([{"role": "user", "content": record["prompt"].strip()}])}
 
 
 def recast_answered(record):
@@ -107,7 +107,7 @@ def recast_answered(record):
 def conversations(lab, split, n):
     """n dialogues up to their second question."""
     talks = town.dialogues(split, n, lab.seed + 1, answered=False)
-    return fitting(lab, [talk | {"prompt": prompt_of(talk["messages"], "")} for talk in talks])
+    return fitting(lab, [talk | {"prompt": prompt_of(talk["messages"])} for talk in talks])
 
 
 def fitting(lab, records):

@@ -1,260 +1,209 @@
-"""Reads other people's records and turns them into ours. data/README.md lists the formats and what each becomes.
+"""Turns other people's rows into our records. SHAPES, at the end, is the table: the fields that tell a shape, and what
+a row of it becomes; data/README.md shows them. A row may become several records, as a conversation becomes a
+demonstration for each answer in it, or none: how many were kept and left out, and why, is printed."""
 
-A file is JSON lines (plain or .gz) or parquet, or a folder of these. The fields of a record tell its format. It may
-become several of ours, as a conversation becomes a demonstration for each answer in it, or none: how many were kept
-and left out, and why, is printed. Chat messages become one text, a transcript, in HH-RLHF's format:
-
-    "\\n\\nHuman: Hi\\n\\nAssistant: Hello\\n\\nHuman: Bye\\n\\nAssistant:"      and the response      " See you"
-"""
-
-import gzip
-import json
 import os
-import re
-from collections import Counter, defaultdict
-from pathlib import Path
+from collections import defaultdict
+from typing import NamedTuple
 
-from .distributed import print0
-from .errors import InputError, require, reraise
-
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
-FILES = (".jsonl", ".jsonl.gz", ".parquet")  # what is read of a folder
-SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
+from .chats import ASSISTANT, HUMAN, LeftOut, prompt_of, transcript
+from .errors import InputError
 
 
-class LeftOut(Exception):
-    """The reason why a valid record becomes none of ours."""
+class Shape(NamedTuple):
+    """A shape of rows. records(row, kind) yields records, or for one that is left out the reason, a string; it raises
+    LeftOut to leave out the rest. gather({"file:line": row}), of all rows of this shape, yields pairs of such."""
+
+    name: str
+    needed: set  # the fields that tell it
+    records: object
+    gather: object = None
 
 
-def records(path, kind):
-    """Yields ("file:line", record) for each record of a kind ("demonstration", ...; or "text", for any) in a file or a
-    folder. The caller checks the values. Raises InputError for a record that is not of the format its fields name."""
-    formats, kept, left_out = Counter(), 0, Counter()
+# --- what is bad -----------------------------------------------------------------------------------------------------
 
-    def rows_and_trees():
-        messages = {}
-        for where, row in rows(path, kind):
-            fields = {name for name, value in row.items() if value is not None}  # parquet has null for a missing field
-            name, convert = next((name, convert) for name, needed, convert in FORMATS if needed <= fields)
-            formats[name] += 1
-            if convert:
-                yield where, row, convert
-            else:
-                messages[where] = row  # the messages of a tree may stand anywhere in a file
-        for where, tree in trees(messages):
-            yield where, tree, openassistant
-
-    for where, row, convert in rows_and_trees():
-        try:
-            for result in convert(row, kind, where):  # a record of ours, or the reason why one was left out
-                if isinstance(result, str):
-                    left_out[result] += 1
-                elif convert is not ours and kind == "demonstration" and result.get("response") in ("", " "):
-                    left_out["an empty answer"] += 1
-                else:
-                    kept += 1
-                    yield where, result
-        except LeftOut as error:
-            left_out[str(error)] += 1
-    if foreign := sorted(formats.keys() - {"ours"}):
-        reasons = "".join(f"; left out {n:,}: {reason}" for reason, n in left_out.most_common())
-        print0(f"{path}: {' and '.join(foreign)}: {kept:,} {kind}s from {formats.total():,} records{reasons}")
+GOOD = "label kto_tag is_safe safe is_correct correct accepted is_accepted approved good is_good chosen is_chosen " \
+       "preferred is_preferred upvoted thumbs_up helpful is_helpful passed valid " \
+       "review_result weight".split()  # fmt: skip
+BAD = "rejected is_rejected deleted is_deleted bad is_bad unsafe is_unsafe harmful is_harmful toxic is_toxic flagged " \
+      "spam is_spam thumbs_down downvoted incorrect is_incorrect".split()  # fmt: skip
+OPINIONS = "rating feedback vote votes quality verdict reaction".split()  # 0 says nothing here
+NO = {"false", "0", "no", "bad", "negative", "rejected", "dispreferred", "undesirable", "down", "thumbs_down",
+      "thumbs down", "incorrect", "wrong", "unsafe", "fail", "failed", "harmful", "dislike", "-1"}  # fmt: skip
+YES = {"true", "1", "yes"}
 
 
-def rows(path, kind):
-    """Yields ("file:line", dict) for each record of a file or a folder, as it stands. A .txt file is one document."""
-    for file in files(path):
-        if str(file).endswith(".parquet"):
-            yield from parquet_rows(file)
-            continue
-        if str(file).endswith(".txt") and kind in ("document", "text"):
-            yield str(file), {"text": "\n".join(text for _, text in lines(file))}
-            continue
-        for where, line in lines(file):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: not JSON ({error}); each line must be one JSON object") from None
-            require(isinstance(record, dict), f"{where}: a JSON object is needed, {type(record).__name__} found")
-            yield where, record
+def says_bad(row):
+    """Whether a row or a message says of its answer that it is bad: a label that is false, a mark as spam, ..."""
+    marks = [(row.get(name), 0) for name in GOOD] + [(row.get(name), -1e-9) for name in OPINIONS]
+    return any(is_no(value, most) for value, most in marks) or any(is_yes(row.get(name)) for name in BAD)
 
 
-def files(path):
-    """The path itself if it is a file, the data files in it if it is a folder."""
-    if not os.path.isdir(path):
-        return [path]
-    found = sorted(str(file) for file in Path(path).iterdir() if file.name.endswith(FILES))
-    require(found, f"{path}: no file in this folder ends in {', '.join(FILES)}; name the files")
-    stems = {re.split("[-.]", os.path.basename(file))[0] for file in found}  # train_sft of train_sft-00000-of-00003
-    splits = sorted(stem for stem in stems if SPLITS & set(stem.split("_")))
-    require(len(splits) < 2, f"{path}: holds {' and '.join(splits)} data; name the files of one of them")
-    return found
+def is_no(value, most=0):
+    """Whether a mark is false, a word for bad, or a number of at most `most`."""
+    if isinstance(value, str):
+        return value.strip().lower() in NO
+    return value is False or (isinstance(value, (int, float)) and value is not True and value <= most)
 
 
-def lines(path):
-    """Yields ("file:line", text) for each line of a text file, which may be gzipped."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"{path}: a folder or a pipe; give a file, since a run that is resumed reads it again")
-    opener = gzip.open if str(path).endswith(".gz") else open
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}:{number}", line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        where = f"{path}:{number}: byte {error.start + 1}"
-        raise InputError(f"{where} is not UTF-8; convert the file to UTF-8") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); is it complete, and what its name says?") from None
+def is_yes(value):
+    return value is True or value == 1 or (isinstance(value, str) and value.strip().lower() in YES)
 
 
-def parquet_rows(path):
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise InputError(f'{path}: reading parquet needs pyarrow; pip install "minirlhf[parquet]"') from None
-    require(os.path.isfile(path), f"{path}: no such file")
-    with reraise(f"{path}: not a complete parquet file; download it again"):
-        batches = parquet.ParquetFile(path).iter_batches(batch_size=1000)
-        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
-            yield f"{path}:{number}", row
+# --- shapes ----------------------------------------------------------------------------------------------------------
 
 
-def transcript(messages, where):
-    """[(role, before, own)] of chat messages. `own` is a message's text in the transcript, `before` all before it."""
-    parts, text = [], ""
-    for message in messages if isinstance(messages, list) else [None]:
-        complete = isinstance(message, dict) and "content" in message
-        role, content = (message.get("role"), message["content"]) if complete else (None, None)
-        if role in ("tool", "function", "developer") or (isinstance(role, str) and content is None):
-            raise LeftOut("a tool's or a developer's message, or one without content")
-        if role not in ("system", "user", "assistant") or not isinstance(content, str):
-            raise InputError(f"{where}: a message needs a role (system, user, assistant) and a string content")
-        if role == "system":
-            before, own = text + "\n\n" if text else "", content
-        else:
-            before, own = text + (HUMAN if role == "user" else ASSISTANT), content and f" {content}"
-        parts.append((role, before, own))
-        text = before + own
-    require(parts, f"{where}: a conversation without messages")
-    return parts
-
-
-def prompt_of(messages, where):
-    """The transcript of a conversation that the user's message ends, up to where the assistant's answer begins."""
-    role, before, own = transcript(messages, where)[-1]
-    if role != "user":
-        raise LeftOut("a prompt whose last message is not the user's")
-    return before + own + ASSISTANT
-
-
-def without_first_turn(prompt):
-    """A transcript without its oldest exchange, or None if it has only one."""
-    first = prompt.find(HUMAN)
-    second = prompt.find(HUMAN, first + 1)
-    return prompt[:first] + prompt[second:] if 0 <= first < second else None
-
-
-# --- formats ---------------------------------------------------------------------------------------------------------
-# Each function takes a record, the kind that is wanted, and "file:line". It yields records of ours. For what is left
-# out it yields the reason as a string, or raises LeftOut, which leaves out the rest of the record.
-
-
-def ours(row, kind, where):
-    """Our records, and TRL's {"prompt", "completion"} with texts or lists of messages."""
-    if isinstance(row.get("prompt"), list):
-        prompt, answer = row.pop("prompt"), row.pop("completion", [])
-        row["messages"] = prompt + answer if isinstance(answer, list) else None
-        yield from conversation(row, kind, where)
-    elif "completion" in row and "response" not in row:
-        if row.get("label") is False and kind == "demonstration":  # TRL's unpaired preferences
-            raise LeftOut("an answer labelled as bad")
-        yield row | {"response": row["completion"]}
+def ours(row, kind):
+    """Our records, and {"prompt", "completion"} with texts or, as in TRL, lists of messages."""
+    prompt, answer = row.get("prompt"), row.get("response", row.get("completion"))
+    if isinstance(prompt, list):
+        answer = answer or []
+        if isinstance(answer, str):
+            answer = [{"role": "assistant", "content": answer}]
+        more = {name: value for name, value in row.items() if name not in ("prompt", "completion", "response")}
+        yield from conversation(more | {"messages": prompt + as_list(answer)}, kind)
     else:
-        yield row
+        yield row if "response" in row or "completion" not in row else row | {"response": answer}
 
 
-def conversation(row, kind, where):
+def conversation(row, kind):
     """Each answer is a demonstration. As a prompt: all up to the last message of the user."""
     messages = row.pop("messages")
-    parts = transcript(messages, where)
+    parts = transcript(messages)
     last_role, before, own = parts[-1]
     if kind == "text":
         yield row | {"text": before + own}
     elif kind == "prompt":
-        yield row | {"prompt": prompt_of(messages if last_role == "user" else messages[:-1], where)}
+        yield row | {"prompt": prompt_of(messages if last_role == "user" else messages[:-1])}
     elif all(role != "assistant" for role, _, _ in parts):
         raise LeftOut("a conversation without an answer")
     else:
-        for role, before, own in parts:
+        for message, (role, before, own) in zip(messages, parts):
             if role == "assistant":
-                yield row | {"prompt": before, "response": own}
+                bad = says_bad(message)
+                yield "an answer that is labelled as bad" if bad else row | {"prompt": before, "response": own}
 
 
-def ranked_conversation(row, kind, where):
+def sharegpt(row, kind):
+    """{"conversations"} with messages, or as LIMA's with the texts of user and assistant in turn."""
+    messages = row.pop("conversations")
+    if isinstance(messages, list) and all(isinstance(text, str) for text in messages):
+        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(messages)]
+    if isinstance(row.get("system"), str) and row["system"].strip() and isinstance(messages, list):
+        messages = [{"role": "system", "content": row["system"]}, *messages]
+    if "chosen" in row and "rejected" in row:
+        yield from pair(row | {"prompt": messages}, kind)
+    else:
+        yield from conversation(row | {"messages": messages}, kind)
+
+
+def exchanges(row, kind):
+    """Capybara's {"conversation": [{"input", "output"}, ...]}."""
+    rounds = objects(row, "conversation", ("input", "output"))
+    messages = [{"role": role, "content": each[name]} for each in rounds
+                for role, name in (("user", "input"), ("assistant", "output"))]  # fmt: skip
+    yield from conversation(row | {"messages": messages}, kind)
+
+
+def ranked_conversation(row, kind):
     """{"messages", "responses", "ranks"}: the responses are candidates for the assistant's next message."""
-    responses = strings(row, "responses", where)
-    prompt = prompt_of(row.pop("messages"), where)
+    responses = strings(row, "responses")
+    prompt = prompt_of(row.pop("messages"))
     yield row | {"prompt": prompt, "responses": [text and f" {text}" for text in responses]}
 
 
-def pair(row, kind, where):
-    """{"chosen", "rejected"} with a prompt or, as in HH-RLHF, beginning with the same one; texts, or TRL's messages."""
-    chosen, rejected, prompt = row["chosen"], row["rejected"], row.get("prompt")
-    if isinstance(chosen, list) and isinstance(rejected, list):
+def pair(row, kind):
+    """A better and a worse answer, with a prompt or, as in HH-RLHF, beginning with the same one; texts or messages."""
+    better, worse = next(names for names in PAIRS if set(names) <= row.keys())
+    chosen, rejected, prompt = row[better], row[worse], first_of(row, "prompt question instruction input query")
+    differ = f"{better} and {worse} must differ only in the last message, the assistant's"
+    if isinstance(chosen, (list, dict)) and isinstance(rejected, (list, dict)):
+        chosen, rejected = as_list(chosen), as_list(rejected)
         before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
         if prompt is None or any(isinstance(m, dict) and m.get("role") == "user" for m in chosen):
             before = []  # chosen and rejected contain the prompt
-        *first, (_, prompt, chosen) = transcript(before + chosen, where)
-        *second, (_, other_prompt, rejected) = transcript(before + rejected, where)
+        before = system_of(row) + before if before and not isinstance(prompt, list) else before
+        *first, (_, prompt, chosen) = transcript(before + chosen)
+        *second, (_, other_prompt, rejected) = transcript(before + rejected)
         if first != second or prompt != other_prompt or not prompt.endswith(ASSISTANT):
-            raise InputError(f"{where}: chosen and rejected must differ only in the last message, the assistant's")
-    if not isinstance(chosen, str) or not isinstance(rejected, str):
-        raise InputError(f"{where}: chosen and rejected must be strings, or both lists of messages")
-    if prompt is None:
+            raise LeftOut(differ)
+    elif not isinstance(chosen, str) or not isinstance(rejected, str):
+        raise LeftOut(f"{better} and {worse} must be strings, or both lists of messages")
+    elif isinstance(prompt, list):
+        prompt, chosen, rejected = prompt_of(prompt), spaced(chosen), spaced(rejected)
+    elif prompt is None:
         shared = os.path.commonprefix([chosen, rejected])
-        require(ASSISTANT in shared, f"{where}: chosen and rejected share no prompt that ends in {ASSISTANT!r}")
+        if ASSISTANT not in shared:
+            raise LeftOut(f"{better} and {worse} share no prompt that ends in {ASSISTANT!r}")
         prompt = shared[: shared.rfind(ASSISTANT) + len(ASSISTANT)]
-    if isinstance(prompt, str) and chosen.startswith(prompt) and rejected.startswith(prompt):
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    elif not isinstance(prompt, str):
+        raise LeftOut("the prompt must be a text or a list of messages")
+    elif system_of(row) + history_of(row):
+        prompt = prompt_of([*system_of(row), *history_of(row), {"role": "user", "content": prompt.strip()}])
+        chosen, rejected = spaced(chosen), spaced(rejected)
+    elif repeats(prompt, chosen) and repeats(prompt, rejected):
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     if chosen == rejected and kind == "ranking":
-        raise LeftOut("chosen and rejected are the same")
+        raise LeftOut(f"{better} and {worse} are the same")
+    high, low = row.get("score_chosen"), row.get("score_rejected")
+    if is_number(high) and is_number(low) and high <= low and kind != "prompt":
+        raise LeftOut(f"{worse} has as high a score as {better}")
     yield row | {"prompt": prompt, "response": chosen, "responses": [chosen, rejected], "ranks": [1, 2]}
 
 
-def instruction(row, kind, where):
-    """Alpaca's {"instruction", "input", "output"}, or self-instruct's task with several "instances" of the last two."""
-    instances = [row] if row.get("output") is not None else objects(row, "instances", ("output",), where)
-    for instance in instances:
-        text, given = row["instruction"], instance.get("input", "")
-        if not isinstance(text, str) or not isinstance(given, str):
-            raise InputError(f"{where}: instruction and input must be strings")
-        yield row | {"prompt": f"{text}\n{given}\n" if given else f"{text}\n", "response": instance["output"]}
+def repeats(prompt, answer):
+    """Whether an answer begins with the whole prompt, and can't by chance."""
+    return answer.startswith(prompt) and (prompt.endswith(ASSISTANT) or len(prompt) >= 40)
 
 
-def nectar(row, kind, where):
+def instruction(row, kind):
+    """A task, perhaps with an input, and its answer: Alpaca, Dolly, OpenOrca, GSM8K. A `system` text or a `history` of
+    exchanges makes it a conversation."""
+    text, given = first_of(row, "instruction question query"), first_of(row, "input context")
+    name = next((name for name in ("output", "response", "answer", "completion") if row.get(name) is not None), None)
+    if not isinstance(text, str) or not isinstance(given, str | None):
+        raise LeftOut("instruction and input must be strings")
+    if name and not isinstance(row[name], str) and kind != "prompt":
+        raise LeftOut(f"{name!r} is no text")
+    if not name and kind != "prompt":
+        raise LeftOut("an instruction without an answer")
+    text = f"{text}\n{given}" if given else text
+    prompt, answer = f"{text}\n", row.get(name)
+    if before := system_of(row) + history_of(row):
+        prompt, answer = prompt_of([*before, {"role": "user", "content": text.strip()}]), answer and spaced(answer)
+    yield {**row, "prompt": prompt, "response": answer}
+
+
+def instances(row, kind):
+    """Self-instruct's task with several inputs and outputs."""
+    for each in objects(row, "instances", ("output",)):
+        yield from instruction(row | {"input": each.get("input"), "output": each["output"]}, kind)
+
+
+def nectar(row, kind):
     """Seven answers to a transcript, each with its rank."""
-    answers = objects(row, "answers", ("answer", "rank"), where)
+    answers = objects(row, "answers", ("answer", "rank"))
     prompt = row["prompt"].rstrip() if isinstance(row["prompt"], str) else ""
-    require(prompt.endswith(ASSISTANT), f"{where}: the prompt must be a transcript that ends in {ASSISTANT!r}")
+    if HUMAN not in prompt:
+        raise LeftOut("the prompt must be a transcript")
+    prompt += "" if prompt.endswith(ASSISTANT) else ASSISTANT
     yield ranked(prompt, [(a["answer"], a["rank"]) for a in answers], kind)
 
 
-def ultrafeedback(row, kind, where):
+def ultrafeedback(row, kind):
     """Four completions of an instruction, each with a score from 1 to 10; equal scores are a tie."""
-    completions = objects(row, "completions", ("response", "overall_score"), where)
-    prompt = prompt_of([{"role": "user", "content": row["instruction"]}], where)
+    completions = objects(row, "completions", ("response", "overall_score"))
+    prompt = prompt_of([{"role": "user", "content": row["instruction"]}])
     answers = [(c["response"], c["overall_score"]) for c in completions]
     yield ranked(prompt, [(text, -score if is_number(score) else None) for text, score in answers], kind)
 
 
-def tldr(row, kind, where):
+def tldr(row, kind):
     """Two summaries of a Reddit post or an article, of which people chose one (Stiennon et al. 2020)."""
-    summaries, info = objects(row, "summaries", ("text",), where), row["info"]
-    require(isinstance(info, dict) and len(summaries) == 2, f"{where}: 'info' must be an object, 'summaries' hold two")
+    summaries, info = objects(row, "summaries", ("text",)), row["info"]
+    if not isinstance(info, dict) or len(summaries) != 2:
+        raise LeftOut("'info' must be an object, 'summaries' hold two")
     info = {name: value for name, value in info.items() if isinstance(value, str)}
     text = f"TITLE: {info.get('title', '')}"
     if "post" in info:
@@ -268,14 +217,77 @@ def tldr(row, kind, where):
     yield ranked(f"{text}\n\nTL;DR:", [(s["text"], i != row["choice"]) for i, s in enumerate(summaries)], kind)
 
 
-def shp(row, kind, where):
+def shp(row, kind):
     """Two comments on a Reddit post, of which readers preferred one."""
-    prompt = prompt_of([{"role": "user", "content": row["history"]}], where)
-    require(row["labels"] in (0, 1), f"{where}: 'labels' must be 1 (A is preferred) or 0")
+    prompt = prompt_of([{"role": "user", "content": row["history"]}])
+    if row["labels"] not in (0, 1):
+        raise LeftOut("'labels' must be 1 (A is preferred) or 0")
     yield ranked(prompt, [(row["human_ref_A"], 1 - row["labels"]), (row["human_ref_B"], row["labels"])], kind)
 
 
-def openassistant(row, kind, where):
+def pku(row, kind):
+    """PKU-SafeRLHF: two responses, of which people chose the better and the safer one. Here the better one counts."""
+    best = first_of(row, "better_response_id safer_response_id")
+    if best not in (0, 1):
+        raise LeftOut("better_response_id must be 0 or 1")
+    if kind == "demonstration" and is_no(row.get(f"is_response_{best}_safe", True)):
+        raise LeftOut("an answer that is labelled as bad")
+    answers = [(row[f"response_{i}"], i != best) for i in (0, 1)]
+    yield ranked(prompt_of([{"role": "user", "content": row["prompt"]}]), answers, kind)
+
+
+def webgpt(row, kind):
+    """WebGPT comparisons: two answers to a question, each with a score from -1 to 1."""
+    question = row["question"].get("full_text") if isinstance(row["question"], dict) else row["question"]
+    answers = [(row[f"answer_{i}"], row[f"score_{i}"]) for i in (0, 1)]
+    prompt = prompt_of([{"role": "user", "content": question}])
+    yield ranked(prompt, [(text, -score if is_number(score) else None) for text, score in answers], kind)
+
+
+def helpsteer3(row, kind):
+    """HelpSteer3: two responses to a conversation, and a preference from -3 (the first is much better) to 3."""
+    preference = row["overall_preference"]
+    if not is_number(preference):
+        raise LeftOut("overall_preference must be a number")
+    messages = row["context"] if isinstance(row["context"], list) else [{"role": "user", "content": row["context"]}]
+    yield ranked(prompt_of(messages), [(row["response1"], preference), (row["response2"], -preference)], kind)
+
+
+def arena(row, kind):
+    """Chatbot Arena: two conversations about one prompt, and the winner."""
+    ranks = {"model_a": (1, 2), "model_b": (2, 1), "tie": (1, 1)}.get(row["winner"])
+    if ranks is None:
+        raise LeftOut(f"winner is {row['winner']!r}, and must be model_a, model_b or tie")
+    *first, (_, prompt, a) = transcript(row["conversation_a"])
+    *second, (_, other_prompt, b) = transcript(row["conversation_b"])
+    if prompt != other_prompt or not prompt.endswith(ASSISTANT):
+        raise LeftOut("the conversations must differ only in the last message, the assistant's")
+    yield ranked(prompt, [(a, ranks[0]), (b, ranks[1])], kind)
+
+
+def rated(row, kind):
+    """HelpSteer: answers to one prompt, each with its helpfulness from 0 to 4 (see by_prompt)."""
+    answers, prompt = row["rated"], prompt_of([{"role": "user", "content": row["prompt"]}])
+    if kind == "prompt":
+        yield {"prompt": prompt}
+    elif kind == "demonstration":
+        text, rating = max(answers, key=lambda answer: answer[1] if is_number(answer[1]) else -1)
+        good = is_number(rating) and rating >= 3
+        yield {"prompt": prompt, "response": spaced(text)} if good else "an answer with a helpfulness below 3"
+    else:
+        yield ranked(prompt, [(text, -n if is_number(n) else None) for text, n in answers], kind)
+
+
+def by_prompt(rows):
+    """Yields ("file:line", {"prompt", "rated": [(text, helpfulness)]}) for each prompt's rows."""
+    groups = {}
+    for where, row in rows.items():
+        _, answers = groups.setdefault(str(row["prompt"]), (where, []))
+        answers.append((row["response"], row["helpfulness"]))
+    yield from ((where, {"prompt": prompt, "rated": answers}) for prompt, (where, answers) in groups.items())
+
+
+def openassistant(row, kind):
     """A tree of people's messages and the assistant's replies, ranked from 0. The best reply is a demonstration."""
 
     def refused(node):
@@ -286,22 +298,23 @@ def openassistant(row, kind, where):
         node, before = stack.pop()
         right_role = isinstance(node, dict) and node.get("role") in ("prompter", "assistant")
         if not right_role or not isinstance(node.get("text"), str) or not isinstance(node.get("replies") or [], list):
-            raise InputError(f"{where}: a message needs a role, a text and its replies")
-        require(len(before) < 200, f"{where}: a reply stands below 200 others; at most 200 are read")
+            raise LeftOut("a message needs a role, a text and its replies")
+        if len(before) >= 200:
+            raise LeftOut("a reply stands below 200 others; at most 200 are read")
         if refused(node):
             yield "deleted, or refused in review"
             continue
         role, replies = "user" if node["role"] == "prompter" else "assistant", node.get("replies") or []
-        conversation = [*before, {"role": role, "content": node["text"]}]
-        stack += [(reply, conversation) for reply in reversed(replies)]  # the first reply is visited first
+        messages = [*before, {"role": role, "content": node["text"]}]
+        stack += [(reply, messages) for reply in reversed(replies)]  # the first reply is visited first
         if role == "user":
             answers = [r for r in replies if isinstance(r, dict) and isinstance(r.get("text"), str) and not refused(r)]
             with_rank = sorted((a for a in answers if is_number(a.get("rank"))), key=lambda a: a["rank"])
-            prompt = prompt_of(conversation, where)
+            prompt = prompt_of(messages)
             if len(with_rank) > 1 or kind == "prompt":
                 yield ranked(prompt, [(a["text"], a["rank"]) for a in with_rank[:9]], kind)
             elif kind == "demonstration" and len(answers) == 1:
-                yield {"prompt": prompt, "response": f" {answers[0]['text'].strip()}"}
+                yield {"prompt": prompt, "response": spaced(answers[0]["text"])}
             else:
                 yield "no two answers are ranked" if answers else "not answered"
 
@@ -318,17 +331,52 @@ def trees(messages):
     yield from ((where, {"prompt": row}) for where, row in messages.items() if row.get("parent_id") is None)
 
 
-def strings(row, field, where):
+# --- parts of rows ---------------------------------------------------------------------------------------------------
+
+
+def first_of(row, names):
+    """The first of some fields (names, parted by spaces) that is there and not null."""
+    return next((row[name] for name in names.split() if row.get(name) is not None), None)
+
+
+def system_of(row):
+    """The system text beside an instruction or a pair, as a list of messages."""
+    text = first_of(row, "system system_prompt")
+    if not isinstance(text, str | None):
+        raise LeftOut("a system text that is no text")
+    return [{"role": "system", "content": text}] if text and text.strip() else []
+
+
+def history_of(row):
+    """[[question, answer], ...] of a history as messages."""
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(each, list) and len(each) == 2 for each in history):
+        raise LeftOut("'history' must be a list of pairs")
+    return [{"role": role, "content": text} for each in history for role, text in zip(("user", "assistant"), each)]
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def spaced(text):
+    """An answer as it follows "Assistant:"."""
+    if not isinstance(text, str):
+        raise LeftOut("an answer without text or score")
+    return f" {text.strip()}" if text.strip() else ""
+
+
+def strings(row, field):
     """The list of strings in a field."""
     if not isinstance(row.get(field), list) or not all(isinstance(text, str) for text in row[field]):
-        raise InputError(f"{where}: {field!r} must be a list of strings")
+        raise LeftOut(f"{field!r} must be a list of strings")
     return row[field]
 
 
-def objects(row, field, names, where):
+def objects(row, field, names):
     """The list of objects in a field, each of which must have these names."""
     if not isinstance(row[field], list) or not all(isinstance(o, dict) and set(names) <= o.keys() for o in row[field]):
-        raise InputError(f"{where}: {field!r} must be a list of objects with {' and '.join(names)}")
+        raise LeftOut(f"{field!r} must be a list of objects with {' and '.join(names)}")
     return row[field]
 
 
@@ -342,7 +390,7 @@ def ranked(prompt, answers, kind):
         raise LeftOut(f"{len(answers)} answers, and a ranking has 2 to 9")
     numbers = sorted({number for _, number in answers})
     ranks = [numbers.index(number) + 1 for _, number in answers]
-    texts = [f" {text.strip()}" if text.strip() else "" for text, _ in answers]  # as after "Assistant:"
+    texts = [spaced(text) for text, _ in answers]
     return {"prompt": prompt, "response": texts[ranks.index(1)], "responses": texts, "ranks": ranks}
 
 
@@ -350,18 +398,50 @@ def is_number(value):
     return isinstance(value, (int, float)) and abs(value) < 1e9  # False for infinity and NaN
 
 
-FORMATS = (  # (name, fields, function): the first whose fields a record has. None: trees() collects the messages
-    ("ours", {"messages", "responses", "ranks"}, ranked_conversation),
-    ("ours", {"prompt", "responses", "ranks"}, ours),
-    ("an OpenAssistant tree", {"message_tree_id", "prompt"}, openassistant),
-    ("OpenAssistant messages", {"message_id", "role", "text"}, None),
-    ("Nectar", {"prompt", "answers", "num_responses"}, nectar),
-    ("UltraFeedback", {"instruction", "completions"}, ultrafeedback),
-    ("TL;DR comparisons", {"info", "summaries"}, tldr),
-    ("SHP", {"history", "human_ref_A", "human_ref_B", "labels"}, shp),
-    ("chosen and rejected", {"chosen", "rejected"}, pair),
-    ("conversations", {"messages"}, conversation),
-    ("Alpaca", {"instruction", "output"}, instruction),
-    ("self-instruct", {"instruction", "instances"}, instruction),
-    ("ours", set(), ours),
+PAIRS = [("chosen", "rejected"), ("chosen_response", "rejected_response"), ("response_j", "response_k")]
+SHAPES = (  # a row has the first shape whose fields it has
+    Shape("ours", {"messages", "responses", "ranks"}, ranked_conversation),
+    Shape("ours", {"prompt", "responses", "ranks"}, ours),
+    Shape("an OpenAssistant tree", {"message_tree_id", "prompt"}, openassistant),
+    Shape("OpenAssistant messages", {"message_id", "role", "text"}, openassistant, trees),
+    Shape("Nectar", {"prompt", "answers", "num_responses"}, nectar),
+    Shape("UltraFeedback", {"instruction", "completions"}, ultrafeedback),
+    Shape("TL;DR comparisons", {"info", "summaries"}, tldr),
+    Shape("SHP", {"history", "human_ref_A", "human_ref_B", "labels"}, shp),
+    Shape("PKU-SafeRLHF", {"prompt", "response_0", "response_1"}, pku),
+    Shape("WebGPT comparisons", {"question", "answer_0", "answer_1", "score_0", "score_1"}, webgpt),
+    Shape("HelpSteer3", {"context", "response1", "response2", "overall_preference"}, helpsteer3),
+    Shape("HelpSteer", {"prompt", "response", "helpfulness"}, rated, by_prompt),
+    Shape("Chatbot Arena", {"conversation_a", "conversation_b", "winner"}, arena),
+    Shape("ShareGPT", {"conversations"}, sharegpt),
+    *(Shape(" and ".join(names), set(names), pair) for names in PAIRS),
+    Shape("conversations", {"messages"}, conversation),
+    Shape("Capybara", {"conversation"}, exchanges),
+    Shape("self-instruct", {"instruction", "instances"}, instances),
+    Shape("instructions", {"instruction"}, instruction),
+    Shape("questions", {"question"}, instruction),
+    Shape("questions", {"query"}, instruction),
+    Shape("ours", set(), ours),
 )
+# what a record of each kind has
+FIELDS = {"document": {"text"}, "demonstration": {"prompt", "response"}, "ranking": {"prompt", "responses"},
+          "prompt": {"prompt"}, "text": set()}  # fmt: skip
+COLUMNS = {name for shape in SHAPES for name in shape.needed} | {*GOOD, *BAD, *OPINIONS} | set(
+    "text prompt response completion output answer input context query question system system_prompt history "
+    "parent_id rank replies choice labeler use_case score_chosen score_rejected better_response_id safer_response_id "
+    "is_response_0_safe is_response_1_safe".split()
+)  # fmt: skip
+
+
+def shape_of(row, kind):
+    """The Shape of a row. For documents a row's `text` is the document, whatever else it has."""
+    if kind in ("document", "text") and isinstance(row.get("text"), str):
+        return SHAPES[-1]
+    fields = {name for name, value in row.items() if value is not None}  # parquet has null for a missing field
+    shape = next(shape for shape in SHAPES if shape.needed <= fields)
+    whole = next(shape for shape in SHAPES if shape.needed <= row.keys())
+    own = fields | {"response"} if "completion" in fields else fields
+    if shape is not SHAPES[-1] or whole is shape or FIELDS[kind] <= own:
+        return shape
+    null = sorted(whole.needed - fields)[0]
+    return Shape(whole.name, set(), lambda row, kind: [f"{null!r} is null"])

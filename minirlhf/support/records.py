@@ -8,11 +8,14 @@
 Other people's records become these in formats.py. Prompt and response are encoded separately and concatenated, at
 every stage; a response ends with end-of-text."""
 
+import functools
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
-from . import formats
+from . import formats, rows
+from .chats import HUMAN, LeftOut, without_turns
 from .distributed import print0
 from .errors import InputError, require
 
@@ -46,35 +49,94 @@ class Ranking(NamedTuple):
 
 
 def read(path, kind):
-    """The records of a file as a list of dicts of that kind ("document", ...), with any other fields kept. A .txt file
-    is one document. Raises InputError with file and line on anything that is not such a record."""
-    records = [check(record, kind, where) for where, record in formats.records(path, kind)]
-    require(records, f"{path}: no records in it; a {kind} a line is needed (data/README.md)")
-    return records
+    """The records of a file as a list of dicts of that kind ("document", ...), with any other fields kept. Prints how
+    many rows were left out, and why. Raises InputError with file and line on a row that is no such record, and if none
+    is left."""
+    return list(convert(path, kind))
 
 
 def texts(path):
     """Yields every text in a file of any kind of record, for training a tokenizer."""
-    for _, record in formats.records(path, "text"):
+    for record in convert(path, "text"):
         responses = record.get("responses")
         fields = [record.get("text"), record.get("prompt")]
         fields += responses if isinstance(responses, list) else [record.get("response")]
         yield from (field for field in fields if isinstance(field, str))
 
 
-def check(record, kind, where):
-    """Returns the record. Raises InputError if it is not of this kind."""
+def convert(path, kind):
+    """Yields the records of a kind, or of any kind ("text"), of a file, a folder or a pattern."""
+    shapes, kept, left_out = Counter(), 0, {}  # left_out: {reason: [how many, where the first is]}
+
+    def leave_out(reason, where):
+        left_out.setdefault(reason, [0, where])[0] += 1
+
+    for where, row, shape in shaped_rows(path, kind, shapes):
+        try:
+            if kind == "demonstration" and formats.says_bad(row):
+                raise LeftOut("an answer that is labelled as bad")
+            for record in shape.records(row, kind):
+                fault = record if isinstance(record, str) else fault_of(record, kind, where, shape)
+                if fault:
+                    leave_out(fault, where)
+                else:
+                    kept += 1
+                    yield record
+        except LeftOut as error:
+            leave_out(str(error), where)
+    reasons = sorted(left_out.items(), key=lambda item: -item[1][0])
+    foreign = " and ".join(sorted(shapes.keys() - {"ours"}))
+    if foreign or left_out:
+        listed = "".join(f"; left out {n:,}: {reason} (first: {where})" for reason, (n, where) in reasons)
+        print0(f"{path}: {foreign and foreign + ': '}{kept:,} {kind}s from {shapes.total():,} records{listed}")
+    if not kept and kind != "text":
+        reason, (_, where) = reasons[0] if reasons else (f"no records in it; a {kind} a line is needed", (0, path))
+        raise InputError(f"{where}: {reason}; no {kind} is left of {path} (data/README.md)")
+
+
+def shaped_rows(path, kind, shapes):
+    """Yields ("file:line", row, its Shape), and counts the shapes."""
+    gathered = defaultdict(dict)
+    for where, row in rows.rows(path, formats.COLUMNS):
+        shape = formats.shape_of(row, kind)
+        shapes[shape.name] += 1
+        if shape.gather:
+            gathered[shape.name][where] = row  # rows that belong together may stand anywhere in a file
+        else:
+            yield where, row, shape
+    for shape in formats.SHAPES:
+        if shape.name in gathered:
+            yield from ((where, row, shape) for where, row in shape.gather(gathered[shape.name]))
+
+
+def fault_of(record, kind, where, shape):
+    """The reason why a record is left out, or None. Raises InputError if one of our own is not of this kind."""
+    if kind == "text":
+        return None
     for field in FIELDS[kind]:
-        fault = f"{where}: field {field!r} is missing or not a string; it has {', '.join(record) or 'no field'}"
-        require(isinstance(record.get(field), str), fault)
-        require(record[field], f"{where}: {field!r} is empty; write one or remove the line")
+        if not isinstance(record.get(field), str):
+            if shape.name != "ours":
+                return f"no {field}"
+            found = ", ".join(record) or "no field"
+            raise InputError(f"{where}: field {field!r} is missing or not a string; it has {found}")
+        if not record[field].strip():
+            return f"an empty {'answer' if field == 'response' else field}"
     if kind == "ranking":
-        n, ranks = len(formats.strings(record, "responses", where)), record.get("ranks")
+        n, ranks = len(strings(record, where)), record.get("ranks")
         require(2 <= n <= 9, f"{where}: {n} responses; a ranking has 2 to 9")
         if not isinstance(ranks, list) or not all(type(r) is int and 0 < r < 10**6 for r in ranks):
             raise InputError(f"{where}: 'ranks' must be a list of positive integers, 1 the best")
         require(len(ranks) == n, f"{where}: {len(ranks)} ranks for {n} responses; ranks[i] is that of responses[i]")
-    return record
+    answers = record["responses"] if kind == "ranking" else [record["response"]] if kind == "demonstration" else []
+    if any(HUMAN in answer for answer in answers):
+        return "an answer that goes on with a turn of the other side"
+    return None
+
+
+def strings(record, where):
+    if not isinstance(record.get("responses"), list) or not all(isinstance(t, str) for t in record["responses"]):
+        raise InputError(f"{where}: 'responses' must be a list of strings")
+    return record["responses"]
 
 
 def pack(records, tokenizer, n_ctx):
@@ -96,7 +158,7 @@ def encode_demonstrations(records, tokenizer, n_ctx, where=""):
     def encode(prompt, record):
         return encode_response(prompt, record["response"], tokenizer)
 
-    return encode_fitting(records, encode, n_ctx, where, "demonstrations")[1]
+    return encode_fitting(records, encode, tokenizer, n_ctx, where, "demonstrations")[1]
 
 
 def encode_rankings(records, tokenizer, n_ctx, where=""):
@@ -105,37 +167,55 @@ def encode_rankings(records, tokenizer, n_ctx, where=""):
     def encode(prompt, record):
         return Ranking([encode_response(prompt, text, tokenizer) for text in record["responses"]], record["ranks"])
 
-    return encode_fitting(records, encode, n_ctx, where, "rankings")[1]
+    return encode_fitting(records, encode, tokenizer, n_ctx, where, "rankings")[1]
 
 
 def encode_prompts(records, tokenizer, limit, where=""):
     """(records, their token lists) of the prompts that have at most `limit` tokens."""
-    return encode_fitting(records, lambda prompt, _: tokenizer.encode(prompt), limit, where, "prompts")
+    return encode_fitting(records, lambda prompt, _: tokenizer.encode(prompt), tokenizer, limit, where, "prompts")
 
 
-def encode_fitting(records, encode, limit, where, what):
-    """(records, encode(prompt, record) for each) of those that fit in `limit` tokens. A long conversation loses its
-    oldest turns; if it is still too long, it is dropped. Prints how many."""
+def encode_fitting(records, encode, tokenizer, limit, where, what):
+    """(records, encode(prompt, record) for each) of those that fit in `limit` tokens. A long conversation loses as many
+    of its oldest turns as must go; if it is still too long, it is dropped. Prints how many."""
+    count = functools.lru_cache(10_000)(lambda text: len(tokenizer.encode(text)))  # turns stand in several records
 
-    def too_long(item):
-        return (len(item) if isinstance(item, list) else item.length) > limit
+    def tokens(item):
+        return len(item) if isinstance(item, list) else item.length
 
     kept, items, shortened = [], [], 0
     for record in records:
-        prompt = record["prompt"]
-        item = encode(prompt, record)
-        while too_long(item) and (prompt := formats.without_first_turn(prompt)):
-            item = encode(prompt, record)
-        if not too_long(item):
+        prompt, n = record["prompt"], 0
+        if len(prompt) > limit and prompt.count(HUMAN) > 1:
+            n = turns_to_drop(prompt, limit - tokens(encode("", record)), count)
+        item = encode(without_turns(prompt, n), record)
+        while n and tokens(item) <= limit and tokens(more := encode(without_turns(prompt, n - 1), record)) <= limit:
+            n, item = n - 1, more
+        while tokens(item) > limit and (shorter := without_turns(prompt, n + 1)):
+            n, item = n + 1, encode(shorter, record)
+        if tokens(item) <= limit:
             kept.append(record)
             items.append(item)
-            shortened += prompt != record["prompt"]
+            shortened += n > 0
     if shortened:
         print0(f"{where}: {shortened} of {len(records)} {what} lost their oldest turns, to fit in {limit} tokens")
     if len(kept) < len(records):
         print0(f"{where}: dropped {len(records) - len(kept)} of {len(records)} {what}, longer than {limit} tokens")
     require(kept, f"{where}: none of its {what} fits in {limit} tokens; use a longer context")
     return kept, items
+
+
+def turns_to_drop(prompt, room, count):
+    """About how many of its oldest exchanges a transcript must lose to fit in `room` tokens: by the sum of its turns'
+    tokens, from the last one back, so that a long conversation is not encoded over and over. count: text to tokens."""
+    turns, end, tokens = prompt.count(HUMAN), len(prompt), count(prompt[: prompt.find(HUMAN)])
+    for kept in range(turns):
+        begin = prompt.rfind(HUMAN, 0, end)
+        tokens += count(prompt[begin:end])
+        if tokens > room:
+            return min(turns - kept, turns - 1)
+        end = begin
+    return 0
 
 
 def load_documents(paths, tokenizer, n_ctx):

@@ -7,13 +7,14 @@ import os
 import pytest
 
 import tiny
-from minirlhf.support import formats
+from minirlhf.support import chats, formats
 from minirlhf.support import records as ours
 from minirlhf.support.errors import InputError
 
 USER, BOT = "\n\nHuman:", "\n\nAssistant:"
 HI = [{"role": "user", "content": "Hi"}]
 HELLO, GO = [{"role": "assistant", "content": "Hello"}], [{"role": "assistant", "content": "Go"}]
+LONG = "Repeat the question before you answer it.\n"
 TALK = [{"role": "system", "content": "Be kind."}, *HI, *HELLO, {"role": "user", "content": "Bye"}]
 BYE = {"role": "assistant", "content": "See you"}
 HH = {
@@ -189,6 +190,150 @@ def test_texts_for_a_tokenizer(tmp_path, record, expected):
     assert sorted(ours.texts(tiny.write_lines(tmp_path / "t.jsonl", [record]))) == sorted(expected)
 
 
+# --- shapes of public files ------------------------------------------------------------------------------------------
+
+QUESTION, ANSWER = f"{USER} Name a pet.{BOT}", " A cat."
+ASKED, ANSWERED = {"role": "user", "content": "Name a pet."}, {"role": "assistant", "content": "A cat."}
+PKU = {"prompt": "Name a pet.", "response_0": "No.", "response_1": "A cat.", "is_response_0_safe": True,
+       "is_response_1_safe": True, "better_response_id": 1, "safer_response_id": 0}  # fmt: skip
+WEBGPT = {"question": {"dataset": "eli5", "id": "x", "full_text": "Name a pet."}, "answer_0": "No.",
+          "answer_1": "A cat.", "score_0": -0.5, "score_1": 0.5, "quotes_0": {"title": []}}  # fmt: skip
+HELPSTEER3 = {"domain": "general", "context": [ASKED], "response1": "No.", "response2": "A cat.",
+              "overall_preference": 2}  # fmt: skip
+ARENA = {"conversation_a": [ASKED, {"role": "assistant", "content": "No."}], "conversation_b": [ASKED, ANSWERED],
+         "winner": "model_b", "language": "English"}  # fmt: skip
+ORCA = {"system": "Be kind.", "question": "Name a pet.", "chosen": "A cat.", "rejected": "No."}
+
+
+def helpsteer(response, helpfulness):
+    return {"prompt": "Name a pet.", "response": response, "helpfulness": helpfulness, "correctness": 4, "verbosity": 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "1", "conversations": [{"from": "human", "value": "Name a pet."}, {"from": "gpt", "value": "A cat."}]},
+        {"conversations": ["Name a pet.", "A cat."], "source": "multi_turn"},
+        {"conversation": [{"input": "Name a pet.", "output": "A cat."}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Name a "}, {"text": "pet."}]}, ANSWERED]},
+        {"prompt": [ASKED], "completion": [ANSWERED], "label": True},
+        {"prompt": [ASKED], "response": "A cat."},
+        PKU, WEBGPT, HELPSTEER3, ARENA, helpsteer("A cat.", 4),
+    ],
+)  # fmt: skip
+def test_conversations_in_other_words(tmp_path, row):
+    assert [(r["prompt"], r["response"]) for r in read(tmp_path, [row], "demonstration")] == [(QUESTION, ANSWER)]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "answer"),
+    [
+        ({"instruction": "Name a pet.", "context": "A cat sat.", "response": "A cat.", "category": "closed_qa"},
+         "Name a pet.\nA cat sat.\n", "A cat."),
+        ({"instruction": "Name a pet.", "input": None, "output": "A cat."}, "Name a pet.\n", "A cat."),
+        ({"question": "Name a pet.", "answer": "A cat."}, "Name a pet.\n", "A cat."),
+        ({"system_prompt": "", "question": "Name a pet.", "response": "A cat."}, "Name a pet.\n", "A cat."),
+        ({"instruction": "Name a pet.", "input": "", "output": "A cat.", "system": "Be kind."},
+         f"Be kind.{QUESTION}", ANSWER),
+        ({"instruction": "Name a pet.", "output": "A cat.", "history": [["Hi", "Hello"]]},
+         f"{USER} Hi{BOT} Hello{QUESTION}", ANSWER),
+        (ORCA, f"Be kind.{QUESTION}", ANSWER),
+        ({"question": "Name a pet.", "response_j": "A cat.", "response_k": "No."}, "Name a pet.", "A cat."),
+    ],
+)  # fmt: skip
+def test_instructions_in_other_words(tmp_path, row, prompt, answer):
+    assert [(r["prompt"], r["response"]) for r in read(tmp_path, [row], "demonstration")] == [(prompt, answer)]
+
+
+@pytest.mark.parametrize(
+    "rows", [[PKU], [WEBGPT], [HELPSTEER3], [ARENA], [helpsteer("No.", 1), helpsteer("A cat.", 4)]]
+)
+def test_two_answers_of_which_the_second_is_better(tmp_path, rows):
+    (ranking,) = read(tmp_path, rows, "ranking")
+    assert (ranking["prompt"], ranking["responses"], ranking["ranks"]) == (QUESTION, [" No.", ANSWER], [2, 1])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [WEBGPT | {"score_0": 0.5}, HELPSTEER3 | {"overall_preference": 0}, ARENA | {"winner": "tie"}],
+)
+def test_what_people_call_equal_is_a_tie(tmp_path, row):
+    (ranking,) = read(tmp_path, [row], "ranking")
+    assert ranking["ranks"] == [1, 1]
+
+
+BAD = {"prompt": "a ", "response": "bad"}
+SAID = {"messages": [ASKED, {"role": "assistant", "content": "bad"}]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        BAD | {"label": False}, BAD | {"label": 0}, BAD | {"label": 0.0}, BAD | {"label": "false"},
+        BAD | {"label": "0"},
+        BAD | {"label": "bad"}, BAD | {"is_safe": False}, BAD | {"correct": 0}, BAD | {"thumbs_down": True},
+        BAD | {"deleted": 1}, BAD | {"rating": "thumbs_down"}, BAD | {"vote": -1}, BAD | {"label": -1},
+        {"prompt": "a ", "completion": "bad", "label": 0},
+        {"prompt": [ASKED], "completion": [{"role": "assistant", "content": "bad"}], "label": False},
+        {"prompt": [ASKED], "completion": "bad", "label": False},
+        SAID | {"label": False}, SAID | {"kto_tag": False}, SAID | {"label": "rejected"},
+        {"messages": [ASKED, {"role": "assistant", "content": "bad", "weight": 0}]},
+        {"conversations": ["a", "bad"], "label": False}, {"instruction": "a", "output": "bad", "label": False},
+        {"question": "a", "answer": "bad", "is_correct": False}, helpsteer("bad", 1),
+        PKU | {"is_response_1_safe": False},
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_said_to_be_bad_is_never_learned(tmp_path, capsys, row):
+    good = {"prompt": "a ", "response": "good", "label": True, "deleted": False, "rating": 5, "vote": 0}
+    assert [r["response"] for r in read(tmp_path, [row, good], "demonstration")] == ["good"]
+    assert "left out 1: an answer " in (printed := capsys.readouterr().out) and "some.jsonl:1)" in printed
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "A page.", "messages": [ASKED, ANSWERED]}, {"text": "A page.", "messages": [ASKED]},
+        {"text": "A page.", "chosen": "x", "rejected": "y"}, message("a", None, "prompter", "A page."),
+        {"text": "A page.", "prompt": "a", "response": "b", "label": False},
+    ],
+)  # fmt: skip
+def test_a_document_is_its_text(tmp_path, row):
+    assert [r["text"] for r in read(tmp_path, [row], "document")] == ["A page."]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({"text": ""}, "document", "an empty text"),
+        ({"text": " \n"}, "document", "an empty text"),
+        ({"messages": []}, "demonstration", "a conversation without messages"),
+        ({"messages": [ASKED, {"role": "observation", "content": "x"}, ANSWERED]}, "demonstration", "a tool's message"),
+        ({"prompt": "a ", "response": "x\n\nHuman: and?"}, "demonstration", "a turn of the other side"),
+        ({"prompt": "a ", "chosen": "x\n\nHuman: and?", "rejected": "y"}, "ranking", "a turn of the other side"),
+        ({"instruction": "Add.", "output": 3}, "demonstration", "'output' is no text"),
+        (SHP | {"human_ref_B": None}, "ranking", "'human_ref_B' is null"),
+        ({"chosen": [ASKED, ANSWERED], "rejected": [*HI, *HELLO]}, "ranking", "must differ only in the last message"),
+        ({"prompt": {"content": "a"}, "chosen": [ANSWERED], "rejected": GO}, "ranking", "without content"),
+        ({"prompt": "a ", "chosen": "x", "rejected": "y", "score_chosen": 2, "score_rejected": 2}, "ranking", "score"),
+        (ARENA | {"winner": "tie (bothbad)"}, "ranking", "winner is 'tie (bothbad)'"),
+        ({"prompt": "", "response": "b"}, "demonstration", "an empty prompt"),
+    ],
+)  # fmt: skip
+def test_one_row_does_not_cost_the_file_but_if_it_is_all_there_is_it_is_named(tmp_path, capsys, row, kind, reason):
+    good = {"document": {"text": "a"}, "demonstration": {"prompt": "a ", "response": "b"}, "ranking": PAIR}[kind]
+    assert len(read(tmp_path, [good, row], kind)) == 1
+    printed = capsys.readouterr().out
+    assert "left out 1: " in printed and reason in printed and "some.jsonl:2)" in printed
+    with pytest.raises(InputError) as error:
+        read(tmp_path, [row], kind)
+    assert str(error.value).startswith(f"{tmp_path}/some.jsonl:1: ") and reason in str(error.value)
+
+
+def test_a_prompt_without_its_last_word_gets_it(tmp_path):
+    (ranking,) = read(tmp_path, [NECTAR | {"prompt": "\n\nHuman: Name a food."}], "ranking")
+    assert ranking["prompt"] == f"{USER} Name a food.{BOT}"
+
+
 # --- trees -----------------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +369,8 @@ def test_a_circle_of_messages_ends(tmp_path):
         ({"messages": None, "prompt": "a ", "completion": "b"}, [("a ", "b")]),  # parquet's nulls
         ({"prompt": "Hi", "chosen": HELLO, "rejected": GO}, [(f"{USER} Hi{BOT}", " Hello")]),
         ({"prompt": HI, "chosen": HI + HELLO, "rejected": HI + GO}, [(f"{USER} Hi{BOT}", " Hello")]),
-        ({"prompt": "a ", "chosen": "a good", "rejected": "a bad"}, [("a ", "good")]),
+        ({"prompt": LONG, "chosen": LONG + "good", "rejected": LONG + "bad"}, [(LONG, "good")]),
+        ({"prompt": "Hello", "chosen": "Hello! You?", "rejected": "Hello there."}, [("Hello", "Hello! You?")]),
         ({"messages": [*HI, {"role": "system", "content": "Go."}, *HELLO]}, [(f"{USER} Hi\n\nGo.{BOT}", " Hello")]),
     ],
 )  # fmt: skip
@@ -297,8 +443,8 @@ def test_a_tree_without_end_is_refused():
     node = message("z", "y", "assistant", "end")
     for i in range(301):
         node = message(f"{i}", None, ("prompter", "assistant")[i % 2], "x") | {"replies": [node]}
-    with pytest.raises(InputError, match="a reply stands below 200 others; at most 200 are read"):
-        list(formats.openassistant({"prompt": node}, "prompt", "f:1"))
+    with pytest.raises(chats.LeftOut, match="a reply stands below 200 others; at most 200 are read"):
+        list(formats.openassistant({"prompt": node}, "prompt"))
 
 
 def test_of_two_messages_with_one_name_one_has_the_replies(tmp_path):
@@ -310,7 +456,8 @@ def test_the_same_reason_is_counted(tmp_path, capsys):
     ten = NECTAR | {"answers": [{"answer": f"{i}", "rank": i} for i in range(10)]}
     read(tmp_path, [TLDR | {"choice": None}, TLDR | {"choice": 2}, TLDR, ten], "ranking")
     printed = capsys.readouterr().out
-    assert "left out 2: neither was chosen; left out 1: 10 answers, and a ranking has 2 to 9" in printed
+    assert "left out 2: neither was chosen (first: " in printed
+    assert "; left out 1: 10 answers, and a ranking has 2 to 9 (first: " in printed
 
 
 def test_an_export_with_fewer_fields_is_known_too(tmp_path):
@@ -348,7 +495,7 @@ def test_an_article_is_summarised_too(tmp_path):
     ("record", "message"),
     [
         ({"messages": [{"role": 3, "content": "x"}]}, "a message needs a role"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "string content"),
+        ({"messages": [{"role": "user", "content": [3]}]}, "a part that is no text"),
         ({"messages": HI, "responses": "x", "ranks": [1]}, "'responses' must be a list"),
         ({"chosen": HI + HELLO, "rejected": [{"role": "user", "content": "Ho"}, *GO]}, "only in the last message"),
         ({"chosen": HI + HELLO, "rejected": "x"}, "must be strings, or both"),
@@ -361,7 +508,7 @@ def test_an_article_is_summarised_too(tmp_path):
         ({"chosen": "x", "rejected": HI}, "must be strings, or both"),
         (NECTAR | {"prompt": "Name a food."}, "must be a transcript"),
         (NECTAR | {"answers": "x"}, "'answers' must be a list of objects with answer and rank"),
-        (ULTRAFEEDBACK | {"instruction": 3}, "string content"),
+        (ULTRAFEEDBACK | {"instruction": 3}, "without content"),
         (TLDR | {"info": 3}, "'info' must be an object"),
         (SHP | {"labels": 2}, "'labels' must be 1"),
         ({"instruction": "x", "instances": [{"input": "y"}]}, "objects with output"),
@@ -390,12 +537,13 @@ def test_parquet_gives_what_json_lines_give(tmp_path, parquet, records):
     assert ours.read(tmp_path / "some.parquet", "ranking") == read(tmp_path, records, "ranking")
 
 
-def test_a_row_of_parquet_is_named(tmp_path, parquet):
+def test_a_row_of_parquet_is_named(tmp_path, parquet, capsys):
     import pyarrow
 
     parquet.write_table(pyarrow.Table.from_pylist([SHP, SHP | {"labels": 7}]), tmp_path / "some.parquet")
-    with pytest.raises(InputError, match="some.parquet:2: 'labels' must be 1"):
-        ours.read(tmp_path / "some.parquet", "ranking")
+    assert len(ours.read(tmp_path / "some.parquet", "ranking")) == 1
+    assert "left out 1: 'labels' must be 1 (A is preferred) or 0 (first: " in (printed := capsys.readouterr().out)
+    assert "some.parquet:2)" in printed
 
 
 def test_half_a_parquet_file_is_refused(tmp_path, parquet):
@@ -429,15 +577,132 @@ def test_a_folder_is_its_files_in_order(tmp_path, parquet):
         os.remove(other)
 
 
+ROWS = [{"prompt": "a", "response": "b\u2028c"}, {"prompt": "d", "response": "e"}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("d.jsonl", LINES), ("d.json", LINES), ("d.json", json.dumps(ROWS)), ("d.json", json.dumps(ROWS, indent=2)),
+        ("d.json", json.dumps({"version": 1, "data": ROWS}, indent=2)), ("d.jsonl", json.dumps(ROWS)),
+        ("d.csv", "prompt,response\na,b\u2028c\nd,e\n"), ("d.tsv", "prompt\tresponse\na\tb\u2028c\nd\te\n"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+def test_a_file_is_lines_an_array_or_a_table_and_may_be_compressed(tmp_path, name, content, packed):
+    path, content = tmp_path / (name + packed), content.encode()
+    if packed == ".zst":
+        pyarrow = pytest.importorskip("pyarrow")
+        with pyarrow.output_stream(str(path), compression="zstd") as file:
+            file.write(content)
+    else:
+        path.write_bytes(gzip.compress(content) if packed else content)
+    assert ours.read(path, "demonstration") == ROWS
+
+
+def test_a_field_of_a_table_may_hold_line_breaks(tmp_path):
+    (tmp_path / "d.csv").write_text('prompt,response\n"a\n",b\n"c\n",d\n')
+    assert [r["prompt"] for r in ours.read(tmp_path / "d.csv", "demonstration")] == ["a\n", "c\n"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_datasets_saves_to_disk_is_read(tmp_path, stream):
+    pyarrow = pytest.importorskip("pyarrow")
+    table, folder = pyarrow.Table.from_pylist(ROWS), tmp_path / "saved"
+    folder.mkdir()
+    new = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
+    with new(str(folder / "data-00000-of-00001.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "state.json").write_text("{}")
+    assert ours.read(folder, "demonstration") == ROWS
+
+
+def test_columns_that_no_record_needs_are_not_read(tmp_path, parquet):
+    import pyarrow
+
+    stamps = pyarrow.array([1, 2], pyarrow.timestamp("ns", tz="Mars/Phobos"))
+    table = pyarrow.table({"text": ["a", "b"], "date": stamps, "embedding": [[1.0]] * 2})
+    parquet.write_table(table, tmp_path / "d.parquet")
+    assert ours.read(tmp_path / "d.parquet", "document") == [{"text": "a"}, {"text": "b"}]
+
+
+def test_files_of_a_folders_data_and_files_that_match(tmp_path):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "README.txt").write_text("about it")
+    for i in range(2):
+        tiny.write_lines(tmp_path / "set" / "data" / f"part-{i}.jsonl", [{"prompt": f"{i}"}])
+    assert [r["prompt"] for r in ours.read(tmp_path / "set", "prompt")] == ["0", "1"]
+    assert [r["prompt"] for r in ours.read(tmp_path / "set" / "*" / "part-*.jsonl", "prompt")] == ["0", "1"]
+    with pytest.raises(InputError, match="no file matches this"):
+        ours.read(tmp_path / "set" / "*.parquet", "prompt")
+
+
+def test_stories_between_markers_are_documents(tmp_path):
+    (tmp_path / "s.txt").write_text("Once.\nA cat.\n<|endoftext|>\n\nTwice.\n<|endoftext|>\n<|endoftext|>Last")
+    assert [r["text"] for r in ours.read(tmp_path / "s.txt", "document")] == ["Once.\nA cat.", "Twice.", "Last"]
+
+
+@pytest.mark.parametrize("at", [12, 40, -3])
+def test_a_damaged_archive_is_a_line(tmp_path, at):
+    content = bytearray(gzip.compress("".join(f'{{"text": "page {i * i}"}}\n' for i in range(400)).encode()))
+    content[at] ^= 0xFF
+    (tmp_path / "d.jsonl.gz").write_bytes(content)
+    with pytest.raises(InputError, match="d.jsonl.gz"):
+        ours.read(tmp_path / "d.jsonl.gz", "document")
+
+
 def test_a_folder_without_data_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no file in this folder ends in .jsonl"):
+    with pytest.raises(InputError, match="no file in this folder ends in one of .jsonl"):
         ours.read(tmp_path, "prompt")
 
 
 def test_the_oldest_turn_goes_first_and_the_system_s_words_stay():
     prompt = f"Be kind.{USER} a{BOT} b{USER} c{BOT} d{USER} e{BOT}"
-    shorter = formats.without_first_turn(prompt)
+    shorter = chats.without_turns(prompt, 1)
     assert shorter == f"Be kind.{USER} c{BOT} d{USER} e{BOT}"
-    assert formats.without_first_turn(shorter) == f"Be kind.{USER} e{BOT}"
-    assert formats.without_first_turn(f"Be kind.{USER} e{BOT}") is None
-    assert formats.without_first_turn("Who built the church?\n") is None
+    assert chats.without_turns(shorter, 1) == f"Be kind.{USER} e{BOT}"
+    assert chats.without_turns(f"Be kind.{USER} e{BOT}", 1) is None
+    assert chats.without_turns("Who built the church?\n", 1) is None
+
+
+class Counted:
+    """A tokenizer that counts the characters it is given."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.eos, self.characters = tokenizer, tokenizer.eos, 0
+
+    def encode(self, text):
+        self.characters += len(text)
+        return self.tokenizer.encode(text)
+
+
+def talk(n):
+    words = "the cat sat on the mat and the dog sat on the log ".split()
+    return [{"role": ("user", "assistant")[i % 2], "content": " ".join(words[: 1 + i * 7 % 12])} for i in range(n)]
+
+
+@pytest.mark.parametrize("limit", [50, 64, 100, 1000])
+@pytest.mark.parametrize("system", [[], [{"role": "system", "content": "Be kind."}]])
+def test_a_conversation_loses_no_more_turns_than_it_must(tmp_path, tokenizer, limit, system):
+    records = read(tmp_path, [{"messages": system + talk(30)}], "demonstration")
+    kept, sequences = [], ours.encode_demonstrations(records, tokenizer, limit)
+    for record in records:
+        for n in range(30):
+            prompt = chats.without_turns(record["prompt"], n)
+            sequence = prompt and ours.encode_response(prompt, record["response"], tokenizer)
+            if prompt and sequence.length <= limit:
+                kept.append(sequence.tokens.tolist())
+                break
+    assert [s.tokens.tolist() for s in sequences] == kept and len(kept) > 5
+
+
+def test_a_long_conversation_costs_as_much_as_its_length(tmp_path, tokenizer):
+    """Each of its answers is encoded with as much before it as fits, and not with all that is before it."""
+    cost = []
+    for n in (200, 800):
+        counted = Counted(tokenizer)
+        ours.encode_demonstrations(read(tmp_path, [{"messages": talk(n)}], "demonstration"), counted, 64)
+        cost.append(counted.characters)
+    assert cost[1] < 5 * cost[0]

@@ -11,7 +11,7 @@ from data.town.dialogues import FOLLOW_UPS
 from data.town.prompts import USERS, content, split_of
 from data.town.world import FACT, NUMBERS, RELATIONS, SPLITS
 from lab.findings import dialogue, lab
-from minirlhf.support.formats import prompt_of
+from minirlhf.support.chats import prompt_of
 
 BESIDE = "messages user use_case kind content form answers partial wrong myth".split()  # not what is asked
 TALKS = {split: town.dialogues(split, 400, 7) for split in SPLITS}
@@ -197,11 +197,11 @@ def test_models_are_judged_on_test_conversations_each_in_its_own_form(lab):
     open_ones = town.dialogues("test", 100, lab.seed + 1, answered=False)
     assert [talk["messages"] for talk in talks] == [talk["messages"] for talk in open_ones]
     forms = {
-        "dialogue": ("ppo_ptx-dialogue", lambda m: prompt_of(m, "")),
-        "dialogue, without the turn before": ("ppo_ptx-dialogue", lambda m: prompt_of(m[2:], "")),
+        "dialogue": ("ppo_ptx-dialogue", lambda m: prompt_of(m)),
+        "dialogue, without the turn before": ("ppo_ptx-dialogue", lambda m: prompt_of(m[2:])),
         "single-turn": ("ppo_ptx", lambda m: "".join(f"{own['content']}\n" for own in m)),
-        "dialogue, SFT": ("dialogue-start", lambda m: prompt_of(m, "")),
-        "single-turn, SFT": ("recast-start", lambda m: prompt_of(m, "")),
+        "dialogue, SFT": ("dialogue-start", lambda m: prompt_of(m)),
+        "single-turn, SFT": ("recast-start", lambda m: prompt_of(m)),
     }
     for name, (model, form) in forms.items():
         assert asked[name][0] == model

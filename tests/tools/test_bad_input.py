@@ -89,7 +89,6 @@ def files_of(script, path):
         ('"prompt"', "a JSON object is needed, str found"),
         ("{}", "'prompt' is missing or not a string"),
         ('{"prompt": 7, "response": "b"}', "'prompt' is missing or not a string"),
-        ('{"prompt": "", "response": "b"}', "'prompt' is empty"),
     ],
 )
 def test_a_broken_line_of_any_file_is_named(script, line, says, tmp_path, refused):
@@ -102,13 +101,13 @@ def test_a_broken_line_of_any_file_is_named(script, line, says, tmp_path, refuse
     ("record", "says"),
     [
         ({"prompt": "a"}, "field 'response' is missing"),
-        ({"prompt": "a", "response": ""}, "'response' is empty"),
+        ({"prompt": "a", "response": ""}, "an empty answer"),
         ({"prompt": "a", "response": ["b"]}, "field 'response' is missing or not a string"),
         ({"instruction": "a", "input": 3, "output": "b"}, "instruction and input must be strings"),
         ({"messages": []}, "a conversation without messages"),
-        ({"messages": "hi"}, "a message needs a role"),
+        ({"messages": "hi"}, "a conversation without messages"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "a message needs a role"),
-        ({"messages": [{"role": "assistant"}]}, "a message needs a role"),
+        ({"messages": [{"role": "assistant"}]}, "a message without content"),
     ],
 )
 def test_a_demonstration_that_is_none_is_named(record, says, tmp_path, refused):
@@ -171,10 +170,10 @@ def test_a_gzip_file_that_is_cut_off_or_none_is_named(tmp_path, refused):
 
 
 def test_documents_that_are_none_are_named(tmp_path, refused):
-    path = tiny.write_lines(tmp_path / "d.jsonl", [{"text": "a"}, {"text": ""}])
-    refused("gpt", f"{path}:2: 'text' is empty", data=(path,))
-    refused("sft", f"{path}:2: 'text' is empty", documents=(path,))
-    refused("ppo", f"{path}:2: 'text' is empty", documents=(path,), ptx_coef=1)
+    path = tiny.write_lines(tmp_path / "d.jsonl", [{"text": ""}, {"text": " "}])
+    refused("gpt", f"{path}:1: an empty text; no document is left of {path}", data=(path,))
+    refused("sft", f"{path}:1: an empty text", documents=(path,))
+    refused("ppo", f"{path}:1: an empty text", documents=(path,), ptx_coef=1)
 
 
 @pytest.mark.parametrize("record", [{"responses": 5}, {"responses": None}, {"prompt": 3, "text": None}])

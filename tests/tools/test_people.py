@@ -30,9 +30,9 @@ from minirlhf.losses import ranked_above
 from minirlhf.model import RewardModel
 from minirlhf.rollout import per_sequence, response_scores
 from minirlhf.support import folder, records
+from minirlhf.support.chats import ASSISTANT
 from minirlhf.support.checkpoint import load_model
 from minirlhf.support.errors import InputError
-from minirlhf.support.formats import ASSISTANT
 from tools import label
 from tools.web import agreement, labels, server
 from tools.web.answers import Answers, Speaker

@@ -14,8 +14,8 @@ import chat
 import tiny
 from minirlhf.rollout import generate, per_sequence, response_scores
 from minirlhf.support import folder, records
+from minirlhf.support.chats import prompt_of
 from minirlhf.support.errors import InputError
-from minirlhf.support.formats import prompt_of
 from minirlhf.support.records import encode_response
 from tools.web import answers, server, talk
 from tools.web.answers import Answers, Speaker, that_fit
@@ -167,10 +167,10 @@ def test_two_models_answer_blind_and_a_dialogue_goes_on_from_the_better_answer(t
     assert record["responses"] == [texts.get(0, ""), texts.get(1, "")] and record["ranks"] == [2, 1]
     assert record["models"] == told["models"] and sorted(told["models"]) == sorted(s.name for s in talks.speakers)
     first = {"role": "user", "content": "name a dog"}
-    assert record["prompt"] == prompt_of([first], "")
+    assert record["prompt"] == prompt_of([first])
     _, last = parts(talks.say({"talk": name, "text": "cat?"}))
     said = [first, {"role": "assistant", "content": texts.get(1, "").strip()}, {"role": "user", "content": "cat?"}]
-    assert talks.talks[name]["prompt"] in prompt_of(said, "")
+    assert talks.talks[name]["prompt"] in prompt_of(said)
     talks.prefer({"talk": name, "better": None, "pair": last["pair"]})
     assert talks.kept[1]["ranks"] == [1, 1]
 
@@ -272,7 +272,7 @@ def test_a_dialogue_goes_on_from_what_was_preferred(better):
     say(talks, name, "more")
     chosen = {"role": "assistant", "content": kept[0]["responses"][better or 0].strip()}
     said = [{"role": "user", "content": "hi"}, chosen, {"role": "user", "content": "more"}]
-    assert able[0].sent[-1][0] == able[1].sent[-1][0] == prompt_of(said, "")
+    assert able[0].sent[-1][0] == able[1].sent[-1][0] == prompt_of(said)
 
 
 @pytest.mark.parametrize("dialogue", [True, False])

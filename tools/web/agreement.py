@@ -9,9 +9,9 @@ from statistics import fmean, median
 from data import town
 from minirlhf.model import RewardModel
 from minirlhf.rollout import ranking_scores
+from minirlhf.support.chats import ASSISTANT, HUMAN
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.files import write_lines
-from minirlhf.support.formats import ASSISTANT, HUMAN
 from minirlhf.support.records import encode_rankings, read
 from minirlhf.support.statistics import interval, pair_hits
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.support import files, folder
+from minirlhf.support.chats import ASSISTANT
 from minirlhf.support.errors import InputError, require
-from minirlhf.support.formats import ASSISTANT
 from minirlhf.support.records import read
 
 FLAGS = ("fails the task", "breaks a constraint", "makes things up", "harmful", "unfit for an assistant")

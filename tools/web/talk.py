@@ -10,9 +10,9 @@ import numpy as np
 
 from minirlhf.model import RewardModel
 from minirlhf.rollout import per_sequence, response_scores
+from minirlhf.support.chats import prompt_of, without_turns
 from minirlhf.support.checkpoint import load_model
 from minirlhf.support.errors import InputError, require
-from minirlhf.support.formats import prompt_of, without_first_turn
 from minirlhf.support.records import encode_response
 
 MOST = 200  # conversations that are kept
@@ -22,7 +22,7 @@ def fitted(prompt, speaker):
     """(the prompt without as many of its oldest turns as do not fit in the context, how many these are)."""
     dropped = 0
     require(tokens := speaker.tokenizer.encode(prompt), "the prompt is empty; type something")
-    while len(tokens) > speaker.room and (shorter := without_first_turn(prompt)):
+    while len(tokens) > speaker.room and (shorter := without_turns(prompt, 1)):
         prompt, tokens, dropped = shorter, speaker.tokenizer.encode(shorter), dropped + 1
     if len(tokens) > speaker.room:
         raise InputError(f"the prompt has {len(tokens)} tokens, and {speaker.room} fit; shorten it")
@@ -38,7 +38,7 @@ class PromptFormat:
     ending: str = "\n"
 
     def prompt(self, messages):
-        return prompt_of(messages, "") if self.dialogue else f"{self.beginning}{messages[-1]['content']}{self.ending}"
+        return prompt_of(messages) if self.dialogue else f"{self.beginning}{messages[-1]['content']}{self.ending}"
 
 
 class Talks:
