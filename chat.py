@@ -39,7 +39,7 @@ class Config:
     reward_model: str | None = None  # with --web: show its score under each answer
     out: str | None = None  # with --web: .jsonl file of rankings that your choices are added to
     port: int = 8001  # of the page; 0 for any free port
-    host: str = "127.0.0.1"  # any other than this default serves other machines, too, to whoever has the token
+    host: Text = "127.0.0.1"  # any other than this default serves other machines, too, to whoever has the token
 
     def __post_init__(self):
         check_fields(self)

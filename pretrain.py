@@ -17,7 +17,7 @@ from minirlhf.model import GPT, PRESETS, GPTConfig
 from minirlhf.support import distributed, records
 from minirlhf.support import tokenizer as tokenizers
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import command, require_choice, require_fraction, require_positive
+from minirlhf.support.config import Text, command, require_choice, require_fraction, require_positive
 from minirlhf.support.device import pick_device, place
 from minirlhf.support.errors import InputError
 from minirlhf.support.muon import Both, Muon
@@ -30,7 +30,7 @@ class Config(RunConfig):
     data: tuple[str, ...]  # files of documents
     validation: tuple[str, ...] = ()  # files of documents whose loss is measured after each epoch
     tokenizer: str | None = None  # of a new model: gpt2 (the default), a folder with a tokenizer, or a ranks file
-    size: str | None = None  # of a new model: nano, toy, small, medium, gpt2 (the default), gpt2-medium, ...
+    size: Text | None = None  # of a new model: nano, toy, small, medium, gpt2 (the default), gpt2-medium, ...
     n_ctx: int | None = None  # context length in tokens, instead of the size's
     n_layer: int | None = None  # number of blocks, instead of the size's
     n_head: int | None = None  # attention heads, instead of the size's
@@ -41,7 +41,7 @@ class Config(RunConfig):
     batch_size: int = 32  # sequences in a step
     lr: float = 6e-4  # peak learning rate, falling by a cosine to a tenth
     dropout: float = 0.0  # on the embedding and the residual stream
-    optimizer: str = "muon"  # muon for the blocks' matrices and Adam for the rest, or adam for all
+    optimizer: Text = "muon"  # muon for the blocks' matrices and Adam for the rest, or adam for all
     muon_lr: float = 0.02  # peak learning rate of muon's matrices, which need a larger one
 
     def __post_init__(self):

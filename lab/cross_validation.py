@@ -20,7 +20,7 @@ from minirlhf.rollout import in_chunks, response_scores
 from minirlhf.support import records
 from minirlhf.support.chats import ASSISTANT
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import command, require_positive
+from minirlhf.support.config import Text, command, require_positive
 from minirlhf.support.errors import InputError, reraise
 from minirlhf.support.files import write_json, write_lines
 from minirlhf.support.folder import lock_output
@@ -43,7 +43,7 @@ class Config:
     vocab_size: int = 2048  # of bpe
     folds: int = 5  # parts that the pairs are split into
     run_folds: int = 5  # how many of them to measure; PPO follows on the first
-    size: str = "toy"  # of all models: nano, toy, small, gpt2, ...
+    size: Text = "toy"  # of all models: nano, toy, small, gpt2, ...
     n_layer: int | None = None  # number of blocks, instead of the size's
     n_ctx: int = 640  # context in tokens; rankings that do not fit are dropped, and counted
     pretrain_epochs: int = 1  # passes over the documents

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import town
-from minirlhf.support.config import require_choice
+from minirlhf.support.config import Text, require_choice
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.folder import lock_output
@@ -66,10 +66,10 @@ def recipe_of(size, tiny=False):
 @dataclass(frozen=True)
 class Config:
     out: str | None = None  # output folder; default runs/SIZE, or runs/tiny with --tiny
-    judge_on: str = "test"  # prompts that models are judged on: test, or validation to try a recipe
+    judge_on: Text = "test"  # prompts that models are judged on: test, or validation to try a recipe
     seed: int = 0  # random seed
-    size: str = "toy"  # nano (0.1 million parameters), toy (0.5; 5 minutes), small (0.9; 30 min), medium (11; an hour)
-    stage: str = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
+    size: Text = "toy"  # nano (0.1 million parameters), toy (0.5; 5 minutes), small (0.9; 30 min), medium (11; an hour)
+    stage: Text = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
     def __post_init__(self):

@@ -45,7 +45,7 @@ class Python:
                 listener.listen(100)
                 words = [sys.executable, __file__, "serve", str(listener.fileno())]
                 self.server = subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
-        return iter([sys.executable, "-S", "-E", __file__])
+        return iter([sys.executable, "-S", "-E", __file__, os.environ[SERVER]])
 
 
 PYTHON = Python()
@@ -61,11 +61,11 @@ def kill(process):
 # --- the client ------------------------------------------------------------------------------------------------------
 
 
-def client(words):
+def client(path, words):
     """Has the server run a program, and ends as it does."""
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON.values())  # until there is a process to pass them on to
     with socket.socket(socket.AF_UNIX) as server:
-        server.connect(os.environ[SERVER])
+        server.connect(path)
         asked = json.dumps([words, os.getcwd(), dict(os.environ)]).encode()
         opened = [fd for fd in (0, 1, 2) if is_open(fd)]
         socket.send_fds(server, [len(asked).to_bytes(4, "big") + bytes(opened).ljust(3, b"\xff")], opened)
@@ -192,4 +192,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(socket.socket(fileno=int(sys.argv[2])))
     else:
-        client(sys.argv[1:])
+        client(sys.argv[1], sys.argv[2:])

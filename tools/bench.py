@@ -27,7 +27,7 @@ from minirlhf.losses import ranking_loss, sft_loss
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.rollout import generate, response_logps, uniforms
 from minirlhf.support import distributed
-from minirlhf.support.config import command, require_choice, require_positive
+from minirlhf.support.config import Text, command, require_choice, require_positive
 from minirlhf.support.cuda_graph import decode_by_graph
 from minirlhf.support.device import pick_device, place
 from minirlhf.support.errors import require
@@ -160,12 +160,12 @@ def machine(options):
 
 @dataclass(frozen=True)
 class Config:
-    work: str  # what is timed: sft, rm, generate or ppo
-    shape: str  # size of the model and the batch: toy, gpt2 or gpt2-wide
+    work: Text  # what is timed: sft, rm, generate or ppo
+    shape: Text  # size of the model and the batch: toy, gpt2 or gpt2-wide
     iterations: int = 6  # number of timed iterations, after two for warming up
     threads: int = 2  # of each process
-    device: str = "cpu"  # cpu or cuda
-    dtype: str = "float32"  # float32 or bfloat16
+    device: Text = "cpu"  # cpu or cuda
+    dtype: Text = "float32"  # float32 or bfloat16
     compile: bool = False  # use torch.compile
     graph: bool = False  # sample with CUDA graphs
 

@@ -3,6 +3,7 @@
 python -m tools.export --checkpoint runs/ppo_ptx --out exported
 """
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,13 @@ class Config:
 def main(config):
     tokenizer = load_tokenizer(config.checkpoint)
     model = load_model(config.checkpoint, GPT, tokenizer)
-    half = Path(f"{Path(config.out)}{HALF}")
-    huggingface.write(half, model, tokenizer)
-    with disk_errors(f"--out {config.out}"):
-        half.replace(config.out)  # atomic; replaces an empty folder
+    out = Path(config.out)
+    with disk_errors(f"--out {out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=HALF) as scratch:
+            half = Path(scratch) / "folder"  # with the usual permissions
+            huggingface.write(half, model, tokenizer)
+            half.replace(out)  # atomic; replaces an empty folder
     print(f"{config.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {tokenizer.n_vocab:,} tokens")
 
 

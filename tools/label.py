@@ -17,7 +17,7 @@ prints counts, times and agreement; on the town's prompts also with the town's o
 import threading
 from dataclasses import dataclass
 
-from minirlhf.support.config import check_fields, command, require_choice, require_positive
+from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.records import read
 from tools.web import agreement, labels, server
@@ -35,7 +35,7 @@ class Config:
     max_response: int = 32  # tokens of an answer at most
     seed: int = 0  # of the sampling
     port: int = 8000  # of the page; 0 for any free port
-    host: str = "127.0.0.1"  # any other than this default serves other machines, too, to whoever has the token
+    host: Text = "127.0.0.1"  # any other than this default serves other machines, too, to whoever has the token
     report: bool = False  # only print statistics of the rankings in --out
     reward_model: str | None = None  # for --report: a reward model to compare with
     export: str | None = None  # only write the rankings as pairs of chosen and rejected: trl, or hh (HH-RLHF's format)

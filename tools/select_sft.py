@@ -14,7 +14,7 @@ from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import generate, in_chunks, response_scores, uniforms
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
-from minirlhf.support.config import check_fields, command, require_positive
+from minirlhf.support.config import Text, check_fields, command, require_positive
 from minirlhf.support.device import place
 from minirlhf.support.errors import require
 from minirlhf.support.files import write_json
@@ -29,8 +29,8 @@ class Config:
     out: str  # folder for the chosen model.pt and selection.json
     max_response: int = 512  # tokens of a response at most
     seed: int = 0  # of the samples
-    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
-    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
+    device: Text = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: Text = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
 
     def __post_init__(self):
         check_fields(self)
@@ -40,7 +40,8 @@ class Config:
 def main(config):
     tokenizer = load_tokenizer(config.sft)
     reward_model = place(load_model(config.reward_model, RewardModel, tokenizer), config).eval()
-    epochs = sorted(Path(config.sft).glob("epoch-*.pt"), key=lambda path: int(re.search(r"\d+", path.name)[0]))
+    epochs = [path for path in Path(config.sft).glob("epoch-*.pt") if re.fullmatch(r"epoch-\d+\.pt", path.name)]
+    epochs.sort(key=lambda path: int(path.stem.removeprefix("epoch-")))
     require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
     n_ctx = min(reward_model.config.n_ctx, load_model(epochs[0], GPT, tokenizer).config.n_ctx)
     prompts = records.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)

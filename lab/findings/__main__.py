@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.report import with_interval
-from minirlhf.support.config import check_fields, command, require_choice
+from minirlhf.support.config import Text, check_fields, command, require_choice
 from minirlhf.support.curves import optional_picture, save_figure
 from minirlhf.support.errors import InputError, reraise
 from minirlhf.support.files import read_json, write_json
@@ -40,7 +40,7 @@ class Config:
     all: bool = False  # run all findings that have no result yet
     seed: int = 0  # random seed
     out: str | None = None  # output folder; default runs/findings, and runs/findings-SEED for a seed that is not 0
-    judge_on: str = "test"  # prompts that models are judged on: test, or validation to try a recipe
+    judge_on: Text = "test"  # prompts that models are judged on: test, or validation to try a recipe
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
     def __post_init__(self):

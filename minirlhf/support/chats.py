@@ -36,7 +36,7 @@ def role_and_text(message):
         raise LeftOut("a message that is no object with a role and a content")
     role = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
-    if role in TOOLS:
+    if isinstance(role, str) and role in TOOLS:
         raise LeftOut("a tool's message")
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise LeftOut(f"a message needs a role (system, user, assistant); {str(role)[:20]!r} is none")

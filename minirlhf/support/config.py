@@ -18,14 +18,19 @@ Text = typing.NewType("Text", str)  # the type of a field that is a string, but 
 
 
 def command(main, config, *positional):
-    """Runs main(config) with the command line parsed into `config`, a frozen dataclass. An InputError, or too little
-    memory, becomes one line on stderr and exit status 2; Ctrl-C one line and status 130."""
+    """Runs main(config) with the command line parsed into `config`, a frozen dataclass. An InputError, a file that the
+    system refuses, or too little memory, becomes one line on stderr and exit status 2; Ctrl-C one line and status 130.
+    """
     ignore_write_errors()
     try:
         main(parse(config, sys.argv[1:], *positional, description=sys.modules[main.__module__].__doc__))
-    except (InputError, MemoryError, RuntimeError) as error:
+    except (InputError, MemoryError, RuntimeError, OSError) as error:
         line = str(error).replace("\n", " ")
-        if not isinstance(error, InputError):
+        if isinstance(error, OSError):
+            if not error.filename:
+                raise
+            line = f"{error.filename}: {error.strerror}; is it the path you mean, and may you use it?"
+        elif not isinstance(error, InputError):
             if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", line):
                 raise
             line = f"out of memory ({line[:200]}); take a smaller model, or less at once (--max_tokens)"

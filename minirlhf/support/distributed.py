@@ -5,6 +5,7 @@ DDP sums them over the ranks, and every rank takes the same step. Losses divide 
 the share, so the sums are those of one process, except for dropout, which every rank draws for itself."""
 
 import os
+import socket
 import threading
 import time
 from contextlib import ExitStack
@@ -21,9 +22,7 @@ def start(device):
     """Joins the process group if torchrun started this process; on CUDA each rank takes a GPU of its own."""
     if "RANK" not in os.environ or dist.is_initialized():
         return
-    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-        if not os.environ.get(name, "").isdecimal():
-            raise InputError(f"environment: RANK is set, and {name} is not a number; unset RANK, or start by torchrun")
+    address = check_environment()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())  # torchrun, which may be killed
     if device == "cuda":
@@ -36,7 +35,28 @@ def start(device):
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         options = dict(store=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", **options)
+    try:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", **options)
+    except dist.DistError as error:
+        line = str(error).split("\n")[0]
+        raise InputError(f"environment: {address}: the processes cannot meet there ({line}); choose another") from None
+
+
+def check_environment():
+    """The address at which processes meet, "host:port". InputError if torchrun's environment is not complete."""
+    given, advice = os.environ, "unset RANK, or start by torchrun"
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        require(given.get(name, "").isdecimal(), f"environment: RANK is set, and {name} is not a number; {advice}")
+    require(given.get("MASTER_ADDR"), f"environment: RANK is set, and MASTER_ADDR is not; {advice}")
+    beyond = f"environment: RANK {given['RANK']} is not below WORLD_SIZE {given['WORLD_SIZE']}; {advice}"
+    require(int(given["RANK"]) < int(given["WORLD_SIZE"]), beyond)
+    require(int(given["MASTER_PORT"]) < 2**16, f"environment: MASTER_PORT {given['MASTER_PORT']} is no port; {advice}")
+    try:
+        socket.getaddrinfo(given["MASTER_ADDR"], int(given["MASTER_PORT"]))
+    except (OSError, OverflowError, UnicodeError) as error:
+        where = f"MASTER_ADDR {given['MASTER_ADDR']}, MASTER_PORT {given['MASTER_PORT']}"
+        raise InputError(f"environment: {where}: no such address ({error}); {advice}") from None
+    return f"{given['MASTER_ADDR']}:{given['MASTER_PORT']}"
 
 
 def end_with(parent):
@@ -68,6 +88,29 @@ def world_size():
 def barrier():
     if dist.is_initialized():
         dist.barrier()
+
+
+def from_rank_0(function):
+    """function() of rank 0, on all ranks. If it raises InputError, all ranks raise it."""
+    if world_size() == 1:
+        return function()
+    outcome = [None, None]
+    if rank() == 0:
+        try:
+            outcome = [function(), None]
+        except InputError as error:
+            outcome = [None, str(error)]
+    dist.broadcast_object_list(outcome)
+    require(outcome[1] is None, outcome[1])
+    return outcome[0]
+
+
+def of_all_ranks(value):
+    """The values (any objects that can be pickled) of all ranks, as a list."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def print0(*words):

@@ -3,12 +3,15 @@
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError, reraise
 
 HALF = ".half"  # ends the name of a file that is being written
+UMASK = os.umask(0)  # which permissions new files do not get; it can only be read by being set
+os.umask(UMASK)
+_seen = {}  # path of a file that was read -> its signature at that time
 
 
 @contextmanager
@@ -35,8 +38,11 @@ def write_atomically(path, content):
                 file.write(content) if isinstance(content, bytes) else content(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            with suppress(OSError):  # some file systems have no permissions
+                os.chmod(temporary, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~UMASK)
             os.replace(temporary, path)
+            _seen.pop(os.path.realpath(path), None)  # this process may change what it has read
+            sync_folder(path.parent)
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
@@ -48,7 +54,12 @@ def write_json(path, value):
 
 def write_lines(path, records):
     """Writes JSON lines, one record each."""
-    write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode())
+    write_atomically(path, b"".join(map(as_line, records)))
+
+
+def as_line(record):
+    """A record as a JSON line in UTF-8, without lone surrogates ("\\ud83d"). Values that JSON lacks become text."""
+    return (json.dumps(record, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace")
 
 
 def read_lines(path):
@@ -63,3 +74,26 @@ def read_json(path, advice="put it back, or choose another --out"):
         if not isinstance(value, dict):
             raise TypeError
         return value
+
+
+def sync_folder(folder):
+    """Syncs a folder's entries, so that a new file survives a power cut. (Windows has no such call.)"""
+    if os.name == "posix":
+        with suppress(OSError):  # some file systems have none either
+            handle = os.open(folder, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+
+
+def watch(path):
+    """Notes what a file looks like that is about to be read. unchanged(path) tells whether it still does."""
+    _seen[os.path.realpath(path)] = signature(path)
+
+
+def unchanged(path):
+    return _seen.get(os.path.realpath(path), signature(path)) == signature(path)
+
+
+def signature(path):
+    about = os.stat(path)
+    return about.st_ino, about.st_size, about.st_mtime_ns

@@ -1,18 +1,26 @@
 """A run's folder belongs to one run, whose flags and input files it records, and to one process at a time."""
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import time
+import typing
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from .config import Text
 from .errors import InputError, require, reraise
-from .files import HALF, disk_errors, read_json, write_json
+from .files import HALF, disk_errors, read_json, unchanged, write_json
+from .rows import files
 
 LOCK = ".lock"  # names the process that uses a folder
 PATIENCE = 3  # seconds that lock() waits: a killed process may need a moment to end
+TEMPORARY = re.compile(rf"\.[\w.-]+\.\w{{4,}}{re.escape(HALF)}")  # what files.write_atomically calls a file at first
+MODEL = (".pt", ".json", ".txt", ".tiktoken", ".safetensors")  # files of a model and its tokenizer
 _locks = {}  # path of a lock file -> the file, open for as long as this process holds the lock
 
 
@@ -20,11 +28,10 @@ def lock_output(config, ignore=()):
     """Locks the folder config.out for the run that the dataclass `config` describes, and writes its config.json. Raises
     InputError if another process uses the folder, if it holds another run or other files, or if the files that flags
     name have changed since the run was begun. Flags in `ignore` may differ."""
-    out, flags = Path(config.out), json.loads(json.dumps(asdict(config)))
-    flags = {name: value for name, value in flags.items() if name not in ignore}
-    hashes = {name: hash_of_files(value) for name, value in flags.items() if name != "out"}
+    out, (flags, hashes) = Path(config.out), describe(config, ignore)
     with disk_errors(f"--out {out}"):
-        require(not any(parent.is_file() for parent in (out, *out.parents)), f"--out {out}: a file is in the way")
+        free = all(path.is_dir() or not path.exists() for path in (out, *out.parents))
+        require(free, f"--out {out}: a file is in the way; choose another --out")
         check_owner(out, flags, hashes, ignore)
         lock(out)
         check_owner(out, flags, hashes, ignore)  # another process may have written to it in between
@@ -33,21 +40,30 @@ def lock_output(config, ignore=()):
     write_json(out / "config.json", flags | {"read": {name: value for name, value in hashes.items() if value}})
 
 
+def describe(config, ignore=()):
+    """(flags, hashes) of a run: {flag: its value}, and {flag: the hash of the files that it names, or ""}."""
+    flags = json.loads(json.dumps(asdict(config)))
+    flags = {name: value for name, value in flags.items() if name not in ignore}
+    texts = {name for name, kind in typing.get_type_hints(type(config)).items() if kind in (Text, Text | None)}
+    return flags, {name: hash_of_files(value) for name, value in flags.items() if name not in texts | {"out"}}
+
+
 def check_owner(out, flags, hashes, ignore):
-    """Raises InputError if the folder holds anything but this run."""
+    """Raises InputError if the folder holds anything but this run. Files may have moved; their content counts."""
     if not (out / "config.json").exists():
-        if out.exists() and any(path.suffix != HALF and path.name != LOCK for path in out.iterdir()):
+        if out.exists() and any(not TEMPORARY.fullmatch(path.name) and path.name != LOCK for path in out.iterdir()):
             raise InputError(f"--out {out} is not empty and no run's; choose another --out")
         return
     with reraise(f"{out}/config.json: not a run's; put it back, or choose another --out"):
         other = {name: value for name, value in read_json(out / "config.json").items() if name not in ignore}
-        other_hashes = other.pop("read", {}).items()
-        names = sorted(flags.keys() | other.keys())
+        others = other.pop("read", {})
+        moved = {name for name, value in hashes.items() if value and value == others.get(name)} | {"out"}
+        names = sorted((flags.keys() | other.keys()) - moved)
         differing = [name for name in names if real_paths(flags.get(name)) != real_paths(other.get(name))]
     if differing:
         changes = ", ".join(f"--{name} was {other.get(name)}, now {flags.get(name)}" for name in differing)
         raise InputError(f"--out {out} holds another run ({changes}); choose another --out")
-    for name, value in other_hashes:
+    for name, value in others.items():
         if hashes.get(name, value) != value:
             flag = f"--{name} {' '.join(map(str, as_list(flags.get(name))))}"
             raise InputError(f"{flag} has changed since --out {out} was begun; put it back, or choose another --out")
@@ -63,40 +79,64 @@ def real_paths(value):
 
 
 def hash_of_files(value):
-    """SHA-256 of all files that a flag's value names, as hex, or "" if it names none. A folder stands for its files."""
-    paths = [Path(word) for word in as_list(value) if isinstance(word, str)]
-    paths += [file for path in paths if path.is_dir() for file in model_or_data_files(path)]
-    paths = [path for path in paths if path.is_file()]
-    digest = hashlib.sha256()
+    """SHA-256 of all files that a flag's value names, as hex, or "" if it names none. A folder stands for its files, a
+    pattern for those that match. InputError if one has changed since it was read."""
+    digest, paths = hashlib.sha256(), [path for word in as_list(value) if isinstance(word, str) for path in named(word)]
     for path in paths:
         with reraise(f"{path}: cannot be read"), open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
+        require(unchanged(path), f"{path}: was changed while it was read; run the command again")
     return digest.hexdigest() if paths else ""
 
 
-def model_or_data_files(folder):
-    """The files of the model and tokenizer in a folder, or if there are none, its data files."""
-    files = [file for file in sorted(folder.iterdir()) if not file.name.startswith("state-")]
-    model = [file for file in files if file.suffix in (".pt", ".json", ".txt", ".tiktoken", ".safetensors")]
-    return model or [file for file in files if file.suffix in (".jsonl", ".gz", ".parquet")]
+def named(path):
+    """The files of a model, or of data, that a path stands for."""
+    model = []
+    if os.path.isdir(path):
+        model = [os.path.join(path, name) for name in sorted(os.listdir(path))
+                 if name.endswith(MODEL) and not name.startswith("state-")]  # fmt: skip
+    with suppress(InputError):
+        return sorted({file for file in [*model, *files(path)] if os.path.isfile(file)})
+    return [file for file in model if os.path.isfile(file)]
 
 
 def lock(folder, name=LOCK):
-    """Makes a folder and locks a file in it until this process ends or calls release(). InputError if it is locked."""
-    path = os.path.realpath(Path(folder) / name)
+    """Makes a folder and locks a file in it until this process ends or calls release(). InputError if it is locked, or
+    a link."""
+    path = os.path.realpath(folder) + os.sep + name
     if path in _locks:
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
-    file, deadline = open(path, "a+"), time.monotonic() + PATIENCE
-    while not try_lock(file):
+    deadline = time.monotonic() + PATIENCE
+    while not (file := locked(path, whole_folder=name == LOCK)):
         if time.monotonic() > deadline:
-            owner = Path(path).read_text()
+            owner = Path(path).read_text() or "another process"
             raise InputError(f"--out {folder}: {owner} is at work in it; wait for its end, or choose another --out")
         time.sleep(0.1)
     file.truncate(0)
     print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
     _locks[path] = file
+
+
+def locked(path, whole_folder):
+    """The file, open and locked, or None if another process has locked it. whole_folder: its folder is locked, too, for
+    the case that somebody removes the file."""
+    try:
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(f"{path}: a link, which no run makes; remove it") from None
+    folder = os.open(os.path.dirname(path), os.O_RDONLY) if whole_folder and os.name == "posix" else None
+    if try_lock(file) and (folder is None or try_lock(folder)):
+        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # not removed meanwhile
+            file.folder = folder
+            return file
+    file.close()
+    if folder is not None:
+        os.close(folder)
+    return None
 
 
 def try_lock(file):
@@ -112,4 +152,8 @@ def try_lock(file):
 
 def release():
     """Releases all locks: closes their files."""
-    _locks.clear()
+    while _locks:
+        _, file = _locks.popitem()
+        if file.folder is not None:
+            os.close(file.folder)
+        file.close()

@@ -19,6 +19,7 @@ import zlib
 from pathlib import Path
 
 from .errors import InputError, require, reraise
+from .files import watch
 
 ENDOFTEXT = "<|endoftext|>"
 TEXT = tuple(kind + packed for kind in (".jsonl", ".json", ".csv", ".tsv", ".txt") for packed in ("", ".gz", ".zst"))
@@ -35,6 +36,7 @@ def rows(path, columns):
     for file in files(path):
         require(os.path.exists(file), f"{file}: no such file")
         require(os.path.isfile(file), f"{file}: a folder or a pipe; give a file, since a resumed run reads it again")
+        watch(file)
         kind = Path(file.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
         if kind in TABLES:
             yield from table_rows(file, columns)

@@ -10,6 +10,7 @@ step's number, so no other state is needed. (On a GPU, attention's backward is n
 
 import json
 import math
+import os
 import time
 import zipfile
 from contextlib import suppress
@@ -19,15 +20,17 @@ from pathlib import Path
 import torch
 
 from .checkpoint import finite, read_pt, save_model
-from .config import check_fields, require_positive
+from .config import Text, check_fields, require_positive
 from .curves import draw_curves, read_metrics
-from .distributed import barrier, print0, rank, world_size
+from .distributed import from_rank_0, of_all_ranks, print0, rank, world_size
 from .errors import InputError, require, reraise
 from .files import disk_errors, write_atomically, write_lines
-from .folder import lock_output
+from .folder import describe, lock_output
 from .progress import progress
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
+# Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
+PLACE = ("resume", "device", "compile", "graph", "recompute", "max_tokens", "rollout_batch_size", "save_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,8 @@ class RunConfig:
     save_every: int = 500  # steps between the states that are saved for --resume
     resume: bool = False  # continue from the newest state in --out, if there is one
     seed: int = 0  # of all random draws
-    device: str = "auto"  # cpu, cuda, mps, or auto: the fastest there is
-    dtype: str = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
+    device: Text = "auto"  # cpu, cuda, mps, or auto: the fastest there is
+    dtype: Text = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
     compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
     recompute: bool = False  # recompute activations in backward: less memory, a third slower
 
@@ -51,21 +54,38 @@ class RunConfig:
 
 
 def start_run(config):
-    """Locks the folder config.out. Returns False if the run is finished. One without a state starts anew."""
-    out = Path(config.out)
-    if rank() == 0:
-        lock_output(config, ignore=("resume",))
-    barrier()
-    if (out / "model.pt").exists():
-        drop_states(out)  # the process may have been killed between saving the model and this
-        print0(f"{out} is finished already; nothing to do")
-        return False
-    if not getattr(config, "resume", False):
+    """Locks the folder config.out. Returns False if the run is finished. One without a state starts anew. InputError on
+    all ranks if their flags differ, or the files that these name."""
+    if world_size() > 1:
+        first, *others = of_all_ranks(describe(config, PLACE))
+        for number, other in enumerate(others, 1):
+            for name in first[0]:
+                same = first[0][name] == other[0][name] and first[1].get(name) == other[1].get(name)
+                fault = f"process {number} has another --{name}, or another file of that name"
+                require(same, f"{fault}; start all processes with the same command and files")
+    return from_rank_0(lambda: prepare_folder(config))
+
+
+def prepare_folder(config):
+    out, resume = Path(config.out), getattr(config, "resume", False)
+    lock_output(config, ignore=PLACE)
+    if os.path.lexists(out / "model.pt"):
+        require((out / "model.pt").is_file(), f"{out}/model.pt: no file, and in the way of one; remove it")
+        if checksums(out / "model.pt"):
+            drop_states(out)  # the process may have been killed between saving the model and this
+            print(f"{out} is finished already; nothing to do", flush=True)
+            return False
+        print(f"{out}/model.pt: truncated or corrupt; it is trained again", flush=True)
+        resume = True
+    if not resume:
         advice = "add --resume to go on from there, or choose another --out"
         require(not state_paths(out), f"--out {out}: this run was stopped and has saved states; {advice}")
-        if rank() == 0:
-            for name in LOGS:
-                (out / name).unlink(missing_ok=True)
+    if not state_paths(out):
+        for name in LOGS:
+            path = out / name
+            free = path.is_file() or not os.path.lexists(path)
+            require(free, f"{path}: no file to which rows can be added; remove it")
+            path.unlink(missing_ok=True)
     return True
 
 
@@ -111,6 +131,8 @@ class Run:
 
     def finish(self, **curves):
         """After the last checkpoint: removes the states, and draws columns of the metrics, {column: title}."""
+        whole = rank() > 0 or checksums(self.out / "model.pt")
+        require(whole, f"{self.out}/model.pt: cannot be read back; the states are kept, go on with --resume")
         drop_states(self.out)
         draw_curves(self.out, curves)
 
@@ -126,23 +148,28 @@ class Run:
         if rank() == 0:
             state = {"step": step, "world": world_size(), "parts": [part.state_dict() for part in self.parts]}
             write_atomically(self.last_good, lambda file: torch.save(state, file))
+            require(checksums(self.last_good), f"{self.last_good}: cannot be read back; the older state is kept")
             for old in [path for path in state_paths(self.out) if path < self.last_good][:-1]:
                 old.unlink()
 
     def _load_state(self):
-        """Restores the parts from the newest valid state; returns how many steps it was saved after, 0 without one."""
-        for path in reversed(state_paths(self.out)):
-            if not (state := read_state(path)):
-                print0(f"{path}: truncated or corrupt; trying the one before it")
-                continue
-            if (n := state["world"]) != world_size():
-                raise InputError(f"{path}: made by {n} processes, and there are {world_size()} now; go on with {n}")
-            with reraise(f"{path}: not a state of this run; remove it to go on from the one before"):
-                for part, values in zip(self.parts, state["parts"], strict=True):
-                    part.load_state_dict(values)
-            print0(f"{self.out}: going on after step {state['step']}")
-            return state["step"]
-        return 0
+        """Restores the parts from the newest valid state; returns how many steps it was saved after, 0 without one. All
+        ranks read the state that rank 0 chooses."""
+        name, content = from_rank_0(lambda: newest_state(self.out))
+        if not name:
+            return 0
+        path = self.out / name
+        same = of_all_ranks(path.is_file() and checksums(path) == content)
+        others = f"process {same.index(False)} does not find it, or another" if not all(same) else ""
+        require(all(same), f"{path}: {others}; all processes need the same folder")
+        state = read_state(path)
+        if (n := state["world"]) != world_size():
+            raise InputError(f"{path}: made by {n} processes, and there are {world_size()} now; go on with {n}")
+        with reraise(f"{path}: not a state of this run; remove it to go on from the one before"):
+            for part, values in zip(self.parts, state["parts"], strict=True):
+                part.load_state_dict(values)
+        print0(f"{self.out}: going on after step {state['step']}")
+        return state["step"]
 
 
 def state_paths(out):
@@ -155,9 +182,25 @@ def drop_states(out):
             path.unlink()
 
 
+def newest_state(out):
+    """(name, checksums) of the newest valid state, or (None, None)."""
+    for path in reversed(state_paths(out)):
+        if (content := checksums(path)) and read_state(path):
+            return path.name, content
+        print(f"{path}: truncated or corrupt; trying the one before it", flush=True)
+    return None, None
+
+
 def read_state(path):
     """The dict that _save_state wrote, or None if the file is not valid."""
-    with suppress(InputError), reraise(f"{path}: not valid"), zipfile.ZipFile(path) as archive:
-        state = read_pt(path) if archive.testzip() is None else None  # torch.load ignores the zip file's checksums
+    with suppress(InputError), reraise(f"{path}: not valid"):
+        state = read_pt(path)
         if state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt":
             return state
+
+
+def checksums(path):
+    """Checksums of the parts of a file that torch.save wrote, or None if they are wrong (torch.load ignores them)."""
+    with suppress(InputError), reraise(f"{path}: not valid"), zipfile.ZipFile(path) as archive:
+        if archive.testzip() is None:
+            return [(part.filename, part.CRC) for part in archive.infolist()]

@@ -9,7 +9,9 @@ import pytest
 
 from forked import PYTHON, kill
 from minirlhf.support import files, folder
+from minirlhf.support.config import Text
 from minirlhf.support.errors import InputError
+from minirlhf.support.records import read
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,7 +167,7 @@ def test_a_folder_of_another_run_is_refused_with_the_flags_that_differ(tmp_path)
 @pytest.mark.parametrize("value", ["\\ud800", "a\\u0000b"])
 def test_a_config_that_no_run_wrote_is_named(value, tmp_path):
     folder.lock_output(Settings(str(tmp_path)))
-    (tmp_path / "config.json").write_text(f'{{"out": "{value}"}}')
+    (tmp_path / "config.json").write_text(f'{{"data": "{value}"}}')
     with pytest.raises(InputError, match="config.json: not a run's; put it back, or choose another --out"):
         folder.lock_output(Settings(str(tmp_path)))
 
@@ -185,3 +187,98 @@ def test_a_folder_or_file_that_is_no_runs_is_refused(tmp_path, make):
     with pytest.raises(InputError, match="is not empty and no run's|a file is in the way"):
         folder.lock_output(Settings(str(tmp_path / "mine")))
     assert snapshot(tmp_path) == before
+
+
+# --- permissions, links, changes -------------------------------------------------------------------------------------
+
+
+def mode(path):
+    return path.stat().st_mode & 0o777
+
+
+def test_a_new_file_has_the_umask_s_permissions_and_a_private_one_stays_private(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "UMASK", 0o027)
+    files.write_atomically(tmp_path / "new", b"1")
+    assert mode(tmp_path / "new") == 0o640
+    (tmp_path / "new").chmod(0o600)
+    files.write_atomically(tmp_path / "new", b"2")
+    assert mode(tmp_path / "new") == 0o600
+
+
+def test_a_file_system_without_permissions_is_written_to(tmp_path, monkeypatch):
+    def refused(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    files.write_atomically(tmp_path / "new", b"1")
+    assert (tmp_path / "new").read_bytes() == b"1"
+
+
+def test_a_lock_does_not_follow_a_link(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="lock: a link, which no run makes; remove it"):
+        folder.lock(tmp_path / "run")
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_lock_file_that_was_removed_lets_no_second_run_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "PATIENCE", 0.3)
+    code = "import os, sys, time; from minirlhf.support.folder import lock; "
+    code += "lock(sys.argv[1]); print(flush=True); time.sleep(99)"
+    other = subprocess.Popen([*PYTHON, "-c", code, tmp_path / "run"], stdout=subprocess.PIPE, cwd=ROOT, text=True)
+    other.stdout.readline()
+    (tmp_path / "run" / ".lock").unlink()
+    try:
+        with pytest.raises(InputError, match="is at work in it"):
+            folder.lock(tmp_path / "run")
+    finally:
+        kill(other)
+
+
+@pytest.mark.parametrize("name", [".notes.half", "notes.half"])
+def test_a_file_that_ends_in_half_may_be_somebody_s(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match="is not empty and no run's"):
+        folder.lock_output(Settings(str(tmp_path)))
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@dataclass(frozen=True)
+class Places:
+    out: str
+    data: tuple = ()
+    device: Text = "auto"
+
+
+def test_the_data_in_a_folder_are_hashed_whatever_lies_beside_them(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("dataset_info.json", "README.txt", "old.pt", "part.jsonl"):
+        (data / name).write_text("x")
+    config = Places(str(tmp_path / "run"), data=(str(data),))
+    folder.lock_output(config)
+    (data / "part.jsonl").write_text("y")
+    with pytest.raises(InputError, match=f"--data {data} has changed"):
+        folder.lock_output(config)
+
+
+def test_a_word_that_is_no_path_is_not_hashed_and_files_may_move(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "auto").write_text("x")
+    (tmp_path / "d.jsonl").write_text("x")
+    folder.lock_output(Places("run", data=("d.jsonl",)))
+    (tmp_path / "auto").write_text("y")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder.lock_output(Places(str(tmp_path / "run"), data=(str(tmp_path / "d.jsonl"),)))
+
+
+def test_a_file_that_changed_after_it_was_read_is_named(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text('{"prompt": "a"}\n')
+    read(path, "prompt")
+    path.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    with pytest.raises(InputError, match="d.jsonl: was changed while it was read; run the command again"):
+        folder.lock_output(Places(str(tmp_path / "run"), data=(str(path),)))

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 SUPPORT = """
     errors shapes muon optim chats
     config files distributed device forward statistics
-    folder formats rows accumulation sampling progress
-    records tokenizer cuda_graph curves
+    formats rows accumulation sampling progress
+    folder records tokenizer cuda_graph curves
     huggingface
     checkpoint
     run

@@ -80,7 +80,7 @@ def test_a_finished_run_is_left_alone_and_an_unfinished_one_starts_again(config,
     (tmp_path / "run" / "metrics.jsonl").touch()
     assert start_run(config)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    (tmp_path / "run" / "model.pt").write_bytes(b"done")
+    torch.save({}, tmp_path / "run" / "model.pt")
     assert not start_run(config)
     assert "finished already" in capsys.readouterr().out
 
@@ -117,9 +117,60 @@ def test_states_that_a_kill_left_beside_the_finished_model_are_dropped(config, t
     start_run(config)
     go(config, 4)
     assert states(config)
-    (tmp_path / "run" / "model.pt").write_bytes(b"done")
+    torch.save({}, tmp_path / "run" / "model.pt")
     assert not start_run(config)
     assert not states(config)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("content", [b"", b"cut", None])
+def test_a_model_that_is_truncated_is_no_finished_run_and_costs_no_state(config, capsys, content, resume):
+    start_run(config)
+    go(config, 4)
+    model, before = run.Path(config.out) / "model.pt", states(config)
+    if content is None:
+        torch.save({"a": torch.zeros(100)}, model)
+        content = bytearray(model.read_bytes())
+        content[-300] ^= 1
+    model.write_bytes(content)
+    assert start_run(change(config, resume=resume))
+    assert "truncated or corrupt; it is trained again" in capsys.readouterr().out
+    assert states(config) == before and logged(config) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["model.pt", "metrics.jsonl"])
+def test_a_folder_where_a_file_belongs_is_named(config, name):
+    start_run(config)
+    (run.Path(config.out) / name).mkdir()
+    with pytest.raises(InputError, match=f"{name}: no file"):
+        start_run(config)
+
+
+def test_where_and_how_fast_may_change_when_a_run_goes_on(six):
+    changed = change(six, max_tokens=8, recompute=True, save_every=1, compile=True, device="cpu")
+    assert start_run(changed)
+    with pytest.raises(InputError, match="max_grad_norm was"):
+        start_run(change(six, max_grad_norm=2.0))
+
+
+def test_a_state_that_cannot_be_read_back_replaces_none(six, monkeypatch):
+    before, write = states(six), run.write_atomically
+    monkeypatch.setattr(run, "write_atomically", lambda path, content: write(path, b"lost by the disk"))
+    with pytest.raises(InputError, match="state-00000008.pt: cannot be read back; the older state is kept"):
+        go(six, 9)
+    assert set(before) <= set(states(six))
+
+
+@pytest.mark.parametrize("mine", [None, "others"])
+def test_ranks_that_have_other_states_than_rank_0_end_in_a_line(six, monkeypatch, mine):
+    """This process stands for one whose folder lacks the state that rank 0 has chosen, or holds another."""
+    name = states(six)[-1] if mine else "state-00000099.pt"
+    monkeypatch.setattr(run, "from_rank_0", lambda function: (name, [("archive/data.pkl", 1)]))
+    monkeypatch.setattr(run, "of_all_ranks", lambda value: [True, value])
+    with pytest.raises(
+        InputError, match=f"{name}: process 1 does not find it, or another; all processes need the same"
+    ):
+        Learner().run(six)
 
 
 # --- states -------------------------------------------------------------------------------------------------
@@ -236,7 +287,13 @@ def test_weights_that_are_not_finite_leave_no_state(config):
 
 def test_a_finished_runs_states_are_dropped_and_its_curves_drawn(six):
     pytest.importorskip("matplotlib")
-    Learner().run(six).finish(loss="loss")
+    finished = Learner().run(six)
+    (run.Path(six.out) / "model.pt").write_bytes(b"cut")
+    with pytest.raises(InputError, match="model.pt: cannot be read back; the states are kept"):
+        finished.finish(loss="loss")
+    assert states(six)
+    torch.save({}, run.Path(six.out) / "model.pt")
+    finished.finish(loss="loss")
     assert not states(six)
     assert (run.Path(six.out) / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -244,6 +301,7 @@ def test_a_finished_runs_states_are_dropped_and_its_curves_drawn(six):
 def test_only_rank_0_writes(config, tmp_path, monkeypatch):
     for module in (run, distributed):
         monkeypatch.setattr(module, "rank", lambda: 1)
+    monkeypatch.setattr(run, "from_rank_0", lambda function: (None, None))  # rank 0 is elsewhere
     start_run(config)
     go(config, 5)
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -294,6 +295,28 @@ def test_half_of_torchruns_environment_is_named(name, value, sft):
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (dict(RANK="3"), "RANK 3 is not below WORLD_SIZE 1"), (dict(MASTER_ADDR=""), "MASTER_ADDR is not"),
+        (dict(MASTER_ADDR="nowhere.invalid"), "MASTER_ADDR nowhere.invalid, MASTER_PORT"),
+        (dict(LOCAL_RANK=None), "LOCAL_RANK is not a number"), (dict(MASTER_PORT="99999"), "MASTER_PORT 99999"),
+        (dict(), "the processes cannot meet there"),
+    ],
+)  # fmt: skip
+def test_an_environment_in_which_no_processes_can_meet_is_a_line(change, says, sft):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        by_hand = dict(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+        environment = os.environ | by_hand | dict(MASTER_PORT=port) | change
+        environment = {name: value for name, value in environment.items() if value is not None}
+        words = [*PYTHON, "train_sft.py", *to_flags(sft)]
+        ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith("[")]  # torch logs, too
+    assert ended.returncode == 2 and len(lines) == 1
+    assert lines[0].startswith("error: environment: ") and says in lines[0]
+
+
 # --- flags -----------------------------------------------------------------------------------------------------------
 
 
@@ -339,15 +362,12 @@ def test_more_memory_than_there_is_ends_in_a_line(world, tmp_path):
         ('{"prompt":' * 100_000, "not JSON"),
         ('{"messages": [{"role": ["user"], "content": "a"}]}', "a message needs a role"),
         ('{"messages": [{"role": {}, "content": "a"}]}', "a message needs a role"),
-        (
-            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": 3}]}',
-            "a message needs a role",
-        ),
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": 3}]}', "without content"),
     ],
 )
 def test_records_of_any_shape_are_named(line, says, sft, tmp_path):
     (tmp_path / "d.jsonl").write_text(line + "\n")
-    with pytest.raises(InputError, match=f"d.jsonl:1: .*{says}"):
+    with pytest.raises(InputError, match=f"d.jsonl(:1)?: .*{says}"):
         tiny.run(train_sft, to_flags(sft | dict(data=(tmp_path / "d.jsonl",))))
 
 

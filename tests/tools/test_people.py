@@ -355,7 +355,8 @@ def test_a_last_line_that_is_not_whole_is_set_aside_and_one_without_its_end_gets
     folder.release()
     asking.labels(out)
     assert out.read_bytes() == whole and "is incomplete" in capsys.readouterr().out
-    assert Path(f"{out}.half").read_bytes() == whole[:50]
+    (aside,) = out.parent.glob(f"{out.name}.*.half")
+    assert aside.read_bytes() == whole[:50]
 
 
 def test_a_last_line_that_lacks_only_its_end_is_kept(out):
@@ -419,17 +420,61 @@ def test_dates_in_a_prompt_s_record_become_text(out):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("nonsense", "not JSON"),
-        (json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}), "tools/label.py did not write"),
-        ('{"prompt": "a"}', "'responses'"),
-        ('{"chosen": "a", "rejected": 1}', ""),
+        ("nonsense\n", ":1: no record that tools/label.py wrote"),
+        (json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n", ":1: no record that"),
+        ('{"prompt": "a"}\n', ":1: no record that"), ('{"chosen": "a", "rejected": 1}\n', ":1: no record that"),
+        ("a shopping list", "its last line is none that"), ('{"chosen": "a", "rej', "its last line is none that"),
+        ('{"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2]}\nmy notes', "its last line is none that"),
     ],
-)
+)  # fmt: skip
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(out, line, says):
-    out.write_text(line + "\n")
-    with pytest.raises(InputError, match=rf"rankings.jsonl.*{says}"):
+    out.write_text(line)
+    with pytest.raises(InputError, match=rf"rankings.jsonl{says}|rankings.jsonl: {says}"):
         asking.labels(out)
-    assert out.read_text() == line + "\n"
+    assert out.read_text() == line
+
+
+@pytest.mark.parametrize("how", ["rotated", "edited", "added to"])
+def test_a_correction_never_lands_in_a_file_that_somebody_else_changed(out, how):
+    asked = asking.labels(out)
+    for _ in range(3):
+        rank(asked)
+    asked.back("Ada", asked.next("Ada").id)
+    task, lines = asked.next("Ada"), out.read_text().splitlines(keepends=True)
+    if how == "rotated":
+        out.rename(out.with_name("old.jsonl"))
+        out.write_text("".join(reversed(lines)))
+    elif how == "edited":
+        out.write_text("".join(lines[1:]))
+    else:
+        out.write_text("".join(lines) + lines[0])
+    before = out.read_bytes()
+    with pytest.raises(InputError, match="was changed by somebody else; nothing was saved, start this program again"):
+        asked.rank("Ada", task.id, [4, 3, 2, 1], 1)
+    assert out.read_bytes() == before
+
+
+def test_a_correction_checks_the_record_that_it_replaces(out):
+    asked = asking.labels(out)
+    for _ in range(2):
+        rank(asked)
+    asked.back("Ada", asked.next("Ada").id)
+    task, content = asked.next("Ada"), out.read_bytes().replace(b"answer a", b"answer x")
+    out.write_bytes(content)
+    asked.rankings.known = asked.rankings._signature()  # as on a file system with coarse times
+    with pytest.raises(InputError, match="another record stands there now; nothing was changed"):
+        asked.rank("Ada", task.id, [4, 3, 2, 1], 1)
+    assert out.read_bytes() == content
+
+
+def test_a_private_file_stays_private_when_it_is_corrected(out):
+    asked = asking.labels(out)
+    rank(asked)
+    out.chmod(0o600)
+    asked.rankings.known = asked.rankings._signature()
+    asked.back("Ada", asked.next("Ada").id)
+    rank(asked)
+    assert out.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_full_disk_saves_nothing_and_says_so(out):

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from pathlib import Path
 from minirlhf.support import files, folder
 from minirlhf.support.chats import ASSISTANT
 from minirlhf.support.errors import InputError, require
-from minirlhf.support.records import read
 
 FLAGS = ("fails the task", "breaks a constraint", "makes things up", "harmful", "unfit for an assistant")
 EVERY = 20  # of this many rankings of a labeler, one repeats an own ranking and one repeats another labeler's
@@ -38,18 +38,33 @@ class Lines:
     def __init__(self, path, kind, visit=lambda offset, record: None):
         self.path, self.visit = Path(path).resolve(), visit
         folder.lock(self.path.parent, f".{self.path.name}.lock")
-        self._repair()
-        if self.path.exists() and self.path.stat().st_size:
-            read(self.path, kind)  # raises an InputError that names the invalid line
+        text = self.path.read_bytes() if self.path.exists() else b""
+        self._check(text, kind)  # before a byte of the file is changed
+        self._repair(text)
+        self.known = self._signature()
         for offset, record in self.records():
-            if not isinstance(record.get("prompt"), str) or (kind == "ranking" and "responses" not in record):
-                raise InputError(f"{self.path}: has records that tools/label.py did not write; choose another --out")
             visit(offset, record)
 
-    def _repair(self):
-        """Moves an incomplete, unacknowledged last line to FILE.half, or adds the line end if only that is missing."""
-        text = self.path.read_bytes() if self.path.exists() else b""
-        start, aside = text.rfind(b"\n") + 1, f"{self.path}.half"
+    def _check(self, text, kind):
+        """Raises InputError if the file is not one that this program wrote."""
+        *complete, last = text.split(b"\n")
+        needed = {"prompt", "responses", "ranks"} if kind == "ranking" else {"prompt"}
+        for number, line in enumerate(complete, 1):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    record = None
+                if not isinstance(record, dict) or not needed <= record.keys() or not isinstance(record["prompt"], str):
+                    where = f"{self.path}:{number}: no record that tools/label.py wrote"
+                    raise InputError(f"{where}; choose another --out, or mend the line")
+        begin = b'{"prompt": "'
+        if last.strip() and not last.startswith(begin[: len(last)]):
+            raise InputError(f"{self.path}: its last line is none that tools/label.py wrote; choose another --out")
+
+    def _repair(self, text):
+        """Moves an incomplete, unacknowledged last line to a file beside, or adds the line end if that is missing."""
+        start = text.rfind(b"\n") + 1
         if start == len(text):
             return
         try:
@@ -61,9 +76,18 @@ class Lines:
                 file.seek(0, os.SEEK_END)
                 file.write(b"\n")
             else:
-                files.write_atomically(aside, text[start:])
+                handle, aside = tempfile.mkstemp(dir=self.path.parent, prefix=f"{self.path.name}.", suffix=".half")
+                with os.fdopen(handle, "wb") as other:
+                    other.write(text[start:])
                 file.truncate(start)
                 print(f"{self.path}: its last line is incomplete; moved it to {aside}")
+
+    def _signature(self):
+        return files.signature(self.path) if self.path.exists() else None
+
+    def _still_ours(self):
+        if self._signature() != self.known:
+            raise InputError(f"{self.path} was changed by somebody else; nothing was saved, start this program again")
 
     def records(self):
         """Yields (offset, record)."""
@@ -74,12 +98,13 @@ class Lines:
             offset += len(line)
 
     def append(self, record):
-        line = as_line(record)
+        line = files.as_line(record)
+        self._still_ours()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab", buffering=0) as file:
                 if (offset := file.tell()) == 0:
-                    sync_folder(self.path.parent)
+                    files.sync_folder(self.path.parent)
                 try:
                     if file.write(line) < len(line):
                         raise OSError("the disk is full")
@@ -89,31 +114,25 @@ class Lines:
                     raise
         except OSError as error:
             raise InputError(f"{self.path} cannot be written ({error}); make room, and save again") from None
+        finally:
+            self.known = self._signature()
         self.visit(offset, record)
 
     def at(self, offset):
+        self._still_ours()
         with open(self.path, "rb") as file:
             file.seek(offset)
             return json.loads(file.readline())
 
-    def replace(self, offset, record):
-        """Rewrites the file with another record in place of the one at `offset`."""
+    def replace(self, offset, old, record):
+        """Rewrites the file with another record in place of `old` at `offset`."""
+        self._still_ours()
         text = self.path.read_bytes()
         end = text.index(b"\n", offset) + 1
-        files.write_atomically(self.path, text[:offset] + as_line(record) + text[end:])
-
-
-def as_line(record):
-    """A record as a JSON line in UTF-8. Values that JSON lacks, such as the dates of parquet files, become text."""
-    return (json.dumps(record, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace")
-
-
-def sync_folder(folder):
-    """Syncs a folder's entries, so that a new file survives a power cut. (Windows has no such call.)"""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+        if json.loads(text[offset:end]) != old:
+            raise InputError(f"{self.path}: another record stands there now; nothing was changed, start this again")
+        files.write_atomically(self.path, text[:offset] + files.as_line(record) + text[end:])
+        self.known = self._signature()
 
 
 @dataclass
@@ -243,7 +262,7 @@ class Labels:
         if task.replaces is None:
             self.rankings.append(record)
         else:
-            self.rankings.replace(self.mine[labeler][task.replaces], task.before | record)
+            self.rankings.replace(self.mine[labeler][task.replaces], task.before, task.before | record)
             self.mine.clear()
             self.firsts.clear()
             for offset, moved in self.rankings.records():
