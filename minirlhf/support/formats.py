@@ -2,7 +2,7 @@
 a row of it becomes; data/README.md shows them. A row may become several records, as a conversation becomes a
 demonstration for each answer in it, or none: how many were kept and left out, and why, is printed."""
 
-import os
+import functools
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -132,7 +132,7 @@ def pair(row, kind):
     elif isinstance(prompt, list):
         prompt, chosen, rejected = prompt_of(prompt), spaced(chosen), spaced(rejected)
     elif prompt is None:
-        shared = os.path.commonprefix([chosen, rejected])
+        shared = shared_beginning(chosen, rejected)
         if ASSISTANT not in shared:
             raise LeftOut(f"{better} and {worse} share no prompt that ends in {ASSISTANT!r}")
         prompt = shared[: shared.rfind(ASSISTANT) + len(ASSISTANT)]
@@ -355,6 +355,15 @@ def history_of(row):
     return [{"role": role, "content": text} for each in history for role, text in zip(("user", "assistant"), each)]
 
 
+def shared_beginning(a, b):
+    """The longest beginning that two texts share, by bisection."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
+    return a[:low]
+
+
 def as_list(value):
     return value if isinstance(value, list) else [value]
 
@@ -437,11 +446,18 @@ def shape_of(row, kind):
     """The Shape of a row. For documents a row's `text` is the document, whatever else it has."""
     if kind in ("document", "text") and isinstance(row.get("text"), str):
         return SHAPES[-1]
-    fields = {name for name, value in row.items() if value is not None}  # parquet has null for a missing field
+    null = tuple(name for name, value in row.items() if value is None)  # parquet has null for a missing field
+    return shape_with(tuple(row), null, kind)
+
+
+@functools.lru_cache(1000)
+def shape_with(names, null, kind):
+    """The Shape of rows with these fields, of which some are null."""
+    fields = set(names) - set(null)
     shape = next(shape for shape in SHAPES if shape.needed <= fields)
-    whole = next(shape for shape in SHAPES if shape.needed <= row.keys())
+    whole = next(shape for shape in SHAPES if shape.needed <= set(names))
     own = fields | {"response"} if "completion" in fields else fields
     if shape is not SHAPES[-1] or whole is shape or FIELDS[kind] <= own:
         return shape
-    null = sorted(whole.needed - fields)[0]
-    return Shape(whole.name, set(), lambda row, kind: [f"{null!r} is null"])
+    reason = f"{min(whole.needed - fields)!r} is null"
+    return Shape(whole.name, set(), lambda row, kind: [reason])
