@@ -46,6 +46,9 @@ class Config:
         require_positive(self, "max_response")
         if self.temperature < 0.01:
             raise InputError(f"--temperature {self.temperature}: must be at least 0.01, which is almost greedy")
+        for name in ("out", "reward_model"):
+            if getattr(self, name) is not None and not self.web:
+                raise InputError(f"--{name}: only the page uses it; add --web")
         if self.web and len(self.models) > 2:
             raise InputError(f"{len(self.models)} models: the page shows one, or two side by side")
 

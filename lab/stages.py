@@ -15,6 +15,7 @@ from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.folder import lock_output
 from minirlhf.support.records import read
+from minirlhf.support.run import checksums
 from minirlhf.support.tokenizer import load
 from tools import train_tokenizer
 
@@ -108,12 +109,12 @@ def run(config):
     if not all(isinstance(s, (int, float)) for s in seconds.values()):
         raise InputError(f"{finished}: not the seconds of stages; remove it, and finished stages are found again")
     for name, (what, function, *files) in STAGES.items():
-        gone = [file for file in files if not (Path(config.out) / file).exists()]
+        gone = [file for file in files if not whole(Path(config.out) / file)]
         if name in seconds and not gone:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
         else:
             if name in seconds:
-                print(f"-- {name}: again, since {config.out}/{gone[0]} is gone", flush=True)
+                print(f"-- {name}: again, since {config.out}/{gone[0]} is missing or truncated", flush=True)
             print(f"-- {name}: {what}", flush=True)
             start = time.perf_counter()
             if function:
@@ -124,6 +125,21 @@ def run(config):
             write_json(finished, seconds)
         if name == config.stage:
             break
+
+
+def whole(path):
+    """Whether a stage's file is there and complete."""
+    if path.suffix == ".pt":
+        return path.is_file() and checksums(path) is not None
+    try:
+        if path.suffix == ".json":
+            read_json(path)
+        elif path.suffix == ".tiktoken":
+            load(path.parent)
+    except InputError:
+        return False
+    content = path.read_bytes() if path.is_file() else b""
+    return content.endswith(b"\n") or (len(content) > 0 and path.suffix != ".jsonl")
 
 
 def trainings(config):

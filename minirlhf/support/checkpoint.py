@@ -33,6 +33,9 @@ def checkpoint_path(source):
 def read_checkpoint(source, tokenizer=None):
     """The dict that save_model wrote, or the same from Hugging Face's folder. tokenizer: the one it must belong to."""
     path = checkpoint_path(source)
+    if (path.parent / "pytorch_model.bin").is_file() and not path.is_file():
+        advice = "save it by transformers with safe_serialization=True, or download its model.safetensors"
+        raise InputError(f"{path.parent}/pytorch_model.bin: may hold code, and is not opened; {advice}")
     if not huggingface.holds(source) and not path.is_file():
         raise InputError(f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
     checkpoint = huggingface.read(source) if huggingface.holds(source) else read_pt(path)

@@ -20,6 +20,16 @@ ARCHITECTURE = {
 }  # fmt: skip
 
 
+# What chats.transcript writes, in transformers' template language.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{% if not loop.first %}{{ '\\n\\n' }}{% endif %}{{ message['content'] }}"
+    "{% else %}{{ '\\n\\nHuman:' if message['role'] == 'user' else '\\n\\nAssistant:' }}"
+    "{% if message['content'] %}{{ ' ' + message['content'] }}{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n\\nAssistant:' }}{% endif %}"
+)
+
+
 def holds(folder):
     """Whether a folder is Hugging Face's, rather than a run's."""
     return any(Path(folder).glob("*.safetensors"))
@@ -45,6 +55,9 @@ def read_weights(folder):
     for path in filter(Path.is_file, sorted(Path(folder).glob("*.safetensors"))):  # reading a pipe might block
         with reraise(f"{path}: truncated, or not a safetensors file; download it again"):
             stored = torch_format.load_file(path)
+        head, embedding = stored.get("lm_head.weight"), stored.get("transformer.wte.weight", stored.get("wte.weight"))
+        if head is not None and embedding is not None and not head.equal(embedding):
+            raise InputError(f"{path}: lm_head.weight is not the token embedding; here they are one, as in GPT-2")
         for name, tensor in stored.items():
             name = name.removeprefix("transformer.")
             if name.startswith(("wte.", "wpe.", "h.", "ln_f.")) and not name.endswith((".attn.bias", ".masked_bias")):
@@ -106,7 +119,8 @@ def write(folder, model, tokenizer):
     })  # fmt: skip
     write_json(Path(folder) / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS, "unk_token": EOS,
-        "model_max_length": model.config.n_ctx, "clean_up_tokenization_spaces": False,
+        "pad_token": EOS, "model_max_length": model.config.n_ctx, "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
     })  # fmt: skip
     write_json(Path(folder) / "tokenizer.json", describe_tokenizer(tokenizer))
     write_atomically(Path(folder) / "model.safetensors", import_safetensors().save(weights, {"format": "pt"}))
@@ -117,7 +131,7 @@ def describe_tokenizer(tokenizer):
     letters, ranks = byte_letters(), tokenizer.ranks
     spelled = {token: "".join(letters[byte] for byte in token) for token in sorted(ranks, key=ranks.get)}
     vocabulary = {name: ranks[token] for token, name in spelled.items()} | {EOS: tokenizer.eos}
-    merges = [[spelled[part] for part in halves(token, ranks)] for token in spelled if len(token) > 1]
+    merges = [" ".join(spelled[part] for part in halves(token, ranks)) for token in spelled if len(token) > 1]
     to_bytes = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
     words = dict(type="Split", pattern={"Regex": tokenizer.pattern}, behavior="Isolated", invert=False)
     end = dict(id=tokenizer.eos, content=EOS, special=True)

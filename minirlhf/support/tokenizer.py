@@ -30,7 +30,7 @@ def train_bpe(texts, vocab_size, pattern=PATTERN):
     merges the most frequent adjacent pair, again and again, but never across words. Of equally frequent pairs the
     smaller is merged, so that the same texts give the same ranks on any machine. Returns {token bytes: rank}: 256 bytes
     and up to vocab_size - 257 merges; one id is left for end-of-text."""
-    counts = Counter(word for text in texts for word in re.findall(pattern, text))
+    counts = cut_long_words(Counter(word for text in texts for word in re.findall(pattern, text)))
     words = [[bytes([b]) for b in word.encode("utf-8", "replace")] for word in counts]
     counts = list(counts.values())
     pair_counts, pair_words = Counter(), defaultdict(set)  # how often a pair occurs, and in which words
@@ -59,6 +59,20 @@ def train_bpe(texts, vocab_size, pattern=PATTERN):
         for pair in changed:
             heapq.heappush(heap, (-pair_counts[pair], pair))
     return ranks
+
+
+def cut_long_words(counts, most=50_000):
+    """Counts {word: n}, in which words of more than 100 characters have at most `most` characters together. Every merge
+    passes through all of a long word, so that DNA, or Chinese without a space, would take forever."""
+    kept, longer = Counter(), 0
+    for word, count in counts.items():
+        if len(word) > 100:
+            word, longer = word[: max(0, most - longer)], longer + len(word)
+        if word:
+            kept[word] += count
+    if longer > most:
+        print(f"words of more than 100 characters: learned from {most:,} of {longer:,} characters, to end in time")
+    return kept
 
 
 def merge(word, pair):

@@ -11,6 +11,7 @@ import tiny
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support import huggingface
 from minirlhf.support import tokenizer as tokenizers
+from minirlhf.support.chats import prompt_of
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import InputError
 from tools import export
@@ -62,7 +63,7 @@ def write_tokenizer(folder, tokenizer, files):
         (folder / "tokenizer.json").write_text(json.dumps(described))
     else:
         (folder / "vocab.json").write_text(json.dumps(described["model"]["vocab"]))
-        merges = "".join(f"{a} {b}\n" for a, b in described["model"]["merges"])
+        merges = "".join(f"{pair}\n" for pair in described["model"]["merges"])
         (folder / "merges.txt").write_text("#version: 0.2\n" + merges)
 
 
@@ -89,6 +90,36 @@ def test_an_exported_tokenizer_gives_the_same_ids_there_and_has_no_token_more(tr
         ids = theirs(text, add_special_tokens=False)["input_ids"]
         assert ids == tokenizer.encode(text), text
         assert theirs.decode(ids) == text
+
+
+def test_an_exported_tokenizer_pads_and_writes_conversations_as_the_scripts_do(transformers, exported):
+    pytest.importorskip("jinja2")
+    theirs = transformers.AutoTokenizer.from_pretrained(exported[1])
+    assert theirs.pad_token == "<|endoftext|>"
+    talk = [("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello"), ("assistant", ""), ("user", "Bye")]
+    messages = [{"role": role, "content": content} for role, content in talk]
+    for part in (messages, messages[1:], messages[:2]):
+        shown = theirs.apply_chat_template(part, tokenize=False, add_generation_prompt=True)
+        assert shown == prompt_of(part)
+
+
+def test_a_head_of_its_own_is_refused(exported):
+    stored = huggingface.import_safetensors().load_file(exported[1] / "model.safetensors")
+    head = stored["transformer.wte.weight"].clone()
+    huggingface.import_safetensors().save_file(stored | {"lm_head.weight": head}, exported[1] / "model.safetensors")
+    load_model(exported[1], GPT, load_tokenizer(exported[1]))
+    stored["lm_head.weight"] = head + 1
+    huggingface.import_safetensors().save_file(stored, exported[1] / "model.safetensors")
+    with pytest.raises(InputError, match="lm_head.weight is not the token embedding"):
+        load_model(exported[1], GPT, load_tokenizer(exported[1]))
+
+
+def test_weights_that_may_hold_code_are_named_with_what_to_do(exported):
+    (exported[1] / "model.safetensors").rename(exported[1] / "pytorch_model.bin")
+    with pytest.raises(
+        InputError, match="pytorch_model.bin: may hold code, and is not opened; save it by"
+    ):
+        load_model(exported[1], GPT)
 
 
 def test_gpt2s_own_tokenizer_is_exported_as_it_is(transformers, real_data, tmp_path):
@@ -182,7 +213,7 @@ WTE, FC = "transformer.wte.weight", "transformer.h.0.mlp.c_fc.weight"
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer.json there, nor vocab.json"),
         (lambda f: edit(f, "tokenizer.json", lambda c: c.pop("model")), "tokenizer.json: not a byte-level BPE"),
         (lambda f: edit(f, "tokenizer.json", lambda c: c["model"]["merges"].reverse()), "do not rise with the merges"),
-        (lambda f: edit(f, "tokenizer.json", lambda c: c["model"]["merges"].append(["q", "q"])), "not made of"),
+        (lambda f: edit(f, "tokenizer.json", lambda c: c["model"]["merges"].append("q q")), "not made of"),
     ],
 )
 def test_a_broken_folder_is_one_clear_line(exported, harm, message):

@@ -1,5 +1,6 @@
 """The tokenizer learns the merges one would by hand, loses no byte, and reads no text as a command."""
 
+import random
 import re
 from collections import Counter
 
@@ -52,6 +53,13 @@ def naive_bpe(texts, vocab_size):
 
 
 # --- training -----------------------------------------------------------------------------------------------
+
+
+def test_runs_without_a_words_end_cost_a_bounded_time(capsys):
+    """DNA, or Chinese without a space: only so much of it is learned from, and that is printed."""
+    dna = "".join(random.Random(0).choices("ACGT", k=300_000))
+    assert len(train_bpe([dna, "the cat " * 9], 270)) == 269
+    assert "learned from 50,000 of 300,000 characters" in capsys.readouterr().out
 
 
 def test_merges_by_hand():

@@ -493,8 +493,13 @@ def test_a_stage_whose_result_is_gone_is_done_again(tmp_path, capsys):
     (out / "gpt").rmdir()
     tiny.run(reproduce, words)
     shown = capsys.readouterr().out
-    assert f"-- gpt: again, since {out}/gpt/model.pt is gone" in shown and "-- town: kept" in shown
+    assert f"-- gpt: again, since {out}/gpt/model.pt is missing or truncated" in shown and "-- town: kept" in shown
     assert (out / "gpt" / "model.pt").read_bytes() == model
+    for name, content in (("gpt/model.pt", model[:-50]), ("gpt/model.pt", b"")):
+        (out / name).write_bytes(content)
+        tiny.run(reproduce, words)
+        assert f"{out}/{name} is missing or truncated" in capsys.readouterr().out
+        assert (out / "gpt" / "model.pt").read_bytes() == model
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"gpt": "x"}'])

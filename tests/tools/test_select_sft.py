@@ -10,6 +10,7 @@ from minirlhf import rollout
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, save_model
+from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json
 from tiny import to_flags
 from tools import select_sft
@@ -54,6 +55,14 @@ def settings(tmp_path, tokenizer, world):
     save_model(tmp_path / "rm" / "model.pt", likes(good, tokenizer.n_vocab), tokenizer)
     return dict(sft=tmp_path / "sft", reward_model=tmp_path / "rm", prompts=(world.prompts,),
                 out=tmp_path / "best", max_response=LIMIT)  # fmt: skip
+
+
+def test_only_numbered_epochs_are_compared(world, tmp_path):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "epoch-best.pt").write_bytes(b"")
+    words = ["--sft", tmp_path / "sft", "--reward_model", world.rm, "--prompts", world.prompts, "--out", tmp_path / "o"]
+    with pytest.raises(InputError):
+        tiny.run(select_sft, words)
 
 
 def test_the_epoch_of_the_highest_reward_is_chosen_where_the_validation_loss_disagrees(settings, tokenizer, capsys):
