@@ -10,6 +10,7 @@ valid (a changed letter in a text); then the script should succeed.
 import argparse
 import contextlib
 import faulthandler
+import gzip
 import io
 import json
 import math
@@ -35,7 +36,7 @@ import train_ppo  # noqa: E402
 import train_rm  # noqa: E402
 import train_sft  # noqa: E402
 from minirlhf.model import GPT  # noqa: E402
-from minirlhf.support import files, run  # noqa: E402
+from minirlhf.support import files, records, run  # noqa: E402
 from minirlhf.support.checkpoint import load_tokenizer, save_model  # noqa: E402
 from minirlhf.support.config import ignore_write_errors  # noqa: E402
 from minirlhf.support.errors import InputError  # noqa: E402
@@ -145,6 +146,50 @@ def wrong_tensors(checkpoint, rng):
     return checkpoint | {"model": weights}
 
 
+# --- shapes of public data -------------------------------------------------------------------------------------------
+
+ASKED, GOOD = {"role": "user", "content": "a dog"}, {"role": "assistant", "content": "red"}
+SHAPES = {
+    "chats": {"messages": [ASKED, GOOD]},
+    "pairs": {"prompt": "a dog", "chosen": "red", "rejected": "the"},
+    "alpaca": {"instruction": "a dog", "input": "", "output": "red"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "a dog"}, {"from": "gpt", "value": "red"}]},
+    "trl": {"prompt": [ASKED], "completion": [GOOD], "label": True},
+    "dolly": {"instruction": "a dog", "context": "the cat", "response": "red", "category": "qa"},
+    "pku": {"prompt": "a dog", "response_0": "red", "response_1": "the", "better_response_id": 0},
+    "helpsteer": {"prompt": "a dog", "response": "red", "helpfulness": 4},
+    "helpsteer3": {"context": [ASKED], "response1": "red", "response2": "the", "overall_preference": -1},
+    "arena": {"conversation_a": [ASKED, GOOD], "conversation_b": [ASKED, ASKED], "winner": "model_a"},
+    "tree": {"message_tree_id": "a", "prompt": {"role": "prompter", "text": "a dog", "replies": [
+        {"role": "assistant", "text": "red", "rank": 0}, {"role": "assistant", "text": "the", "rank": 1}]}},
+    "self_instruct": {"instruction": "a dog", "instances": [{"input": "", "output": "red"}]},
+}  # fmt: skip
+RANKED = {"pairs", "pku", "helpsteer3", "arena", "tree"}  # train_rm.py reads these, too
+MARKS = [(name, value) for name in ("label", "kto_tag", "is_safe", "correct", "thumbs_up")
+         for value in (False, 0, 0.0, "false", "no", "bad")] + [("deleted", True), ("rating", "bad")]  # fmt: skip
+OTHER = [("id", "x"), ("text", "the"), ("score", 0.5), ("meta", {"a": [1]}), ("label_source", "x"), ("split", None)]
+
+
+def learns_the_bad(folder, rng):
+    """Writes rows of one shape, of which some are marked as bad. Returns (what, whether such an answer is learned)."""
+    name = rng.choice([shape for shape in SHAPES if shape not in RANKED | {"helpsteer"}])
+    rows = []
+    for i in range(4):
+        row, bad = json.loads(json.dumps(SHAPES[name])), i % 2
+        row |= dict(rng.sample(OTHER, 2))
+        row.pop("label", None)
+        row |= dict([rng.choice(MARKS)]) if bad else {}
+        rows.append(json.loads(json.dumps(row).replace('"red"', '"BAD"' if bad else '"red"')))
+        items = [*rows[-1].items()]
+        rng.shuffle(items)
+        rows[-1] = dict(items)
+    rng.shuffle(rows)
+    path = tiny.write_lines(folder / "marked.jsonl", rows)
+    with contextlib.redirect_stdout(io.StringIO()):
+        learned = [record["response"] for record in records.read(path, "demonstration")]
+    return f"{name}: {rows}", any("BAD" in text for text in learned) or len(learned) != 2
+
+
 # --- attempts --------------------------------------------------------------------------------------------------------
 
 
@@ -165,11 +210,17 @@ def make_inputs(folder, tokenizer):
     folder.mkdir()
     world = tiny.make_world(folder, tokenizer)
     save_model(folder / "sft" / "epoch-1.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
-    chats = [{"messages": [{"role": "user", "content": "a dog"}, {"role": "assistant", "content": "red"}]}] * 2
-    pairs = [{"prompt": "a dog", "chosen": "red", "rejected": "the"}] * 2
-    alpaca = [{"instruction": "a dog", "input": "", "output": "red"}] * 2
-    for name, records in dict(chats=chats, pairs=pairs, alpaca=alpaca).items():
-        tiny.write_lines(folder / f"{name}.jsonl", records)
+    for name, row in SHAPES.items():
+        tiny.write_lines(folder / f"{name}.jsonl", [row] * 2)
+    (folder / "array.json").write_text(json.dumps([SHAPES["alpaca"]] * 2, indent=1))
+    (folder / "table.csv").write_text('prompt,response\na dog,red\nthe cat,"red\n"\n')
+    (folder / "stories.txt").write_text("the cat\n<|endoftext|>\nthe dog\n")
+    (folder / "packed.jsonl.gz").write_bytes(gzip.compress(json.dumps(SHAPES["chats"]).encode()))
+    with contextlib.suppress(ImportError):
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist([SHAPES["chats"]] * 2), folder / "table.parquet")
     with contextlib.suppress(ImportError), contextlib.redirect_stdout(io.StringIO()):
         tiny.run(export, to_flags(dict(checkpoint=world.gpt, out=folder / "hf")))
 
@@ -193,8 +244,10 @@ def copy_inputs(inputs, folder):
 
 READERS = {  # which scripts read each input
     "documents.jsonl": ["tokenizer", "gpt", "ppo"], "demonstrations.jsonl": ["tokenizer", "sft"],
-    "rankings.jsonl": ["rm", "tokenizer"], "prompts.jsonl": ["ppo", "select"], "chats.jsonl": ["sft"],
-    "pairs.jsonl": ["rm", "sft"], "alpaca.jsonl": ["sft"], "gpt/model.pt": ["sft", "rm", "ppo", "export", "chat"],
+    "rankings.jsonl": ["rm", "tokenizer"], "prompts.jsonl": ["ppo", "select"],
+    **{f"{name}.jsonl": ["sft", "rm"] if name in RANKED else ["sft"] for name in SHAPES},
+    "array.json": ["sft"], "table.csv": ["sft", "tokenizer"], "packed.jsonl.gz": ["sft"], "table.parquet": ["sft"],
+    "stories.txt": ["gpt", "tokenizer"], "gpt/model.pt": ["sft", "rm", "ppo", "export", "chat"],
     "rm/model.pt": ["ppo", "select"], "sft/epoch-1.pt": ["select"],
     "gpt/tokenizer.json": ["gpt", "sft", "chat"], "gpt/tokenizer.tiktoken": ["gpt", "sft", "chat"],
     "hf/config.json": ["sft", "chat"], "hf/tokenizer.json": ["sft", "chat"], "hf/model.safetensors": ["sft", "chat"],
@@ -211,16 +264,16 @@ def spoil_a_file(workspace, rng):
     if name.startswith("hf"):
         key = "models" if script == "chat" else "init"
         flags[key] = (workspace.folder / "hf",) if script == "chat" else workspace.folder / "hf"
-    elif name in ("chats.jsonl", "pairs.jsonl", "alpaca.jsonl"):
+    elif "data" in flags and not name.startswith(("gpt", "rm")):
         flags["data"] = (path,)
     kind = rng.random()
     if kind < 0.1:
         wrong_path(path, rng)
         return script, flags, f"{name}: no file"
-    if kind < 0.4 or path.suffix in (".safetensors", ".tiktoken"):
+    if kind < 0.4 or path.suffix not in (".jsonl", ".json", ".pt") or name == "array.json":
         path.write_bytes(wrong_bytes(path.read_bytes(), rng))
     elif path.suffix == ".jsonl":
-        lines = path.read_text().splitlines()
+        lines = path.read_text().split("\n")[:-1]
         i = rng.randrange(len(lines))
         lines[i] = json.dumps(wrong_value(json.loads(lines[i]), rng))
         path.write_text("\n".join(lines) + "\n")
@@ -303,6 +356,9 @@ def attempt(seed, number, inputs, folder):
     rng = random.Random(f"{seed} {number}")
     workspace = copy_inputs(inputs, folder)
     try:
+        if rng.random() < 0.1:
+            what, bad = learns_the_bad(folder, rng)
+            return what, "read", "an answer that is marked as bad is learned, or a good one is not" if bad else None
         script, flags, what = rng.choice(KINDS)(workspace, rng)
         before = snapshot(folder)
         os.chdir(folder)

@@ -81,7 +81,10 @@ def main(config):
     finish, distributed.finish = distributed.finish, lambda: None  # the group serves all jobs
     run.draw_curves = lambda *args: None
     for name, flags in json.loads(Path(path).read_text()):
-        script = importlib.import_module(name)
+        script, flags = (
+            importlib.import_module(name),
+            [word.replace("{rank}", os.environ.get("RANK", "0")) for word in flags],
+        )
         if fault:
             harm(script, {"nan": nan, "die": die}[fault])
         Watched.made.clear()

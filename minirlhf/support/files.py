@@ -2,15 +2,13 @@
 
 import json
 import os
-import tempfile
+import secrets
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError, reraise
 
 HALF = ".half"  # ends the name of a file that is being written
-UMASK = os.umask(0)  # which permissions new files do not get; it can only be read by being set
-os.umask(UMASK)
 _seen = {}  # path of a file that was read -> its signature at that time
 
 
@@ -29,23 +27,24 @@ def disk_errors(path, advice="or write elsewhere"):
 def write_atomically(path, content):
     """Writes a temporary file beside `path` and renames it, so that a reader finds the old file or the complete new
     one. content: bytes, or a function that writes to the open file it is given."""
-    path, temporary = Path(path), None
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{HALF}")
     try:
         with disk_errors(path, "or write elsewhere; what was there is untouched"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "xb") as file:  # x: a new file, with the permissions that the umask leaves
                 file.write(content) if isinstance(content, bytes) else content(file)
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(OSError):  # some file systems have no permissions
-                os.chmod(temporary, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~UMASK)
+            if path.exists():
+                with suppress(OSError):  # some file systems have no permissions
+                    os.chmod(temporary, path.stat().st_mode & 0o7777)
             os.replace(temporary, path)
             _seen.pop(os.path.realpath(path), None)  # this process may change what it has read
             sync_folder(path.parent)
     finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # after the renaming there is none
+            temporary.unlink()
 
 
 def write_json(path, value):

@@ -255,7 +255,7 @@ def helpsteer3(row, kind):
 
 def arena(row, kind):
     """Chatbot Arena: two conversations about one prompt, and the winner."""
-    ranks = {"model_a": (1, 2), "model_b": (2, 1), "tie": (1, 1)}.get(row["winner"])
+    ranks = {"model_a": (1, 2), "model_b": (2, 1), "tie": (1, 1)}.get(str(row["winner"]))
     if ranks is None:
         raise LeftOut(f"winner is {row['winner']!r}, and must be model_a, model_b or tie")
     *first, (_, prompt, a) = transcript(row["conversation_a"])

@@ -160,6 +160,23 @@ def sft(world, out, **flags):
     return to_flags(settings | flags)
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (dict(data=["{folder}/{rank}.jsonl"]), "process 1 has another --data, or another file of that name"),
+        (dict(seed="{rank}"), "process 1 has another --seed"),
+    ],
+)
+def test_ranks_with_other_data_or_flags_end_in_one_line(world, tmp_path, flags, says):
+    for rank in range(2):
+        tiny.write_lines(tmp_path / f"{rank}.jsonl", tiny.DEMONSTRATIONS[rank:])
+    words = [word.replace("{folder}", str(tmp_path)) for word in sft(world, str(tmp_path / "out"), **flags)]
+    (tmp_path / "jobs.json").write_text(json.dumps([("train_sft", words)]))
+    result = torchrun(2, RANKS, str(tmp_path / "jobs.json"))
+    assert result.returncode != 0 and result.stderr.count("error: process 1 has another") == 1
+    assert says in result.stderr and not (tmp_path / "out").exists()
+
+
 def test_a_nan_on_one_rank_stops_all_with_one_message(world, tmp_path):
     (tmp_path / "jobs.json").write_text(json.dumps([("train_sft", sft(world, str(tmp_path / "out")))]))
     result = torchrun(2, RANKS, str(tmp_path / "jobs.json"), "nan")

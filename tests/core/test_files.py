@@ -196,9 +196,12 @@ def mode(path):
     return path.stat().st_mode & 0o777
 
 
-def test_a_new_file_has_the_umask_s_permissions_and_a_private_one_stays_private(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "UMASK", 0o027)
-    files.write_atomically(tmp_path / "new", b"1")
+def test_a_new_file_has_the_umask_s_permissions_and_a_private_one_stays_private(tmp_path):
+    umask = os.umask(0o027)
+    try:
+        files.write_atomically(tmp_path / "new", b"1")
+    finally:
+        os.umask(umask)
     assert mode(tmp_path / "new") == 0o640
     (tmp_path / "new").chmod(0o600)
     files.write_atomically(tmp_path / "new", b"2")

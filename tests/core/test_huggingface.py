@@ -116,9 +116,7 @@ def test_a_head_of_its_own_is_refused(exported):
 
 def test_weights_that_may_hold_code_are_named_with_what_to_do(exported):
     (exported[1] / "model.safetensors").rename(exported[1] / "pytorch_model.bin")
-    with pytest.raises(
-        InputError, match="pytorch_model.bin: may hold code, and is not opened; save it by"
-    ):
+    with pytest.raises(InputError, match="pytorch_model.bin: may hold code, and is not opened; save it by"):
         load_model(exported[1], GPT)
 
 

@@ -4,6 +4,8 @@ import io
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -315,6 +317,62 @@ def test_an_environment_in_which_no_processes_can_meet_is_a_line(change, says, s
     lines = [line for line in ended.stderr.splitlines() if not line.startswith("[")]  # torch logs, too
     assert ended.returncode == 2 and len(lines) == 1
     assert lines[0].startswith("error: environment: ") and says in lines[0]
+
+
+# --- permissions -----------------------------------------------------------------------------------------------------
+
+AS_NOBODY = """
+import os, runpy, sys, train_sft
+"".encode("utf-8-sig")  # loaded now, since Python's own folder may be closed to others
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def as_nobody(tmp_path):
+    """Runs a script as an ordinary user, who owns nothing; pytest's folders are closed to others, so it opens them."""
+    if not hasattr(os, "getuid") or os.getuid():
+        pytest.skip("only root can become somebody else")
+    before = {path: path.stat().st_mode for path in (tmp_path, *tmp_path.parents)[:4]}
+    for path, mode in before.items():
+        path.chmod(mode | 0o055)
+    yield lambda *words: subprocess.run(
+        [*PYTHON, "-c", AS_NOBODY, *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    for path, mode in before.items():
+        path.chmod(mode)
+
+
+@pytest.mark.parametrize("closed", ["data", "data's folder", "init", "out", "out's folder", "the run's config.json"])
+def test_a_path_without_permission_is_a_line(closed, as_nobody, world, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(world.folder, folder)
+    (folder / "run").mkdir()
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    flags = dict(
+        data=(folder / "demonstrations.jsonl",), init=folder / "gpt", epochs=1, batch_size=2, out=folder / "run"
+    )
+    target = {"data": folder / "demonstrations.jsonl", "init": folder / "gpt" / "model.pt", "out": folder / "run",
+              "data's folder": tmp_path / "closed", "out's folder": tmp_path / "closed",
+              "the run's config.json": folder / "run" / "config.json"}[closed]  # fmt: skip
+    if target.name == "closed":
+        target.mkdir()
+        name, value = ("data", (target / "d.jsonl",)) if closed == "data's folder" else ("out", target / "run")
+        flags[name] = value
+    if target.name == "config.json":
+        target.write_text("{}")
+    os.chown(target, 0, 0)
+    target.chmod(0)
+    ended = as_nobody("train_sft.py", *to_flags(flags))
+    target.chmod(0o700)
+    assert ended.returncode == 2 and re.fullmatch(r"error: [^\n]+\n", ended.stderr), ended.stderr
+    assert not list(folder.rglob("model.pt.*")) and not (folder / "run" / "model.pt").exists()
 
 
 # --- flags -----------------------------------------------------------------------------------------------------------
