@@ -118,7 +118,8 @@ def fault_of(record, kind, where, shape):
             if shape.name != "ours":
                 return f"no {field}"
             found = ", ".join(record) or "no field"
-            raise InputError(f"{where}: field {field!r} is missing or not a string; it has {found}")
+            advice = f"rename its fields to {' and '.join(FIELDS[kind])}, or see the shapes in data/README.md"
+            raise InputError(f"{where}: field {field!r} is missing or not a string; it has {found}; {advice}")
         if not record[field].strip():
             return f"an empty {'answer' if field == 'response' else field}"
     if kind == "ranking":

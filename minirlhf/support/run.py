@@ -137,8 +137,11 @@ class Run:
         draw_curves(self.out, curves)
 
     def _not_finite(self, name, value):
-        advice = f"last good checkpoint: {self.last_good}; lower the learning rate and use another --out"
-        return InputError(f"step {self.step}: {name} is {value}; {advice}")
+        advice = "lower the learning rate and use another --out"
+        if self.step == 0:
+            advice = "no step was taken yet, so the initial weights, the data or --dtype are at fault"
+        good = f"last good checkpoint: {self.last_good}"
+        return InputError(f"step {self.step}: {name} is {value}; {good}; {advice}")
 
     def _save_state(self, step):
         networks = [part for part in self.parts if isinstance(part, torch.nn.Module)]
