@@ -139,7 +139,7 @@ class Run:
     def _not_finite(self, name, value):
         advice = "lower the learning rate and use another --out"
         if self.step == 0:
-            advice = "no step was taken yet, so the initial weights, the data or --dtype are at fault"
+            advice += "; so early the initial weights, the data or --dtype may be at fault, too"
         good = f"last good checkpoint: {self.last_good}"
         return InputError(f"step {self.step}: {name} is {value}; {good}; {advice}")
 
