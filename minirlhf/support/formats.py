@@ -63,7 +63,18 @@ def ours(row, kind):
         more = {name: value for name, value in row.items() if name not in ("prompt", "completion", "response")}
         yield from conversation(more | {"messages": prompt + as_list(answer)}, kind)
     else:
-        yield row if "response" in row or "completion" not in row else row | {"response": answer}
+        record = row if "response" in row or "completion" not in row else row | {"response": answer}
+        before = system_of(row) + (history_of(row) if isinstance(row.get("history"), list) else [])
+        yield after(before, record) if before and isinstance(prompt, str) else record
+
+
+def after(before, record):
+    """A record of ours as the end of a conversation, which begins with the messages `before`."""
+    turn = {"role": "user", "content": record["prompt"].strip()}
+    answers = {"response": spaced(record["response"])} if "response" in record else {}
+    if "responses" in record:
+        answers["responses"] = [spaced(text) for text in strings(record, "responses")]
+    return record | {"prompt": prompt_of([*before, turn])} | answers
 
 
 def conversation(row, kind):
@@ -424,6 +435,8 @@ SHAPES = (  # a row has the first shape whose fields it has
     Shape("Chatbot Arena", {"conversation_a", "conversation_b", "winner"}, arena),
     Shape("ShareGPT", {"conversations"}, sharegpt),
     *(Shape(" and ".join(names), set(names), pair) for names in PAIRS),
+    Shape("ours", {"prompt", "response"}, ours),
+    Shape("ours", {"prompt", "completion"}, ours),
     Shape("conversations", {"messages"}, conversation),
     Shape("Capybara", {"conversation"}, exchanges),
     Shape("self-instruct", {"instruction", "instances"}, instances),
@@ -455,6 +468,8 @@ def shape_with(names, null, kind):
     """The Shape of rows with these fields, of which some are null."""
     fields = set(names) - set(null)
     shape = next(shape for shape in SHAPES if shape.needed <= fields)
+    if shape.records is instruction and "prompt" in fields and kind in ("prompt", "text"):
+        return SHAPES[-1]  # a prompt that also has a field such as `question`
     whole = next(shape for shape in SHAPES if shape.needed <= set(names))
     own = fields | {"response"} if "completion" in fields else fields
     if shape is not SHAPES[-1] or whole is shape or FIELDS[kind] <= own:

@@ -301,6 +301,27 @@ def test_a_document_is_its_text(tmp_path, row):
     assert [r["text"] for r in read(tmp_path, [row], "document")] == ["A page."]
 
 
+def test_a_system_text_is_never_dropped(tmp_path):
+    row = {"system": "Be kind.", "prompt": "Name a pet.\n", "response": "A cat."}
+    (found,) = read(tmp_path, [row], "demonstration")
+    assert (found["prompt"], found["response"]) == (f"Be kind.{QUESTION}", ANSWER)
+    row = {"system": "Be kind.", "prompt": "Name a pet.\n", "responses": ["A cat.", "No."], "ranks": [1, 2]}
+    assert read(tmp_path, [row], "ranking")[0]["responses"] == [ANSWER, " No."]
+
+
+@pytest.mark.parametrize("more", ["question", "query", "instruction", "answer", "context", "name", "input", "history"])
+def test_a_record_of_ours_may_have_any_other_fields(tmp_path, more):
+    demonstration = {"prompt": "a ", "response": "b", more: "x"}
+    assert read(tmp_path, [demonstration], "demonstration") == [demonstration]
+    for kind in ("prompt", "demonstration"):
+        assert [r["prompt"] for r in read(tmp_path, [demonstration], kind)] == ["a "]
+    assert read(tmp_path, [{"prompt": "a ", more: "x"}], "prompt") == [{"prompt": "a ", more: "x"}]
+    path = tiny.write_lines(tmp_path / "t.jsonl", [demonstration])
+    assert list(ours.texts(path)) == ["a ", "b"]
+    ranking = {"prompt": "a ", "responses": ["b", "c"], "ranks": [1, 2], more: "x"}
+    assert read(tmp_path, [ranking], "ranking") == [ranking]
+
+
 @pytest.mark.parametrize(
     ("row", "kind", "reason"),
     [
