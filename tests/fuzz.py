@@ -271,7 +271,8 @@ def spoil_a_file(workspace, rng):
         wrong_path(path, rng)
         return script, flags, f"{name}: no file"
     if kind < 0.4 or path.suffix not in (".jsonl", ".json", ".pt") or name == "array.json":
-        path.write_bytes(wrong_bytes(path.read_bytes(), rng))
+        most = 2000 if path.suffix == ".txt" else None  # a long text is valid, and takes long to learn
+        path.write_bytes(wrong_bytes(path.read_bytes(), rng)[:most])
     elif path.suffix == ".jsonl":
         lines = path.read_text().split("\n")[:-1]
         i = rng.randrange(len(lines))
