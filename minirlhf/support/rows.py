@@ -22,10 +22,9 @@ from .errors import InputError, require, reraise
 from .files import watch
 
 ENDOFTEXT = "<|endoftext|>"
-TEXT = tuple(kind + packed for kind in (".jsonl", ".json", ".csv", ".tsv", ".txt") for packed in ("", ".gz", ".zst"))
-TABLES = (".parquet", ".arrow")
+KINDS = (".jsonl", ".parquet", ".arrow"), (".json", ".csv", ".tsv"), (".txt",)
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
-ABOUT = {"dataset_info.json", "dataset_dict.json", "state.json", "config.json", "tokenizer.json",
+ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json", "tokenizer.json",
          "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "generation_config.json",
          "metrics.jsonl", "samples.jsonl", "README.txt", "LICENSE.txt", "merges.txt"}  # fmt: skip
 
@@ -37,8 +36,8 @@ def rows(path, columns):
         require(os.path.exists(file), f"{file}: no such file")
         require(os.path.isfile(file), f"{file}: a folder or a pipe; give a file, since a resumed run reads it again")
         watch(file)
-        kind = Path(file.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
-        if kind in TABLES:
+        kind = suffix(file)
+        if kind in (".parquet", ".arrow"):
             yield from table_rows(file, columns)
         elif kind == ".txt":
             yield from documents(file)
@@ -67,10 +66,15 @@ def files(path):
 
 
 def data_files(folder):
-    """The data files right in a folder, sorted; a .txt only where nothing else is."""
-    found = sorted(name for name in os.listdir(folder) if name.endswith(TEXT + TABLES) and name not in ABOUT)
-    found = [os.path.join(folder, name) for name in found if os.path.isfile(os.path.join(folder, name))]
-    return [file for file in found if ".txt" not in os.path.basename(file)] or found
+    """The data files right in a folder, sorted: of the first kinds in KINDS of which there are any."""
+    names = sorted(name for name in os.listdir(folder) if name not in ABOUT and name[0] != ".")
+    paths = [os.path.join(folder, name) for name in names if os.path.isfile(os.path.join(folder, name))]
+    return next((found for kinds in KINDS if (found := [path for path in paths if suffix(path) in kinds])), [])
+
+
+def suffix(path):
+    """.jsonl of data.jsonl.gz"""
+    return Path(path.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
 
 
 def text_file(path):

@@ -652,6 +652,7 @@ def test_columns_that_no_record_needs_are_not_read(tmp_path, parquet):
 def test_files_of_a_folders_data_and_files_that_match(tmp_path):
     (tmp_path / "set" / "data").mkdir(parents=True)
     (tmp_path / "set" / "README.txt").write_text("about it")
+    (tmp_path / "set" / "data" / "licenses.json").write_text("{}")
     for i in range(2):
         tiny.write_lines(tmp_path / "set" / "data" / f"part-{i}.jsonl", [{"prompt": f"{i}"}])
     assert [r["prompt"] for r in ours.read(tmp_path / "set", "prompt")] == ["0", "1"]
