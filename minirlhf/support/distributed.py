@@ -6,9 +6,10 @@ the share, so the sums are those of one process, except for dropout, which every
 
 import os
 import socket
+import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import torch
@@ -71,10 +72,15 @@ def end_with(parent):
 
 
 def finish():
-    """Waits for all ranks, then destroys the process group."""
+    """Waits for all ranks, then destroys the process group and ends this process at once: DDP keeps gloo's threads
+    alive, and while Python takes itself apart they now and then abort a process that has saved everything."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, or None
+                stream.flush()
+        os._exit(0)
 
 
 def rank():

@@ -297,6 +297,19 @@ def test_half_of_torchruns_environment_is_named(name, value, sft):
     )
 
 
+def test_a_rank_ends_before_python_takes_itself_apart(sft):
+    """Gloo's threads, which DDP keeps alive, would abort some of the processes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    alone = dict(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+    code = "import atexit, runpy, sys; atexit.register(print, 'taken apart'); sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path('train_sft.py', run_name='__main__')"
+    words, environment = [*PYTHON, "-c", code, "train_sft.py", *to_flags(sft)], os.environ | alone
+    ended = subprocess.run(words, cwd=ROOT, env=environment | dict(MASTER_PORT=port), capture_output=True, text=True)
+    assert ended.returncode == 0 and "taken apart" not in ended.stdout
+    assert finite(sft["out"] / "model.pt")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
