@@ -79,7 +79,7 @@ def after(before, record):
 
 def conversation(row, kind):
     """Each answer is a demonstration. As a prompt: all up to the last message of the user."""
-    messages = row.pop("messages")
+    messages = with_system(row, row.pop("messages"))
     parts = transcript(messages)
     last_role, before, own = parts[-1]
     if kind == "text":
@@ -100,10 +100,8 @@ def sharegpt(row, kind):
     messages = row.pop("conversations")
     if isinstance(messages, list) and all(isinstance(text, str) for text in messages):
         messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(messages)]
-    if isinstance(row.get("system"), str) and row["system"].strip() and isinstance(messages, list):
-        messages = [{"role": "system", "content": row["system"]}, *messages]
     if "chosen" in row and "rejected" in row:
-        yield from pair(row | {"prompt": messages}, kind)
+        yield from pair(row | {"prompt": with_system(row, messages)}, kind)
     else:
         yield from conversation(row | {"messages": messages}, kind)
 
@@ -119,7 +117,7 @@ def exchanges(row, kind):
 def ranked_conversation(row, kind):
     """{"messages", "responses", "ranks"}: the responses are candidates for the assistant's next message."""
     responses = strings(row, "responses")
-    prompt = prompt_of(row.pop("messages"))
+    prompt = prompt_of(with_system(row, row.pop("messages")))
     yield row | {"prompt": prompt, "responses": [text and f" {text}" for text in responses]}
 
 
@@ -356,6 +354,13 @@ def system_of(row):
     if not isinstance(text, str | None):
         raise LeftOut("a system text that is no text")
     return [{"role": "system", "content": text}] if text and text.strip() else []
+
+
+def with_system(row, messages):
+    """Messages, with the system text beside them in front, if they have none."""
+    begins = isinstance(messages, list) and messages and isinstance(messages[0], dict)
+    has_one = begins and messages[0].get("role", messages[0].get("from")) == "system"
+    return messages if has_one or not begins else system_of(row) + messages
 
 
 def history_of(row):

@@ -305,6 +305,9 @@ def test_a_system_text_is_never_dropped(tmp_path):
     row = {"system": "Be kind.", "prompt": "Name a pet.\n", "response": "A cat."}
     (found,) = read(tmp_path, [row], "demonstration")
     assert (found["prompt"], found["response"]) == (f"Be kind.{QUESTION}", ANSWER)
+    turns = [{"from": "human", "value": "Name a pet."}, {"from": "gpt", "value": "A cat."}]
+    for row in ({"system": "Be kind.", "messages": [ASKED, ANSWERED]}, {"system": "Be kind.", "conversations": turns}):
+        assert read(tmp_path, [row], "demonstration")[0]["prompt"] == f"Be kind.{QUESTION}"
     row = {"system": "Be kind.", "prompt": "Name a pet.\n", "responses": ["A cat.", "No."], "ranks": [1, 2]}
     assert read(tmp_path, [row], "ranking")[0]["responses"] == [ANSWER, " No."]
 
