@@ -535,6 +535,14 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(out):
     assert len(kept) > 20
 
 
+@pytest.mark.parametrize("value", [None, 0, "x", [], {}, [1], [[1]], ["x"], [None], [{}], float("nan"), 1e999, True])
+@pytest.mark.parametrize("field", ["labeler", "seconds", "ratings", "flags", "about", "models"])
+def test_a_report_leaves_out_what_it_cannot_count(out, field, value):
+    record = {"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2], "labeler": "Ada", "seconds": 2.0}
+    out.write_text("".join(json.dumps(each) + "\n" for each in (record, record | {field: value})))
+    assert "2 rankings of 1 prompts" in agreement.report(out)
+
+
 # --- requests --------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from minirlhf.rollout import ranking_scores
 from minirlhf.support.chats import ASSISTANT, HUMAN
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.files import write_lines
+from minirlhf.support.formats import is_number
 from minirlhf.support.records import encode_rankings, read
 from minirlhf.support.statistics import interval, pair_hits
 
@@ -22,10 +23,10 @@ EXPORTS = ("trl", "hh")
 
 def report(out, reward_model=None):
     """A text about a file of rankings. reward_model: a folder, to compare the labelers with."""
-    rankings = read(out, "ranking")
+    rankings = [without_odd_fields(ranking) for ranking in read(out, "ranking")]
     written, skipped = (count(beside(out, what)) for what in ("demonstrations", "skipped"))
     by = Counter(ranking.get("labeler") for ranking in rankings)
-    seconds = [ranking["seconds"] for ranking in rankings if isinstance(ranking.get("seconds"), (int, float))]
+    seconds = [ranking["seconds"] for ranking in rankings if "seconds" in ranking]
     lines = [f"{out}: {len(rankings)} rankings of {len({r['prompt'] for r in rankings})} prompts, by "
              + ", ".join(f"{name} {n}" for name, n in by.most_common(20)),
              f"{skipped} skipped; {written} better answers written"]  # fmt: skip
@@ -41,6 +42,22 @@ def report(out, reward_model=None):
     if reward_model:
         lines.append(row(f"labelers with {reward_model}", with_reward_model(rankings, reward_model)))
     return "\n".join(lines)
+
+
+def without_odd_fields(ranking):
+    """A ranking without optional fields of other types than label.py writes; a labeler's name becomes a text."""
+
+    def is_list(value, of):
+        return isinstance(value, list) and all(isinstance(each, of) for each in value)
+
+    flags = ranking.get("flags")
+    fits = {
+        "seconds": is_number(ranking.get("seconds")),
+        "ratings": is_list(ranking.get("ratings"), (int, float)) and all(map(is_number, ranking["ratings"])),
+        "flags": is_list(flags, list) and all(is_list(own, str) for own in flags),
+    }
+    kept = {name: value for name, value in ranking.items() if fits.get(name, True)}
+    return kept | {"labeler": str(ranking.get("labeler"))}
 
 
 def count(path):
