@@ -34,8 +34,8 @@ def transcript(messages):
 def role_and_text(message):
     if not isinstance(message, dict):
         raise LeftOut("a message that is no object with a role and a content")
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
+    role, content = message.get("role") or message.get("from"), message.get("content")
+    content = message.get("value") if content is None else content
     if isinstance(role, str) and role in TOOLS:
         raise LeftOut("a tool's message")
     if not isinstance(role, str) or role.lower() not in ROLES:

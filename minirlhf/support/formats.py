@@ -4,6 +4,7 @@ demonstration for each answer in it, or none: how many were kept and left out, a
 
 import functools
 from collections import defaultdict
+from decimal import Decimal
 from typing import NamedTuple
 
 from .chats import ASSISTANT, HUMAN, LeftOut, prompt_of, transcript
@@ -22,32 +23,65 @@ class Shape(NamedTuple):
 
 # --- what is bad -----------------------------------------------------------------------------------------------------
 
-GOOD = "label kto_tag is_safe safe is_correct correct accepted is_accepted approved good is_good chosen is_chosen " \
-       "preferred is_preferred upvoted thumbs_up helpful is_helpful passed valid " \
-       "review_result weight".split()  # fmt: skip
-BAD = "rejected is_rejected deleted is_deleted bad is_bad unsafe is_unsafe harmful is_harmful toxic is_toxic flagged " \
-      "spam is_spam thumbs_down downvoted incorrect is_incorrect".split()  # fmt: skip
-OPINIONS = "rating feedback vote votes quality verdict reaction".split()  # 0 says nothing here
-NO = {"false", "0", "no", "bad", "negative", "rejected", "dispreferred", "undesirable", "down", "thumbs_down",
-      "thumbs down", "incorrect", "wrong", "unsafe", "fail", "failed", "harmful", "dislike", "-1"}  # fmt: skip
-YES = {"true", "1", "yes"}
+GOOD = """
+    label kto_tag kto_label desirable acceptable is_safe safe is_correct correct accepted is_accepted approved good
+    is_good chosen is_chosen preferred is_preferred upvoted thumbs_up helpful is_helpful passed valid review_result
+    weight train
+""".split()
+BAD = """
+    rejected is_rejected deleted is_deleted bad is_bad unsafe is_unsafe harmful is_harmful toxic is_toxic flagged spam
+    is_spam thumbs_down downvoted incorrect is_incorrect masked
+""".split()
+OPINIONS = """
+    rating feedback vote votes quality verdict reaction status outcome preference safety response_label
+    response_harm_label
+""".split()  # 0 says nothing here
+TEXTS = {"chosen", "rejected", "preferred", "accepted", "good", "bad", "correct", "incorrect"}  # or hold an answer
+NO = """
+    false f no n bad negative rejected dispreferred undesirable down thumbs_down incorrect wrong unsafe fail failed
+    harmful dislike deleted 👎
+""".split()
+YES = "true t yes y".split()
 
 
 def says_bad(row):
     """Whether a row or a message says of its answer that it is bad: a label that is false, a mark as spam, ..."""
-    marks = [(row.get(name), 0) for name in GOOD] + [(row.get(name), -1e-9) for name in OPINIONS]
-    return any(is_no(value, most) for value, most in marks) or any(is_yes(row.get(name)) for name in BAD)
+    marks = {name: value for name, value in row.items() if name not in TEXTS or not isinstance(value, str)}
+    return (
+        any(is_no(marks.get(name)) for name in GOOD)
+        or any(is_no(marks.get(name), most=-1e-9) for name in OPINIONS)
+        or any(is_yes(marks.get(name)) for name in BAD)
+        or row.get("loss") is False
+    )
 
 
 def is_no(value, most=0):
     """Whether a mark is false, a word for bad, or a number of at most `most`."""
-    if isinstance(value, str):
-        return value.strip().lower() in NO
-    return value is False or (isinstance(value, (int, float)) and value is not True and value <= most)
+    if isinstance(value, bool) or number(value) is None:
+        return value is False or word(value) in NO
+    return number(value) <= most
 
 
 def is_yes(value):
-    return value is True or value == 1 or (isinstance(value, str) and value.strip().lower() in YES)
+    return value is True or word(value) in YES or number(value) == 1
+
+
+def word(value):
+    return value.strip().lower().replace("-", "_").replace(" ", "_") if isinstance(value, str) else None
+
+
+def number(value):
+    """A number, or a text that is one, as tables have it; else None. So are infinity, NaN and what is beyond reason."""
+    try:
+        value = float(value) if isinstance(value, (str, Decimal)) else value
+    except ValueError:
+        return None
+    return value if isinstance(value, (int, float)) and abs(value) < 1e9 else None
+
+
+def minus(value):
+    """The negated number, so that a high score is a low rank; None if it is no number."""
+    return None if number(value) is None else -number(value)
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -55,15 +89,15 @@ def is_yes(value):
 
 def ours(row, kind):
     """Our records, and {"prompt", "completion"} with texts or, as in TRL, lists of messages."""
-    prompt, answer = row.get("prompt"), row.get("response", row.get("completion"))
+    prompt, answer = row.get("prompt"), first_of(row, "response completion")
     if isinstance(prompt, list):
         answer = answer or []
         if isinstance(answer, str):
             answer = [{"role": "assistant", "content": answer}]
         more = {name: value for name, value in row.items() if name not in ("prompt", "completion", "response")}
-        yield from conversation(more | {"messages": prompt + as_list(answer)}, kind)
+        yield from conversation(more | {"messages": prompt + as_list(answer)}, kind, first=len(prompt))
     else:
-        record = row if "response" in row or "completion" not in row else row | {"response": answer}
+        record = row if row.get("response") is not None or answer is None else row | {"response": answer}
         before = system_of(row) + (history_of(row) if isinstance(row.get("history"), list) else [])
         yield after(before, record) if before and isinstance(prompt, str) else record
 
@@ -77,19 +111,21 @@ def after(before, record):
     return record | {"prompt": prompt_of([*before, turn])} | answers
 
 
-def conversation(row, kind):
-    """Each answer is a demonstration. As a prompt: all up to the last message of the user."""
-    messages = with_system(row, row.pop("messages"))
+def conversation(row, kind, first=0):
+    """Each answer, from message `first` on, is a demonstration. As a prompt: all up to the last message of the user."""
+    given = row.pop("messages")
+    messages = with_system(row, given)
     parts = transcript(messages)
+    first += len(messages) - len(given)
     last_role, before, own = parts[-1]
     if kind == "text":
         yield row | {"text": before + own}
     elif kind == "prompt":
         yield row | {"prompt": prompt_of(messages if last_role == "user" else messages[:-1])}
-    elif all(role != "assistant" for role, _, _ in parts):
+    elif all(role != "assistant" for role, _, _ in parts[first:]):
         raise LeftOut("a conversation without an answer")
     else:
-        for message, (role, before, own) in zip(messages, parts):
+        for message, (role, before, own) in [*zip(messages, parts)][first:]:
             if role == "assistant":
                 bad = says_bad(message)
                 yield "an answer that is labelled as bad" if bad else row | {"prompt": before, "response": own}
@@ -108,6 +144,9 @@ def sharegpt(row, kind):
 
 def exchanges(row, kind):
     """Capybara's {"conversation": [{"input", "output"}, ...]}."""
+    if isinstance(row["conversation"], list) and all(isinstance(m, dict) and "role" in m for m in row["conversation"]):
+        yield from conversation(row | {"messages": row["conversation"]}, kind)  # LMSYS-Chat
+        return
     rounds = objects(row, "conversation", ("input", "output"))
     messages = [{"role": role, "content": each[name]} for each in rounds
                 for role, name in (("user", "input"), ("assistant", "output"))]  # fmt: skip
@@ -124,22 +163,24 @@ def ranked_conversation(row, kind):
 def pair(row, kind):
     """A better and a worse answer, with a prompt or, as in HH-RLHF, beginning with the same one; texts or messages."""
     better, worse = next(names for names in PAIRS if set(names) <= row.keys())
-    chosen, rejected, prompt = row[better], row[worse], first_of(row, "prompt question instruction input query")
-    differ = f"{better} and {worse} must differ only in the last message, the assistant's"
+    chosen, rejected, prompt = row[better], row[worse], row.get("prompt")
+    if prompt is None and (task := task_of(row)):
+        prompt = f"{task}\n"
+    if kind != "prompt":
+        check_scores(row, better, worse)
     if isinstance(chosen, (list, dict)) and isinstance(rejected, (list, dict)):
         chosen, rejected = as_list(chosen), as_list(rejected)
         before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-        if prompt is None or any(isinstance(m, dict) and m.get("role") == "user" for m in chosen):
-            before = []  # chosen and rejected contain the prompt
-        before = system_of(row) + before if before and not isinstance(prompt, list) else before
-        *first, (_, prompt, chosen) = transcript(before + chosen)
-        *second, (_, other_prompt, rejected) = transcript(before + rejected)
+        if prompt is None or contains(chosen, prompt):
+            before = []
+        *first, (_, prompt, chosen) = transcript(with_system(row, before + chosen))
+        *second, (_, other_prompt, rejected) = transcript(with_system(row, before + rejected))
         if first != second or prompt != other_prompt or not prompt.endswith(ASSISTANT):
-            raise LeftOut(differ)
+            raise LeftOut(f"{better} and {worse} must differ only in the last message, the assistant's")
     elif not isinstance(chosen, str) or not isinstance(rejected, str):
         raise LeftOut(f"{better} and {worse} must be strings, or both lists of messages")
     elif isinstance(prompt, list):
-        prompt, chosen, rejected = prompt_of(prompt), spaced(chosen), spaced(rejected)
+        prompt, chosen, rejected = prompt_of(with_system(row, prompt)), spaced(chosen), spaced(rejected)
     elif prompt is None:
         shared = shared_beginning(chosen, rejected)
         if ASSISTANT not in shared:
@@ -153,12 +194,30 @@ def pair(row, kind):
         chosen, rejected = spaced(chosen), spaced(rejected)
     elif repeats(prompt, chosen) and repeats(prompt, rejected):
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-    if chosen == rejected and kind == "ranking":
+    if kind == "ranking" and chosen == rejected:
         raise LeftOut(f"{better} and {worse} are the same")
-    high, low = row.get("score_chosen"), row.get("score_rejected")
-    if is_number(high) and is_number(low) and high <= low and kind != "prompt":
-        raise LeftOut(f"{worse} has as high a score as {better}")
     yield row | {"prompt": prompt, "response": chosen, "responses": [chosen, rejected], "ranks": [1, 2]}
+
+
+def contains(messages, prompt):
+    """Whether a conversation begins with the prompt's messages, or has the prompt as a message of the user."""
+    if isinstance(prompt, list):
+        return messages[: len(prompt)] == prompt
+    users = [m for m in messages if isinstance(m, dict) and m.get("role", m.get("from")) in ("user", "human")]
+    return any(first_of(m, "content value") == prompt for m in users) or len(users) > 1
+
+
+def check_scores(row, better, worse):
+    """Raises LeftOut if scores beside two answers, such as score_chosen and score_rejected, deny which is better."""
+    for name, value in row.items():
+        other = row.get(name.replace(better, worse))
+        if better in name and name != better and number(value) is not None and number(other) is not None:
+            if number(value) <= number(other):
+                raise LeftOut(f"{name} is not above {name.replace(better, worse)}")
+    both, margin = row.get("rating"), number(row.get("margin"))
+    equal = isinstance(both, list) and len(both) == 2 and both[0] == both[1]
+    if equal or row.get("status") == "tie" or (margin is not None and margin <= 0):
+        raise LeftOut("both answers are rated alike")
 
 
 def repeats(prompt, answer):
@@ -167,27 +226,42 @@ def repeats(prompt, answer):
 
 
 def instruction(row, kind):
-    """A task, perhaps with an input, and its answer: Alpaca, Dolly, OpenOrca, GSM8K. A `system` text or a `history` of
-    exchanges makes it a conversation."""
-    text, given = first_of(row, "instruction question query"), first_of(row, "input context")
+    """A task, perhaps with a passage, choices or an input, and its answer: Alpaca, Dolly, OpenOrca, GSM8K, RACE. A
+    `system` text or a `history` of exchanges makes it a conversation."""
+    text = task_of(row)
     name = next((name for name in ("output", "response", "answer", "completion") if row.get(name) is not None), None)
-    if not isinstance(text, str) or not isinstance(given, str | None):
-        raise LeftOut("instruction and input must be strings")
     if name and not isinstance(row[name], str) and kind != "prompt":
         raise LeftOut(f"{name!r} is no text")
     if not name and kind != "prompt":
         raise LeftOut("an instruction without an answer")
-    text = f"{text}\n{given}" if given else text
     prompt, answer = f"{text}\n", row.get(name)
     if before := system_of(row) + history_of(row):
         prompt, answer = prompt_of([*before, {"role": "user", "content": text.strip()}]), answer and spaced(answer)
     yield {**row, "prompt": prompt, "response": answer}
 
 
+def task_of(row):
+    """The task that a row sets: its instruction, passage, question, choices and input, each a line."""
+    parts = []
+    for name in "instruction passage article context question query options choices input".split():
+        part = row.get(name)
+        if name in ("options", "choices") and isinstance(part, list) and all(isinstance(each, str) for each in part):
+            part = "\n".join(f"{letter}. {each}" for letter, each in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", part))
+        if not isinstance(part, str | None):
+            raise LeftOut(f"{name!r} is no text")
+        if part and word(part) not in ("<noinput>", "nan", "none", "n/a"):
+            parts.append(part)
+    return "\n".join(parts)
+
+
 def instances(row, kind):
     """Self-instruct's task with several inputs and outputs."""
     for each in objects(row, "instances", ("output",)):
-        yield from instruction(row | {"input": each.get("input"), "output": each["output"]}, kind)
+        own = row | {"input": each.get("input"), "output": each["output"]}
+        try:
+            yield "an answer that is labelled as bad" if says_bad(each) else next(instruction(own, kind))
+        except LeftOut as error:
+            yield str(error)
 
 
 def nectar(row, kind):
@@ -204,8 +278,7 @@ def ultrafeedback(row, kind):
     """Four completions of an instruction, each with a score from 1 to 10; equal scores are a tie."""
     completions = objects(row, "completions", ("response", "overall_score"))
     prompt = prompt_of([{"role": "user", "content": row["instruction"]}])
-    answers = [(c["response"], c["overall_score"]) for c in completions]
-    yield ranked(prompt, [(text, -score if is_number(score) else None) for text, score in answers], kind)
+    yield ranked(prompt, [(c["response"], minus(c["overall_score"])) for c in completions], kind)
 
 
 def tldr(row, kind):
@@ -221,24 +294,25 @@ def tldr(row, kind):
         text = f"{text}\n\nARTICLE: {info['article']}"
     else:
         raise LeftOut("neither a post nor an article")
-    if row.get("choice") not in (0, 1):
+    if (choice := number(row.get("choice"))) not in (0, 1):
         raise LeftOut("neither was chosen")
-    yield ranked(f"{text}\n\nTL;DR:", [(s["text"], i != row["choice"]) for i, s in enumerate(summaries)], kind)
+    yield ranked(f"{text}\n\nTL;DR:", [(s["text"], i != choice) for i, s in enumerate(summaries)], kind)
 
 
 def shp(row, kind):
     """Two comments on a Reddit post, of which readers preferred one."""
     prompt = prompt_of([{"role": "user", "content": row["history"]}])
-    if row["labels"] not in (0, 1):
+    if (label := number(row["labels"])) not in (0, 1):
         raise LeftOut("'labels' must be 1 (A is preferred) or 0")
-    yield ranked(prompt, [(row["human_ref_A"], 1 - row["labels"]), (row["human_ref_B"], row["labels"])], kind)
+    yield ranked(prompt, [(row["human_ref_A"], 1 - label), (row["human_ref_B"], label)], kind)
 
 
 def pku(row, kind):
     """PKU-SafeRLHF: two responses, of which people chose the better and the safer one. Here the better one counts."""
-    best = first_of(row, "better_response_id safer_response_id")
+    best = number(first_of(row, "better_response_id safer_response_id"))
     if best not in (0, 1):
         raise LeftOut("better_response_id must be 0 or 1")
+    best = int(best)
     if kind == "demonstration" and is_no(row.get(f"is_response_{best}_safe", True)):
         raise LeftOut("an answer that is labelled as bad")
     answers = [(row[f"response_{i}"], i != best) for i in (0, 1)]
@@ -248,15 +322,14 @@ def pku(row, kind):
 def webgpt(row, kind):
     """WebGPT comparisons: two answers to a question, each with a score from -1 to 1."""
     question = row["question"].get("full_text") if isinstance(row["question"], dict) else row["question"]
-    answers = [(row[f"answer_{i}"], row[f"score_{i}"]) for i in (0, 1)]
-    prompt = prompt_of([{"role": "user", "content": question}])
-    yield ranked(prompt, [(text, -score if is_number(score) else None) for text, score in answers], kind)
+    answers = [(row[f"answer_{i}"], minus(row[f"score_{i}"])) for i in (0, 1)]
+    yield ranked(prompt_of([{"role": "user", "content": question}]), answers, kind)
 
 
 def helpsteer3(row, kind):
     """HelpSteer3: two responses to a conversation, and a preference from -3 (the first is much better) to 3."""
-    preference = row["overall_preference"]
-    if not is_number(preference):
+    preference = number(row["overall_preference"])
+    if preference is None:
         raise LeftOut("overall_preference must be a number")
     messages = row["context"] if isinstance(row["context"], list) else [{"role": "user", "content": row["context"]}]
     yield ranked(prompt_of(messages), [(row["response1"], preference), (row["response2"], -preference)], kind)
@@ -276,31 +349,36 @@ def arena(row, kind):
 
 def rated(row, kind):
     """HelpSteer: answers to one prompt, each with its helpfulness from 0 to 4 (see by_prompt)."""
-    answers, prompt = row["rated"], prompt_of([{"role": "user", "content": row["prompt"]}])
+    answers = [(text, number(rating)) for text, rating in row["rated"] if number(rating) is not None]
+    prompt = prompt_of([{"role": "user", "content": row["prompt"]}])
     if kind == "prompt":
         yield {"prompt": prompt}
     elif kind == "demonstration":
-        text, rating = max(answers, key=lambda answer: answer[1] if is_number(answer[1]) else -1)
-        good = is_number(rating) and rating >= 3
-        yield {"prompt": prompt, "response": spaced(text)} if good else "an answer with a helpfulness below 3"
+        text, rating = max(answers, key=lambda answer: answer[1], default=("", -1))
+        yield {"prompt": prompt, "response": spaced(text)} if rating >= 3 else "an answer with a helpfulness below 3"
     else:
-        yield ranked(prompt, [(text, -n if is_number(n) else None) for text, n in answers], kind)
+        yield ranked(prompt, [(text, -rating) for text, rating in answers], kind)
 
 
 def by_prompt(rows):
     """Yields ("file:line", {"prompt", "rated": [(text, helpfulness)]}) for each prompt's rows."""
     groups = {}
     for where, row in rows.items():
-        _, answers = groups.setdefault(str(row["prompt"]), (where, []))
+        _, prompt, answers = groups.setdefault(str(row["prompt"]), (where, row["prompt"], []))
         answers.append((row["response"], row["helpfulness"]))
-    yield from ((where, {"prompt": prompt, "rated": answers}) for prompt, (where, answers) in groups.items())
+    yield from ((where, {"prompt": prompt, "rated": answers}) for where, prompt, answers in groups.values())
 
 
 def openassistant(row, kind):
     """A tree of people's messages and the assistant's replies, ranked from 0. The best reply is a demonstration."""
 
+    if "parent_id" in row:
+        raise LeftOut("a message whose parent is not in the file")
+
     def refused(node):
-        return bool(node.get("deleted")) or node.get("review_result") is False
+        spam = node.get("labels", {}).get("spam", {}) if isinstance(node.get("labels"), dict) else {}
+        is_spam = isinstance(spam, dict) and (number(spam.get("value")) or 0) > 0.5
+        return bool(node.get("deleted")) or node.get("review_result") is False or is_spam
 
     stack = [(row["prompt"], [])]  # messages to visit, each with the conversation before it
     while stack:
@@ -318,7 +396,8 @@ def openassistant(row, kind):
         stack += [(reply, messages) for reply in reversed(replies)]  # the first reply is visited first
         if role == "user":
             answers = [r for r in replies if isinstance(r, dict) and isinstance(r.get("text"), str) and not refused(r)]
-            with_rank = sorted((a for a in answers if is_number(a.get("rank"))), key=lambda a: a["rank"])
+            with_rank = [a | {"rank": number(a.get("rank"))} for a in answers if number(a.get("rank")) is not None]
+            with_rank.sort(key=lambda a: a["rank"])
             prompt = prompt_of(messages)
             if len(with_rank) > 1 or kind == "prompt":
                 yield ranked(prompt, [(a["text"], a["rank"]) for a in with_rank[:9]], kind)
@@ -329,15 +408,23 @@ def openassistant(row, kind):
 
 
 def trees(messages):
-    """Yields ("file:line", tree) from OpenAssistant's messages {"file:line": row}, each of which names its parent."""
+    """Yields ("file:line", tree) from OpenAssistant's messages {"file:line": row}, each of which names its parent; and
+    as they are the messages to which no way leads from the beginning of a conversation."""
     replies = defaultdict(list)
     for where, row in messages.items():
         if not isinstance(row["message_id"], str) or not isinstance(row.get("parent_id"), str | None):
             raise InputError(f"{where}: message_id must be a string, and parent_id a string or null")
-        replies[row.get("parent_id")].append(row)
+        replies[row.get("parent_id") or None].append(row)
     for row in messages.values():
         row["replies"] = replies.pop(row["message_id"], [])  # pop: of two messages with one id only one has the replies
-    yield from ((where, {"prompt": row}) for where, row in messages.items() if row.get("parent_id") is None)
+    roots = {where: row for where, row in messages.items() if not row.get("parent_id")}
+    reached, stack = set(), [*roots.values()]
+    while stack:
+        row = stack.pop()
+        reached.add(id(row))
+        stack += row["replies"]
+    yield from ((where, {"prompt": row}) for where, row in roots.items())
+    yield from ((where, row) for where, row in messages.items() if id(row) not in reached)
 
 
 # --- parts of rows ---------------------------------------------------------------------------------------------------
@@ -409,18 +496,16 @@ def ranked(prompt, answers, kind):
     """A ranking of pairs (text, number), the lowest number best; the best text is also a demonstration's response."""
     if kind == "prompt":
         return {"prompt": prompt}
-    if not all(isinstance(text, str) and is_number(number) for text, number in answers):
+    texts, places = [text for text, _ in answers], [number(place) for _, place in answers]
+    if not all(isinstance(text, str) for text in texts) or None in places:
         raise LeftOut("an answer without text or score")
     if not 2 <= len(answers) <= 9:
         raise LeftOut(f"{len(answers)} answers, and a ranking has 2 to 9")
-    numbers = sorted({number for _, number in answers})
-    ranks = [numbers.index(number) + 1 for _, number in answers]
-    texts = [spaced(text) for text, _ in answers]
+    if kind == "ranking" and len(set(texts)) == 1:
+        raise LeftOut("all answers are the same")
+    numbers = sorted(set(places))
+    ranks, texts = [numbers.index(place) + 1 for place in places], [spaced(text) for text in texts]
     return {"prompt": prompt, "response": texts[ranks.index(1)], "responses": texts, "ranks": ranks}
-
-
-def is_number(value):
-    return isinstance(value, (int, float)) and abs(value) < 1e9  # False for infinity and NaN
 
 
 PAIRS = [("chosen", "rejected"), ("chosen_response", "rejected_response"), ("response_j", "response_k")]
@@ -455,6 +540,8 @@ FIELDS = {"document": {"text"}, "demonstration": {"prompt", "response"}, "rankin
           "prompt": {"prompt"}, "text": set()}  # fmt: skip
 COLUMNS = {name for shape in SHAPES for name in shape.needed} | {*GOOD, *BAD, *OPINIONS} | set(
     "text prompt response completion output answer input context query question system system_prompt history "
+    "passage article options choices loss margin labels chosen_score rejected_score chosen_rating rejected_rating "
+    "rating_chosen rating_rejected chosen_avg_rating rejected_avg_rating chosen-rating rejected-rating "
     "parent_id rank replies choice labeler use_case score_chosen score_rejected better_response_id safer_response_id "
     "is_response_0_safe is_response_1_safe".split()
 )  # fmt: skip
@@ -477,7 +564,8 @@ def shape_with(names, null, kind):
         return SHAPES[-1]  # a prompt that also has a field such as `question`
     whole = next(shape for shape in SHAPES if shape.needed <= set(names))
     own = fields | {"response"} if "completion" in fields else fields
-    if shape is not SHAPES[-1] or whole is shape or FIELDS[kind] <= own:
+    rated_by_nobody = whole.gather is by_prompt and shape is not whole
+    if not rated_by_nobody and (shape is not SHAPES[-1] or whole is shape or FIELDS[kind] <= own):
         return shape
     reason = f"{min(whole.needed - fields)!r} is null"
     return Shape(whole.name, set(), lambda row, kind: [reason])

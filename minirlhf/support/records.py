@@ -97,6 +97,8 @@ def convert(path, kind):
 def shaped_rows(path, kind, shapes):
     """Yields ("file:line", row, its Shape), and counts the shapes."""
     gathered = defaultdict(dict)
+    if names := rows.skipped(path):
+        print0(f"{path}: {', '.join(names[:9])}{' ...' if len(names) > 9 else ''} not read; name files to have others")
     for where, row in rows.rows(path, formats.COLUMNS):
         shape = formats.shape_of(row, kind)
         shapes[shape.name] += 1

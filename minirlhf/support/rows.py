@@ -21,12 +21,19 @@ from pathlib import Path
 from .errors import InputError, require, reraise
 from .files import watch
 
+WRAPPERS = {"data", "rows", "records", "examples", "train"}  # {"data": [...]}: names of the array
 ENDOFTEXT = "<|endoftext|>"
-KINDS = (".jsonl", ".parquet", ".arrow"), (".json", ".csv", ".tsv"), (".txt",)
-SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
-ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json", "tokenizer.json",
-         "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "generation_config.json",
-         "metrics.jsonl", "samples.jsonl", "README.txt", "LICENSE.txt", "merges.txt"}  # fmt: skip
+KINDS = (".jsonl", ".ndjson", ".parquet", ".arrow"), (".json", ".csv", ".tsv"), (".txt",)
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test",
+          "evaluation": "test", "holdout": "test", "validation": "validation", "valid": "validation",
+          "val": "validation", "dev": "validation"}  # fmt: skip
+PACKED = {b"PK\x03\x04": "a zip archive (or .xlsx, or a model)", b"BZh": "packed by bzip2", b"\xfd7zXZ": "packed by xz",
+          b"7z\xbc\xaf": "a 7z archive", b"%PDF": "a PDF", b"PAR1": "parquet", b"\x1f\x8b": "packed by gzip",
+          b"\x28\xb5\x2f\xfd": "packed by zstandard", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # fmt: skip
+LOGS = {"metrics.jsonl", "samples.jsonl"}  # of a run
+ABOUT = LOGS | {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json",
+         "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "generation_config.json",
+         "package.json", "README.txt", "LICENSE.txt", "merges.txt"}  # fmt: skip
 
 
 def rows(path, columns):
@@ -47,6 +54,16 @@ def rows(path, columns):
             yield from json_rows(file)
 
 
+def skipped(path):
+    """Names of data files in a folder that are not read, since they are of another kind, or metrics."""
+    if not os.path.isdir(path):
+        return []
+    kinds = [kind for group in KINDS for kind in group]
+    names = [name for name in os.listdir(path) if suffix(name) in kinds and name not in ABOUT - LOGS]
+    there = {os.path.join(path, name) for name in names}
+    return sorted(os.path.basename(name) for name in there - set(files(path)))
+
+
 def files(path):
     """The names of the data files that a path stands for: its own, those in a folder, or those that match a pattern."""
     path = str(path)
@@ -59,9 +76,12 @@ def files(path):
     found = data_files(path) or (os.path.isdir(f"{path}/data") and data_files(f"{path}/data"))
     endings = "one of .jsonl, .json, .csv, .parquet, .arrow, or .jsonl.gz"
     require(found, f"{path}: no file in this folder ends in {endings}; name the files")
-    stems = {re.split("[-.]", os.path.basename(file))[0] for file in found}  # train_sft of train_sft-00000-of-00003
-    splits = sorted(stem for stem in stems if SPLITS & set(stem.split("_")))
-    require(len(splits) < 2, f"{path}: holds {' and '.join(splits)} data; name the files of one of them")
+    names = [os.path.basename(file) for file in found]
+    splits = {SPLITS[part] for name in names for part in re.split(r"[-_.\s]", name.lower()) if part in SPLITS}
+    require(len(splits) < 2, f"{path}: holds {' and '.join(sorted(splits))} data; name the files of one of them")
+    unpacked = [name.removesuffix(".gz").removesuffix(".zst") for name in names]
+    double = [name for name in unpacked if unpacked.count(name) > 1]
+    require(not double, f"{path}: holds {double and double[0]} twice, packed and unpacked; name one of them")
     return found
 
 
@@ -99,6 +119,14 @@ def lines(path):
         raise InputError(f"{where} ({error}); is it complete, and what its name says?") from None
 
 
+def refuse_other_kinds(path, line):
+    """Raises InputError if the first line of what should be text begins as a file of another kind does."""
+    for begin, kind in PACKED.items():
+        advice = "convert it to UTF-8" if kind == "UTF-16" else "unpack it, or give it the ending that it should have"
+        require(not line.startswith(begin), f"{path}: {kind}, and no text; {advice}")
+    require(b"ustar" not in line[257:263], f"{path}: a tar archive, and no text; unpack it")
+
+
 def split_lines(file):
     """The lines of a file of bytes. pyarrow's files can't be iterated by lines."""
     if hasattr(file, "peek"):
@@ -128,7 +156,10 @@ def json_rows(path):
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON ({error}); each line must be one JSON object") from None
         require(isinstance(row, dict), f"{where}: a JSON object is needed, {type(row).__name__} found")
-        yield where, row
+        if wrapped := array_in(row):
+            yield from ((f"{where}: item {i}", item) for i, item in enumerate(wrapped, 1))
+        else:
+            yield where, row
 
 
 def array_rows(path, text):
@@ -138,21 +169,33 @@ def array_rows(path, text):
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); an array of objects, or an object a line, is needed") from None
     if isinstance(value, dict):
-        arrays = [each for each in value.values() if isinstance(each, list)]
-        value = arrays[0] if len(arrays) == 1 else [value]
+        value = array_in(value) or [value]
     for number, row in enumerate(value, 1):
         require(isinstance(row, dict), f"{path}: item {number} of the array is no object; objects are needed")
         yield f"{path}: item {number}", row
 
 
+def array_in(row):
+    """The array of objects in {"data": [...]} and the like, or None."""
+    (name, *others) = [name for name, value in row.items() if isinstance(value, list)] or [None]
+    found = row[name] if name in WRAPPERS and not others else None
+    return found if found and all(isinstance(each, dict) for each in found) else None
+
+
 def csv_rows(path, separator):
-    numbered = lines(path)
-    reader = csv.DictReader((line + "\n" for _, line in numbered), delimiter=separator)
+    """Rows of a table. An empty cell is null."""
+    numbered = itertools.dropwhile(lambda line: not line[1].strip(), lines(path))
+    reader = csv.DictReader((line + "\n" for _, line in numbered), delimiter=separator, strict=True)
     csv.field_size_limit(1 << 30)
     try:
+        header = reader.fieldnames or []
+        double = [name for name in header if header.count(name) > 1]
+        require(not double, f"{path}: the column {double and double[0]!r} is there twice; rename one")
         for row in reader:
-            require(None not in row, f"{path}:{reader.line_num}: more values than the header has names")
-            yield f"{path}:{reader.line_num}", row
+            where = f"{path}:{reader.line_num}"
+            require(None not in row, f"{where}: more values than the header has names")
+            if list(row.values()) != header:  # of another file that was added
+                yield where, {name: value or None for name, value in row.items()}
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: not a row ({error}); write it as JSON lines") from None
 
@@ -183,7 +226,7 @@ def table_rows(path, columns):
 
 
 def table_batches(pyarrow, path, columns):
-    if path.endswith(".parquet"):
+    if suffix(path) == ".parquet":
         from pyarrow import parquet
 
         file = parquet.ParquetFile(path)

@@ -238,7 +238,7 @@ def test_conversations_in_other_words(tmp_path, row):
         ({"instruction": "Name a pet.", "output": "A cat.", "history": [["Hi", "Hello"]]},
          f"{USER} Hi{BOT} Hello{QUESTION}", ANSWER),
         (ORCA, f"Be kind.{QUESTION}", ANSWER),
-        ({"question": "Name a pet.", "response_j": "A cat.", "response_k": "No."}, "Name a pet.", "A cat."),
+        ({"question": "Name a pet.", "response_j": "A cat.", "response_k": "No."}, "Name a pet.\n", "A cat."),
     ],
 )  # fmt: skip
 def test_instructions_in_other_words(tmp_path, row, prompt, answer):
@@ -594,7 +594,7 @@ def test_a_folder_is_its_files_in_order(tmp_path, parquet):
     parquet.write_table(pyarrow.Table.from_pylist([{"prompt": "c"}]), folder / "train-00002-of-00003.parquet")
     (folder / "README.md").write_text("not data")
     assert [r["prompt"] for r in ours.read(folder, "prompt")] == ["a", "b", "c"]
-    for name, holds in (("test-00000-of-00001", "test and train"), ("test_sft-00000-of-00001", "test_sft and train")):
+    for name, holds in (("test-00000-of-00001", "test and train"), ("test_sft-00000-of-00001", "test and train")):
         other = tiny.write_lines(folder / f"{name}.jsonl", [{"prompt": "d"}])
         with pytest.raises(InputError, match=f"data: holds {holds} data; name the files of one of them"):
             ours.read(folder, "prompt")

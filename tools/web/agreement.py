@@ -12,7 +12,7 @@ from minirlhf.rollout import ranking_scores
 from minirlhf.support.chats import ASSISTANT, HUMAN
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.files import write_lines
-from minirlhf.support.formats import is_number
+from minirlhf.support.formats import number
 from minirlhf.support.records import encode_rankings, read
 from minirlhf.support.statistics import interval, pair_hits
 
@@ -52,8 +52,8 @@ def without_odd_fields(ranking):
 
     flags = ranking.get("flags")
     fits = {
-        "seconds": is_number(ranking.get("seconds")),
-        "ratings": is_list(ranking.get("ratings"), (int, float)) and all(map(is_number, ranking["ratings"])),
+        "seconds": isinstance(ranking.get("seconds"), (int, float)) and number(ranking["seconds"]) is not None,
+        "ratings": is_list(ranking.get("ratings"), (int, float)) and None not in map(number, ranking["ratings"]),
         "flags": is_list(flags, list) and all(is_list(own, str) for own in flags),
     }
     kept = {name: value for name, value in ranking.items() if fits.get(name, True)}
