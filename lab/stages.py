@@ -132,9 +132,9 @@ def whole(path):
     if path.suffix == ".pt":
         return path.is_file() and checksums(path) is not None
     try:
-        if path.suffix == ".json":
-            read_json(path)
-        elif path.suffix == ".tiktoken":
+        if path.suffix == ".json" and not read_json(path):
+            return False
+        if path.suffix == ".tiktoken":
             load(path.parent)
     except InputError:
         return False

@@ -4,6 +4,7 @@ python -m tools.curves runs/toy/ppo runs/mine/beta0 --columns score kl entropy c
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from minirlhf.support import curves
 from minirlhf.support.config import check_fields, command
@@ -18,6 +19,10 @@ class Config:
 
     def __post_init__(self):
         check_fields(self)
+        require(Path(self.out).suffix == ".png", f"--out {self.out}: a picture is written there; choose a name.png")
+        for given in self.runs:
+            folder = given.rpartition("=")[2]
+            require(Path(folder).is_dir(), f"{folder}: no such folder; give the folders of runs")
 
 
 def main(config):

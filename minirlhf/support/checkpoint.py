@@ -1,5 +1,6 @@
 """Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its tokenizer beside it."""
 
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def save_model(path, model, tokenizer):
     """Writes weights, architecture, kind and tokenizer hash to `path`, and the tokenizer beside it."""
     if rank() != 0:
         return
-    if not (Path(path).parent / "tokenizer.tiktoken").exists():
+    ranks = Path(path).parent / "tokenizer.tiktoken"
+    if not ranks.is_file() or ranks.read_bytes() != tokenizers.ranks_file(tokenizer.ranks):
         tokenizer.save(Path(path).parent)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     fault = "not saved, its weights are not finite; lower the learning rate and use another --out"
@@ -33,11 +35,8 @@ def checkpoint_path(source):
 def read_checkpoint(source, tokenizer=None):
     """The dict that save_model wrote, or the same from Hugging Face's folder. tokenizer: the one it must belong to."""
     path = checkpoint_path(source)
-    if (path.parent / "pytorch_model.bin").is_file() and not path.is_file():
-        advice = "save it by transformers with safe_serialization=True, or download its model.safetensors"
-        raise InputError(f"{path.parent}/pytorch_model.bin: may hold code, and is not opened; {advice}")
     if not huggingface.holds(source) and not path.is_file():
-        raise InputError(f"{path}: no checkpoint there; give a run's folder or one of its .pt files")
+        raise no_checkpoint(source)
     checkpoint = huggingface.read(source) if huggingface.holds(source) else read_pt(path)
     if not isinstance(checkpoint, dict) or not {"kind", "config", "tokenizer", "model"} <= checkpoint.keys():
         raise InputError(f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
@@ -46,9 +45,23 @@ def read_checkpoint(source, tokenizer=None):
     return checkpoint
 
 
+def no_checkpoint(source):
+    """The InputError for a path at which there is no model."""
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    if (folder / "pytorch_model.bin").is_file():
+        advice = "save it by transformers with safe_serialization=True, or download its model.safetensors"
+        return InputError(f"{folder}/pytorch_model.bin: may hold code, and is not opened; {advice}")
+    if Path(source).is_dir() and any(folder.glob("state-*.pt")):
+        return InputError(f"{source}: this run has not ended; let it go on with --resume first")
+    return InputError(f"{checkpoint_path(source)}: no checkpoint there; give a run's folder or one of its .pt files")
+
+
 def read_pt(path):
     """What torch.save wrote to a file, read as data and never as code."""
     with reraise(f"{path}: truncated, or not a checkpoint; train it again or take another"):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load does not look at the checksums
+                raise ValueError(damaged)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -95,5 +108,5 @@ def load_tokenizer(source):
         return huggingface.read_tokenizer(source)
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
     if not Path(source).exists() or not (folder / "tokenizer.tiktoken").exists():
-        raise InputError(f"{source}: no checkpoint there; give a run's folder or one of its .pt files")
+        raise no_checkpoint(source)
     return tokenizers.load(folder)

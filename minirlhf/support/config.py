@@ -30,6 +30,8 @@ def command(main, config, *positional):
             if not error.filename:
                 raise
             line = f"{error.filename}: {error.strerror}; is it the path you mean, and may you use it?"
+        elif isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection (closed|reset)", line):
+            line = f"another process of this run has ended ({line[:100]}); see what it says"
         elif not isinstance(error, InputError):
             if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", line):
                 raise

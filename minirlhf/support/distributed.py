@@ -30,6 +30,8 @@ def start(device):
         local, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         require(local <= gpus, f"--nproc_per_node {local}: this machine has {gpus} GPUs; take {gpus}")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if "TORCHELASTIC_RUN_ID" not in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        print(f"waiting for {os.environ['WORLD_SIZE']} processes to meet at {address}", flush=True)
     options = {}
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # After a restart the store still has the addresses of the old processes. A prefix for each start hides them.

@@ -19,5 +19,7 @@ def reraise(message):
         yield
     except (InputError, MemoryError):
         raise
+    except PermissionError as error:
+        raise InputError(f"{error.filename}: {error.strerror}; is it the path you mean, and may you use it?") from None
     except Exception:
         raise InputError(message) from None

@@ -59,8 +59,11 @@ def read_weights(folder):
         if head is not None and embedding is not None and not head.equal(embedding):
             raise InputError(f"{path}: lm_head.weight is not the token embedding; here they are one, as in GPT-2")
         for name, tensor in stored.items():
+            floating = f"{path}: {name} is {tensor.dtype}; quantized weights can't be read, take the original ones"
+            require(tensor.is_floating_point() or name.endswith((".attn.bias", ".masked_bias")), floating)
             name = name.removeprefix("transformer.")
             if name.startswith(("wte.", "wpe.", "h.", "ln_f.")) and not name.endswith((".attn.bias", ".masked_bias")):
+                require(f"transformer.{name}" not in weights, f"{path}: {name} is in another file, too; remove one")
                 transpose = name.endswith(TRANSPOSED) and tensor.ndim == 2
                 weights[f"transformer.{name}"] = tensor.float().T.contiguous() if transpose else tensor.float()
     return weights
@@ -75,6 +78,7 @@ def read_tokenizer(folder):
             vocabulary, merges = description["model"]["vocab"], description["model"]["merges"]
             merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
             pattern = read_pattern(description["pre_tokenizer"])
+        require(not description.get("normalizer"), f"{path}: has a normalizer; only one without it can be read")
     else:
         path, merges_path = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         if not path.exists() or not merges_path.exists():

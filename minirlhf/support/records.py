@@ -204,7 +204,8 @@ def encode_fitting(records, encode, tokenizer, limit, where, what):
         print0(f"{where}: {shortened} of {len(records)} {what} lost their oldest turns, to fit in {limit} tokens")
     if len(kept) < len(records):
         print0(f"{where}: dropped {len(records) - len(kept)} of {len(records)} {what}, longer than {limit} tokens")
-    require(kept, f"{where}: none of its {what} fits in {limit} tokens; use a longer context")
+    advice = "take a smaller --max_response, or a longer context" if what == "prompts" else "use a longer context"
+    require(kept, f"{where}: none of its {what} fits in {limit} tokens; {advice}")
     return kept, items
 
 

@@ -110,6 +110,8 @@ def lines(path):
     try:
         with text_file(path) as file:
             for number, line in enumerate(split_lines(file), 1):
+                if number == 1:
+                    refuse_other_kinds(path, line)
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         where = f"{path}:{number}: byte {error.start + 1}"

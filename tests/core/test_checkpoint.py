@@ -1,6 +1,7 @@
 """Checkpoints are read as data and never as code, are complete, and have their tokenizer beside them."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,3 +104,26 @@ def test_only_rank_0_writes(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(checkpoint, "rank", lambda: 1)
     checkpoint.save_model(tmp_path / "model.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flipped_bit_in_the_weights_is_found(world, tmp_path):
+    """torch.load does not look at a file's checksums."""
+    content = bytearray((Path(world.gpt) / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(InputError, match="model.pt: truncated, or not a checkpoint"):
+        checkpoint.read_checkpoint(tmp_path)
+
+
+def test_a_truncated_tokenizer_is_written_again_with_the_model(tmp_path, tokenizer):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.tiktoken"
+    path.write_bytes(path.read_bytes()[:1200])
+    checkpoint.save_model(tmp_path / "model.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
+    assert checkpoint.load_tokenizer(tmp_path).hash == tokenizer.hash
+
+
+def test_a_run_that_was_stopped_is_named_as_one(tmp_path):
+    (tmp_path / "state-00000003.pt").touch()
+    with pytest.raises(InputError, match="this run has not ended; let it go on with --resume first"):
+        checkpoint.load_tokenizer(tmp_path)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from decimal import Decimal
 
 import pytest
 
@@ -358,6 +359,110 @@ def test_a_prompt_without_its_last_word_gets_it(tmp_path):
     assert ranking["prompt"] == f"{USER} Name a food.{BOT}"
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"label": "0.0"}, {"is_spam": "1.0"}, {"is_spam": "y"}, {"label": "f"}, {"label": "N"},
+        {"rating": "\U0001f44e"},
+        {"feedback": "thumbs-down"}, {"desirable": False}, {"acceptable": 0}, {"response_harm_label": "harmful"},
+        {"safety": "unsafe"}, {"status": "rejected"}, {"preference": "rejected"}, {"label": Decimal(0)},
+    ],
+)  # fmt: skip
+def test_marks_in_other_words_are_bad_too(mark):
+    assert formats.says_bad(BAD | mark)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"label": "1.0"},
+        {"rating": 0},
+        {"vote": "0"},
+        {"status": "done"},
+        {"label": None},
+        {"chosen": "No", "rejected": "Yes"},
+    ],
+)
+def test_what_is_no_mark_is_none(mark):
+    assert not formats.says_bad(BAD | mark)
+
+
+@pytest.mark.parametrize("mark", [{"train": False}, {"loss": False}, {"masked": True}, {"weight": 0}])
+def test_a_message_that_is_not_to_be_learned_is_not(tmp_path, mark):
+    talk = [ASKED, {"role": "assistant", "content": "bad"} | mark, ASKED, ANSWERED]
+    assert [r["response"] for r in read(tmp_path, [{"messages": talk}], "demonstration")] == [ANSWER]
+
+
+def test_an_instance_and_a_reply_may_be_bad(tmp_path):
+    bad, none, good = {"output": "b", "is_bad": True}, {"output": None}, {"output": "4"}
+    row = {"instruction": "Add.", "instances": [bad, none, good]}
+    assert [r["response"] for r in read(tmp_path, [row], "demonstration")] == ["4"]
+    spam = message("b", "a", "assistant", "bad", labels={"spam": {"value": 1.0, "count": 3}})
+    tree = [message("a", None, "prompter", "Hi"), spam, message("c", "a", "assistant", "Hello")]
+    assert [r["response"] for r in read(tmp_path, tree, "demonstration")] == [" Hello"]
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {"score_chosen": "1.0", "score_rejected": "5.0"}, {"chosen_score": 1, "rejected_score": 9},
+        {"chosen-rating": 3, "rejected-rating": 4}, {"rating_chosen": 1, "rating_rejected": 5}, {"margin": -2.0},
+        {"chosen_avg_rating": 3, "rejected_avg_rating": 3}, {"status": "tie"}, {"rating": [9.0, 9.0]},
+    ],
+)  # fmt: skip
+def test_a_pair_whose_scores_deny_it_is_left_out(tmp_path, capsys, scores):
+    pair = {"prompt": "a ", "chosen": "x", "rejected": "y"}
+    assert len(read(tmp_path, [pair | scores, pair], "ranking")) == 1
+    assert "left out 1: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"instruction": "Add.", "input": "1 2", "chosen": "3", "rejected": "4"}, "Add.\n1 2\n"),
+        ({"question": "Who?", "context": "Tom did it.", "chosen": "3", "rejected": "4"}, "Tom did it.\nWho?\n"),
+        ({"passage": "Tom ran.", "question": "Who?", "answer": "3"}, "Tom ran.\nWho?\n"),
+        ({"question": "Which?", "options": ["cat", "dog"], "answer": "3"}, "Which?\nA. cat\nB. dog\n"),
+        ({"instruction": "Answer.", "question": "Who?", "answer": "3"}, "Answer.\nWho?\n"),
+        ({"question": "Who?", "input": "", "context": "Tom.", "answer": "3"}, "Tom.\nWho?\n"),
+        ({"instruction": "Add.", "input": "<noinput>", "output": "3"}, "Add.\n"),
+        ({"prompt": [*HI, *HELLO, ASKED], "chosen": [{"role": "assistant", "content": "3"}],
+          "rejected": [{"role": "assistant", "content": "4"}]}, f"{USER} Hi{BOT} Hello{QUESTION}"),
+        ({"prompt": "Name a pet.", "chosen": [{"from": "human", "value": "Name a pet."}, {"from": "gpt", "value": "3"}],
+          "rejected": [{"from": "human", "value": "Name a pet."}, {"from": "gpt", "value": "4"}]}, QUESTION),
+        ({"prompt": HI, "chosen": [*HELLO, ASKED, {"role": "assistant", "content": "3"}],
+          "rejected": [*HELLO, ASKED, {"role": "assistant", "content": "4"}]}, f"{USER} Hi{BOT} Hello{QUESTION}"),
+        ({"system": "Be kind.", "prompt": "Name a pet.", "chosen": [ASKED, {"role": "assistant", "content": "3"}],
+          "rejected": [ASKED, {"role": "assistant", "content": "4"}]}, f"Be kind.{QUESTION}"),
+        ({"conversation": [ASKED, {"role": "assistant", "content": "3"}]}, QUESTION),
+        ({"prompt": "Name a pet.\n", "response": None, "completion": "3"}, "Name a pet.\n"),
+    ],
+)  # fmt: skip
+def test_no_part_of_a_question_is_lost_or_invented(tmp_path, row, prompt):
+    assert [(r["prompt"], r["response"].strip()) for r in read(tmp_path, [row], "demonstration")] == [(prompt, "3")]
+
+
+def test_what_the_assistant_said_in_a_prompt_is_not_learned(tmp_path):
+    row = {"prompt": [*HI, *HELLO, ASKED], "completion": [ANSWERED]}
+    assert [r["response"] for r in read(tmp_path, [row], "demonstration")] == [ANSWER]
+
+
+def test_helpsteer_without_a_rating_is_no_demonstration(tmp_path, capsys):
+    rows = [helpsteer("A cat.", 4), helpsteer("x", None) | {"prompt": "Other?"}]
+    assert len(read(tmp_path, rows, "demonstration")) == 1
+    assert "'helpfulness' is null" in capsys.readouterr().out
+
+
+def test_a_message_whose_parent_is_missing_is_counted(tmp_path, capsys):
+    orphans = [
+        message("x", "gone", "assistant", "?"),
+        message("y", "z", "prompter", "?"),
+        message("z", "y", "prompter", "?"),
+    ]
+    read(tmp_path, [*MESSAGES, *orphans], "ranking")
+    assert "left out 3: a message whose parent is not in the file" in capsys.readouterr().out
+
+
 # --- trees -----------------------------------------------------------------------------------------------------------
 
 
@@ -667,6 +772,70 @@ def test_files_of_a_folders_data_and_files_that_match(tmp_path):
 def test_stories_between_markers_are_documents(tmp_path):
     (tmp_path / "s.txt").write_text("Once.\nA cat.\n<|endoftext|>\n\nTwice.\n<|endoftext|>\n<|endoftext|>Last")
     assert [r["text"] for r in ours.read(tmp_path / "s.txt", "document")] == ["Once.\nA cat.", "Twice.", "Last"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('prompt,response\nQ1,"first\nQ2,second\n', "not a row"), ('prompt,response\nQ1,"Yes," he said\n', "not a row"),
+        ("prompt,response,response\na,b,c\n", "'response' is there twice"), ("prompt\na,b\n", "more values than"),
+    ],
+)  # fmt: skip
+def test_a_table_with_odd_quotes_or_columns_is_refused(tmp_path, content, says):
+    (tmp_path / "d.csv").write_text(content)
+    with pytest.raises(InputError, match=f"d.csv.*{says}"):
+        ours.read(tmp_path / "d.csv", "demonstration")
+
+
+def test_tables_hold_numbers_as_texts_and_null_as_nothing(tmp_path, capsys):
+    (tmp_path / "d.csv").write_text("\nprompt,chosen,rejected\na,b,c\nprompt,chosen,rejected\nd,,e\n")
+    assert len(ours.read(tmp_path / "d.csv", "ranking")) == 1
+    assert "left out 1: 'chosen' is null" in capsys.readouterr().out
+    (tmp_path / "p.csv").write_text("prompt,response_0,response_1,better_response_id\na,b,c,1\n")
+    assert ours.read(tmp_path / "p.csv", "ranking")[0]["ranks"] == [2, 1]
+
+
+def test_a_record_with_a_list_in_it_is_not_that_list(tmp_path):
+    record = {"text": "A page.", "tags": [{"text": "sport"}]}
+    (tmp_path / "d.json").write_text(json.dumps(record, indent=1))
+    assert [r["text"] for r in ours.read(tmp_path / "d.json", "document")] == ["A page."]
+    (tmp_path / "d.json").write_text(json.dumps({"data": ROWS}))
+    assert ours.read(tmp_path / "d.json", "demonstration") == ROWS
+
+
+@pytest.mark.parametrize(
+    "names", [("train.jsonl", "eval.jsonl"), ("my-train.jsonl", "my-test.jsonl"), ("Train.csv", "Test.csv"),
+              ("alpaca.train.jsonl", "alpaca.test.jsonl"), ("a.jsonl", "a.jsonl.gz")],
+)  # fmt: skip
+def test_a_folder_of_several_splits_or_of_one_file_twice_is_refused(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text('{"prompt": "a"}\n')
+    with pytest.raises(InputError, match="name the files of one of them|twice, packed and unpacked"):
+        ours.read(tmp_path, "prompt")
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
+    for name in ("a.jsonl", "B.JSONL", "c.ndjson"):
+        (tmp_path / name).write_text('{"prompt": "a"}\n')
+    for name in ("war.txt", "samples.jsonl", ".hidden.jsonl"):
+        (tmp_path / name).write_text("x")
+    assert len(ours.read(tmp_path, "prompt")) == 3
+    assert ".hidden.jsonl, samples.jsonl, war.txt not read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"PK\x03\x04", "a zip archive"),
+        (gzip.compress(b"{}", mtime=0), "packed by gzip"), (b"\xff\xfe{\x00", "UTF-16"),
+        (b"%PDF-1.4", "a PDF"), (b"BZh9", "packed by bzip2"), (b"x" * 257 + b"ustar", "a tar archive"),
+    ],
+)  # fmt: skip
+def test_files_of_other_kinds_are_named_for_what_they_are(tmp_path, content, says):
+    for name, packed in (("d.jsonl", content), ("d.jsonl.gz", gzip.compress(content))):
+        (tmp_path / name).write_bytes(packed)
+        with pytest.raises(InputError, match=f"{name}: {says}"):
+            ours.read(tmp_path / name, "demonstration")
 
 
 @pytest.mark.parametrize("at", [12, 40, -3])

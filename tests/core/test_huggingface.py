@@ -114,6 +114,24 @@ def test_a_head_of_its_own_is_refused(exported):
         load_model(exported[1], GPT, load_tokenizer(exported[1]))
 
 
+WTE = "transformer.wte.weight"
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda f, w, s: s({WTE: w[WTE]}, f / "old.safetensors"), "another file"),
+        (lambda f, w, s: s(w | {WTE: w[WTE].to(torch.int8)}, f / "model.safetensors"), "quantized weights can't be"),
+        (lambda f, w, s: edit(f, "tokenizer.json", lambda c: c.update(normalizer={"type": "NFC"})), "a normalizer"),
+    ],
+)  # fmt: skip
+def test_what_would_be_read_as_another_model_is_refused(exported, harm, says):
+    library = huggingface.import_safetensors()
+    harm(exported[1], library.load_file(exported[1] / "model.safetensors"), library.save_file)
+    with pytest.raises(InputError, match=says):
+        load_model(exported[1], GPT, load_tokenizer(exported[1]))
+
+
 def test_weights_that_may_hold_code_are_named_with_what_to_do(exported):
     (exported[1] / "model.safetensors").rename(exported[1] / "pytorch_model.bin")
     with pytest.raises(InputError, match="pytorch_model.bin: may hold code, and is not opened; save it by"):

@@ -103,7 +103,7 @@ def test_a_broken_line_of_any_file_is_named(script, line, says, tmp_path, refuse
         ({"prompt": "a"}, "field 'response' is missing"),
         ({"prompt": "a", "response": ""}, "an empty answer"),
         ({"prompt": "a", "response": ["b"]}, "field 'response' is missing or not a string"),
-        ({"instruction": "a", "input": 3, "output": "b"}, "instruction and input must be strings"),
+        ({"instruction": "a", "input": 3, "output": "b"}, "'input' is no text"),
         ({"messages": []}, "a conversation without messages"),
         ({"messages": "hi"}, "a conversation without messages"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "a message needs a role"),

@@ -27,7 +27,7 @@ import train_rm
 import train_sft
 from data.town import __main__ as town_command
 from forked import PYTHON
-from lab import cross_validation
+from lab import cross_validation, stages
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support import folder, huggingface, run
 from minirlhf.support.checkpoint import load_model, read_checkpoint, save_model
@@ -332,6 +332,23 @@ def test_an_environment_in_which_no_processes_can_meet_is_a_line(change, says, s
     assert lines[0].startswith("error: environment: ") and says in lines[0]
 
 
+def test_a_rank_whose_partner_has_failed_says_so(sft, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    by_hand = dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    words = [*PYTHON, "train_sft.py", *to_flags(sft)]
+    pipes = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ranks = [
+        subprocess.Popen([*words, *more], env=os.environ | by_hand | dict(RANK=rank, LOCAL_RANK=rank), **pipes)
+        for rank, more in (("0", ()), ("1", ("--data", "nowhere.jsonl")))
+    ]
+    (out, first), (_, second) = [rank.communicate(timeout=60) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [2, 2] and "nowhere.jsonl: no such file" in second
+    assert out.startswith(f"waiting for 2 processes to meet at 127.0.0.1:{port}\n")
+    lines = [line for line in first.splitlines() if not line.startswith("[")]
+    assert len(lines) == 1 and lines[0].startswith("error: another process of this run has ended")
+
+
 # --- permissions -----------------------------------------------------------------------------------------------------
 
 AS_NOBODY = """
@@ -571,6 +588,14 @@ def test_a_stage_whose_result_is_gone_is_done_again(tmp_path, capsys):
         tiny.run(reproduce, words)
         assert f"{out}/{name} is missing or truncated" in capsys.readouterr().out
         assert (out / "gpt" / "model.pt").read_bytes() == model
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}"])
+def test_a_truncated_evaluation_is_not_whole(content, tmp_path):
+    (tmp_path / "evaluation.json").write_text(content)
+    assert not stages.whole(tmp_path / "evaluation.json")
+    (tmp_path / "evaluation.json").write_text('{"models": {}}')
+    assert stages.whole(tmp_path / "evaluation.json")
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"gpt": "x"}'])

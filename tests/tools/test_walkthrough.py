@@ -58,5 +58,10 @@ def test_runs_are_drawn_beside_each_other_and_a_column_that_is_none_is_named(tmp
     words = [f"first={tmp_path}/one", f"{tmp_path}/two", "--out", f"{tmp_path}/both.png", "--columns", "score"]
     tiny.run(curves, words)
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "d.jsonl").write_text("mine")
+    for out, runs, says in (("d.jsonl", "one", "choose a name.png"), ("x.png", "nowhere", "nowhere: no such folder")):
+        with pytest.raises(InputError, match=says):
+            tiny.run(curves, [f"{tmp_path}/{runs}", "--out", f"{tmp_path}/{out}", "--columns", "score"])
+    assert (tmp_path / "d.jsonl").read_text() == "mine"
     with pytest.raises(InputError, match="one: no kl in its metrics.jsonl"):
         tiny.run(curves, [*words, "kl"])

@@ -11,6 +11,7 @@ from minirlhf.model import RewardModel
 from minirlhf.rollout import ranking_scores
 from minirlhf.support.chats import ASSISTANT, HUMAN
 from minirlhf.support.checkpoint import load_model, load_tokenizer
+from minirlhf.support.errors import require
 from minirlhf.support.files import write_lines
 from minirlhf.support.formats import number
 from minirlhf.support.records import encode_rankings, read
@@ -138,6 +139,7 @@ def export(out, form):
     else:
         pairs = [as_transcript(*pair) for pair in pairs]
         records = [{"chosen": prompt + better, "rejected": prompt + worse} for prompt, better, worse in pairs]
+    require(not path.exists(), f"{path}: is there already; remove it, or move it away")
     write_lines(path, records)
     return f"{path}: {len(pairs)} pairs"
 
