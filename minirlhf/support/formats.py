@@ -36,7 +36,7 @@ OPINIONS = """
     rating feedback vote votes quality verdict reaction status outcome preference safety response_label
     response_harm_label
 """.split()  # 0 says nothing here
-TEXTS = {"chosen", "rejected", "preferred", "accepted", "good", "bad", "correct", "incorrect"}  # or hold an answer
+TEXTS = {"chosen", "rejected", "preferred", "accepted", "good", "bad"}  # or hold an answer
 NO = """
     false f no n bad negative rejected dispreferred undesirable down thumbs_down incorrect wrong unsafe fail failed
     harmful dislike deleted 👎
