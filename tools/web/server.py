@@ -157,7 +157,7 @@ def prepare(host, port, html, routes, token=None):
     try:
         listener = socket.create_server((host, port))
     except (OSError, OverflowError) as error:
-        raise InputError(f"--host {host} --port {port}: {error}; choose another port, or 0 for any free one") from None
+        raise InputError(f"--host {host} --port {port}: {error}; choose others (port 0: any free one)") from None
     headers = [
         ("Content-Security-Policy", policy(html)),
         ("X-Content-Type-Options", "nosniff"),
