@@ -140,3 +140,16 @@ def test_an_interrupted_run_ends_without_a_traceback(monkeypatch, capsys):
 
 def test_files_may_be_given_in_several_goes():
     assert parse(Example, ["--data", "a", "b", "--out", "x", "--data", "c"]).data == ("a", "b", "c")
+
+
+def test_what_the_system_refuses_is_a_line_with_its_path(monkeypatch, capsys):
+    def main(config):
+        raise PermissionError(13, "Permission denied", "/closed/file")
+
+    monkeypatch.setattr("sys.argv", ["x.py", "--data", "a", "--out", "b"])
+    with pytest.raises(SystemExit) as end:
+        command(main, Example)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: /closed/file: Permission denied; is it the path you mean, and may you use it?\n"
+    )

@@ -445,6 +445,8 @@ def test_no_part_of_a_question_is_lost_or_invented(tmp_path, row, prompt):
 def test_what_the_assistant_said_in_a_prompt_is_not_learned(tmp_path):
     row = {"prompt": [*HI, *HELLO, ASKED], "completion": [ANSWERED]}
     assert [r["response"] for r in read(tmp_path, [row], "demonstration")] == [ANSWER]
+    begun = {"system": "Be kind.", "prompt": [*HI, *HELLO], "completion": [ANSWERED]}
+    assert [r["response"] for r in read(tmp_path, [begun], "demonstration")] == [ANSWER]
 
 
 def test_helpsteer_without_a_rating_is_no_demonstration(tmp_path, capsys):
@@ -890,6 +892,16 @@ def test_a_conversation_loses_no_more_turns_than_it_must(tmp_path, tokenizer, li
                 kept.append(sequence.tokens.tolist())
                 break
     assert [s.tokens.tolist() for s in sequences] == kept and len(kept) > 5
+
+
+@pytest.mark.parametrize("error", [-2, -1, 1, 2])
+def test_how_many_turns_are_dropped_does_not_depend_on_the_estimate(tmp_path, tokenizer, monkeypatch, error):
+    records = read(tmp_path, [{"messages": talk(30)}], "demonstration")
+    exact, estimate = ours.encode_demonstrations(records, tokenizer, 64), ours.turns_to_drop
+    off = lambda prompt, *rest: min(prompt.count(USER) - 1, max(0, estimate(prompt, *rest) + error))  # noqa: E731
+    monkeypatch.setattr(ours, "turns_to_drop", off)
+    found = ours.encode_demonstrations(records, tokenizer, 64)
+    assert [s.tokens.tolist() for s in found] == [s.tokens.tolist() for s in exact]
 
 
 def test_a_long_conversation_costs_as_much_as_its_length(tmp_path, tokenizer):
