@@ -897,10 +897,10 @@ def test_a_conversation_loses_no_more_turns_than_it_must(tmp_path, tokenizer, li
 @pytest.mark.parametrize("error", [-2, -1, 1, 2])
 def test_how_many_turns_are_dropped_does_not_depend_on_the_estimate(tmp_path, tokenizer, monkeypatch, error):
     records = read(tmp_path, [{"messages": talk(30)}], "demonstration")
-    exact, estimate = ours.encode_demonstrations(records, tokenizer, 64), ours.turns_to_drop
+    exact, estimate = ours.encode_demonstrations(records, tokenizer, 150), ours.turns_to_drop
     off = lambda prompt, *rest: min(prompt.count(USER) - 1, max(0, estimate(prompt, *rest) + error))  # noqa: E731
     monkeypatch.setattr(ours, "turns_to_drop", off)
-    found = ours.encode_demonstrations(records, tokenizer, 64)
+    found = ours.encode_demonstrations(records, tokenizer, 150)
     assert [s.tokens.tolist() for s in found] == [s.tokens.tolist() for s in exact]
 
 
