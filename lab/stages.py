@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import town
+from minirlhf.support.checkpoint import checksums
 from minirlhf.support.config import Text, require_choice
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.folder import lock_output
 from minirlhf.support.records import read
-from minirlhf.support.run import checksums
 from minirlhf.support.tokenizer import load
 from tools import train_tokenizer
 

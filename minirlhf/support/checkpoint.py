@@ -1,6 +1,7 @@
 """Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its tokenizer beside it."""
 
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -59,10 +60,22 @@ def no_checkpoint(source):
 def read_pt(path):
     """What torch.save wrote to a file, read as data and never as code."""
     with reraise(f"{path}: truncated, or not a checkpoint; train it again or take another"):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch.load does not look at the checksums
-                raise ValueError(damaged)
+        verify(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def checksums(path):
+    """What verify returns, or None if the file is damaged or no such file."""
+    with suppress(InputError), reraise(f"{path}: not valid"):
+        return verify(path)
+
+
+def verify(path):
+    """The checksums of the parts of a file that torch.save wrote. Raises if one is wrong; torch.load ignores them."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(damaged)
+        return [(part.filename, part.CRC) for part in archive.infolist()]
 
 
 def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False):

@@ -137,7 +137,7 @@ def sharegpt(row, kind):
     if isinstance(messages, list) and all(isinstance(text, str) for text in messages):
         messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(messages)]
     if "chosen" in row and "rejected" in row:
-        yield from pair(row | {"prompt": with_system(row, messages)}, kind)
+        yield from pair(row | {"prompt": messages}, kind)
     else:
         yield from conversation(row | {"messages": messages}, kind)
 

@@ -12,14 +12,13 @@ import json
 import math
 import os
 import time
-import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .checkpoint import finite, read_pt, save_model
+from .checkpoint import checksums, finite, read_pt, save_model
 from .config import Text, check_fields, require_positive
 from .curves import draw_curves, read_metrics
 from .distributed import from_rank_0, of_all_ranks, print0, rank, world_size
@@ -188,8 +187,8 @@ def drop_states(out):
 def newest_state(out):
     """(name, checksums) of the newest valid state, or (None, None)."""
     for path in reversed(state_paths(out)):
-        if (content := checksums(path)) and read_state(path):
-            return path.name, content
+        if read_state(path):
+            return path.name, checksums(path)
         print(f"{path}: truncated or corrupt; trying the one before it", flush=True)
     return None, None
 
@@ -200,10 +199,3 @@ def read_state(path):
         state = read_pt(path)
         if state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt":
             return state
-
-
-def checksums(path):
-    """Checksums of the parts of a file that torch.save wrote, or None if they are wrong (torch.load ignores them)."""
-    with suppress(InputError), reraise(f"{path}: not valid"), zipfile.ZipFile(path) as archive:
-        if archive.testzip() is None:
-            return [(part.filename, part.CRC) for part in archive.infolist()]
