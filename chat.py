@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minirlhf.support.config import Text, check_fields, command, require_positive
+from minirlhf.support.config import Text, check_fields, command, refuse_unused, require_positive
 from minirlhf.support.errors import InputError
 from tools.web import labels, server
 from tools.web.answers import Speaker
@@ -46,9 +46,10 @@ class Config:
         require_positive(self, "max_response")
         if self.temperature < 0.01:
             raise InputError(f"--temperature {self.temperature}: must be at least 0.01, which is almost greedy")
-        for name in ("out", "reward_model"):
-            if getattr(self, name) is not None and not self.web:
-                raise InputError(f"--{name}: only the page uses it; add --web")
+        if not self.web:
+            refuse_unused(self, "out reward_model port host", "--web")
+        if self.dialogue:
+            refuse_unused(self, "beginning ending", "--no-dialogue")
         if self.web and len(self.models) > 2:
             raise InputError(f"{len(self.models)} models: the page shows one, or two side by side")
 

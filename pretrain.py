@@ -17,7 +17,7 @@ from minirlhf.model import GPT, PRESETS, GPTConfig
 from minirlhf.support import distributed, records
 from minirlhf.support import tokenizer as tokenizers
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import Text, command, require_choice, require_fraction, require_positive
+from minirlhf.support.config import Text, command, refuse_unused, require_choice, require_fraction, require_positive
 from minirlhf.support.device import pick_device, place
 from minirlhf.support.errors import InputError
 from minirlhf.support.muon import Both, Muon
@@ -52,6 +52,8 @@ class Config(RunConfig):
         require_fraction(self, "dropout", below_one=True)
         require_choice(self, "size", PRESETS)
         require_choice(self, "optimizer", ("adam", "muon"))
+        if self.optimizer != "muon":
+            refuse_unused(self, "muon_lr", "--optimizer muon")
         for name in ("tokenizer", "size", "embedding_std"):
             if self.init and (value := getattr(self, name)):
                 raise InputError(f"--{name} {value}: --init {self.init} brings its own; leave the flag out")

@@ -12,7 +12,7 @@ from pathlib import Path
 from data import town
 from minirlhf.support.checkpoint import checksums
 from minirlhf.support.config import Text, require_choice
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import InputError, reraise
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.folder import lock_output
 from minirlhf.support.records import read
@@ -227,8 +227,9 @@ def make_report(config):
     seconds = read_json(f"{config.out}/stages.json")
     results = read_json(f"{config.out}/evaluation.json")
     results["seconds"] = seconds | {"total": round(sum(seconds.values()), 1)}
+    with reraise(f"{config.out}/evaluation.json: of another version; remove it, and run the command again"):
+        report.write(config.out, results)
     write_json(f"{config.out}/results.json", results)
-    report.write(config.out, results)
 
 
 STAGES = {  # stage: what it does; its function, or None for trainings; files without which it runs again

@@ -17,7 +17,7 @@ prints counts, times and agreement; on the town's prompts also with the town's o
 import threading
 from dataclasses import dataclass
 
-from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
+from minirlhf.support.config import Text, check_fields, command, refuse_unused, require_choice, require_positive
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.records import read
 from tools.web import agreement, labels, server
@@ -44,7 +44,11 @@ class Config:
         check_fields(self)
         require_choice(self, "export", agreement.EXPORTS)
         require_positive(self, "max_response")
-        if not (self.report or self.export):
+        if not self.report:
+            refuse_unused(self, "reward_model", "--report")
+        if self.report or self.export:
+            refuse_unused(self, "models prompts answers rate", "labelling (--report and --export only read --out)")
+        else:
             require(self.models, "--models: name one or more models")
             require(self.prompts, "--prompts: name a file of prompts")
             require(2 <= self.answers <= 9, f"--answers {self.answers}: a ranking has 2 to 9")

@@ -6,8 +6,8 @@
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant",
          "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "bard": "assistant", "bing": "assistant",
-         "system": "system", "developer": "system"}  # fmt: skip
-TOOLS = {"tool", "function", "observation", "function_call", "function_response", "tool_call", "ipython"}
+         "system": "system", "developer": "system", "tool": "tool", "function": "tool", "observation": "tool",
+         "function_call": "tool", "function_response": "tool", "tool_call": "tool", "ipython": "tool"}  # fmt: skip
 
 
 class LeftOut(Exception):
@@ -34,12 +34,13 @@ def transcript(messages):
 def role_and_text(message):
     if not isinstance(message, dict):
         raise LeftOut("a message that is no object with a role and a content")
-    role, content = message.get("role") or message.get("from"), message.get("content")
+    role, content = role_of(message), message.get("content")
     content = message.get("value") if content is None else content
-    if isinstance(role, str) and role in TOOLS:
+    if role == "tool":
         raise LeftOut("a tool's message")
-    if not isinstance(role, str) or role.lower() not in ROLES:
-        raise LeftOut(f"a message needs a role (system, user, assistant); {str(role)[:20]!r} is none")
+    if not role:
+        given = str(message.get("role") or message.get("from"))
+        raise LeftOut(f"a message needs a role (system, user, assistant); {given[:20]!r} is none")
     if isinstance(content, list):
         content = [part.get("text") if isinstance(part, dict) else part for part in content]
         if not all(isinstance(part, str) for part in content):
@@ -47,7 +48,13 @@ def role_and_text(message):
         content = "".join(content)
     if not isinstance(content, str):
         raise LeftOut("a message without content")
-    return ROLES[role.lower()], content
+    return role, content
+
+
+def role_of(message):
+    """"system", "user", "assistant" or "tool" for a message, a dict; None if it names no role that we know."""
+    role = message.get("role") or message.get("from")
+    return ROLES.get(role.lower()) if isinstance(role, str) else None
 
 
 def prompt_of(messages):

@@ -107,6 +107,15 @@ def require_choice(config, name, choices):
         raise InputError(f"--{name} {value}: choose {listed}")
 
 
+def refuse_unused(config, names, needed):
+    """Raises InputError if one of some fields (names, parted by spaces) is not at its default, since nothing uses them
+    without `needed`."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in names.split() and value != field.default:
+            raise InputError(f"--{field.name} {value}: does nothing without {needed}; add that, or leave it out")
+
+
 class Parser(argparse.ArgumentParser):
     """Raises InputError for what it cannot parse."""
 

@@ -30,8 +30,8 @@ def lock_output(config, ignore=()):
     name have changed since the run was begun. Flags in `ignore` may differ."""
     out, (flags, hashes) = Path(config.out), describe(config, ignore)
     with disk_errors(f"--out {out}"):
-        free = all(path.is_dir() or not path.exists() for path in (out, *out.parents))
-        require(free, f"--out {out}: a file is in the way; choose another --out")
+        free = all(path.is_dir() or not os.path.lexists(path) for path in (out, *out.parents))
+        require(free, f"--out {out}: a file, or a link to nothing, is in the way; choose another --out")
         check_owner(out, flags, hashes, ignore)
         lock(out)
         check_owner(out, flags, hashes, ignore)  # another process may have written to it in between

@@ -7,7 +7,7 @@ from collections import defaultdict
 from decimal import Decimal
 from typing import NamedTuple
 
-from .chats import ASSISTANT, HUMAN, LeftOut, prompt_of, transcript
+from .chats import ASSISTANT, HUMAN, LeftOut, prompt_of, role_of, transcript
 from .errors import InputError
 
 
@@ -34,7 +34,7 @@ BAD = """
 """.split()
 OPINIONS = """
     rating feedback vote votes quality verdict reaction status outcome preference safety response_label
-    response_harm_label
+    response_harm_label score
 """.split()  # 0 says nothing here
 TEXTS = {"chosen", "rejected", "preferred", "accepted", "good", "bad"}  # or hold an answer
 NO = """
@@ -203,7 +203,7 @@ def contains(messages, prompt):
     """Whether a conversation begins with the prompt's messages, or has the prompt as a message of the user."""
     if isinstance(prompt, list):
         return messages[: len(prompt)] == prompt
-    users = [m for m in messages if isinstance(m, dict) and m.get("role", m.get("from")) in ("user", "human")]
+    users = [m for m in messages if isinstance(m, dict) and role_of(m) == "user"]
     return any(first_of(m, "content value") == prompt for m in users) or len(users) > 1
 
 
@@ -446,7 +446,7 @@ def system_of(row):
 def with_system(row, messages):
     """Messages, with the system text beside them in front, if they have none."""
     begins = isinstance(messages, list) and messages and isinstance(messages[0], dict)
-    has_one = begins and messages[0].get("role", messages[0].get("from")) == "system"
+    has_one = begins and role_of(messages[0]) == "system"
     return messages if has_one or not begins else system_of(row) + messages
 
 
@@ -480,9 +480,13 @@ def spaced(text):
 
 def strings(row, field):
     """The list of strings in a field."""
-    if not isinstance(row.get(field), list) or not all(isinstance(text, str) for text in row[field]):
+    if not are_strings(row.get(field)):
         raise LeftOut(f"{field!r} must be a list of strings")
     return row[field]
+
+
+def are_strings(value):
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def objects(row, field, names):
@@ -535,9 +539,8 @@ SHAPES = (  # a row has the first shape whose fields it has
     Shape("questions", {"query"}, instruction),
     Shape("ours", set(), ours),
 )
-# what a record of each kind has
-FIELDS = {"document": {"text"}, "demonstration": {"prompt", "response"}, "ranking": {"prompt", "responses"},
-          "prompt": {"prompt"}, "text": set()}  # fmt: skip
+FIELDS = {"document": ["text"], "demonstration": ["prompt", "response"], "ranking": ["prompt", "responses"],
+          "prompt": ["prompt"], "text": []}  # of a record of each kind  # fmt: skip
 COLUMNS = {name for shape in SHAPES for name in shape.needed} | {*GOOD, *BAD, *OPINIONS} | set(
     "text prompt response completion output answer input context query question system system_prompt history "
     "passage article options choices loss margin labels chosen_score rejected_score chosen_rating rejected_rating "
@@ -565,7 +568,7 @@ def shape_with(names, null, kind):
     whole = next(shape for shape in SHAPES if shape.needed <= set(names))
     own = fields | {"response"} if "completion" in fields else fields
     rated_by_nobody = whole.gather is by_prompt and shape is not whole
-    if not rated_by_nobody and (shape is not SHAPES[-1] or whole is shape or FIELDS[kind] <= own):
+    if not rated_by_nobody and (shape is not SHAPES[-1] or whole is shape or own.issuperset(FIELDS[kind])):
         return shape
     reason = f"{min(whole.needed - fields)!r} is null"
     return Shape(whole.name, set(), lambda row, kind: [reason])

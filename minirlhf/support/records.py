@@ -19,8 +19,6 @@ from .chats import HUMAN, LeftOut, without_turns
 from .distributed import print0
 from .errors import InputError, require
 
-FIELDS = dict(document=["text"], demonstration=["prompt", "response"], ranking=["prompt"], prompt=["prompt"])
-
 
 class Sequence(NamedTuple):
     """Token ids, of which those from `start` on are targets: a prompt and its response, or (start 1) a document."""
@@ -113,19 +111,18 @@ def shaped_rows(path, kind, shapes):
 
 def fault_of(record, kind, where, shape):
     """The reason why a record is left out, or None. Raises InputError if one of our own is not of this kind."""
-    if kind == "text":
-        return None
-    for field in FIELDS[kind]:
-        if not isinstance(record.get(field), str):
+    for field in formats.FIELDS[kind]:
+        value, needed = record.get(field), "a list of strings" if field == "responses" else "a string"
+        if not (formats.are_strings(value) if field == "responses" else isinstance(value, str)):
             if shape.name != "ours":
                 return f"no {field}"
-            found = ", ".join(record) or "no field"
-            advice = f"rename its fields to {' and '.join(FIELDS[kind])}, or see the shapes in data/README.md"
-            raise InputError(f"{where}: field {field!r} is missing or not a string; it has {found}; {advice}")
-        if not record[field].strip():
+            found = ", ".join(record) or "no field that is known here"
+            advice = f"rename its fields to {' and '.join(formats.FIELDS[kind])}, or see the shapes in data/README.md"
+            raise InputError(f"{where}: field {field!r} is missing or not {needed}; it has {found}; {advice}")
+        if field != "responses" and not value.strip():
             return f"an empty {'answer' if field == 'response' else field}"
     if kind == "ranking":
-        n, ranks = len(strings(record, where)), record.get("ranks")
+        n, ranks = len(record["responses"]), record.get("ranks")
         require(2 <= n <= 9, f"{where}: {n} responses; a ranking has 2 to 9")
         if not isinstance(ranks, list) or not all(type(r) is int and 0 < r < 10**6 for r in ranks):
             raise InputError(f"{where}: 'ranks' must be a list of positive integers, 1 the best")
@@ -134,12 +131,6 @@ def fault_of(record, kind, where, shape):
     if any(HUMAN in answer for answer in answers):
         return "an answer that goes on with a turn of the other side"
     return None
-
-
-def strings(record, where):
-    if not isinstance(record.get("responses"), list) or not all(isinstance(t, str) for t in record["responses"]):
-        raise InputError(f"{where}: 'responses' must be a list of strings")
-    return record["responses"]
 
 
 def pack(records, tokenizer, n_ctx):

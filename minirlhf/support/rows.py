@@ -94,14 +94,14 @@ def data_files(folder):
 
 def suffix(path):
     """.jsonl of data.jsonl.gz"""
-    return Path(path.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
+    return Path(path.lower().removesuffix(".gz").removesuffix(".zst")).suffix
 
 
 def text_file(path):
     """Opens a text file, which may be compressed, for reading bytes."""
-    if path.endswith(".zst"):
+    if path.lower().endswith(".zst"):
         return import_pyarrow(path).input_stream(path, compression="zstd")
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    return gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb")
 
 
 def lines(path):
@@ -127,6 +127,7 @@ def refuse_other_kinds(path, line):
         advice = "convert it to UTF-8" if kind == "UTF-16" else "unpack it, or give it the ending that it should have"
         require(not line.startswith(begin), f"{path}: {kind}, and no text; {advice}")
     require(b"ustar" not in line[257:263], f"{path}: a tar archive, and no text; unpack it")
+    require(b"\0" not in line, f"{path}: has null bytes, and is no text in UTF-8 (UTF-16?); convert it to UTF-8")
 
 
 def split_lines(file):

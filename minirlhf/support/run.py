@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import checksums, finite, read_pt, save_model
-from .config import Text, check_fields, require_positive
+from .config import Text, check_fields, refuse_unused, require_positive
 from .curves import draw_curves, read_metrics
 from .distributed import from_rank_0, of_all_ranks, print0, rank, world_size
 from .errors import InputError, require, reraise
@@ -50,6 +50,8 @@ class RunConfig:
     def __post_init__(self):
         check_fields(self)
         require_positive(self, "max_grad_norm", "max_tokens", "save_every")
+        if not getattr(self, "documents", True):
+            refuse_unused(self, "document_share", "--documents")
 
 
 def start_run(config):

@@ -179,12 +179,16 @@ def test_flags_that_do_not_matter_may_differ(tmp_path):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda path: path.mkdir() or (path / "thesis.txt").write_text("x"), lambda path: path.write_text("")],
+    [
+        lambda path: path.mkdir() or (path / "thesis.txt").write_text("x"),
+        lambda path: path.write_text(""),
+        lambda path: path.symlink_to(path.parent / "nothing"),
+    ],
 )
 def test_a_folder_or_file_that_is_no_runs_is_refused(tmp_path, make):
     make(tmp_path / "mine")
     before = snapshot(tmp_path)
-    with pytest.raises(InputError, match="is not empty and no run's|a file is in the way"):
+    with pytest.raises(InputError, match="is not empty and no run's|a file, or a link"):
         folder.lock_output(Settings(str(tmp_path / "mine")))
     assert snapshot(tmp_path) == before
 

@@ -274,6 +274,7 @@ SAID = {"messages": [ASKED, {"role": "assistant", "content": "bad"}]}
         BAD | {"label": "0"},
         BAD | {"label": "bad"}, BAD | {"is_safe": False}, BAD | {"correct": 0}, BAD | {"thumbs_down": True},
         BAD | {"deleted": 1}, BAD | {"rating": "thumbs_down"}, BAD | {"vote": -1}, BAD | {"label": -1},
+        BAD | {"score": -1},
         {"prompt": "a ", "completion": "bad", "label": 0},
         {"prompt": [ASKED], "completion": [{"role": "assistant", "content": "bad"}], "label": False},
         {"prompt": [ASKED], "completion": "bad", "label": False},
@@ -434,6 +435,11 @@ def test_a_pair_whose_scores_deny_it_is_left_out(tmp_path, capsys, scores):
           "rejected": [*HELLO, ASKED, {"role": "assistant", "content": "4"}]}, f"{USER} Hi{BOT} Hello{QUESTION}"),
         ({"system": "Be kind.", "prompt": "Name a pet.", "chosen": [ASKED, {"role": "assistant", "content": "3"}],
           "rejected": [ASKED, {"role": "assistant", "content": "4"}]}, f"Be kind.{QUESTION}"),
+        ({"prompt": "Name a pet.", "chosen": [{"role": "prompter", "content": "Name a pet."},
+          {"role": "assistant", "content": "3"}], "rejected": [{"role": "prompter", "content": "Name a pet."},
+          {"role": "assistant", "content": "4"}]}, QUESTION),
+        ({"system": "Be rude.", "messages": [{"role": "developer", "content": "Be kind."}, ASKED,
+          {"role": "assistant", "content": "3"}]}, f"Be kind.{QUESTION}"),
         ({"conversation": [ASKED, {"role": "assistant", "content": "3"}]}, QUESTION),
         ({"prompt": "Name a pet.\n", "response": None, "completion": "3"}, "Name a pet.\n"),
     ],
@@ -830,11 +836,16 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
     [
         (b"PK\x03\x04", "a zip archive"),
         (gzip.compress(b"{}", mtime=0), "packed by gzip"), (b"\xff\xfe{\x00", "UTF-16"),
+        ("Ahoj".encode("utf-16-le"), "has null bytes"),
         (b"%PDF-1.4", "a PDF"), (b"BZh9", "packed by bzip2"), (b"x" * 257 + b"ustar", "a tar archive"),
     ],
 )  # fmt: skip
 def test_files_of_other_kinds_are_named_for_what_they_are(tmp_path, content, says):
-    for name, packed in (("d.jsonl", content), ("d.jsonl.gz", gzip.compress(content))):
+    for name, packed in (
+        ("d.jsonl", content),
+        ("d.jsonl.gz", gzip.compress(content)),
+        ("D.JSONL.GZ", gzip.compress(content)),
+    ):
         (tmp_path / name).write_bytes(packed)
         with pytest.raises(InputError, match=f"{name}: {says}"):
             ours.read(tmp_path / name, "demonstration")

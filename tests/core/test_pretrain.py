@@ -107,7 +107,8 @@ def test_learning_rates_fall_from_their_peaks_without_warmup_to_a_tenth(settings
         return optimizer
 
     monkeypatch.setattr(pretrain, "make_optimizer", spy)
-    train(settings, epochs=4, optimizer=optimizer, lr=1e-2, muon_lr=0.05)
+    own = {"muon_lr": 0.05} if optimizer == "muon" else {}
+    train(settings, epochs=4, optimizer=optimizer, lr=1e-2, **own)
     for rates, peak in zip(used, peaks):
         assert len(rates) >= 8
         assert (rates[0], rates[-1]) == pytest.approx((peak, peak / 10))

@@ -236,6 +236,16 @@ def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch
     assert (out / "sft" / "model.pt").read_bytes() == model
 
 
+def test_figures_of_another_version_are_named(out, tmp_path):
+    shutil.copytree(out, tmp_path / "copy")
+    for name in ("report.html", "results.json"):
+        (tmp_path / "copy" / name).unlink()
+    (tmp_path / "copy" / "evaluation.json").write_text('{"figures": 1}')
+    with pytest.raises(InputError, match="evaluation.json: of another version; remove it"):
+        stages.make_report(stages.Config(out=str(tmp_path / "copy"), tiny=True))
+    assert not (tmp_path / "copy" / "results.json").exists()
+
+
 def test_a_picture_that_cannot_be_drawn_costs_no_report(out, results, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     shutil.copytree(out, tmp_path / "copy")

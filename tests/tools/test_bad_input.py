@@ -126,8 +126,8 @@ def test_a_demonstration_that_is_none_is_named(record, says, tmp_path, refused):
         ({"ranks": [True, 2]}, "'ranks' must be a list of positive integers"),
         ({"ranks": [1, 10**30]}, "rank"),
         ({"ranks": None}, "'ranks' must be a list"),
-        ({"responses": "ab"}, "'responses' must be a list of strings"),
-        ({"responses": ["a", 2]}, "'responses' must be a list of strings"),
+        ({"responses": "ab"}, "'responses' is missing or not a list of strings"),
+        ({"responses": ["a", 2]}, "'responses' is missing or not a list of strings"),
     ],
 )
 def test_a_ranking_that_is_none_is_named(change, says, tmp_path, refused):
@@ -200,7 +200,8 @@ def test_records_none_of_which_fits_the_context_are_refused(script, tmp_path, re
     long = "x" * 70
     record = dict(prompt=long, response="y", responses=["y", "z"], ranks=[1, 2])
     path = tiny.write_lines(tmp_path / "long.jsonl", [record])
-    refused(script, f"{path}: none of its", "fits in", **files_of(script, path))
+    advice = "take a smaller --max_response" if script in ("ppo", "select") else "use a longer context"
+    refused(script, f"{path}: none of its", "fits in", advice, **files_of(script, path))
 
 
 def test_a_pretraining_sequence_longer_than_the_context_is_refused(world, refused):
@@ -435,7 +436,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
         ("train_sft.py --data nowhere.jsonl --out {out} --init {gpt}", "nowhere.jsonl: no such file"),
         (
             "train_rm.py --data {demonstrations} --out {out} --init {gpt}",
-            "'responses' must be a list of strings",
+            "field 'responses' is missing or not a list of strings",
         ),
         (
             "train_ppo.py --prompts x --policy {gpt} --reward_model {rm} --out {out}",
@@ -446,7 +447,13 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
             "no epoch-*.pt in it",
         ),
         ("chat.py --prompt hello", "required: models"),
-        ("chat.py {gpt} --out {out}", "--out: only the page uses it; add --web"),
+        ("chat.py {gpt} --prompt a --out {out}", "does nothing without --web"),
+        ("chat.py {gpt} --prompt a --port 80", "--port 80: does nothing without --web"),
+        ("chat.py {gpt} --dialogue --ending x", "--ending x: does nothing without --no-dialogue"),
+        ("-m tools.label --out {out} --report --rate", "--rate True: does nothing without labelling"),
+        ("-m tools.label --out {out} --export trl --reward_model {rm}", "does nothing without --report"),
+        ("pretrain.py --data x --out {out} --optimizer adam --muon_lr 1", "--muon_lr 1.0: does nothing without"),
+        ("train_sft.py --data x --init {gpt} --out {out} --document_share 0.5", "does nothing without --documents"),
         ("-m tools.bench rm toy --iterations 0", "--iterations 0: must be above 0"),
         ("reproduce.py --out {out} --sed 1", "unknown flag or argument: --sed 1"),
     ],

@@ -968,6 +968,10 @@ def test_exported_pairs_are_read_back_as_what_was_ranked(out, shape, capsys):
     tiny.run(label, ["--out", str(out), "--export", shape])
     path = out.with_name(f"rankings-{shape}.jsonl")
     assert "5 pairs" in capsys.readouterr().out
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=f"{path}: is there already"):
+        tiny.run(label, ["--out", str(out), "--export", shape])
+    assert path.read_bytes() == before
     found = {tuple(text.strip() for text in r["responses"]) for r in records.read(path, "ranking")}
     a, b, c, d = (f"answer {letter} to 0" for letter in "abcd")
     assert found == {(b, a), (b, c), (b, d), (a, c), (d, c)}
