@@ -46,7 +46,9 @@ class Config:
         require_positive(self, "max_response")
         if self.temperature < 0.01:
             raise InputError(f"--temperature {self.temperature}: must be at least 0.01, which is almost greedy")
-        if not self.web:
+        if self.web:
+            refuse_unused(self, "prompt", "--no-web")
+        else:
             refuse_unused(self, "out reward_model port host", "--web")
         if self.dialogue:
             refuse_unused(self, "beginning ending", "--no-dialogue")

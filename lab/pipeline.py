@@ -11,7 +11,7 @@ import train_rm
 import train_sft
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.checkpoint import load_model, read_checkpoint
-from minirlhf.support.errors import InputError
+from minirlhf.support.errors import InputError, NotPermitted
 from tools import select_sft
 
 from .workers import at_once
@@ -78,6 +78,8 @@ def remove_unreadable(folder):
     if path.exists():
         try:
             load_model(path, {"gpt": GPT, "reward model": RewardModel}[read_checkpoint(path)["kind"]])
+        except NotPermitted:
+            raise
         except InputError as error:
             print(f"{error}; it is trained again", flush=True)
             path.unlink()

@@ -5,7 +5,6 @@ import os
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import repeat
 from multiprocessing import get_context, parent_process
 
 import torch
@@ -22,11 +21,11 @@ def at_once(*calls):
     threads = max(1, torch.get_num_threads() // min(len(calls), cores()))
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # new processes inherit this and ignore SIGINT until _begin
     try:
-        results = _workers().map(_work, range(len(calls)), repeat(threads), calls)
+        results = [_workers().submit(_work, i, threads, call) for i, call in enumerate(calls)]
     finally:
         signal.signal(signal.SIGINT, handler)
     try:
-        return list(results)
+        return [result.result() for result in results]
     except KeyboardInterrupt:
         for process in _workers()._processes.values():  # also those that ignored SIGINT
             process.kill()

@@ -18,7 +18,7 @@ from minirlhf.support.config import Text, check_fields, command, require_positiv
 from minirlhf.support.device import place
 from minirlhf.support.errors import require
 from minirlhf.support.files import write_json
-from minirlhf.support.run import start_run
+from minirlhf.support.run import start_run, state_paths
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ def main(config):
     epochs = [path for path in Path(config.sft).glob("epoch-*.pt") if re.fullmatch(r"epoch-\d+\.pt", path.name)]
     epochs.sort(key=lambda path: int(path.stem.removeprefix("epoch-")))
     require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
+    stopped = f"--sft {config.sft}: this run has not ended; let it go on with --resume first"
+    require(not state_paths(config.sft), stopped)
     n_ctx = min(reward_model.config.n_ctx, load_model(epochs[0], GPT, tokenizer).config.n_ctx)
     prompts = records.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if not start_run(config):

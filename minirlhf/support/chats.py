@@ -3,6 +3,7 @@
     "\\n\\nHuman: Hi\\n\\nAssistant: Hello\\n\\nHuman: Bye\\n\\nAssistant:"      and the response      " See you"
 """
 
+LONGEST = 50_000  # characters of a transcript before an answer; of more the oldest exchanges are left out
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant",
          "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "bard": "assistant", "bing": "assistant",
@@ -19,7 +20,7 @@ def transcript(messages):
     the transcript, `before` all before it. A content may be a list of text parts. Raises LeftOut."""
     parts, text = [], ""
     if not isinstance(messages, list) or not messages:
-        raise LeftOut("a conversation without messages")
+        raise LeftOut("a conversation without messages, or not a list of them")
     for message in messages:
         role, content = role_and_text(message)
         if role == "system":
@@ -27,8 +28,17 @@ def transcript(messages):
         else:
             before, own = text + (HUMAN if role == "user" else ASSISTANT), content and f" {content}"
         parts.append((role, before, own))
-        text = before + own
+        text = recent(before + own)
     return parts
+
+
+def recent(text):
+    """A transcript without its oldest exchanges, if it is longer than any context here: else the parts of one with n
+    turns would take the memory of n transcripts."""
+    if len(text) <= LONGEST:
+        return text
+    begins = text.find(HUMAN, len(text) - LONGEST)
+    return text[: text.find(HUMAN)] + text[begins if begins >= 0 else text.rfind(HUMAN) :] if HUMAN in text else text
 
 
 def role_and_text(message):
@@ -36,8 +46,8 @@ def role_and_text(message):
         raise LeftOut("a message that is no object with a role and a content")
     role, content = role_of(message), message.get("content")
     content = message.get("value") if content is None else content
-    if role == "tool":
-        raise LeftOut("a tool's message")
+    if role == "tool" or message.get("tool_calls") or message.get("function_call"):
+        raise LeftOut("a tool's message, or a call of one")
     if not role:
         given = str(message.get("role") or message.get("from"))
         raise LeftOut(f"a message needs a role (system, user, assistant); {given[:20]!r} is none")

@@ -1,7 +1,6 @@
 """Checkpoints: models on disk (model.pt, epoch-1.pt, ...), each with its tokenizer beside it."""
 
 import zipfile
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 from . import huggingface
 from . import tokenizer as tokenizers
 from .distributed import rank
-from .errors import InputError, require, reraise
+from .errors import InputError, NotPermitted, require, reraise
 from .files import write_atomically
 
 
@@ -42,7 +41,8 @@ def read_checkpoint(source, tokenizer=None):
     if not isinstance(checkpoint, dict) or not {"kind", "config", "tokenizer", "model"} <= checkpoint.keys():
         raise InputError(f"{path}: not a checkpoint of these scripts; train one with train_sft.py or train_rm.py")
     if tokenizer is not None and checkpoint["tokenizer"] != tokenizer.hash:
-        raise InputError(f"{path}: its tokenizer is not the one in use here; models that work together must share one")
+        advice = "put its own tokenizer.tiktoken beside it, or take models that share one"
+        raise InputError(f"{path}: its tokenizer is not the one in use here; {advice}")
     return checkpoint
 
 
@@ -65,9 +65,19 @@ def read_pt(path):
 
 
 def checksums(path):
-    """What verify returns, or None if the file is damaged or no such file."""
-    with suppress(InputError), reraise(f"{path}: not valid"):
-        return verify(path)
+    """What verify returns, or None if the file is damaged or no such file. NotPermitted if it can't be read."""
+    return if_valid(lambda: verify(path))
+
+
+def if_valid(read):
+    """read(), or None if that raises anything but NotPermitted: a file that is damaged."""
+    try:
+        with reraise("not valid"):
+            return read()
+    except NotPermitted:
+        raise
+    except InputError:
+        return None
 
 
 def verify(path):
@@ -98,8 +108,10 @@ def load_model(source, model_class, tokenizer=None, dropout=0.0, new_head=False)
         expected = {name: tensor for name, tensor in expected.items() if not name.startswith("head.")}
     for name in sorted(weights.keys() | expected.keys(), key=str):
         tensor, like = weights.get(name), expected.get(name)
+        state = "unexpected" if like is None else "missing" if tensor is None else "misshapen"
         fits = isinstance(tensor, torch.Tensor) and like is not None and tensor.shape == like.shape
-        require(fits and finite(tensor), f"{path}: tensor {name}: {misfit}")
+        require(fits, f"{path}: {state} tensor {name}: {misfit}")
+        require(finite(tensor), f"{path}: values that are not finite in tensor {name}: {misfit}")
     model = model_class(config)
     model.load_state_dict(weights, strict=not without_head)
     return model

@@ -1,5 +1,6 @@
 """Reads what a run logged and draws it."""
 
+import json
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from .distributed import print0, rank
 from .errors import reraise
-from .files import read_lines, write_atomically
+from .files import write_atomically
 
 MANY = 200  # a line with more points is drawn pale, with means of its parts over it
 
@@ -15,8 +16,14 @@ MANY = 200  # a line with more points is drawn pale, with means of its parts ove
 def read_metrics(out, name="metrics.jsonl"):
     """The rows of a run's metrics.jsonl or samples.jsonl, as dicts."""
     path = Path(out) / name
-    with reraise(f"{path}: a line is not a run's metrics; remove it, or the file"):
-        return [row for row in read_lines(path) if row["step"] >= 0]
+    rows = []
+    with reraise(f"{path}: cannot be read; remove it"):
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a last one that a kill has cut short is left out
+    for number, line in enumerate(lines, 1):
+        with reraise(f"{path}:{number}: not a row of a run's metrics; remove the line, or the file"):
+            row = json.loads(line)
+            rows += [row] if row["step"] >= 0 else []
+    return rows
 
 
 def column(rows, name):

@@ -7,6 +7,10 @@ class InputError(ValueError):
     """Something the user gave (a file, a line, a flag) cannot be used. One line: where, what, what to do."""
 
 
+class NotPermitted(InputError):
+    """The system refuses a file to this user: it may well be in order."""
+
+
 def require(condition, message):
     if not condition:
         raise InputError(message)
@@ -20,6 +24,7 @@ def reraise(message):
     except (InputError, MemoryError):
         raise
     except PermissionError as error:
-        raise InputError(f"{error.filename}: {error.strerror}; is it the path you mean, and may you use it?") from None
+        advice = "is it the path you mean, and may you use it?"
+        raise NotPermitted(f"{error.filename}: {error.strerror}; {advice}") from None
     except Exception:
         raise InputError(message) from None

@@ -1,5 +1,6 @@
 """Reads and writes files. A file is written completely or not at all."""
 
+import errno
 import json
 import os
 import secrets
@@ -21,7 +22,9 @@ def disk_errors(path, advice="or write elsewhere"):
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        raise InputError(f"{path}: cannot be written ({cause.strerror}); make room, {advice}") from None
+        full = cause.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        advice = f"make room, {advice}" if full else advice.removeprefix("or ")
+        raise InputError(f"{path}: cannot be written ({cause.strerror or cause}); {advice}") from None
 
 
 def write_atomically(path, content):

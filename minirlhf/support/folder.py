@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import stat
 import time
 import typing
 from contextlib import suppress
@@ -20,7 +21,8 @@ from .rows import files
 LOCK = ".lock"  # names the process that uses a folder
 PATIENCE = 3  # seconds that lock() waits: a killed process may need a moment to end
 TEMPORARY = re.compile(rf"\.[\w.-]+\.\w{{4,}}{re.escape(HALF)}")  # what files.write_atomically calls a file at first
-MODEL = (".pt", ".json", ".txt", ".tiktoken", ".safetensors")  # files of a model and its tokenizer
+WEIGHTS = (".pt", ".safetensors")
+TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
 _locks = {}  # path of a lock file -> the file, open for as long as this process holds the lock
 
 
@@ -91,28 +93,34 @@ def hash_of_files(value):
 
 
 def named(path):
-    """The files of a model, or of data, that a path stands for."""
+    """The files of a model, or of data, that a path stands for: of a finished run model.pt and its tokenizer alone."""
     model = []
     if os.path.isdir(path):
-        model = [os.path.join(path, name) for name in sorted(os.listdir(path))
-                 if name.endswith(MODEL) and not name.startswith("state-")]  # fmt: skip
+        names = sorted(name for name in os.listdir(path) if not name.startswith("state-"))
+        weights = ["model.pt"] if "model.pt" in names else [name for name in names if name.endswith(WEIGHTS)]
+        about = ["config.json"] if weights and weights[0].endswith(".safetensors") else []  # Hugging Face's: the sizes
+        tokenizer = [name for name in names if name in TOKENIZER or name.endswith(".tiktoken")]
+        model = [os.path.join(path, name) for name in [*weights, *about, *tokenizer] if name in names]
+    data, notes = [], os.path.join(path, "model.pt") in model  # beside a model a .txt file is no data
     with suppress(InputError):
-        return sorted({file for file in [*model, *files(path)] if os.path.isfile(file)})
-    return [file for file in model if os.path.isfile(file)]
+        data = [file for file in files(path) if not (notes and file.endswith(".txt"))]
+    return sorted({file for file in [*model, *data] if os.path.isfile(file)})
 
 
 def lock(folder, name=LOCK):
     """Makes a folder and locks a file in it until this process ends or calls release(). InputError if it is locked, or
     a link."""
     path = os.path.realpath(folder) + os.sep + name
+    what = folder if name == LOCK else os.path.join(folder, name[1:].removesuffix(LOCK))
     if path in _locks:
         return
+    require(not os.path.isdir(path), f"{path}: a folder, and no run makes such; remove it")
     Path(folder).mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + PATIENCE
     while not (file := locked(path, whole_folder=name == LOCK)):
         if time.monotonic() > deadline:
             owner = Path(path).read_text() or "another process"
-            raise InputError(f"--out {folder}: {owner} is at work in it; wait for its end, or choose another --out")
+            raise InputError(f"--out {what}: {owner} is at work in it; wait for its end, or choose another --out")
         time.sleep(0.1)
     file.truncate(0)
     print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
@@ -123,11 +131,13 @@ def locked(path, whole_folder):
     """The file, open and locked, or None if another process has locked it. whole_folder: its folder is locked, too, for
     the case that somebody removes the file."""
     try:
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
         raise InputError(f"{path}: a link, which no run makes; remove it") from None
+    require(stat.S_ISREG(os.fstat(handle).st_mode), f"{path}: no file, and no run makes such; remove it")
+    file = open(handle, "r+")
     folder = os.open(os.path.dirname(path), os.O_RDONLY) if whole_folder and os.name == "posix" else None
     if try_lock(file) and (folder is None or try_lock(folder)):
         if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # not removed meanwhile

@@ -3,7 +3,9 @@ a row of it becomes; data/README.md shows them. A row may become several records
 demonstration for each answer in it, or none: how many were kept and left out, and why, is printed."""
 
 import functools
+import json
 from collections import defaultdict
+from contextlib import suppress
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -26,20 +28,22 @@ class Shape(NamedTuple):
 GOOD = """
     label kto_tag kto_label desirable acceptable is_safe safe is_correct correct accepted is_accepted approved good
     is_good chosen is_chosen preferred is_preferred upvoted thumbs_up helpful is_helpful passed valid review_result
-    weight train
+    is_valid is_approved is_accepted_answer liked like keep weight train training trainable learn loss loss_scale
 """.split()
 BAD = """
     rejected is_rejected deleted is_deleted bad is_bad unsafe is_unsafe harmful is_harmful toxic is_toxic flagged spam
-    is_spam thumbs_down downvoted incorrect is_incorrect masked
+    is_spam thumbs_down downvoted incorrect is_incorrect masked removed exclude excluded is_refusal
+    openai_moderation
 """.split()
 OPINIONS = """
     rating feedback vote votes quality verdict reaction status outcome preference safety response_label
-    response_harm_label score
+    response_harm_label score thumb thumbs upvotes human_rating review_status
 """.split()  # 0 says nothing here
 TEXTS = {"chosen", "rejected", "preferred", "accepted", "good", "bad"}  # or hold an answer
 NO = """
     false f no n bad negative rejected dispreferred undesirable down thumbs_down incorrect wrong unsafe fail failed
-    harmful dislike deleted 👎
+    harmful dislike disliked deleted discarded removed refused invalid downvote downvoted thumbsdown unhelpful
+    poor 👎
 """.split()
 YES = "true t yes y".split()
 
@@ -48,11 +52,19 @@ def says_bad(row):
     """Whether a row or a message says of its answer that it is bad: a label that is false, a mark as spam, ..."""
     marks = {name: value for name, value in row.items() if name not in TEXTS or not isinstance(value, str)}
     return (
-        any(is_no(marks.get(name)) for name in GOOD)
-        or any(is_no(marks.get(name), most=-1e-9) for name in OPINIONS)
-        or any(is_yes(marks.get(name)) for name in BAD)
-        or row.get("loss") is False
+        any(is_no(value) for name in GOOD for value in opinions(marks.get(name)))
+        or any(is_no(value, most=-1e-9) for name in OPINIONS for value in opinions(marks.get(name)))
+        or any(is_yes(value) for name in BAD for value in opinions(marks.get(name)))
     )
+
+
+def opinions(mark):
+    """The values in a mark: itself, or those of a list, or of a dict's usual names."""
+    for each in mark if isinstance(mark, list) else [mark]:
+        if isinstance(each, dict):
+            yield from (each[name] for name in ("value", "rating", "label", "flagged") if name in each)
+        else:
+            yield each
 
 
 def is_no(value, most=0):
@@ -104,22 +116,39 @@ def ours(row, kind):
 
 def after(before, record):
     """A record of ours as the end of a conversation, which begins with the messages `before`."""
-    turn = {"role": "user", "content": record["prompt"].strip()}
     answers = {"response": spaced(record["response"])} if "response" in record else {}
     if "responses" in record:
         answers["responses"] = [spaced(text) for text in strings(record, "responses")]
-    return record | {"prompt": prompt_of([*before, turn])} | answers
+    return record | {"prompt": asked_after(before, record["prompt"])} | answers
+
+
+def asked_after(before, prompt):
+    """A prompt, which may be a transcript, after the messages `before`."""
+    if prompt.lstrip().startswith(HUMAN.strip()) and prompt.rstrip().endswith(ASSISTANT.strip()):
+        *_, (_, start, own) = transcript(before)
+        return start + own + "\n\n" + prompt.strip()
+    return prompt_of([*before, {"role": "user", "content": prompt.strip()}])
+
+
+def question(row, text):
+    """The prompt that asks a text, or ends a list of messages, after the row's system text."""
+    return prompt_of(with_system(row, text if isinstance(text, list) else [{"role": "user", "content": text}]))
 
 
 def conversation(row, kind, first=0):
     """Each answer, from message `first` on, is a demonstration. As a prompt: all up to the last message of the user."""
     given = row.pop("messages")
+    if isinstance(given, str):  # in a table's cell
+        with suppress(ValueError, RecursionError):
+            given = json.loads(given)
     messages = with_system(row, given)
     parts = transcript(messages)
     first += len(messages) - len(given)
     last_role, before, own = parts[-1]
     if kind == "text":
-        yield row | {"text": before + own}
+        leads = {"user": HUMAN, "assistant": ASSISTANT, "system": "\n\n"}
+        text = "".join(leads[role] + own for role, _, own in parts)
+        yield row | {"text": text.removeprefix(leads["system"]) if parts[0][0] == "system" else text}
     elif kind == "prompt":
         yield row | {"prompt": prompt_of(messages if last_role == "user" else messages[:-1])}
     elif all(role != "assistant" for role, _, _ in parts[first:]):
@@ -148,7 +177,7 @@ def exchanges(row, kind):
         yield from conversation(row | {"messages": row["conversation"]}, kind)  # LMSYS-Chat
         return
     rounds = objects(row, "conversation", ("input", "output"))
-    messages = [{"role": role, "content": each[name]} for each in rounds
+    messages = [each | {"role": role, "content": each[name]} for each in rounds
                 for role, name in (("user", "input"), ("assistant", "output"))]  # fmt: skip
     yield from conversation(row | {"messages": messages}, kind)
 
@@ -163,7 +192,9 @@ def ranked_conversation(row, kind):
 def pair(row, kind):
     """A better and a worse answer, with a prompt or, as in HH-RLHF, beginning with the same one; texts or messages."""
     better, worse = next(names for names in PAIRS if set(names) <= row.keys())
-    chosen, rejected, prompt = row[better], row[worse], row.get("prompt")
+    chosen, rejected, prompt = row[better], row[worse], first_of(row, "prompt messages conversation conversations")
+    if kind == "demonstration" and chosen and isinstance(as_list(chosen)[-1], dict) and says_bad(as_list(chosen)[-1]):
+        raise LeftOut("an answer that is labelled as bad")
     if prompt is None and (task := task_of(row)):
         prompt = f"{task}\n"
     if kind != "prompt":
@@ -172,7 +203,8 @@ def pair(row, kind):
         chosen, rejected = as_list(chosen), as_list(rejected)
         before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
         if prompt is None or contains(chosen, prompt):
-            before = []
+            had = prompt is None or any(map(is_system, chosen))
+            before = [] if had else [message for message in before if is_system(message)]
         *first, (_, prompt, chosen) = transcript(with_system(row, before + chosen))
         *second, (_, other_prompt, rejected) = transcript(with_system(row, before + rejected))
         if first != second or prompt != other_prompt or not prompt.endswith(ASSISTANT):
@@ -187,10 +219,11 @@ def pair(row, kind):
             raise LeftOut(f"{better} and {worse} share no prompt that ends in {ASSISTANT!r}")
         prompt = shared[: shared.rfind(ASSISTANT) + len(ASSISTANT)]
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+        prompt = asked_after(system_of(row), prompt) if system_of(row) else prompt
     elif not isinstance(prompt, str):
         raise LeftOut("the prompt must be a text or a list of messages")
     elif system_of(row) + history_of(row):
-        prompt = prompt_of([*system_of(row), *history_of(row), {"role": "user", "content": prompt.strip()}])
+        prompt = asked_after(system_of(row) + history_of(row), prompt)
         chosen, rejected = spaced(chosen), spaced(rejected)
     elif repeats(prompt, chosen) and repeats(prompt, rejected):
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
@@ -200,11 +233,23 @@ def pair(row, kind):
 
 
 def contains(messages, prompt):
-    """Whether a conversation begins with the prompt's messages, or has the prompt as a message of the user."""
+    """Whether a conversation begins with the prompt: with its messages, or with the user's who says it."""
+    own = [part for part in said(messages) if part[0] != "system"]
     if isinstance(prompt, list):
-        return messages[: len(prompt)] == prompt
-    users = [m for m in messages if isinstance(m, dict) and role_of(m) == "user"]
-    return any(first_of(m, "content value") == prompt for m in users) or len(users) > 1
+        given = [part for part in said(prompt) if part[0] != "system"]
+        return own[: len(given)] == given
+    users = [text for role, text in own if role == "user"]
+    return len(users) > 1 or any(text in str(prompt) or str(prompt).strip() in text for text in users)
+
+
+def said(messages):
+    """[(role, text without blanks at its ends)] of messages, of those that have both."""
+    parts = [(role_of(m), first_of(m, "content value")) for m in messages if isinstance(m, dict)]
+    return [(role, text.strip()) for role, text in parts if isinstance(text, str)]
+
+
+def is_system(message):
+    return isinstance(message, dict) and role_of(message) == "system"
 
 
 def check_scores(row, better, worse):
@@ -245,7 +290,7 @@ def task_of(row):
     parts = []
     for name in "instruction passage article context question query options choices input".split():
         part = row.get(name)
-        if name in ("options", "choices") and isinstance(part, list) and all(isinstance(each, str) for each in part):
+        if name in ("options", "choices") and are_strings(part) and len(part) <= 26:
             part = "\n".join(f"{letter}. {each}" for letter, each in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", part))
         if not isinstance(part, str | None):
             raise LeftOut(f"{name!r} is no text")
@@ -271,14 +316,15 @@ def nectar(row, kind):
     if HUMAN not in prompt:
         raise LeftOut("the prompt must be a transcript")
     prompt += "" if prompt.endswith(ASSISTANT) else ASSISTANT
-    yield ranked(prompt, [(a["answer"], a["rank"]) for a in answers], kind)
+    prompt = asked_after(system_of(row), prompt) if system_of(row) else prompt
+    yield ranked(prompt, [(a["answer"], a["rank"], a) for a in answers], kind)
 
 
 def ultrafeedback(row, kind):
     """Four completions of an instruction, each with a score from 1 to 10; equal scores are a tie."""
     completions = objects(row, "completions", ("response", "overall_score"))
-    prompt = prompt_of([{"role": "user", "content": row["instruction"]}])
-    yield ranked(prompt, [(c["response"], minus(c["overall_score"])) for c in completions], kind)
+    answers = [(c["response"], minus(c["overall_score"]), c) for c in completions]
+    yield ranked(question(row, row["instruction"]), answers, kind)
 
 
 def tldr(row, kind):
@@ -301,7 +347,7 @@ def tldr(row, kind):
 
 def shp(row, kind):
     """Two comments on a Reddit post, of which readers preferred one."""
-    prompt = prompt_of([{"role": "user", "content": row["history"]}])
+    prompt = question(row, row["history"])
     if (label := number(row["labels"])) not in (0, 1):
         raise LeftOut("'labels' must be 1 (A is preferred) or 0")
     yield ranked(prompt, [(row["human_ref_A"], 1 - label), (row["human_ref_B"], label)], kind)
@@ -316,14 +362,14 @@ def pku(row, kind):
     if kind == "demonstration" and is_no(row.get(f"is_response_{best}_safe", True)):
         raise LeftOut("an answer that is labelled as bad")
     answers = [(row[f"response_{i}"], i != best) for i in (0, 1)]
-    yield ranked(prompt_of([{"role": "user", "content": row["prompt"]}]), answers, kind)
+    yield ranked(question(row, row["prompt"]), answers, kind)
 
 
 def webgpt(row, kind):
     """WebGPT comparisons: two answers to a question, each with a score from -1 to 1."""
-    question = row["question"].get("full_text") if isinstance(row["question"], dict) else row["question"]
+    text = row["question"].get("full_text") if isinstance(row["question"], dict) else row["question"]
     answers = [(row[f"answer_{i}"], minus(row[f"score_{i}"])) for i in (0, 1)]
-    yield ranked(prompt_of([{"role": "user", "content": question}]), answers, kind)
+    yield ranked(question(row, text), answers, kind)
 
 
 def helpsteer3(row, kind):
@@ -331,8 +377,8 @@ def helpsteer3(row, kind):
     preference = number(row["overall_preference"])
     if preference is None:
         raise LeftOut("overall_preference must be a number")
-    messages = row["context"] if isinstance(row["context"], list) else [{"role": "user", "content": row["context"]}]
-    yield ranked(prompt_of(messages), [(row["response1"], preference), (row["response2"], -preference)], kind)
+    answers = [(row["response1"], preference), (row["response2"], -preference)]
+    yield ranked(question(row, row["context"]), answers, kind)
 
 
 def arena(row, kind):
@@ -340,17 +386,18 @@ def arena(row, kind):
     ranks = {"model_a": (1, 2), "model_b": (2, 1), "tie": (1, 1)}.get(str(row["winner"]))
     if ranks is None:
         raise LeftOut(f"winner is {row['winner']!r}, and must be model_a, model_b or tie")
-    *first, (_, prompt, a) = transcript(row["conversation_a"])
-    *second, (_, other_prompt, b) = transcript(row["conversation_b"])
+    *first, (_, prompt, a) = transcript(with_system(row, row["conversation_a"]))
+    *second, (_, other_prompt, b) = transcript(with_system(row, row["conversation_b"]))
     if prompt != other_prompt or not prompt.endswith(ASSISTANT):
         raise LeftOut("the conversations must differ only in the last message, the assistant's")
-    yield ranked(prompt, [(a, ranks[0]), (b, ranks[1])], kind)
+    ends = row["conversation_a"][-1], row["conversation_b"][-1]
+    yield ranked(prompt, [(a, ranks[0], ends[0]), (b, ranks[1], ends[1])], kind)
 
 
 def rated(row, kind):
     """HelpSteer: answers to one prompt, each with its helpfulness from 0 to 4 (see by_prompt)."""
     answers = [(text, number(rating)) for text, rating in row["rated"] if number(rating) is not None]
-    prompt = prompt_of([{"role": "user", "content": row["prompt"]}])
+    prompt = question(row, row["prompt"])
     if kind == "prompt":
         yield {"prompt": prompt}
     elif kind == "demonstration":
@@ -364,9 +411,10 @@ def by_prompt(rows):
     """Yields ("file:line", {"prompt", "rated": [(text, helpfulness)]}) for each prompt's rows."""
     groups = {}
     for where, row in rows.items():
-        _, prompt, answers = groups.setdefault(str(row["prompt"]), (where, row["prompt"], []))
-        answers.append((row["response"], row["helpfulness"]))
-    yield from ((where, {"prompt": prompt, "rated": answers}) for where, prompt, answers in groups.values())
+        key = str((row["prompt"], system_of(row)))
+        _, _, answers = groups.setdefault(key, (where, row, []))
+        answers.append((row["response"], -1 if says_bad(row) else row["helpfulness"]))
+    yield from ((where, row | {"rated": answers}) for where, row, answers in groups.values())
 
 
 def openassistant(row, kind):
@@ -374,11 +422,16 @@ def openassistant(row, kind):
 
     if "parent_id" in row:
         raise LeftOut("a message whose parent is not in the file")
+    if str(row.get("tree_state")).startswith("aborted"):
+        raise LeftOut("a tree that was given up")
 
     def refused(node):
-        spam = node.get("labels", {}).get("spam", {}) if isinstance(node.get("labels"), dict) else {}
-        is_spam = isinstance(spam, dict) and (number(spam.get("value")) or 0) > 0.5
-        return bool(node.get("deleted")) or node.get("review_result") is False or is_spam
+        labels, spam = node.get("labels"), None
+        if isinstance(labels, dict) and isinstance(labels.get("name"), list) and isinstance(labels.get("value"), list):
+            spam = dict(zip(map(str, labels["name"]), labels["value"])).get("spam")  # as its tables have it
+        elif isinstance(labels, dict) and isinstance(labels.get("spam"), dict):
+            spam = labels["spam"].get("value")
+        return says_bad(node) or (number(spam) or 0) > 0.5
 
     stack = [(row["prompt"], [])]  # messages to visit, each with the conversation before it
     while stack:
@@ -400,7 +453,8 @@ def openassistant(row, kind):
             with_rank.sort(key=lambda a: a["rank"])
             prompt = prompt_of(messages)
             if len(with_rank) > 1 or kind == "prompt":
-                yield ranked(prompt, [(a["text"], a["rank"]) for a in with_rank[:9]], kind)
+                yield ranked(prompt, [(a["text"], a["rank"], a) for a in with_rank[:9]], kind)
+                yield from ["a reply below the best nine"] * len(with_rank[9:])
             elif kind == "demonstration" and len(answers) == 1:
                 yield {"prompt": prompt, "response": spaced(answers[0]["text"])}
             else:
@@ -437,7 +491,7 @@ def first_of(row, names):
 
 def system_of(row):
     """The system text beside an instruction or a pair, as a list of messages."""
-    text = first_of(row, "system system_prompt")
+    text = first_of(row, "system system_prompt system_message")
     if not isinstance(text, str | None):
         raise LeftOut("a system text that is no text")
     return [{"role": "system", "content": text}] if text and text.strip() else []
@@ -446,7 +500,7 @@ def system_of(row):
 def with_system(row, messages):
     """Messages, with the system text beside them in front, if they have none."""
     begins = isinstance(messages, list) and messages and isinstance(messages[0], dict)
-    has_one = begins and role_of(messages[0]) == "system"
+    has_one = begins and is_system(messages[0])
     return messages if has_one or not begins else system_of(row) + messages
 
 
@@ -497,10 +551,11 @@ def objects(row, field, names):
 
 
 def ranked(prompt, answers, kind):
-    """A ranking of pairs (text, number), the lowest number best; the best text is also a demonstration's response."""
+    """A ranking of (text, number[, the object with the answer's marks]), the lowest number best. The best text is also
+    a demonstration's response."""
     if kind == "prompt":
         return {"prompt": prompt}
-    texts, places = [text for text, _ in answers], [number(place) for _, place in answers]
+    texts, places = [answer[0] for answer in answers], [number(answer[1]) for answer in answers]
     if not all(isinstance(text, str) for text in texts) or None in places:
         raise LeftOut("an answer without text or score")
     if not 2 <= len(answers) <= 9:
@@ -509,6 +564,8 @@ def ranked(prompt, answers, kind):
         raise LeftOut("all answers are the same")
     numbers = sorted(set(places))
     ranks, texts = [numbers.index(place) + 1 for place in places], [spaced(text) for text in texts]
+    if kind == "demonstration" and any(map(says_bad, answers[ranks.index(1)][2:])):
+        raise LeftOut("an answer that is labelled as bad")
     return {"prompt": prompt, "response": texts[ranks.index(1)], "responses": texts, "ranks": ranks}
 
 
@@ -542,12 +599,15 @@ SHAPES = (  # a row has the first shape whose fields it has
 FIELDS = {"document": ["text"], "demonstration": ["prompt", "response"], "ranking": ["prompt", "responses"],
           "prompt": ["prompt"], "text": []}  # of a record of each kind  # fmt: skip
 COLUMNS = {name for shape in SHAPES for name in shape.needed} | {*GOOD, *BAD, *OPINIONS} | set(
-    "text prompt response completion output answer input context query question system system_prompt history "
-    "passage article options choices loss margin labels chosen_score rejected_score chosen_rating rejected_rating "
-    "rating_chosen rating_rejected chosen_avg_rating rejected_avg_rating chosen-rating rejected-rating "
-    "parent_id rank replies choice labeler use_case score_chosen score_rejected better_response_id safer_response_id "
-    "is_response_0_safe is_response_1_safe".split()
+    "text prompt response completion output answer input context query question system system_prompt system_message "
+    "history passage article options choices margin labels tree_state parent_id rank replies choice labeler use_case "
+    "better_response_id safer_response_id is_response_0_safe is_response_1_safe".split()
 )  # fmt: skip
+
+
+def wanted(column):
+    """Whether a table's column of this name may matter; two scores beside two answers may have any names."""
+    return column in COLUMNS or any(answer in column for names in PAIRS for answer in names)
 
 
 def shape_of(row, kind):

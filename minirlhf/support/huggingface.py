@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 def holds(folder):
     """Whether a folder is Hugging Face's, rather than a run's."""
-    return any(Path(folder).glob("*.safetensors"))
+    return any(Path(folder).glob("[!.]*.safetensors"))
 
 
 def read(folder):
@@ -52,7 +52,10 @@ def read(folder):
 
 def read_weights(folder):
     torch_format, weights = import_safetensors(), {}
-    for path in filter(Path.is_file, sorted(Path(folder).glob("*.safetensors"))):  # reading a pipe might block
+    adapter = f"{folder}: an adapter (LoRA) stands beside the weights, and is not read; merge them first"
+    require(not (Path(folder) / "adapter_config.json").exists(), adapter)
+    paths = [path for path in sorted(Path(folder).glob("[!.]*.safetensors")) if path.is_file()]  # a pipe might block
+    for path in paths:
         with reraise(f"{path}: truncated, or not a safetensors file; download it again"):
             stored = torch_format.load_file(path)
         head, embedding = stored.get("lm_head.weight"), stored.get("transformer.wte.weight", stored.get("wte.weight"))
@@ -79,6 +82,10 @@ def read_tokenizer(folder):
             merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
             pattern = read_pattern(description["pre_tokenizer"])
         require(not description.get("normalizer"), f"{path}: has a normalizer; only one without it can be read")
+        for name in ("end_of_word_suffix", "continuing_subword_prefix"):
+            require(not description["model"].get(name), f"{path}: has {name}; only GPT-2's kind can be read")
+        added = [t["content"] for t in description.get("added_tokens") or [] if t.get("content") != EOS]
+        require(not added, f"{path}: has added tokens ({', '.join(map(str, added[:3]))}); only {EOS} can be read")
     else:
         path, merges_path = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         if not path.exists() or not merges_path.exists():
@@ -104,7 +111,8 @@ def read_pattern(splitter):
     split, byte_level = splitter["pretokenizers"]
     pattern = split["pattern"]["Regex"]
     expected = (split["type"], split["behavior"], byte_level["type"]) == ("Split", "Isolated", "ByteLevel")
-    if not expected or pattern not in PATTERNS:
+    changed = split.get("invert") or byte_level.get("add_prefix_space") or byte_level.get("use_regex")
+    if not expected or changed or pattern not in PATTERNS:
         raise ValueError
     return pattern
 

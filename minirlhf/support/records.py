@@ -18,6 +18,7 @@ from . import formats, rows
 from .chats import HUMAN, LeftOut, without_turns
 from .distributed import print0
 from .errors import InputError, require
+from .progress import progress
 
 
 class Sequence(NamedTuple):
@@ -97,7 +98,7 @@ def shaped_rows(path, kind, shapes):
     gathered = defaultdict(dict)
     if names := rows.skipped(path):
         print0(f"{path}: {', '.join(names[:9])}{' ...' if len(names) > 9 else ''} not read; name files to have others")
-    for where, row in rows.rows(path, formats.COLUMNS):
+    for where, row in rows.rows(path, formats.wanted):
         shape = formats.shape_of(row, kind)
         shapes[shape.name] += 1
         if shape.gather:
@@ -114,11 +115,13 @@ def fault_of(record, kind, where, shape):
     for field in formats.FIELDS[kind]:
         value, needed = record.get(field), "a list of strings" if field == "responses" else "a string"
         if not (formats.are_strings(value) if field == "responses" else isinstance(value, str)):
-            if shape.name != "ours":
+            if shape.name != "ours" or (field in record and value is None):
                 return f"no {field}"
+            fault = f"{where}: field {field!r} is missing or not {needed}"
+            require(field not in record, f"{fault}: it is {type(value).__name__}")
             found = ", ".join(record) or "no field that is known here"
             advice = f"rename its fields to {' and '.join(formats.FIELDS[kind])}, or see the shapes in data/README.md"
-            raise InputError(f"{where}: field {field!r} is missing or not {needed}; it has {found}; {advice}")
+            raise InputError(f"{fault}; it has {found}; {advice}")
         if field != "responses" and not value.strip():
             return f"an empty {'answer' if field == 'response' else field}"
     if kind == "ranking":
@@ -177,8 +180,8 @@ def encode_fitting(records, encode, tokenizer, limit, where, what):
     def tokens(item):
         return len(item) if isinstance(item, list) else item.length
 
-    kept, items, shortened = [], [], 0
-    for record in records:
+    kept, items, shortened, many = [], [], 0, len(records) > 20_000
+    for record in (record for _, record in progress(records, f"{where}: encoding")) if many else records:
         prompt, n = record["prompt"], 0
         if len(prompt) > limit and prompt.count(HUMAN) > 1:
             n = turns_to_drop(prompt, limit - tokens(encode("", record)), count)

@@ -25,33 +25,34 @@ WRAPPERS = {"data", "rows", "records", "examples", "train"}  # {"data": [...]}: 
 ENDOFTEXT = "<|endoftext|>"
 KINDS = (".jsonl", ".ndjson", ".parquet", ".arrow"), (".json", ".csv", ".tsv"), (".txt",)
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test",
-          "evaluation": "test", "holdout": "test", "validation": "validation", "valid": "validation",
+          "evaluation": "test", "holdout": "test", "heldout": "test", "validation": "validation", "valid": "validation",
           "val": "validation", "dev": "validation"}  # fmt: skip
 PACKED = {b"PK\x03\x04": "a zip archive (or .xlsx, or a model)", b"BZh": "packed by bzip2", b"\xfd7zXZ": "packed by xz",
           b"7z\xbc\xaf": "a 7z archive", b"%PDF": "a PDF", b"PAR1": "parquet", b"\x1f\x8b": "packed by gzip",
-          b"\x28\xb5\x2f\xfd": "packed by zstandard", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}  # fmt: skip
+          b"\x28\xb5\x2f\xfd": "packed by zstandard", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+          b"version https://git-lfs": "a Git LFS pointer"}  # fmt: skip
 LOGS = {"metrics.jsonl", "samples.jsonl"}  # of a run
 ABOUT = LOGS | {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json",
          "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "generation_config.json",
          "package.json", "README.txt", "LICENSE.txt", "merges.txt"}  # fmt: skip
 
 
-def rows(path, columns):
-    """Yields ("file:line", row) for each row of a file, a folder or a pattern. columns: the names that are needed, a
-    set; a parquet or Arrow file's other columns are not read. Raises InputError with file and line."""
+def rows(path, wanted):
+    """Yields ("file:line", row) for each row of a file, a folder or a pattern. wanted: tells whether a name may matter;
+    a parquet or Arrow file's other columns are not read. Raises InputError with file and line."""
     for file in files(path):
         require(os.path.exists(file), f"{file}: no such file")
         require(os.path.isfile(file), f"{file}: a folder or a pipe; give a file, since a resumed run reads it again")
         watch(file)
         kind = suffix(file)
         if kind in (".parquet", ".arrow"):
-            yield from table_rows(file, columns)
+            yield from table_rows(file, wanted)
         elif kind == ".txt":
             yield from documents(file)
         elif kind in (".csv", ".tsv"):
             yield from csv_rows(file, "," if kind == ".csv" else "\t")
         else:
-            yield from json_rows(file)
+            yield from json_rows(file, wanted)
 
 
 def skipped(path):
@@ -70,24 +71,40 @@ def files(path):
     if not os.path.exists(path) and glob.has_magic(path):
         found = sorted(file for file in glob.glob(path, recursive=True) if os.path.isfile(file))
         require(found, f"{path}: no file matches this")
-        return found
+        return require_once(path, found)
     if not os.path.isdir(path):
         return [path]
     found = data_files(path) or (os.path.isdir(f"{path}/data") and data_files(f"{path}/data"))
     endings = "one of .jsonl, .json, .csv, .parquet, .arrow, or .jsonl.gz"
     require(found, f"{path}: no file in this folder ends in {endings}; name the files")
     names = [os.path.basename(file) for file in found]
-    splits = {SPLITS[part] for name in names for part in re.split(r"[-_.\s]", name.lower()) if part in SPLITS}
+    splits = {split for name in names for split in splits_in(name)}
+    for shard in filter(None, (re.search(r"(.*)-\d{5}-of-(\d{5})", name) for name in names)):
+        n, there = int(shard[2]), sum(name.startswith(f"{shard[1]}-") for name in names)
+        require(there >= n, f"{path}: holds {there} of the {n} parts of {shard[1]}; add the others")
     require(len(splits) < 2, f"{path}: holds {' and '.join(sorted(splits))} data; name the files of one of them")
-    unpacked = [name.removesuffix(".gz").removesuffix(".zst") for name in names]
-    double = [name for name in unpacked if unpacked.count(name) > 1]
+    return require_once(path, found)
+
+
+def require_once(path, found):
+    """The files; InputError if one is there twice, packed and unpacked."""
+    unpacked = [name.removesuffix(".gz").removesuffix(".zst") for name in found]
+    double = [os.path.basename(name) for name in unpacked if unpacked.count(name) > 1]
     require(not double, f"{path}: holds {double and double[0]} twice, packed and unpacked; name one of them")
     return found
+
+
+def splits_in(name):
+    """The splits that a file's name speaks of: {"train"} for myTrain-1.jsonl."""
+    words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower().replace("held_out", "heldout")
+    parts = (re.sub(r"set$|\d+$", "", part) for part in re.split(r"[^a-z0-9]", words))
+    return {SPLITS[part] for part in parts if part in SPLITS}
 
 
 def data_files(folder):
     """The data files right in a folder, sorted: of the first kinds in KINDS of which there are any."""
     names = sorted(name for name in os.listdir(folder) if name not in ABOUT and name[0] != ".")
+    names = [name for name in names if not (name.startswith("cache-") and name.endswith(".arrow"))]  # of datasets
     paths = [os.path.join(folder, name) for name in names if os.path.isfile(os.path.join(folder, name))]
     return next((found for kinds in KINDS if (found := [path for path in paths if suffix(path) in kinds])), [])
 
@@ -143,14 +160,14 @@ def split_lines(file):
         yield rest
 
 
-def json_rows(path):
+def json_rows(path, wanted):
     numbered = ((number, line) for number, line in lines(path) if line.strip())
     first = next(numbered, None)
     if first is None:
         return
     numbered = itertools.chain([first], numbered)
     if first[1].lstrip()[0] == "[" or first[1].strip() == "{":  # one value, on one or many lines
-        yield from array_rows(path, "\n".join(line for _, line in numbered))
+        yield from array_rows(path, "\n".join(line for _, line in numbered), wanted)
         return
     for number, line in numbered:
         where = f"{path}:{number}"
@@ -159,48 +176,53 @@ def json_rows(path):
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}: not JSON ({error}); each line must be one JSON object") from None
         require(isinstance(row, dict), f"{where}: a JSON object is needed, {type(row).__name__} found")
-        if wrapped := array_in(row):
+        if wrapped := array_in(row, wanted):
             yield from ((f"{where}: item {i}", item) for i, item in enumerate(wrapped, 1))
         else:
             yield where, row
 
 
-def array_rows(path, text):
+def array_rows(path, text, wanted):
     """The objects of a JSON array, or of the only array in a JSON object."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); an array of objects, or an object a line, is needed") from None
     if isinstance(value, dict):
-        value = array_in(value) or [value]
+        value = array_in(value, wanted) or [value]
     for number, row in enumerate(value, 1):
         require(isinstance(row, dict), f"{path}: item {number} of the array is no object; objects are needed")
         yield f"{path}: item {number}", row
 
 
-def array_in(row):
-    """The array of objects in {"data": [...]} and the like, or None."""
+def array_in(row, wanted):
+    """The array of objects in {"data": [...]} and the like, or None: it has no field of a record beside it."""
     (name, *others) = [name for name, value in row.items() if isinstance(value, list)] or [None]
-    found = row[name] if name in WRAPPERS and not others else None
+    found = row[name] if name in WRAPPERS and not others and not any(map(wanted, row.keys() - {name})) else None
     return found if found and all(isinstance(each, dict) for each in found) else None
 
 
 def csv_rows(path, separator):
     """Rows of a table. An empty cell is null."""
-    numbered = itertools.dropwhile(lambda line: not line[1].strip(), lines(path))
-    reader = csv.DictReader((line + "\n" for _, line in numbered), delimiter=separator, strict=True)
+    numbered, at = itertools.dropwhile(lambda line: not line[1].strip(), lines(path)), [0]
+
+    def texts():
+        for at[0], line in numbered:
+            yield line + "\n"
+
+    reader = csv.DictReader(texts(), delimiter=separator, strict=True)
     csv.field_size_limit(1 << 30)
     try:
         header = reader.fieldnames or []
         double = [name for name in header if header.count(name) > 1]
         require(not double, f"{path}: the column {double and double[0]!r} is there twice; rename one")
         for row in reader:
-            where = f"{path}:{reader.line_num}"
+            where = f"{path}:{at[0]}"
             require(None not in row, f"{where}: more values than the header has names")
             if list(row.values()) != header:  # of another file that was added
                 yield where, {name: value or None for name, value in row.items()}
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: not a row ({error}); write it as JSON lines") from None
+        raise InputError(f"{path}:{at[0]}: not a row ({error}); write it as JSON lines") from None
 
 
 def documents(path):
@@ -218,22 +240,22 @@ def documents(path):
         yield f"{path}:{begun}", {"text": text.strip("\n") if several else text}
 
 
-def table_rows(path, columns):
+def table_rows(path, wanted):
     pyarrow = import_pyarrow(path)
     with reraise(f"{path}: not a complete {Path(path).suffix[1:]} file; download it again"):
         number = 0
-        for batch in table_batches(pyarrow, path, columns):
+        for batch in table_batches(pyarrow, path, wanted):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}:{number}", row
 
 
-def table_batches(pyarrow, path, columns):
+def table_batches(pyarrow, path, wanted):
     if suffix(path) == ".parquet":
         from pyarrow import parquet
 
         file = parquet.ParquetFile(path)
-        yield from file.iter_batches(1000, columns=[name for name in file.schema_arrow.names if name in columns])
+        yield from file.iter_batches(1000, columns=[*filter(wanted, file.schema_arrow.names)])
         return
     with pyarrow.memory_map(path) as source:
         try:
@@ -243,7 +265,7 @@ def table_batches(pyarrow, path, columns):
             reader = pyarrow.ipc.open_file(source)
             batches = map(reader.get_batch, range(reader.num_record_batches))
         for batch in batches:
-            batch = batch.select([name for name in batch.schema.names if name in columns])
+            batch = batch.select([*filter(wanted, batch.schema.names)])
             yield from (batch.slice(start, 1000) for start in range(0, batch.num_rows, 1000))
 
 

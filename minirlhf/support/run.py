@@ -12,13 +12,12 @@ import json
 import math
 import os
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from .checkpoint import checksums, finite, read_pt, save_model
+from .checkpoint import checksums, finite, if_valid, read_pt, save_model
 from .config import Text, check_fields, refuse_unused, require_positive
 from .curves import draw_curves, read_metrics
 from .distributed import from_rank_0, of_all_ranks, print0, rank, world_size
@@ -197,7 +196,10 @@ def newest_state(out):
 
 def read_state(path):
     """The dict that _save_state wrote, or None if the file is not valid."""
-    with suppress(InputError), reraise(f"{path}: not valid"):
+
+    def read():
         state = read_pt(path)
-        if state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt":
-            return state
+        complete = state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt"
+        return state if complete else None
+
+    return if_valid(read)

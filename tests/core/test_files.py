@@ -143,6 +143,30 @@ def test_a_folder_of_a_model_or_of_data_that_changed_under_a_run_is_named(name, 
         folder.lock_output(Settings(str(tmp_path / "run"), data=(str(model),)))
 
 
+def test_of_a_finished_run_its_model_counts_and_nothing_else(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("model.pt", "epoch-1.pt", "config.json", "tokenizer.tiktoken"):
+        (model / name).write_text("x")
+    settings = Settings(str(tmp_path / "run"), data=(str(model),))
+    folder.lock_output(settings)
+    (model / "epoch-1.pt").unlink()
+    (model / "config.json").write_text("the same command, spelled otherwise")
+    (model / "notes.txt").write_text("a good run")
+    folder.lock_output(settings)
+    (model / "tokenizer.tiktoken").write_text("y")
+    with pytest.raises(InputError, match=f"--data {model} has changed"):
+        folder.lock_output(settings)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_stands_in_the_place_of_a_lock_is_named(tmp_path, make):
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / ".lock")
+    with pytest.raises(InputError, match="run/.lock: .*no run makes such; remove it"):
+        folder.lock(tmp_path / "run")
+
+
 def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "PATIENCE", 0.3)
     code = "import os, sys, time; from minirlhf.support.folder import lock; "

@@ -267,6 +267,9 @@ BAD = {"prompt": "a ", "response": "bad"}
 SAID = {"messages": [ASKED, {"role": "assistant", "content": "bad"}]}
 
 
+BAD_SAID = {"role": "assistant", "content": "bad", "is_safe": False}
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -274,7 +277,18 @@ SAID = {"messages": [ASKED, {"role": "assistant", "content": "bad"}]}
         BAD | {"label": "0"},
         BAD | {"label": "bad"}, BAD | {"is_safe": False}, BAD | {"correct": 0}, BAD | {"thumbs_down": True},
         BAD | {"deleted": 1}, BAD | {"rating": "thumbs_down"}, BAD | {"vote": -1}, BAD | {"label": -1},
-        BAD | {"score": -1},
+        BAD | {"score": -1}, BAD | {"is_valid": False}, BAD | {"removed": True}, BAD | {"keep": 0},
+        BAD | {"quality": "poor"}, BAD | {"label": ["bad"]}, BAD | {"feedback": {"rating": "bad"}},
+        BAD | {"quality": [{"value": "bad", "status": "submitted"}]}, BAD | {"openai_moderation": [{"flagged": True}]},
+        {"chosen": [ASKED, BAD_SAID], "rejected": [ASKED, ANSWERED]},
+        {"prompt": "a", "chosen": BAD_SAID, "rejected": ANSWERED},
+        {"conversation_a": [ASKED, BAD_SAID], "conversation_b": [ASKED, ANSWERED], "winner": "model_a"},
+        {"conversation": [{"input": "a", "output": "bad", "label": False}]},
+        {"instruction": "a", "completions": [{"response": "bad", "overall_score": 9, "is_safe": False},
+                                             {"response": "b", "overall_score": 8}]},
+        {"prompt": f"{USER} a{BOT}", "num_responses": 2,
+         "answers": [{"answer": "bad", "rank": 1, "is_safe": False}, {"answer": "b", "rank": 2}]},
+        helpsteer("bad", 4) | {"is_safe": False},
         {"prompt": "a ", "completion": "bad", "label": 0},
         {"prompt": [ASKED], "completion": [{"role": "assistant", "content": "bad"}], "label": False},
         {"prompt": [ASKED], "completion": "bad", "label": False},
@@ -312,6 +326,130 @@ def test_a_system_text_is_never_dropped(tmp_path):
         assert read(tmp_path, [row], "demonstration")[0]["prompt"] == f"Be kind.{QUESTION}"
     row = {"system": "Be kind.", "prompt": "Name a pet.\n", "responses": ["A cat.", "No."], "ranks": [1, 2]}
     assert read(tmp_path, [row], "ranking")[0]["responses"] == [ANSWER, " No."]
+
+
+SYSTEM = {"system": "Be kind."}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        helpsteer("A cat.", 4), PKU | {"prompt": "Name a pet."},
+        {"instruction": "Name a pet.", "completions": [{"response": "a", "overall_score": 9},
+                                                       {"response": "b", "overall_score": 8}]},
+        {"prompt": f"{USER} Name a pet.{BOT}", "answers": [{"answer": "a", "rank": 1}, {"answer": "b", "rank": 2}],
+         "num_responses": 2},
+        {"conversation_a": [ASKED, ANSWERED], "conversation_b": [ASKED, BAD_SAID], "winner": "model_a"},
+        {"chosen": f"{USER} Name a pet.{BOT} a", "rejected": f"{USER} Name a pet.{BOT} b"},
+        {"prompt": f"{USER} Name a pet.{BOT}", "chosen": " a", "rejected": " b"},
+        {"prompt": f"{USER} Name a pet.{BOT}", "response": " a"},
+        {"context": [ASKED], "response1": "a", "response2": "b", "overall_preference": -1},
+        {"question": "Name a pet.", "answer_0": "a", "answer_1": "b", "score_0": 1, "score_1": 0},
+        {"history": "Name a pet.", "human_ref_A": "a", "human_ref_B": "b", "labels": 1},
+    ],
+)  # fmt: skip
+def test_a_system_text_stands_before_the_question_in_every_shape(tmp_path, row):
+    row = {name: "Name a pet." if name == "prompt" and USER not in str(value) else value for name, value in row.items()}
+    for name in ("system", "system_prompt", "system_message"):
+        (found,) = read(tmp_path, [row | {name: "Be kind."}], "prompt")
+        assert found["prompt"] == f"Be kind.{QUESTION}"
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"messages": [ASKED]}, QUESTION), ({"conversation": [ASKED]}, QUESTION),
+        ({"prompt": "Name a pet.\n"}, QUESTION),
+        ({"prompt": "User: Name a pet."}, QUESTION), ({"prompt": [ASKED | {"id": 1}]}, QUESTION),
+        ({"prompt": [{"from": "human", "value": "Name a pet."}]}, QUESTION),
+        ({"prompt": [{"role": "system", "content": "Be kind."}, ASKED]}, f"Be kind.{QUESTION}"),
+        ({"conversations": [{"from": "human", "value": "Name a pet."}]}, QUESTION),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_prompt_beside_two_answers_stands_once_whether_it_is_in_them_or_not(tmp_path, row, prompt, inside):
+    before = [ASKED] if inside else []
+    pair = {"chosen": [*before, ANSWERED], "rejected": [*before, {"role": "assistant", "content": "No."}]}
+    if not inside and isinstance(row.get("prompt"), str):
+        row, prompt = {"prompt": "Name a pet."}, QUESTION
+    (found,) = read(tmp_path, [row | pair], "ranking")
+    assert found["prompt"] == prompt and found["responses"] == [ANSWER, " No."]
+    system = {"role": "system", "content": "Be kind."}
+    if inside:
+        within = {name: [system, *messages] for name, messages in pair.items()}
+        assert read(tmp_path, [row | within], "ranking")[0]["prompt"] == f"Be kind.{QUESTION}"
+
+
+def test_a_call_of_a_tool_is_no_answer(tmp_path, capsys):
+    call = {"role": "assistant", "content": "Let me check", "tool_calls": [{"name": "clock"}]}
+    assert len(read(tmp_path, [{"messages": [ASKED, call]}, SAID], "demonstration")) == 1
+    assert "left out 1: a tool's message, or a call of one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["data", "records", "examples", "rows", "train"])
+def test_a_record_with_a_list_of_such_a_name_is_itself(tmp_path, name):
+    record = {"prompt": "a", "response": "b", name: [{"prompt": "c", "response": "d"}]}
+    assert [r["prompt"] for r in read(tmp_path, [record], "demonstration")] == ["a"]
+    wrapped = {name: [{"prompt": "c", "response": "d"}], "version": 1}
+    assert [r["prompt"] for r in read(tmp_path, [wrapped], "demonstration")] == ["c"]
+
+
+@pytest.mark.parametrize("names", [("chosen_reward", "rejected_reward"), ("rm_score_chosen", "rm_score_rejected")])
+def test_scores_of_any_name_beside_two_answers_count_in_a_table_too(tmp_path, names):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c", names[0]: x, names[1]: 0.5, "other": 1} for x in (0.1, 0.9)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "t.parquet")
+    assert len(ours.read(tmp_path / "t.parquet", "ranking")) == len(read(tmp_path, rows, "ranking")) == 1
+
+
+def test_spam_and_refusals_of_openassistant_s_tables_are_left_out(tmp_path):
+    root = message("1", None, "prompter", "Name a pet.")
+    good = message("2", "1", "assistant", "A cat.") | {"deleted": "False", "review_result": "True"}
+    spam = message("3", "1", "assistant", "bad") | {"labels": {"name": ["quality", "spam"], "value": [0.1, 1.0]}}
+    refused = message("4", "1", "assistant", "bad") | {"review_result": "False"}
+    for row in (root, good, spam, refused):
+        row.pop("rank", None)
+    found = read(tmp_path, [root, good, spam, refused], "demonstration")
+    assert [r["response"] for r in found] == [ANSWER]
+    assert not read_or_none(tmp_path, [{"message_tree_id": "1", "tree_state": "aborted_low_grade", "prompt": root}])
+
+
+def read_or_none(tmp_path, rows):
+    try:
+        return read(tmp_path, rows, "prompt")
+    except InputError:
+        return None
+
+
+def test_messages_in_a_cell_of_a_table_are_read(tmp_path):
+    assert len(read(tmp_path, [{"messages": json.dumps([ASKED, ANSWERED])}], "demonstration")) == 1
+
+
+def test_a_long_conversation_takes_memory_in_proportion(tmp_path):
+    """Of what stands before an answer the last 50,000 characters are kept, whole exchanges."""
+    talk = [{"role": ("user", "assistant")[i % 2], "content": f"{i} " * 200} for i in range(1000)]
+    found = read(tmp_path, [{"messages": [{"role": "system", "content": "Be kind."}, *talk]}], "demonstration")
+    assert len(found) == 500 and max(len(r["prompt"]) for r in found) < 52_000
+    assert all(r["prompt"].startswith(f"Be kind.{USER}") for r in found)
+    assert [r["response"].split()[0] for r in found] == [str(i) for i in range(1, 1000, 2)]
+    assert f"{USER} 998 998" in found[-1]["prompt"] and f"{USER} 0 0" in found[0]["prompt"]
+
+
+def test_nulls_are_left_out_and_other_types_are_named(tmp_path, capsys):
+    assert len(read(tmp_path, [{"text": "a"}, {"text": None}, {"text": "b"}], "document")) == 2
+    assert "left out 1: no text (first: " in capsys.readouterr().out
+    with pytest.raises(InputError, match="field 'response' is missing or not a string: it is list$"):
+        read(tmp_path, [{"prompt": "a", "response": ["b"]}], "demonstration")
+
+
+def test_lines_of_a_table_are_those_of_the_file(tmp_path):
+    path = tmp_path / "t.csv"
+    for text, line in (("\n\nprompt,response\nq,r\nq,r,z\n", 5), ('prompt,response\nq,r\nq,"r" x\n', 3)):
+        path.write_text(text)
+        with pytest.raises(InputError, match=f"t.csv:{line}: "):
+            ours.read(path, "demonstration")
 
 
 @pytest.mark.parametrize("more", ["question", "query", "instruction", "answer", "context", "name", "input", "history"])
@@ -812,7 +950,9 @@ def test_a_record_with_a_list_in_it_is_not_that_list(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("train.jsonl", "eval.jsonl"), ("my-train.jsonl", "my-test.jsonl"), ("Train.csv", "Test.csv"),
+    "names", [("train.jsonl", "eval.jsonl"), ("myTrain.jsonl", "myTest.jsonl"), ("trainset.csv", "testset.csv"),
+              ("train1.jsonl", "test1.jsonl"), ("train.jsonl", "held_out.jsonl"),
+              ("my-train.jsonl", "my-test.jsonl"), ("Train.csv", "Test.csv"),
               ("alpaca.train.jsonl", "alpaca.test.jsonl"), ("a.jsonl", "a.jsonl.gz")],
 )  # fmt: skip
 def test_a_folder_of_several_splits_or_of_one_file_twice_is_refused(tmp_path, names):
@@ -820,6 +960,19 @@ def test_a_folder_of_several_splits_or_of_one_file_twice_is_refused(tmp_path, na
         (tmp_path / name).write_text('{"prompt": "a"}\n')
     with pytest.raises(InputError, match="name the files of one of them|twice, packed and unpacked"):
         ours.read(tmp_path, "prompt")
+
+
+def test_a_missing_part_is_noticed_and_a_cache_is_no_part(tmp_path):
+    for i in (0, 2):
+        (tmp_path / f"train-0000{i}-of-00003.jsonl").write_text('{"prompt": "a"}\n')
+    with pytest.raises(InputError, match="holds 2 of the 3 parts of train; add the others"):
+        ours.read(tmp_path, "prompt")
+    (tmp_path / "train-00001-of-00003.jsonl").write_text('{"prompt": "a"}\n')
+    (tmp_path / "cache-1a2b.arrow").write_text("")
+    assert len(ours.read(tmp_path, "prompt")) == 3
+    (tmp_path / "train-00001-of-00003.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "a"}\n'))
+    with pytest.raises(InputError, match="twice, packed and unpacked"):
+        ours.read(f"{tmp_path}/train*", "prompt")
 
 
 def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
@@ -837,6 +990,7 @@ def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, capsys):
         (b"PK\x03\x04", "a zip archive"),
         (gzip.compress(b"{}", mtime=0), "packed by gzip"), (b"\xff\xfe{\x00", "UTF-16"),
         ("Ahoj".encode("utf-16-le"), "has null bytes"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
         (b"%PDF-1.4", "a PDF"), (b"BZh9", "packed by bzip2"), (b"x" * 257 + b"ustar", "a tar archive"),
     ],
 )  # fmt: skip

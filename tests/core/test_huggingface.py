@@ -123,6 +123,20 @@ WTE = "transformer.wte.weight"
         (lambda f, w, s: s({WTE: w[WTE]}, f / "old.safetensors"), "another file"),
         (lambda f, w, s: s(w | {WTE: w[WTE].to(torch.int8)}, f / "model.safetensors"), "quantized weights can't be"),
         (lambda f, w, s: edit(f, "tokenizer.json", lambda c: c.update(normalizer={"type": "NFC"})), "a normalizer"),
+        (lambda f, w, s: edit(f, "tokenizer.json", lambda c: c["model"].update(end_of_word_suffix="x")), "of_word"),
+        (lambda f, w, s: edit(f, "tokenizer.json", lambda c: c["added_tokens"].append({"id": 5, "content": "Ben"})),
+         "has added tokens \\(Ben\\)"),
+        (
+            lambda f, w, s: edit(
+                f, "tokenizer.json", lambda c: c["pre_tokenizer"]["pretokenizers"][0].update(invert=True)
+            ),
+            "not a byte-level BPE like",
+        ),
+        (lambda f, w, s: edit(f, "tokenizer.json",
+                              lambda c: c["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True)),
+         "not a byte-level BPE like"),
+        (lambda f, w, s: (f / "adapter_config.json").write_text("{}"), "an adapter .* merge them first"),
+        (lambda f, w, s: s(w | {WTE: w[WTE] * float("nan")}, f / "model.safetensors"), "values that are not finite in"),
     ],
 )  # fmt: skip
 def test_what_would_be_read_as_another_model_is_refused(exported, harm, says):
@@ -130,6 +144,11 @@ def test_what_would_be_read_as_another_model_is_refused(exported, harm, says):
     harm(exported[1], library.load_file(exported[1] / "model.safetensors"), library.save_file)
     with pytest.raises(InputError, match=says):
         load_model(exported[1], GPT, load_tokenizer(exported[1]))
+
+
+def test_a_file_that_macos_left_is_no_weights(exported):
+    (exported[1] / "._model.safetensors").write_bytes(b"x")
+    load_model(exported[1], GPT, load_tokenizer(exported[1]))
 
 
 def test_weights_that_may_hold_code_are_named_with_what_to_do(exported):

@@ -268,7 +268,7 @@ def test_metrics_that_are_none_are_named_before_a_step_is_taken(line, six):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n", errors="surrogateescape")
     before = path.read_bytes()
-    with pytest.raises(InputError, match="metrics.jsonl: a line is not a run's metrics; remove it, or the file"):
+    with pytest.raises(InputError, match="metrics.jsonl(:3: not a row of a run's metrics|: cannot be read); remove"):
         Learner().run(six)
     assert path.read_bytes() == before
 

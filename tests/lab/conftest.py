@@ -20,13 +20,14 @@ def in_one_process():
     """
 
     def call(function, *arguments):
-        return [function(*pickle.loads(pickle.dumps(each))) for each in zip(*arguments)]
+        found = function(*pickle.loads(pickle.dumps(arguments)))
+        return SimpleNamespace(result=lambda: found)
 
     @contextlib.contextmanager
     def patched():
         threads = torch.get_num_threads()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(workers, "_workers", lambda: SimpleNamespace(map=call))
+            patch.setattr(workers, "_workers", lambda: SimpleNamespace(submit=call))
             patch.setattr(run, "draw_curves", lambda *args: None)
             yield
         torch.set_num_threads(threads)

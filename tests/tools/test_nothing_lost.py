@@ -405,6 +405,27 @@ def test_a_path_without_permission_is_a_line(closed, as_nobody, world, tmp_path)
     assert not list(folder.rglob("model.pt.*")) and not (folder / "run" / "model.pt").exists()
 
 
+def test_what_may_not_be_read_is_not_taken_for_damaged(as_nobody, world, tmp_path):
+    """A finished run's model, and a state: both are in order, and stay."""
+    mine = shutil.copytree(world.folder, tmp_path / "mine")
+    for name, kept in (("model.pt", "finished"), ("state-00000002.pt", "stopped")):
+        out = mine / kept
+        words = ["--data", mine / "demonstrations.jsonl", "--init", mine / "gpt", "--epochs", "2", "--batch_size", "2"]
+        words += ["--out", out, "--save_every", "1"]
+        tiny.run(train_sft, [*map(str, words)])
+        folder.release()
+        if kept == "stopped":
+            (out / "model.pt").rename(out / name)
+        for path in (mine, *mine.rglob("*")):
+            os.chown(path, 65534, 65534)
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        before = (out / name).read_bytes()
+        (out / name).chmod(0)
+        ended = as_nobody("train_sft.py", *words, "--resume")
+        assert ended.returncode == 2 and re.fullmatch(rf"error: .*{name}: Permission denied[^\n]+\n", ended.stderr)
+        assert (out / name).read_bytes() == before
+
+
 # --- flags -----------------------------------------------------------------------------------------------------------
 
 

@@ -65,6 +65,12 @@ def test_only_numbered_epochs_are_compared(world, tmp_path):
         tiny.run(select_sft, words)
 
 
+def test_a_run_that_was_stopped_has_no_best_epoch_yet(settings):
+    (settings["sft"] / "state-00000004.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="this run has not ended; let it go on with --resume first"):
+        tiny.run(select_sft, to_flags(settings))
+
+
 def test_the_epoch_of_the_highest_reward_is_chosen_where_the_validation_loss_disagrees(settings, tokenizer, capsys):
     tiny.run(select_sft, to_flags(settings))
     chosen, ninth = load_model(settings["out"], GPT), load_model(settings["sft"] / "epoch-9.pt", GPT)

@@ -20,6 +20,7 @@ from pathlib import Path
 from minirlhf.support import files, folder
 from minirlhf.support.chats import ASSISTANT
 from minirlhf.support.errors import InputError, require
+from minirlhf.support.formats import are_strings
 
 FLAGS = ("fails the task", "breaks a constraint", "makes things up", "harmful", "unfit for an assistant")
 EVERY = 20  # of this many rankings of a labeler, one repeats an own ranking and one repeats another labeler's
@@ -30,6 +31,18 @@ LONGEST = 8000  # characters of a written answer
 def beside(out, what):
     """rankings.jsonl -> rankings-skipped.jsonl"""
     return Path(out).with_name(f"{Path(out).name.removesuffix('.jsonl')}-{what}.jsonl")
+
+
+def fits(record):
+    """Whether the fields that this program reads again are as it writes them."""
+    lists = [record[name] for name in ("responses", "ranks", "models") if name in record]
+    return (
+        isinstance(record["prompt"], str)
+        and all(isinstance(each, list) and len(each) == len(lists[0]) for each in lists)
+        and are_strings(record.get("responses", []))
+        and all(type(rank) is int for rank in record.get("ranks", []))
+        and isinstance(record.get("about", {}), dict)
+    )
 
 
 class Lines:
@@ -55,7 +68,7 @@ class Lines:
                     record = json.loads(line)
                 except (ValueError, RecursionError):
                     record = None
-                if not isinstance(record, dict) or not needed <= record.keys() or not isinstance(record["prompt"], str):
+                if not isinstance(record, dict) or not needed <= record.keys() or not fits(record):
                     where = f"{self.path}:{number}: no record that tools/label.py wrote"
                     raise InputError(f"{where}; choose another --out, or mend the line")
         begin = b'{"prompt": "'

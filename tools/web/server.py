@@ -153,6 +153,7 @@ class Connection(H11Protocol):
 def prepare(host, port, html, routes, token=None):
     """(a uvicorn server, its listening socket)."""
     require(uvicorn, 'the pages need starlette and uvicorn; pip install "minirlhf[web]"')
+    require(host, "--host: is empty; leave it out, or name an address")
     require(token or host in LOOPBACK, f"--host {host}: serves other machines; a token is needed")
     try:
         listener = socket.create_server((host, port))
