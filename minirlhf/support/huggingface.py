@@ -81,11 +81,11 @@ def read_tokenizer(folder):
             vocabulary, merges = description["model"]["vocab"], description["model"]["merges"]
             merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
             pattern = read_pattern(description["pre_tokenizer"])
+            for name in ("end_of_word_suffix", "continuing_subword_prefix"):
+                require(not description["model"].get(name), f"{path}: has {name}; only GPT-2's kind can be read")
+            added = [str(token["content"]) for token in description.get("added_tokens") or []]
+        require(set(added) <= {EOS}, f"{path}: has added tokens ({', '.join(added[:3])}); only {EOS} can be read")
         require(not description.get("normalizer"), f"{path}: has a normalizer; only one without it can be read")
-        for name in ("end_of_word_suffix", "continuing_subword_prefix"):
-            require(not description["model"].get(name), f"{path}: has {name}; only GPT-2's kind can be read")
-        added = [t["content"] for t in description.get("added_tokens") or [] if t.get("content") != EOS]
-        require(not added, f"{path}: has added tokens ({', '.join(map(str, added[:3]))}); only {EOS} can be read")
     else:
         path, merges_path = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         if not path.exists() or not merges_path.exists():

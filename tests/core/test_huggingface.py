@@ -125,7 +125,7 @@ WTE = "transformer.wte.weight"
         (lambda f, w, s: edit(f, "tokenizer.json", lambda c: c.update(normalizer={"type": "NFC"})), "a normalizer"),
         (lambda f, w, s: edit(f, "tokenizer.json", lambda c: c["model"].update(end_of_word_suffix="x")), "of_word"),
         (lambda f, w, s: edit(f, "tokenizer.json", lambda c: c["added_tokens"].append({"id": 5, "content": "Ben"})),
-         "has added tokens \\(Ben\\)"),
+         "has added tokens .*Ben"),
         (
             lambda f, w, s: edit(
                 f, "tokenizer.json", lambda c: c["pre_tokenizer"]["pretokenizers"][0].update(invert=True)
