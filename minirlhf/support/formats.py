@@ -414,7 +414,9 @@ def by_prompt(rows):
         key = str((row["prompt"], system_of(row)))
         _, _, answers = groups.setdefault(key, (where, row, []))
         answers.append((row["response"], -1 if says_bad(row) else row["helpfulness"]))
-    yield from ((where, row | {"rated": answers}) for where, row, answers in groups.values())
+    for where, row, answers in groups.values():
+        asked = {name: row[name] for name in ("prompt", *SYSTEM.split()) if name in row}
+        yield where, asked | {"rated": answers}
 
 
 def openassistant(row, kind):
@@ -489,9 +491,12 @@ def first_of(row, names):
     return next((row[name] for name in names.split() if row.get(name) is not None), None)
 
 
+SYSTEM = "system system_prompt system_message"
+
+
 def system_of(row):
     """The system text beside an instruction or a pair, as a list of messages."""
-    text = first_of(row, "system system_prompt system_message")
+    text = first_of(row, SYSTEM)
     if not isinstance(text, str | None):
         raise LeftOut("a system text that is no text")
     return [{"role": "system", "content": text}] if text and text.strip() else []

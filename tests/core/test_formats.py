@@ -599,6 +599,14 @@ def test_helpsteer_without_a_rating_is_no_demonstration(tmp_path, capsys):
     assert "'helpfulness' is null" in capsys.readouterr().out
 
 
+def test_helpsteer_s_bad_answer_is_not_its_prompt_s_only_one_and_systems_part_prompts(tmp_path):
+    rows = [helpsteer("bad", 4) | {"is_safe": False}, helpsteer("A cat.", 3)]
+    assert [r["response"] for r in read(tmp_path, rows, "demonstration")] == [ANSWER]
+    rows = [helpsteer("A cat.", 4) | {"system": "Be kind."}, helpsteer("No.", 3) | {"system": "Be rude."}]
+    found = read(tmp_path, rows, "demonstration")
+    assert [r["prompt"].split("\n")[0] for r in found] == ["Be kind.", "Be rude."]
+
+
 def test_a_message_whose_parent_is_missing_is_counted(tmp_path, capsys):
     orphans = [
         message("x", "gone", "assistant", "?"),

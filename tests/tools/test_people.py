@@ -425,6 +425,7 @@ def test_dates_in_a_prompt_s_record_become_text(out):
         ('{"prompt": "a"}\n', ":1: no record that"), ('{"chosen": "a", "rejected": 1}\n', ":1: no record that"),
         ('{"prompt": "x", "responses": 5, "ranks": "x"}\n', ":1: no record that"),
         ('{"prompt": "x", "responses": ["a", "b"], "ranks": [1]}\n', ":1: no record that"),
+        ('{"prompt": "x", "responses": ["a", "b"], "ranks": [1, "2"]}\n', ":1: no record that"),
         ('{"prompt": "x", "responses": ["a", "b"], "ranks": [1, 2], "models": "q"}\n', ":1: no record that"),
         ('{"prompt": "x", "responses": ["a", "b"], "ranks": [1, 2], "models": [["m"]]}\n', ":1: no record that"),
         ('{"prompt": "x", "responses": ["a", "b"], "ranks": [1, 2], "about": 3}\n', ":1: no record that"),
