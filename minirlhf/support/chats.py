@@ -3,7 +3,7 @@
     "\\n\\nHuman: Hi\\n\\nAssistant: Hello\\n\\nHuman: Bye\\n\\nAssistant:"      and the response      " See you"
 """
 
-LONGEST = 50_000  # characters of a transcript before an answer; of more the oldest exchanges are left out
+LONGEST = 20_000  # characters of a transcript before an answer; of more the oldest exchanges are left out
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ROLES = {"user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant",
          "chatgpt": "assistant", "model": "assistant", "bot": "assistant", "bard": "assistant", "bing": "assistant",

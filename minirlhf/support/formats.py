@@ -4,6 +4,7 @@ demonstration for each answer in it, or none: how many were kept and left out, a
 
 import functools
 import json
+import re
 from collections import defaultdict
 from contextlib import suppress
 from decimal import Decimal
@@ -32,7 +33,8 @@ GOOD = """
 """.split()
 BAD = """
     rejected is_rejected deleted is_deleted bad is_bad unsafe is_unsafe harmful is_harmful toxic is_toxic flagged spam
-    is_spam thumbs_down downvoted incorrect is_incorrect masked removed exclude excluded is_refusal
+    is_spam thumbs_down downvoted incorrect is_incorrect masked hallucination has_error
+    removed exclude excluded is_refusal
     openai_moderation
 """.split()
 OPINIONS = """
@@ -41,7 +43,8 @@ OPINIONS = """
 """.split()  # 0 says nothing here
 TEXTS = {"chosen", "rejected", "preferred", "accepted", "good", "bad"}  # or hold an answer
 NO = """
-    false f no n bad negative rejected dispreferred undesirable down thumbs_down incorrect wrong unsafe fail failed
+    false f no n bad negative
+    reject rejected decline declined dispreferred undesirable down thumbs_down incorrect wrong unsafe fail failed
     harmful dislike disliked deleted discarded removed refused invalid downvote downvoted thumbsdown unhelpful
     poor 👎
 """.split()
@@ -50,12 +53,19 @@ YES = "true t yes y".split()
 
 def says_bad(row):
     """Whether a row or a message says of its answer that it is bad: a label that is false, a mark as spam, ..."""
-    marks = {name: value for name, value in row.items() if name not in TEXTS or not isinstance(value, str)}
+    marks = {snake(name): value for name, value in row.items() if name not in TEXTS or not isinstance(value, str)}
     return (
-        any(is_no(value) for name in GOOD for value in opinions(marks.get(name)))
+        row.get("answer") in ("reject", "ignore")  # as Prodigy marks what stands in other fields
+        or word(row.get("quality")) == "low"
+        or         any(is_no(value) for name in GOOD for value in opinions(marks.get(name)))
         or any(is_no(value, most=-1e-9) for name in OPINIONS for value in opinions(marks.get(name)))
         or any(is_yes(value) for name in BAD for value in opinions(marks.get(name)))
     )
+
+
+def snake(name):
+    """is_good of isGood."""
+    return name if name.islower() else re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def opinions(mark):
@@ -106,6 +116,8 @@ def ours(row, kind):
         answer = answer or []
         if isinstance(answer, str):
             answer = [{"role": "assistant", "content": answer}]
+        elif contains(as_list(answer), prompt):
+            answer = as_list(answer)[len(prompt) :]
         more = {name: value for name, value in row.items() if name not in ("prompt", "completion", "response")}
         yield from conversation(more | {"messages": prompt + as_list(answer)}, kind, first=len(prompt))
     else:
@@ -137,10 +149,10 @@ def question(row, text):
 
 def conversation(row, kind, first=0):
     """Each answer, from message `first` on, is a demonstration. As a prompt: all up to the last message of the user."""
-    given = row.pop("messages")
-    if isinstance(given, str):  # in a table's cell
-        with suppress(ValueError, RecursionError):
-            given = json.loads(given)
+    given, answer = row.pop("messages"), first_of(row, "response completion")
+    open_end = isinstance(given, list) and [role for role, _ in said(given[-1:])] == ["user"]
+    if isinstance(answer, str) and open_end:
+        given = [*given, {"role": "assistant", "content": answer}]
     messages = with_system(row, given)
     parts = transcript(messages)
     first += len(messages) - len(given)
@@ -212,7 +224,9 @@ def pair(row, kind):
     elif not isinstance(chosen, str) or not isinstance(rejected, str):
         raise LeftOut(f"{better} and {worse} must be strings, or both lists of messages")
     elif isinstance(prompt, list):
-        prompt, chosen, rejected = prompt_of(with_system(row, prompt)), spaced(chosen), spaced(rejected)
+        prompt = prompt_of(with_system(row, prompt))
+        chosen, rejected = without_prompt(prompt, chosen, rejected)
+        chosen, rejected = spaced(chosen), spaced(rejected)
     elif prompt is None:
         shared = shared_beginning(chosen, rejected)
         if ASSISTANT not in shared:
@@ -223,10 +237,10 @@ def pair(row, kind):
     elif not isinstance(prompt, str):
         raise LeftOut("the prompt must be a text or a list of messages")
     elif system_of(row) + history_of(row):
+        chosen, rejected = map(spaced, without_prompt(prompt, chosen, rejected))
         prompt = asked_after(system_of(row) + history_of(row), prompt)
-        chosen, rejected = spaced(chosen), spaced(rejected)
-    elif repeats(prompt, chosen) and repeats(prompt, rejected):
-        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    else:
+        chosen, rejected = without_prompt(prompt, chosen, rejected)
     if kind == "ranking" and chosen == rejected:
         raise LeftOut(f"{better} and {worse} are the same")
     yield row | {"prompt": prompt, "response": chosen, "responses": [chosen, rejected], "ranks": [1, 2]}
@@ -254,20 +268,26 @@ def is_system(message):
 
 def check_scores(row, better, worse):
     """Raises LeftOut if scores beside two answers, such as score_chosen and score_rejected, deny which is better."""
+    stems = ("_j", "_k") if better.endswith("_j") else ("chosen", "rejected")
     for name, value in row.items():
-        other = row.get(name.replace(better, worse))
-        if better in name and name != better and number(value) is not None and number(other) is not None:
-            if number(value) <= number(other):
-                raise LeftOut(f"{name} is not above {name.replace(better, worse)}")
+        beside = name.replace(*stems)
+        if beside not in (name, worse) and number(value) is not None and number(row.get(beside)) is not None:
+            if number(value) <= number(row[beside]):
+                raise LeftOut(f"{name} is not above {beside}")
     both, margin = row.get("rating"), number(row.get("margin"))
     equal = isinstance(both, list) and len(both) == 2 and both[0] == both[1]
     if equal or row.get("status") == "tie" or (margin is not None and margin <= 0):
         raise LeftOut("both answers are rated alike")
 
 
-def repeats(prompt, answer):
-    """Whether an answer begins with the whole prompt, and can't by chance."""
-    return answer.startswith(prompt) and (prompt.endswith(ASSISTANT) or len(prompt) >= 40)
+def without_prompt(prompt, *answers):
+    """Answers without the whole prompt, if all begin with it, and can't by chance."""
+    repeated = prompt.endswith(ASSISTANT) or len(prompt) >= 40
+    repeated = repeated and all(answer.startswith(prompt) for answer in answers)
+    answers = [answer[len(prompt) :] for answer in answers] if repeated else answers
+    if any(answer.lstrip().startswith("Human:") and ASSISTANT in answer for answer in answers):
+        raise LeftOut("an answer that is a transcript, and not that of the prompt")
+    return answers
 
 
 def instruction(row, kind):
@@ -503,10 +523,11 @@ def system_of(row):
 
 
 def with_system(row, messages):
-    """Messages, with the system text beside them in front, if they have none."""
+    """Messages, with the system text beside them in front, unless it is there."""
     begins = isinstance(messages, list) and messages and isinstance(messages[0], dict)
-    has_one = begins and is_system(messages[0])
-    return messages if has_one or not begins else system_of(row) + messages
+    own = system_of(row) if begins else []
+    has_it = own and is_system(messages[0]) and own[0]["content"] in str(first_of(messages[0], "content value"))
+    return messages if has_it else own + messages if own else messages
 
 
 def history_of(row):
@@ -612,7 +633,18 @@ COLUMNS = {name for shape in SHAPES for name in shape.needed} | {*GOOD, *BAD, *O
 
 def wanted(column):
     """Whether a table's column of this name may matter; two scores beside two answers may have any names."""
-    return column in COLUMNS or any(answer in column for names in PAIRS for answer in names)
+    return column in COLUMNS or snake(column) in COLUMNS or any(answer in column for names in PAIRS for answer in names)
+
+
+def unpacked(row):
+    """The row, with lists of messages where a table's cells hold them as JSON."""
+    packed = {name: value for name, value in row.items() if isinstance(value, str) and value.startswith("[{")}
+    for name, value in packed.items():
+        with suppress(ValueError, RecursionError):
+            messages = json.loads(value)
+            if all(isinstance(message, dict) and role_of(message) for message in messages):
+                row = row | {name: messages}
+    return row
 
 
 def shape_of(row, kind):

@@ -99,6 +99,7 @@ def shaped_rows(path, kind, shapes):
     if names := rows.skipped(path):
         print0(f"{path}: {', '.join(names[:9])}{' ...' if len(names) > 9 else ''} not read; name files to have others")
     for where, row in rows.rows(path, formats.wanted):
+        row = formats.unpacked(row)
         shape = formats.shape_of(row, kind)
         shapes[shape.name] += 1
         if shape.gather:
@@ -132,7 +133,7 @@ def fault_of(record, kind, where, shape):
         require(len(ranks) == n, f"{where}: {len(ranks)} ranks for {n} responses; ranks[i] is that of responses[i]")
     answers = record["responses"] if kind == "ranking" else [record["response"]] if kind == "demonstration" else []
     if any(HUMAN in answer for answer in answers):
-        return "an answer that goes on with a turn of the other side"
+        return "an answer with a turn of the other side"
     return None
 
 

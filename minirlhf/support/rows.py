@@ -219,6 +219,8 @@ def csv_rows(path, separator):
         for row in reader:
             where = f"{path}:{at[0]}"
             require(None not in row, f"{where}: more values than the header has names")
+            merged = separator == "\t" and any("\t" in (value or "") for value in row.values())
+            require(not merged, f"{where}: a tab inside a cell; is a quotation mark before it never closed?")
             if list(row.values()) != header:  # of another file that was added
                 yield where, {name: value or None for name, value in row.items()}
     except csv.Error as error:

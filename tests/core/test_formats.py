@@ -277,6 +277,8 @@ BAD_SAID = {"role": "assistant", "content": "bad", "is_safe": False}
         BAD | {"label": "0"},
         BAD | {"label": "bad"}, BAD | {"is_safe": False}, BAD | {"correct": 0}, BAD | {"thumbs_down": True},
         BAD | {"deleted": 1}, BAD | {"rating": "thumbs_down"}, BAD | {"vote": -1}, BAD | {"label": -1},
+        BAD | {"answer": "reject"}, BAD | {"isApproved": False}, BAD | {"status": "reject"}, BAD | {"quality": "low"},
+        BAD | {"review_status": "declined"}, BAD | {"hallucination": True},
         BAD | {"score": -1}, BAD | {"is_valid": False}, BAD | {"removed": True}, BAD | {"keep": 0},
         BAD | {"quality": "poor"}, BAD | {"label": ["bad"]}, BAD | {"feedback": {"rating": "bad"}},
         BAD | {"quality": [{"value": "bad", "status": "submitted"}]}, BAD | {"openai_moderation": [{"flagged": True}]},
@@ -380,6 +382,57 @@ def test_a_prompt_beside_two_answers_stands_once_whether_it_is_in_them_or_not(tm
         assert read(tmp_path, [row | within], "ranking")[0]["prompt"] == f"Be kind.{QUESTION}"
 
 
+LONG_ASKED = "What would you bring to the harbour in the morning? "
+
+
+@pytest.mark.parametrize(
+    ("row", "response"),
+    [
+        (SYSTEM | {"prompt": LONG_ASKED, "chosen": LONG_ASKED + "Yes", "rejected": LONG_ASKED + "No"}, " Yes"),
+        ({"prompt": [ASKED], "chosen": f"{QUESTION} Yes", "rejected": f"{QUESTION} No"}, " Yes"),
+        ({"prompt": [ASKED], "completion": [ASKED, ANSWERED]}, ANSWER),
+        ({"messages": [*HI, *HELLO, ASKED], "response": "A cat."}, ANSWER),
+    ],
+)  # fmt: skip
+def test_nothing_stands_twice_and_no_answer_is_lost(tmp_path, row, response):
+    found = read(tmp_path, [row], "demonstration")[-1]
+    assert found["response"] == response
+    assert found["prompt"].count("Name a pet.") + found["prompt"].count(LONG_ASKED.strip()) == 1
+
+
+@pytest.mark.parametrize("answer", ["Human: Hi\n\nAssistant: Hello", f"{QUESTION} Hello"])
+def test_an_answer_that_begins_as_the_other_side_is_none(tmp_path, answer):
+    good = {"prompt": "Hi", "chosen": "a", "rejected": "b"}
+    assert len(read(tmp_path, [good | {"chosen": answer}, good], "ranking")) == 1
+
+
+def test_both_system_texts_stay(tmp_path):
+    row = SYSTEM | {"messages": [{"role": "system", "content": "Be terse."}, ASKED, ANSWERED]}
+    assert read(tmp_path, [row], "demonstration")[0]["prompt"] == f"Be kind.\n\nBe terse.{QUESTION}"
+
+
+@pytest.mark.parametrize(
+    ("names", "scores"),
+    [
+        (("chosen_response", "rejected_response"), ("chosen_avg_rating", "rejected_avg_rating")),
+        (("chosen_response", "rejected_response"), ("score_chosen", "score_rejected")),
+        (("response_j", "response_k"), ("score_j", "score_k")),
+    ],
+)  # fmt: skip
+def test_scores_beside_answers_of_other_names_count(tmp_path, names, scores):
+    rows = [{"prompt": "a", names[0]: "b", names[1]: "c", scores[0]: x, scores[1]: 2} for x in (1, 2, 3)]
+    assert len(read(tmp_path, rows, "ranking")) == 1
+
+
+def test_messages_in_cells_beside_a_prompt_are_read_and_an_open_quote_is_named(tmp_path):
+    cells = [json.dumps([{"role": "assistant", "content": text}]).replace('"', '""') for text in ("A cat.", "No.")]
+    (tmp_path / "t.csv").write_text(f'prompt,chosen,rejected\nName a pet.,"{cells[0]}","{cells[1]}"\n')
+    assert ours.read(tmp_path / "t.csv", "ranking")[0]["responses"] == [ANSWER, " No."]
+    (tmp_path / "t.tsv").write_text('prompt\tresponse\n"Hello\tHi\nBye\tSo long\nHow long is 12"\tA foot\n')
+    with pytest.raises(InputError, match="t.tsv:4: a tab inside a cell; is a quotation mark"):
+        ours.read(tmp_path / "t.tsv", "demonstration")
+
+
 def test_a_call_of_a_tool_is_no_answer(tmp_path, capsys):
     call = {"role": "assistant", "content": "Let me check", "tool_calls": [{"name": "clock"}]}
     assert len(read(tmp_path, [{"messages": [ASKED, call]}, SAID], "demonstration")) == 1
@@ -428,10 +481,10 @@ def test_messages_in_a_cell_of_a_table_are_read(tmp_path):
 
 
 def test_a_long_conversation_takes_memory_in_proportion(tmp_path):
-    """Of what stands before an answer the last 50,000 characters are kept, whole exchanges."""
+    """Of what stands before an answer the last 20,000 characters are kept, whole exchanges."""
     talk = [{"role": ("user", "assistant")[i % 2], "content": f"{i} " * 200} for i in range(1000)]
     found = read(tmp_path, [{"messages": [{"role": "system", "content": "Be kind."}, *talk]}], "demonstration")
-    assert len(found) == 500 and max(len(r["prompt"]) for r in found) < 52_000
+    assert len(found) == 500 and max(len(r["prompt"]) for r in found) < 22_000
     assert all(r["prompt"].startswith(f"Be kind.{USER}") for r in found)
     assert [r["response"].split()[0] for r in found] == [str(i) for i in range(1, 1000, 2)]
     assert f"{USER} 998 998" in found[-1]["prompt"] and f"{USER} 0 0" in found[0]["prompt"]
@@ -576,7 +629,7 @@ def test_a_pair_whose_scores_deny_it_is_left_out(tmp_path, capsys, scores):
         ({"prompt": "Name a pet.", "chosen": [{"role": "prompter", "content": "Name a pet."},
           {"role": "assistant", "content": "3"}], "rejected": [{"role": "prompter", "content": "Name a pet."},
           {"role": "assistant", "content": "4"}]}, QUESTION),
-        ({"system": "Be rude.", "messages": [{"role": "developer", "content": "Be kind."}, ASKED,
+        ({"system": "Be kind.", "messages": [{"role": "developer", "content": "Be kind."}, ASKED,
           {"role": "assistant", "content": "3"}]}, f"Be kind.{QUESTION}"),
         ({"conversation": [ASKED, {"role": "assistant", "content": "3"}]}, QUESTION),
         ({"prompt": "Name a pet.\n", "response": None, "completion": "3"}, "Name a pet.\n"),
