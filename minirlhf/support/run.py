@@ -171,6 +171,9 @@ class Run:
         with reraise(f"{path}: not a state of this run; remove it to go on from the one before"):
             for part, values in zip(self.parts, state["parts"], strict=True):
                 part.load_state_dict(values)
+                for optimizer in getattr(part, "optimizers", [part]):
+                    if len({frozenset(own) for own in getattr(optimizer, "state", {}).values()}) > 1:
+                        raise ValueError("Adam and Muon keep the same of each parameter")
         print0(f"{self.out}: going on after step {state['step']}")
         return state["step"]
 

@@ -255,6 +255,15 @@ def test_a_newest_state_that_is_none_is_named_never_run_as_code_and_the_one_befo
     assert not (tmp_path / "intruded").exists()
 
 
+def test_a_state_that_lacks_a_parameter_s_moments_is_named(six):
+    path = run.Path(six.out) / "state-00000006.pt"
+    state = torch.load(path)
+    del state["parts"][1]["state"][0]["exp_avg"]
+    torch.save(state, path)
+    with pytest.raises(InputError, match="state-00000006.pt: not a state of this run; remove it to go on from the one"):
+        Learner().run(six)
+
+
 @pytest.mark.parametrize("parts", [[], [{}, {}], [None, None], [{"weight": 1}, {}]])
 def test_a_state_of_other_networks_is_named(parts, six):
     torch.save({"step": 8, "world": 1, "parts": parts}, run.Path(six.out) / "state-00000008.pt")
