@@ -5,6 +5,8 @@ A stage is a training script and its settings, the fields of the script's Config
 
 from pathlib import Path
 
+import torch
+
 import pretrain
 import train_ppo
 import train_rm
@@ -14,7 +16,9 @@ from minirlhf.support.checkpoint import load_model, read_checkpoint
 from minirlhf.support.errors import InputError, NotPermitted
 from tools import select_sft
 
-from .workers import at_once
+from .workers import at_once, cores, in_ranks
+
+RANKS = 2  # processes of a training that has the machine to itself
 
 
 class Pipeline:
@@ -37,7 +41,7 @@ class Pipeline:
 
     def rl_start(self, base, **changes):
         """The start of RL: step 1 with pretraining documents mixed in."""
-        return self.sft(base, documents=self.file("web"), **changes)
+        return self.sft(base, **{"documents": self.file("web")} | changes)
 
     def rm(self, sft, **changes):
         """Step 2, from an SFT model."""
@@ -65,10 +69,12 @@ class Pipeline:
             resume = {} if script is select_sft else {"resume": True}
             settings = {"out": folders[name], "seed": self.seed} | settings | resume
             calls.append((script.main, script.Config(**settings)))
-        if len(calls) == 1:
-            script.main(calls[0][1])
-        else:
+        if len(calls) > 1:
             at_once(*calls)
+        elif RANKS <= cores() and torch.get_num_threads() >= RANKS and script in (pretrain, train_rm):
+            in_ranks(*calls[0], RANKS)
+        else:
+            script.main(calls[0][1])
         return folders
 
 

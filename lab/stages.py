@@ -4,6 +4,7 @@ RECIPE holds all changes to the scripts' defaults, and SIZES the changes to it f
 Recipes are chosen with --judge_on validation. No training reads the contents of test prompts.
 """
 
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ SIZES = {
     "medium": {"town": dict(web=90_000), "gpt": dict(epochs=1, lr=1e-3, muon_lr=0.005, embedding_std=0.25),
                "sft": dict(lr=3e-4), "rm": dict(lr=2e-4), "ppo": dict(lr=2e-4, value_lr=2e-4, kl_coef=0.2)},
 }  # fmt: skip
+# seconds of a toy run's stages on two idle cores, to tell how long is left
+USUAL = dict(town=6, gpt=212, sft=23, rankings=22, rm=33, select=2, ppo=56, evaluate=15, report=1)
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
                  prompt_validation=40, prompt_test=40),
@@ -108,14 +111,15 @@ def run(config):
     seconds = read_json(finished) if finished.exists() else {}
     if not all(isinstance(s, (int, float)) for s in seconds.values()):
         raise InputError(f"{finished}: not the seconds of stages; remove it, and finished stages are found again")
-    for name, (what, function, *files) in STAGES.items():
+    for number, (name, (what, function, *files)) in enumerate(STAGES.items(), 1):
         gone = [file for file in files if not whole(Path(config.out) / file)]
         if name in seconds and not gone:
             print(f"-- {name}: kept ({seconds[name]:.0f} s)", flush=True)
         else:
             if name in seconds:
                 print(f"-- {name}: again, since {config.out}/{gone[0]} is missing or truncated", flush=True)
-            print(f"-- {name}: {what}", flush=True)
+            left = f", about {minutes_left(seconds)} min left" if config.size == "toy" and not config.tiny else ""
+            print(f"-- {number} of {len(STAGES)}{left}: {name}, {what}", flush=True)
             start = time.perf_counter()
             if function:
                 function(config)
@@ -125,6 +129,12 @@ def run(config):
             write_json(finished, seconds)
         if name == config.stage:
             break
+
+
+def minutes_left(seconds):
+    """Minutes that the stages without an entry in `seconds` will take, at the speed of the others."""
+    ahead, done = (sum(s for name, s in USUAL.items() if (name in seconds) == past) for past in (False, True))
+    return math.ceil(ahead * (sum(seconds.values()) / done if done else 1) / 60)
 
 
 def whole(path):
@@ -148,11 +158,12 @@ def trainings(config):
     rl_start, rm = f"{out}/rl_start", f"{out}/rm"
     return {
         "gpt": {"gpt": own.gpt()},
-        "sft": {"sft": own.sft(f"{out}/gpt", validation=config.file("demonstrations_validation"))},
-        "rm": {"rm": own.rm(f"{out}/sft"), "rl_start": own.rl_start(f"{out}/gpt")},
+        "sft": {"sft": own.sft(f"{out}/gpt", validation=config.file("demonstrations_validation")),
+                "rl_start": own.rl_start(f"{out}/gpt")},
+        "rm": {"rm": own.rm(f"{out}/sft")},
         "select": {"sft_selected": own.select(f"{out}/sft", rm)},
         "ppo": {"ppo": own.ppo(rl_start, rm, ptx_coef=0.0), "ppo_ptx": own.ppo(rl_start, rm)},
-    }
+    }  # fmt: skip
 
 
 def make_town(config):
@@ -236,11 +247,11 @@ STAGES = {  # stage: what it does; its function, or None for trainings; files wi
     "town": ("the web, prompts, demonstrations; and a tokenizer for them", make_town,
              "town/web.jsonl", "town/prompts_selection.jsonl", "tokenizer/tokenizer.tiktoken"),
     "gpt": ("pretraining on the web", None, "gpt/model.pt"),
-    "sft": ("step 1, supervised fine-tuning", None, "sft/model.pt"),
+    "sft": ("step 1, supervised fine-tuning; and the RL start, with a tenth of pretraining documents mixed in", None,
+            "sft/model.pt", "rl_start/model.pt"),
     "rankings": ("labelers rank K answers to a prompt, one by the base model and the others by the last SFT epoch",
                  make_rankings, "town/rankings.jsonl"),
-    "rm": ("step 2, the reward model; and the RL start, SFT again with a tenth of pretraining documents mixed in", None,
-           "rm/model.pt", "rl_start/model.pt"),
+    "rm": ("step 2, the reward model", None, "rm/model.pt"),
     "select": ("the SFT epoch that the reward model scores highest", None, "sft_selected/model.pt"),
     "ppo": ("step 3, PPO and PPO-ptx, which differ in the coefficient", None, "ppo/model.pt", "ppo_ptx/model.pt"),
     "evaluate": ("every model on test prompts: judged by held-out labelers, and measured", evaluate, "evaluation.json"),

@@ -1,11 +1,16 @@
-"""Runs several functions at the same time in processes that share the cores: small matrices keep few threads busy."""
+"""Runs functions in processes that share the cores: several at the same time, or one training as data-parallel ranks.
+
+Small matrices keep few threads busy. And the threads of one process wait for each other at every operation, a thousand
+times a step, which on a busy machine takes for ever; ranks wait for each other once a step.
+"""
 
 import functools
 import os
 import signal
+import socket
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import connection, get_context, parent_process
 
 import torch
 
@@ -33,6 +38,48 @@ def at_once(*calls):
     except BrokenProcessPool:
         _workers.cache_clear()
         raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
+
+
+def in_ranks(function, argument, n):
+    """Runs function(argument) in n processes that torch.distributed connects, as torchrun would. An InputError of one
+    is raised here."""
+    threads = max(1, torch.get_num_threads() // n)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn = get_context("spawn")
+    errors, own = spawn.SimpleQueue(), []
+    try:
+        for rank in range(n):
+            own.append(spawn.Process(target=_rank, args=(rank, n, port, threads, errors, function, argument)))
+            own[-1].start()
+        while running := [process.sentinel for process in own if process.is_alive()]:
+            connection.wait(running)
+            if any(process.exitcode for process in own):
+                break
+        if any(process.exitcode for process in own):
+            raise InputError(
+                errors.get() if not errors.empty() else
+                "a process was killed (out of memory?); the same command goes on from here"
+            )  # fmt: skip
+    finally:
+        for process in own:
+            process.kill()
+            process.join()
+
+
+def _rank(rank, n, port, threads, errors, function, argument):
+    ignore_write_errors()
+    end_with(parent_process().pid)
+    names = ("RANK", "LOCAL_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    os.environ |= dict.fromkeys(names[0], str(rank)) | dict.fromkeys(names[1], str(n))
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
+    torch.set_num_threads(threads)
+    try:
+        function(argument)
+    except InputError as error:
+        errors.put(str(error))
+        raise SystemExit(2) from None
 
 
 def cores():

@@ -1,10 +1,12 @@
 """Muon (Jordan et al. 2024): momentum whose step is made orthogonal, for the matrices of a network. Unlike
-torch.optim.Muon it computes in float32, and all matrices of a shape in one batched product."""
+torch.optim.Muon it computes in float32, and all matrices of a shape in one batched product, dealt out to ranks."""
 
 import math
 from collections import defaultdict
 
 import torch
+
+from . import distributed
 
 
 class Muon(torch.optim.Optimizer):
@@ -31,7 +33,8 @@ class Muon(torch.optim.Optimizer):
                         weights, direction = weights.T, direction.T
                     same_shape[weights.shape].append((weights, direction, group["lr"]))
         for shape, matrices in same_shape.items():
-            steps = orthogonal(torch.stack([direction for _, direction, _ in matrices])) * 0.2 * math.sqrt(max(shape))
+            directions = torch.stack([direction for _, direction, _ in matrices])
+            steps = distributed.all_gather(orthogonal(distributed.shard(directions))) * 0.2 * math.sqrt(max(shape))
             for (weights, _, lr), step in zip(matrices, steps):
                 weights.sub_(step, alpha=lr)
 

@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # minirlhf/support/, the lowest line first; a file imports from lines above its own here.
 SUPPORT = """
-    errors shapes muon optim chats
+    errors shapes optim chats
     config files distributed device forward statistics
-    formats rows accumulation sampling progress
+    muon formats rows accumulation sampling progress
     folder records tokenizer cuda_graph curves
     huggingface
     checkpoint

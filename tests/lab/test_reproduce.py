@@ -215,7 +215,7 @@ def test_an_unfinished_stage_is_done_again_and_no_other(out, capsys):
     assert set(read_json(out / "stages.json")) == set(STAGES)
 
 
-def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch):
+def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch, in_one_process):
     done, model = read_json(out / "stages.json"), (out / "sft" / "model.pt").read_bytes()
     (out / "stages.json").write_text(json.dumps({name: s for name, s in done.items() if name != "sft"}))
     (out / "sft" / "model.pt").unlink()
@@ -227,11 +227,12 @@ def test_a_run_stopped_inside_a_stage_goes_on_inside_it(out, capsys, monkeypatch
             raise KeyboardInterrupt
         save(path, *args)
 
-    with monkeypatch.context() as patch:
+    with in_one_process(), monkeypatch.context() as patch:
         patch.setattr(run, "save_model", stop)
         with pytest.raises(KeyboardInterrupt):
             tiny.run(reproduce, ["--tiny", "--stage", "sft", "--out", str(out)])
-    tiny.run(reproduce, ["--tiny", "--stage", "sft", "--out", str(out)])
+    with in_one_process():
+        tiny.run(reproduce, ["--tiny", "--stage", "sft", "--out", str(out)])
     assert f"{out}/sft: going on after step" in capsys.readouterr().out
     assert (out / "sft" / "model.pt").read_bytes() == model
 

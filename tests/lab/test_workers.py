@@ -14,8 +14,10 @@ import torch
 import tiny
 from forked import PYTHON
 from lab import workers
-from lab.workers import at_once
+from lab.workers import at_once, in_ranks
+from minirlhf.support import distributed
 from minirlhf.support.errors import InputError
+from minirlhf.support.muon import Muon
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +39,64 @@ def test_threads_are_shared_out_and_no_more_than_this_process_has(monkeypatch, m
 def test_a_killed_process_ends_the_run_with_a_line():
     with pytest.raises(InputError, match="a process was killed"):
         at_once((os._exit, 1), (os._exit, 1))
+
+
+def share(path):
+    distributed.start("cpu")
+    total = distributed.all_reduce(1 + distributed.rank())
+    (path / f"{distributed.rank()}").write_text(f"{total} {torch.get_num_threads()}")
+    distributed.finish()
+
+
+def one_refuses(path):
+    distributed.start("cpu")
+    if distributed.rank() == 1:
+        raise InputError(f"{path}: no")
+    distributed.barrier()
+
+
+def one_is_killed(path):
+    distributed.start("cpu")
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.barrier()
+
+
+def test_ranks_are_connected_and_share_the_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    in_ranks(share, tmp_path, 2)
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["[3.0] 3", "[3.0] 3"]
+
+
+def steps_of_muon(path):
+    """Three steps on five square matrices, three at once in one parameter, and one that is wider."""
+    distributed.start("cpu")
+    random = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(shape, generator=random)) for shape in ((6, 6), (6, 6), (6, 8), (18, 6))]
+    optimizer = Muon(weights[:3], weights[3:])
+    for _ in range(3):
+        for p in weights:
+            p.grad = torch.randn(p.shape, generator=random)
+        optimizer.step()
+    torch.save([p.detach() for p in weights], path / f"{distributed.rank()}.pt")
+    distributed.finish()
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_muons_matrices_are_dealt_out_to_ranks_and_take_the_steps_of_one_process(tmp_path, n):
+    (tmp_path / "alone").mkdir()
+    steps_of_muon(tmp_path / "alone")
+    in_ranks(steps_of_muon, tmp_path, n)
+    alone = torch.load(tmp_path / "alone" / "0.pt")
+    for rank in range(n):
+        for a, b in zip(alone, torch.load(tmp_path / f"{rank}.pt"), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("function", "says"), [(one_refuses, "/folder: no"), (one_is_killed, "a process was killed")])
+def test_a_rank_that_fails_ends_the_others(function, says):
+    with pytest.raises(InputError, match=says):
+        in_ranks(function, "/folder", 2)
 
 
 def test_processes_end_with_the_run_that_started_them(tmp_path):
