@@ -59,6 +59,7 @@ class Config(RunConfig):
     minibatch_size: int = 64  # episodes in an optimizer step (paper: 64)
     inner_epochs: int = 1  # passes over the episodes of an iteration (paper: 1)
     max_response: int = 512  # maximum tokens in a response (paper: 1k of a context of 2k)
+    no_end_penalty: float | None = None  # a cut-off answer scores minus this, not what the RM says
     kl_coef: float = 0.02  # beta, weight of the per-token KL penalty (paper: 0.02)
     lr: float = 8.05e-6  # the policy's peak (paper: a sweep; plain PPO diverged at higher ones)
     value_lr: float = 9e-6  # the value network's learning rate, constant (paper: 9e-6)
@@ -170,7 +171,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
         #    come from rewards and value estimates. Advantages are whitened over the whole batch, so
         #    every process gathers all episodes.
         scores = function_scores(reward, responses, tokenizer) if reward else None
-        episodes: Episodes = judge_episodes(networks, responses, logp, config, scores)
+        episodes: Episodes = judge_episodes(networks, responses, logp, config, eos, scores)
 
         # 3. Policy and value network learn from random minibatches of episodes; in PPO-ptx the
         #    policy also learns from documents.
@@ -194,12 +195,14 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     run.finish(**curves, ptx_loss="pretraining loss")  # draws curves.png
 
 
-def judge_episodes(networks, responses, logp, config, scores=None):
+def judge_episodes(networks, responses, logp, config, eos, scores=None):
     """The Episodes of some responses: scores, KL-shaped rewards, advantages, returns. Each process
     brings the responses and log-probs that it sampled, and gets the Episodes of the whole batch.
     scores (one per response of this process): by default the reward model's."""
     if scores is None:
         scores = in_chunks(response_scores, networks.reward_model, responses, config.max_tokens)
+    if config.no_end_penalty is not None:  # Huang et al. 2024, "N+ implementation details"
+        scores = scores.where(responses.ended(eos), -config.no_end_penalty)
     ref_logp = in_chunks(response_logps, networks.reference, responses, config.max_tokens)
     values = in_chunks(response_values, networks.value, responses, config.max_tokens)
     scores, logp, ref_logp, values = map(distributed.all_gather, (scores, logp, ref_logp, values))
@@ -213,21 +216,21 @@ def judge_episodes(networks, responses, logp, config, scores=None):
 
 def function_scores(reward, responses, tokenizer):
     """The scores (B,) that a reward function gives to the texts of responses."""
-    B, device = len(responses.tokens), responses.tokens.device
-    scores = reward(responses.prompts(tokenizer), responses.texts(tokenizer))
-    scores = torch.as_tensor(scores, dtype=torch.get_default_dtype(), device=device)
-    if scores.shape != (B,) or not scores.isfinite().all():
+    prompts, texts = responses.prompts(tokenizer), responses.texts(tokenizer)
+    scores = torch.as_tensor(reward(prompts, texts), dtype=torch.get_default_dtype())
+    if scores.shape != (len(texts),) or not scores.isfinite().all():
         found = f"returned shape {tuple(scores.shape)}, {(~scores.isfinite()).sum()} not finite"
-        raise InputError(f"reward: {found}; return a list of {B} finite numbers, one a response")
-    return scores
+        raise InputError(
+            f"reward: {found}; return a list of {len(texts)} finite numbers, one a response"
+        )
+    return scores.to(responses.mask.device)
 
 
 def update(learners, optimizers, episodes, rows, documents, pad, config):
     """One step of the policy and of the value network, and of the policy's running average.
 
     rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO.
-    Each process takes its share of both; policy and value network may be wrapped by DDP. Returns
-    the metrics.
+    Each process takes its share; policy and value network may be in DDP. Returns the metrics.
     """
     metrics = ppo_gradients(learners, episodes, rows.tolist(), config, not documents)
     if documents:
@@ -282,7 +285,6 @@ def statistics(episodes, config, eos):
     responses, scores, logp, ref_logp, values, _, returns = episodes
     mask = responses.mask
     kl = ((logp - ref_logp) * mask).sum(1).mean()  # nats per response
-    ended = ((responses.targets == eos) & mask).any(1)
 
     def variance(x):
         return losses.masked_mean((x - losses.masked_mean(x, mask)) ** 2, mask)
@@ -293,7 +295,7 @@ def statistics(episodes, config, eos):
         "objective": scores.mean() - config.kl_coef * kl,
         "entropy": losses.masked_mean(-logp, mask),  # nats per token, estimated on the samples
         "response_length": mask.sum(1).float().mean(),
-        "ended": ended.float().mean(),  # share with end-of-text
+        "ended": responses.ended(eos).float().mean(),  # share with end-of-text
         "explained_variance": 1 - variance(returns - values) / variance(returns).clamp(min=1e-8),
     }
     return {name: value.item() for name, value in row.items()}

@@ -46,6 +46,10 @@ class Responses(NamedTuple):
         """(B, R) long: the response tokens; 0 past the end."""
         return self.tokens.gather(1, self.positions + 1) * self.mask
 
+    def ended(self, eos):
+        """(B,) bool: whether a response has an end-of-text, and was not cut off."""
+        return ((self.targets == eos) & self.mask).any(1)
+
     def select(self, rows):
         """The given rows (list of ints or long tensor), without padding beyond the longest."""
         prompt_lengths, mask = self.prompt_lengths[rows], self.mask[rows]
@@ -54,10 +58,8 @@ class Responses(NamedTuple):
 
     def prompts(self, tokenizer):
         """The prompts as text."""
-        return [
-            tokenizer.decode(row[:n])
-            for row, n in zip(self.tokens.tolist(), self.prompt_lengths.tolist())
-        ]
+        rows = zip(self.tokens.tolist(), self.prompt_lengths.tolist())
+        return [tokenizer.decode(row[:n]) for row, n in rows]
 
     def texts(self, tokenizer):
         """The responses as text, without end-of-text."""
@@ -66,8 +68,7 @@ class Responses(NamedTuple):
 
 
 def collate(sequences, pad, device="cpu"):
-    """Sequences as right-padded tensors. The response begins at `start`, which is 1 for a
-    document."""
+    """Sequences as right-padded tensors. The response begins at `start`, a document's at 1."""
     lengths = [s.length for s in sequences]
     starts = torch.tensor([s.start for s in sequences], dtype=torch.long)
     tokens = torch.full((len(sequences), max(lengths, default=1)), pad)
@@ -81,8 +82,7 @@ def collate(sequences, pad, device="cpu"):
 def batches(lengths, size, rng, pool=16):
     """Random batches of `size` indices (one may be smaller), each of items of similar length.
 
-    Items are shuffled and sorted by length within pools of `pool` batches; the batches are
-    shuffled.
+    Items are shuffled and, in pools of `pool` batches, sorted by length; batches are shuffled.
     """
     order = rng.permutation(len(lengths))
     cut = []

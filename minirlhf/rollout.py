@@ -19,8 +19,7 @@ from .support.sampling import decode
 
 @torch.no_grad()
 def sample(model, prompt, noise, eos, temperature=1.0):
-    """Samples one response, token by token. This is the sampler to read; `generate` gives the same
-    responses in less time.
+    """Samples one response, token by token. This is to be read; `generate` does the same, faster.
 
     prompt: list of token ids; noise (limit,) float in [0, 1). Returns the response's token ids and
     their log-probs, two lists.
@@ -114,8 +113,7 @@ def in_chunks(function, model, responses, max_tokens=16384):
 
 @torch.no_grad()
 def per_sequence(function, model, sequences, pad, max_tokens=16384):
-    """function(model, responses) of N Sequences: (N,) float64 on the CPU, without gradients or
-    dropout."""
+    """function(model, responses) of N Sequences, without gradients or dropout: (N,) float64."""
     device = next(model.eval().parameters()).device
     values = torch.zeros(len(sequences), dtype=torch.float64)
     for part in micro_batches([s.length for s in sequences], max_tokens):

@@ -122,7 +122,9 @@ def ppo(shape, options):
 
     def step():
         i = next(turn)
-        episodes = train_ppo.judge_episodes(networks, *rollout(shape, networks.policy, i, options.graph), config)
+        episodes = train_ppo.judge_episodes(
+            networks, *rollout(shape, networks.policy, i, options.graph), config, eos=-1
+        )
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(shape.batch)).split(shape.minibatch):
             train_ppo.update(learners, optimizers, episodes, rows, [], shape.vocab, config)
         return train_ppo.statistics(episodes, config, eos=-1)

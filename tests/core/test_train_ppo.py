@@ -115,7 +115,7 @@ def batch(settings, tokenizer):
     ends = (responses.prompt_lengths + lengths)[:, None]
     tokens = torch.where(torch.arange(responses.tokens.shape[1]) < ends, responses.tokens, tokenizer.pad)
     responses = Responses(tokens, responses.prompt_lengths, mask)
-    episodes = train_ppo.judge_episodes(networks, responses, logp.double() * mask, config)
+    episodes = train_ppo.judge_episodes(networks, responses, logp.double() * mask, config, tokenizer.eos)
     return SimpleNamespace(networks=networks, config=config, episodes=episodes)
 
 
@@ -251,12 +251,31 @@ def test_the_clip_fraction_is_the_share_of_tokens_whose_ratio_left_the_range(bat
 # --- what the episodes earn ---------------------------------------------------------------------------------
 
 
+def test_an_answer_without_an_end_has_the_fixed_score_and_others_the_reward_models(batch, tokenizer):
+    networks, responses, logp = batch.networks, batch.episodes.responses, batch.episodes.logp
+    rows = zip(responses.tokens.tolist(), responses.lengths.tolist())
+    ended = torch.tensor([row[:n][-1] == tokenizer.eos for row, n in rows])
+    for i in range(0, 12, 3):  # all were cut short: these now end
+        responses.tokens[i, responses.lengths[i] - 1] = tokenizer.eos
+        ended[i] = True
+    scores, usual = (
+        train_ppo.judge_episodes(
+            networks, responses, logp, SimpleNamespace(**(vars(batch.config) | dict(no_end_penalty=penalty))),
+            tokenizer.eos
+        ).scores
+        for penalty in (2.5, None)
+    )  # fmt: skip
+    assert 4 <= ended.sum() < 12
+    assert (scores[~ended] == -2.5).all() and scores[ended].equal(usual[ended])
+    assert not (usual == -2.5).any()
+
+
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.5)])
 def test_returns_are_those_of_a_loop_over_each_episode_alone(batch, gamma, lam):
     """Score, KL and values by forwards over single rows; advantages by the sum of eq. 16."""
     config = SimpleNamespace(**(vars(batch.config) | dict(kl_coef=0.3, discount=gamma, gae_lambda=lam)))
     networks, responses, logp = batch.networks, batch.episodes.responses, batch.episodes.logp
-    episodes = train_ppo.judge_episodes(networks, responses, logp, config)
+    episodes = train_ppo.judge_episodes(networks, responses, logp, config, eos=0)
     for i in range(12):
         start, n = responses.prompt_lengths[i].item(), responses.response_lengths[i].item()
         tokens = responses.tokens[i, None, : start + n]
@@ -590,7 +609,7 @@ def test_on_a_bandit_ppo_converges_to_the_reference_tilted_by_the_reward():
     for i in range(iterations):
         optimizers[0].param_groups[0]["lr"] = config.lr * (1 - i / iterations)
         responses, logp = generate(policy, [[0]] * B, uniforms((0, i), range(B), 1), eos=-1, pad=V)
-        episodes = train_ppo.judge_episodes(networks, responses, logp, config)
+        episodes = train_ppo.judge_episodes(networks, responses, logp, config, eos=-1)
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(B)).split(64):
             train_ppo.update(networks, optimizers, episodes, rows, [], V, config)
     start, end = (model(torch.tensor([[0]]))[0, 0].softmax(0).tolist() for model in (reference, ema))
