@@ -48,7 +48,7 @@ SIZES = {
                "sft": dict(lr=3e-4), "rm": dict(lr=2e-4), "ppo": dict(lr=2e-4, value_lr=2e-4, kl_coef=0.2)},
 }  # fmt: skip
 # seconds of a toy run's stages on two idle cores, to tell how long is left
-USUAL = dict(town=6, gpt=212, sft=23, rankings=22, rm=33, select=2, ppo=56, evaluate=15, report=1)
+USUAL = dict(town=5, gpt=200, sft=21, rankings=20, rm=31, select=2, ppo=55, evaluate=15, report=1)
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
                  prompt_validation=40, prompt_test=40),
