@@ -18,6 +18,7 @@ from . import formats, rows
 from .chats import HUMAN, LeftOut, without_turns
 from .distributed import print0
 from .errors import InputError, require
+from .marks import says_bad
 from .progress import progress
 
 
@@ -72,7 +73,7 @@ def convert(path, kind):
 
     for where, row, shape in shaped_rows(path, kind, shapes):
         try:
-            if kind == "demonstration" and formats.says_bad(row):
+            if kind == "demonstration" and says_bad(row):
                 raise LeftOut("an answer that is labelled as bad")
             for record in shape.records(row, kind):
                 fault = record if isinstance(record, str) else fault_of(record, kind, where, shape)

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 import tiny
-from minirlhf.support import chats, formats
+from minirlhf.support import chats, formats, marks
 from minirlhf.support import records as ours
 from minirlhf.support.errors import InputError
 
@@ -561,7 +561,7 @@ def test_a_prompt_without_its_last_word_gets_it(tmp_path):
     ],
 )  # fmt: skip
 def test_marks_in_other_words_are_bad_too(mark):
-    assert formats.says_bad(BAD | mark)
+    assert marks.says_bad(BAD | mark)
 
 
 @pytest.mark.parametrize(
@@ -576,7 +576,7 @@ def test_marks_in_other_words_are_bad_too(mark):
     ],
 )
 def test_what_is_no_mark_is_none(mark):
-    assert not formats.says_bad(BAD | mark)
+    assert not marks.says_bad(BAD | mark)
 
 
 @pytest.mark.parametrize("mark", [{"train": False}, {"loss": False}, {"masked": True}, {"weight": 0}])

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # minirlhf/support/, the lowest line first; a file imports from lines above its own here.
 SUPPORT = """
-    errors shapes optim chats
+    errors shapes optim chats marks
     config files distributed device forward statistics
     muon formats rows accumulation sampling progress
     folder records tokenizer cuda_graph curves

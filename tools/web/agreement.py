@@ -13,7 +13,7 @@ from minirlhf.support.chats import ASSISTANT, HUMAN
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import require
 from minirlhf.support.files import write_lines
-from minirlhf.support.formats import number
+from minirlhf.support.marks import number
 from minirlhf.support.records import encode_rankings, read
 from minirlhf.support.statistics import interval, pair_hits
 
