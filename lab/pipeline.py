@@ -71,7 +71,7 @@ class Pipeline:
             calls.append((script.main, script.Config(**settings)))
         if len(calls) > 1:
             at_once(*calls)
-        elif RANKS <= cores() and torch.get_num_threads() >= RANKS and script in (pretrain, train_rm):
+        elif min(cores(), torch.get_num_threads()) >= RANKS and script in (pretrain, train_rm):
             in_ranks(*calls[0], RANKS)
         else:
             script.main(calls[0][1])

@@ -10,6 +10,7 @@ import signal
 import socket
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 
 import torch
@@ -19,16 +20,15 @@ from minirlhf.support.distributed import end_with
 from minirlhf.support.errors import InputError
 from minirlhf.support.folder import release
 
+KILLED = "a process was killed (out of memory?); the same command goes on from here"
+
 
 def at_once(*calls):
     """[function(*arguments) for function, *arguments in calls], in parallel. They share the threads that this process
     would use (OMP_NUM_THREADS may limit them)."""
     threads = max(1, torch.get_num_threads() // min(len(calls), cores()))
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # new processes inherit this and ignore SIGINT until _begin
-    try:
+    with _ignoring_ctrl_c():
         results = [_workers().submit(_work, i, threads, call) for i, call in enumerate(calls)]
-    finally:
-        signal.signal(signal.SIGINT, handler)
     try:
         return [result.result() for result in results]
     except KeyboardInterrupt:
@@ -37,7 +37,7 @@ def at_once(*calls):
         raise
     except BrokenProcessPool:
         _workers.cache_clear()
-        raise InputError("a process was killed (out of memory?); the same command goes on from here") from None
+        raise InputError(KILLED) from None
 
 
 def in_ranks(function, argument, n):
@@ -50,18 +50,16 @@ def in_ranks(function, argument, n):
     spawn = get_context("spawn")
     errors, own = spawn.SimpleQueue(), []
     try:
-        for rank in range(n):
-            own.append(spawn.Process(target=_rank, args=(rank, n, port, threads, errors, function, argument)))
-            own[-1].start()
+        with _ignoring_ctrl_c():
+            for rank in range(n):
+                own.append(spawn.Process(target=_rank, args=(rank, n, port, threads, errors, function, argument)))
+                own[-1].start()
         while running := [process.sentinel for process in own if process.is_alive()]:
             connection.wait(running)
             if any(process.exitcode for process in own):
                 break
         if any(process.exitcode for process in own):
-            raise InputError(
-                errors.get() if not errors.empty() else
-                "a process was killed (out of memory?); the same command goes on from here"
-            )  # fmt: skip
+            raise InputError(KILLED if errors.empty() else errors.get())
     finally:
         for process in own:
             process.kill()
@@ -69,8 +67,7 @@ def in_ranks(function, argument, n):
 
 
 def _rank(rank, n, port, threads, errors, function, argument):
-    ignore_write_errors()
-    end_with(parent_process().pid)
+    _begin()
     names = ("RANK", "LOCAL_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
     os.environ |= dict.fromkeys(names[0], str(rank)) | dict.fromkeys(names[1], str(n))
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "none"}
@@ -91,6 +88,16 @@ def cores():
 def _workers():
     """The process pool, kept for the next call: a new process needs seconds to import torch."""
     return ProcessPoolExecutor(cores(), get_context("spawn"), _begin)
+
+
+@contextmanager
+def _ignoring_ctrl_c():
+    """Context manager: processes that are started in it ignore SIGINT until _begin."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _begin():

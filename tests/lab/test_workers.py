@@ -108,8 +108,9 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
     assert tiny.stopped_beating(tmp_path / "beat")
 
 
-def test_ctrl_c_ends_the_work_without_a_traceback(tmp_path):
-    code = "from lab.workers import at_once; import time\ntry: at_once(*[(time.sleep, 60)] * 4)\n"
+@pytest.mark.parametrize("work", ["at_once(*[(time.sleep, 60)] * 4)", "in_ranks(time.sleep, 60, 2)"])
+def test_ctrl_c_ends_the_work_without_a_traceback(work):
+    code = f"from lab.workers import at_once, in_ranks; import time\ntry: {work}\n"
     code += "except KeyboardInterrupt: print('stopped', flush=True)"
     run = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True, start_new_session=True
