@@ -35,10 +35,12 @@ def transcript(messages):
 def recent(text):
     """A transcript without its oldest exchanges, if it is longer than any context here: else the parts of one with n
     turns would take the memory of n transcripts."""
-    if len(text) <= LONGEST:
+    if len(text) <= LONGEST or HUMAN not in text:
         return text
     begins = text.find(HUMAN, len(text) - LONGEST)
-    return text[: text.find(HUMAN)] + text[begins if begins >= 0 else text.rfind(HUMAN) :] if HUMAN in text else text
+    if begins < 0:
+        begins = text.rfind(HUMAN)
+    return text[: text.find(HUMAN)] + text[begins:]
 
 
 def role_and_text(message):

@@ -132,9 +132,8 @@ def load_tokenizer(source):
     if huggingface.holds(source):
         return huggingface.read_tokenizer(source)
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
-    if not (folder / "tokenizer.tiktoken").exists():
+    if not Path(source).exists() or not (folder / "tokenizer.tiktoken").exists():
         beside = f"{folder}/tokenizer.tiktoken: missing; copy it from where the model was trained"
         require(not checkpoint_path(source).is_file(), beside)
-    if not Path(source).exists() or not (folder / "tokenizer.tiktoken").exists():
         raise no_checkpoint(source)
     return tokenizers.load(folder)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .distributed import print0, rank
 from .errors import reraise
-from .files import write_atomically
+from .files import complete_lines, write_atomically
 
 MANY = 200  # a line with more points is drawn pale, with means of its parts over it
 
@@ -18,7 +18,7 @@ def read_metrics(out, name="metrics.jsonl"):
     path = Path(out) / name
     rows = []
     with reraise(f"{path}: cannot be read; remove it"):
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a last one that a kill has cut short is left out
+        lines = complete_lines(path)
     for number, line in enumerate(lines, 1):
         with reraise(f"{path}:{number}: not a row of a run's metrics; remove the line, or the file"):
             row = json.loads(line)

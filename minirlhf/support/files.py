@@ -65,8 +65,13 @@ def as_line(record):
 
 
 def read_lines(path):
-    """The records of JSON lines, a list. A last line that a kill has cut short is left out."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n")[:-1]]
+    """The records of JSON lines, a list."""
+    return [json.loads(line) for line in complete_lines(path)]
+
+
+def complete_lines(path):
+    """The lines of a text file, a list. A last one that a kill has cut short is left out."""
+    return Path(path).read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def read_json(path, advice="put it back, or choose another --out"):

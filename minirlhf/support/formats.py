@@ -49,7 +49,9 @@ def after(before, record):
 
 
 def asked_after(before, prompt):
-    """A prompt, which may be a transcript, after the messages `before`."""
+    """A prompt, which may be a transcript, after the messages `before`; the prompt itself if there are none."""
+    if not before:
+        return prompt
     if prompt.lstrip().startswith(HUMAN.strip()) and prompt.rstrip().endswith(ASSISTANT.strip()):
         *_, (_, start, own) = transcript(before)
         return start + own + "\n\n" + prompt.strip()
@@ -139,15 +141,14 @@ def pair(row, kind):
         raise LeftOut(f"{better} and {worse} must be strings, or both lists of messages")
     elif isinstance(prompt, list):
         prompt = prompt_of(with_system(row, prompt))
-        chosen, rejected = without_prompt(prompt, chosen, rejected)
-        chosen, rejected = spaced(chosen), spaced(rejected)
+        chosen, rejected = map(spaced, without_prompt(prompt, chosen, rejected))
     elif prompt is None:
         shared = shared_beginning(chosen, rejected)
         if ASSISTANT not in shared:
             raise LeftOut(f"{better} and {worse} share no prompt that ends in {ASSISTANT!r}")
         prompt = shared[: shared.rfind(ASSISTANT) + len(ASSISTANT)]
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-        prompt = asked_after(system_of(row), prompt) if system_of(row) else prompt
+        prompt = asked_after(system_of(row), prompt)
     elif not isinstance(prompt, str):
         raise LeftOut("the prompt must be a text or a list of messages")
     elif system_of(row) + history_of(row):
@@ -250,7 +251,7 @@ def nectar(row, kind):
     if HUMAN not in prompt:
         raise LeftOut("the prompt must be a transcript")
     prompt += "" if prompt.endswith(ASSISTANT) else ASSISTANT
-    prompt = asked_after(system_of(row), prompt) if system_of(row) else prompt
+    prompt = asked_after(system_of(row), prompt)
     yield ranked(prompt, [(a["answer"], a["rank"], a) for a in answers], kind)
 
 
