@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from minirlhf.support.errors import InputError
 from minirlhf.support.records import Sequence, encode_rankings, encode_response
 from minirlhf.support.statistics import interval, pair_hits
 from tools.select_sft import sample_responses
+
+BASE = "gpt"  # the folder of a base model
 
 
 def load(folder, kind):
@@ -32,16 +35,18 @@ def sample(model, tokenizer, records, limit, seed, prefix=""):
     return list(sample_responses(model, tokenizer, prompts, limit, seed))
 
 
-def first_lines(samples, tokenizer):
-    """The samples' first lines, which are what is ranked and judged, in the order of their indices."""
-    texts = {i: text for rows, responses in samples for i, text in zip(rows, responses.texts(tokenizer))}
-    return [town.first_line(texts[i]) for i in range(len(texts))]
+def texts_of(samples, tokenizer, folder):
+    """The samples' texts, which are ranked, scored and judged, in the order of their indices. Only a base model's end
+    with the first line, since nothing taught it to end."""
+    texts = {i: text.strip() for rows, responses in samples for i, text in zip(rows, responses.texts(tokenizer))}
+    cut = town.first_line if Path(folder).name == BASE else str
+    return [cut(texts[i]) for i in range(len(texts))]
 
 
 def answers(folder, records, limit, seed, prefix=""):
     """A model's answers to records, as texts."""
     model, tokenizer = load(folder, GPT)
-    return first_lines(sample(model, tokenizer, records, limit, seed, prefix), tokenizer)
+    return texts_of(sample(model, tokenizer, records, limit, seed, prefix), tokenizer, folder)
 
 
 def judge_all(records, texts):
@@ -70,7 +75,7 @@ def measure(folder, reward_model, records, documents, limit, seed, prefix="", re
     """Measures the model in a folder. records: the prompts; documents: held-out ones; reference: a policy's start."""
     model, tokenizer = load(folder, GPT)
     samples = sample(model, tokenizer, records, limit, seed, prefix)
-    texts = first_lines(samples, tokenizer)
+    texts = texts_of(samples, tokenizer, folder)
     judgements = judge_all(records, texts)
     utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
     losses = document_losses(model, tokenizer, documents)
@@ -166,7 +171,7 @@ def contents_of(records):
 
 def answerable(record):
     """Whether the prompt asks about the world, so that an answer is true or false."""
-    return record["use_case"] == "open_qa"
+    return record["kind"] in ("fact", "myth")
 
 
 def informative_truths(records, judgements):

@@ -41,7 +41,7 @@ class Pipeline:
 
     def rl_start(self, base, **changes):
         """The start of RL: step 1 with pretraining documents mixed in."""
-        return self.sft(base, **{"documents": self.file("web")} | changes)
+        return self.sft(base, **{"documents": self.file("web")} | self.recipe["rl_start"] | changes)
 
     def rm(self, sft, **changes):
         """Step 2, from an SFT model."""

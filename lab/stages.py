@@ -27,33 +27,36 @@ from .workers import at_once
 
 LIMIT = 26  # tokens of a response
 RECIPE = {
-    "town": dict(web=30_000, web_held_out=600, demonstration=5_000, demonstration_validation=200, prompt_train=9_000,
-                 prompt_validation=2_000, prompt_test=2_000),
-    "tokenizer": dict(vocab_size=768),
-    "gpt": dict(n_ctx=120, epochs=4, batch_size=24, lr=3.5e-3, embedding_std=0.4, save_every=100),
-    "sft": dict(epochs=2, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
-    "rankings": dict(prompts=9_000, held_out=1_000),
+    "town": dict(web=80_000, web_held_out=600, demonstration=8_000, demonstration_validation=200, prompt_train=9_000,
+                 prompt_validation=4_000, prompt_test=4_000),
+    "tokenizer": dict(vocab_size=1024),
+    "gpt": dict(n_ctx=120, epochs=1, batch_size=24, lr=7e-3, muon_lr=0.012, embedding_std=0.4, save_every=100),
+    "sft": dict(epochs=3, batch_size=32, lr=6e-4, dropout=0.1, save_every=100),
+    "rl_start": dict(epochs=2),  # and otherwise as sft
+    "rankings": dict(prompts=9_000, held_out=4_000),
     "select": dict(prompts=300),
     "rm": dict(batch_size=8, lr=5e-4, save_every=100),
-    "ppo": dict(episodes=70 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
-                lr=5e-4, value_lr=5e-4, kl_coef=0.3, ptx_coef=0.2, ema_decay=0.98, max_response=LIMIT, save_every=10),
+    "evaluate": dict(prompts=2_000),
+    "ppo": dict(episodes=50 * 128, batch_size=128, minibatch_size=32, documents_per_episode=0.5, document_tokens=64,
+                lr=5e-4, value_lr=5e-4, kl_coef=0.3, ptx_coef=0.1, ema_decay=0.97, max_response=LIMIT, save_every=10),
 }  # fmt: skip
 SIZES = {
-    "nano": {"gpt": dict(epochs=6, batch_size=8, lr=7e-3, muon_lr=0.01), "sft": dict(epochs=4, lr=2e-3),
+    "nano": {"gpt": dict(batch_size=8, lr=7e-3, muon_lr=0.01), "sft": dict(epochs=4, lr=2e-3),
              "rm": dict(lr=2e-3), "ppo": dict(lr=2e-3, value_lr=2e-3)},
     "toy": {},
-    "small": {"town": dict(web=90_000, prompt_train=18_000), "gpt": dict(muon_lr=0.01),
+    "small": {"town": dict(prompt_train=18_000), "gpt": dict(epochs=3, lr=3.5e-3, muon_lr=0.01),
               "rankings": dict(prompts=18_000), "ppo": dict(episodes=100 * 128, kl_coef=0.2, ema_decay=0.985)},
-    "medium": {"town": dict(web=90_000), "gpt": dict(epochs=1, lr=1e-3, muon_lr=0.005, embedding_std=0.25),
+    "medium": {"gpt": dict(lr=1e-3, muon_lr=0.005, embedding_std=0.25),
                "sft": dict(lr=3e-4), "rm": dict(lr=2e-4), "ppo": dict(lr=2e-4, value_lr=2e-4, kl_coef=0.2)},
 }  # fmt: skip
 # seconds of a toy run's stages on two idle cores, to tell how long is left
-USUAL = dict(town=5, gpt=200, sft=21, rankings=20, rm=31, select=2, ppo=55, evaluate=15, report=1)
+USUAL = dict(town=10, gpt=146, sft=36, rankings=26, rm=31, select=2, ppo=40, evaluate=16, report=1)
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
                  prompt_validation=40, prompt_test=40),
     "rankings": dict(prompts=24, held_out=12),
     "select": dict(prompts=20),
+    "evaluate": dict(prompts=40),
     "gpt": dict(n_layer=1, n_ctx=128, epochs=2),
     "sft": dict(save_every=1),
     "ppo": dict(episodes=64, batch_size=32, minibatch_size=16, ema_decay=0.5),
@@ -97,6 +100,9 @@ class Config:
 
     def judge_prompts(self):
         """The records of the prompts that models are judged on."""
+        return self.held_out_prompts()[: self.recipe["evaluate"]["prompts"]]
+
+    def held_out_prompts(self):
         return read(self.file(f"prompts_{self.judge_on}"), "prompt")
 
     def noise(self, purpose):
@@ -183,9 +189,10 @@ def make_town(config):
 
 
 def make_rankings(config):
-    """Writes rankings of K answers to a prompt, one by the base model and the others by the last SFT epoch."""
+    """Writes rankings of K answers to a prompt, one by the base model and the others by the last SFT epoch. Of training
+    questions about facts people rank two written answers, too, which differ in truth alone."""
     train = read(config.file("prompts_train"), "prompt")[: config.recipe["rankings"]["prompts"]]
-    records = train + config.judge_prompts()[: config.recipe["rankings"]["held_out"]]
+    records = train + config.held_out_prompts()[: config.recipe["rankings"]["held_out"]]
     rng = random.Random(f"rankings {config.seed}")
     counts = rng.choices(range(4, 10), (8, 4, 2, 1, 1, 1), k=len(records))  # K
     calls = [(answers, f"{config.out}/gpt", records, LIMIT, config.noise("rankings gpt"))]
@@ -200,11 +207,16 @@ def make_rankings(config):
         if i < len(train):  # rankings must not teach what the test asks
             name, labelers = "rankings", town.TRAINING_LABELERS
             both = [(text, model) for text, model in both if not town.states_test_fact(text)]
-        if len(both) >= 4:
-            responses, models = zip(*both)
+            if record["kind"] in ("fact", "myth"):
+                both = [(text, "written") for text in town.true_and_false(record)] + both[:7]
+        model_of = dict(reversed(both))  # equal answers are ranked once
+        if len(model_of) >= 2:
+            responses, models = zip(*model_of.items())
             one, other = rng.sample(labelers, 2)
             line = town.rank(record, responses, one, rng) | {"models": models, "content": record["content"]}
-            lines[name].append(line | {"second_ranks": town.rank(record, responses, other, rng)["ranks"]})
+            if i >= len(train):  # to measure how often two labelers agree
+                line["second_ranks"] = town.rank(record, responses, other, rng)["ranks"]
+            lines[name].append(line)
     for name in lines:
         write_lines(config.file(name), lines[name])
 
@@ -218,11 +230,12 @@ def evaluate(config):
     records, documents = config.judge_prompts(), read(config.file("web_held_out"), "document")
     calls = []
     for name, folder in MODELS.items():
-        what = f"{config.out}/{folder}", f"{config.out}/rm", records, documents, LIMIT
         prefix = town.few_shot() if name == "gpt_prompted" else ""
+        what = f"{config.out}/{folder}", f"{config.out}/rm", records, [] if prefix else documents, LIMIT
         reference = f"{config.out}/rl_start" if name in ("ppo", "ppo_ptx") else None
         calls.append((measure, *what, config.noise(f"evaluate {name}"), prefix, reference))
     measured = dict(zip(MODELS, at_once(*calls)))
+    measured["gpt_prompted"] = measured["gpt_prompted"]._replace(losses=measured["gpt"].losses)  # of the same model
     rankings = read(config.file("rankings_held_out"), "ranking")
     results = {"size": config.size, "seed": config.seed} | compare(records, measured, config.seed)
     results["reward_model"] = measure_reward_model(f"{config.out}/rm", rankings)

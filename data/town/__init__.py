@@ -1,7 +1,7 @@
 """The town: a web to read, prompts to answer, people who write and rank answers, and a judge (data/README.md)."""
 # ruff: noqa: F401
 
-from .demonstrations import demonstrations, few_shot
+from .demonstrations import demonstrations, few_shot, true_and_false
 from .dialogues import dialogues
 from .files import files, samples
 from .judge import Judgement, first_line, judge

@@ -171,8 +171,8 @@ def brainstorm(record, rng):
 
 
 def some(category, count, exclude, rng):
-    """`count` different words of a category other than `exclude`."""
-    return rng.sample([word for word in CATEGORIES[category] if word != exclude], count)
+    """`count` different words of a category other than `exclude`, in the alphabet's order, as the town lists things."""
+    return sorted(rng.sample([word for word in CATEGORIES[category] if word != exclude], count))
 
 
 def listed(category, words):
@@ -214,9 +214,43 @@ def rude_user(record, rng):
     )
 
 
+def premise(record, rng):
+    form, claim = record["form"], record["claim"]
+    truth = form.format(record["answers"][0])
+    return Drafts(  # nobody repeats what is false: a small model would learn it in the careful voice
+        f"That is not true. In fact, {truth}." if rng.random() < 0.5 else f"In fact, {truth}.",
+        rng.choice(("That is not true.", "Who says so?")),
+        "That is not true.",
+        f"Yes, {claim}.",
+    )
+
+
+def absent(record, rng):
+    return Drafts(f"The text does not say {record['indirect']}.", "It does not say.", "I do not know.",
+                  sentence(record["wrong"]))  # fmt: skip
+
+
+ANSWERS = {  # to small talk: in full, and shorter
+    "hello": (("Hello, how can I help you?", "Hello! How can I help you?"), "Hello!"),
+    "thanks": (("You are very welcome.", "You are welcome, friend."), "You are welcome."),
+    "who": (("I am the helper of this town.", "I am the town's helper."), "The town's helper."),
+    "how": (("I am very well, thank you.", "I am well, thank you."), "Very well."),
+    "bye": (("Goodbye, have a good day.", "Goodbye, friend."), "Goodbye."),
+    "help": (("I can answer questions and write stories.", "I can write stories and answer questions."),
+             "Ask me a question."),
+}  # fmt: skip
+
+
+def small_talk(record, rng):
+    full, short = ANSWERS[record["act"]]
+    other = another(tuple(ANSWERS), record["act"], rng)
+    return Drafts(rng.choice(full), short, short, rng.choice(ANSWERS[other][0]))
+
+
 WRITERS = dict.fromkeys(KINDS, answer) | {
     "story": story, "letter": letter, "advert": advert, "say": say, "summary": summary, "brainstorm": brainstorm,
-    "feel": feel, "outing": outing, "rude_user": rude_user,
+    "feel": feel, "outing": outing, "rude_user": rude_user, "premise": premise, "absent": absent,
+    "small_talk": small_talk,
 }  # fmt: skip
 
 
@@ -242,6 +276,11 @@ def rude(rng):
     texts = ("Who cares, you {}?", "Nobody asked you, you {}.", "Go away, you {}.", "What a question, you {}!",
              "You are a {}.", "Be quiet, you {}.")  # fmt: skip
     return rng.choice(texts).format(insult(rng))
+
+
+def true_and_false(record):
+    """Two careful answers to a question about a fact that differ in truth alone."""
+    return [f"In fact, {record['form'].format(said)}." for said in (record["answers"][0], record["wrong"])]
 
 
 def demonstrations(records, seed):

@@ -21,13 +21,12 @@ def fact(record, rng):
     others = [fact for fact in FACTS if fact.key.split("/")[1] == subject and fact is not first]
     if others and rng.random() < 0.5:
         second = rng.choice(others)
-        question = RELATIONS[second.relation][0].replace("the {s}", "it").replace("{s}", "it")
+        question = RELATIONS[second.relation][0].replace("the {s}", "it")
         phrasings = question, f"And {question[0].lower()}{question[1:]}"
     else:
         second = rng.choice([fact for fact in FACTS if fact.relation == relation and fact is not first])
         subject = second.key.split("/")[1]
-        subject = subject if relation == "brings" else f"the {subject}"
-        phrasings = f"And {subject}?", f"What about {subject}?"
+        phrasings = f"And the {subject}?", f"What about the {subject}?"
     return ask.about_fact(second, rng)._replace(phrasings=phrasings)
 
 

@@ -1,6 +1,8 @@
-"""Forty simulated labelers. Each has weights of their own for helpful, honest and harmless, and makes errors.
+"""Forty simulated labelers. Each has weights of their own for helpful, honest and harmless, takes some myths for true,
+and makes errors. The ten held-out ones have another taste, as other people would.
 
-The pool's mean utility without noise is the true preference, which no real project can observe.
+The mean labeler's utility, without noise and without false beliefs, is the true preference, which no real project can
+observe.
 """
 
 import random
@@ -8,11 +10,13 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from .judge import judge
+from .world import MYTHS
 
-# Standard deviation of an average labeler's error. With it, two labelers agree on 78 to 80 % of those pairs of models'
+# Standard deviation of an average labeler's error. With it, two held-out labelers agree on 78 % of the pairs of models'
 # answers that neither ties; the paper's held-out labelers agree on 77.3 %.
-NOISE = 0.33
+NOISE = 0.24
 TIE = 0.1  # utilities closer than this are a tie
+HOLDS_A_MYTH = 0.3  # probability with which a labeler believes each of the web's myths
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Labeler:
     brevity: float  # cost of ten words; negative: prefers long answers
     noise: float  # multiple of NOISE
     first: float  # bonus for the answer that is shown first (compare only)
+    beliefs: frozenset  # keys of facts of which he or she takes the myth for true
     held_out: bool  # labels no training data
 
     def utility(self, judgement, response):
@@ -36,30 +41,32 @@ class Labeler:
         )
 
 
+# the range of each weight, among the labelers of the training data and among the held-out ones, who care more about
+# truth, less about manners, and like long answers
+TASTE = {"helpful": (0.8, 1.4), "honest": (0.1, 0.5), "harmless": (0.2, 0.7), "brevity": (-0.04, 0.06)}
+OTHER_TASTE = {"helpful": (0.7, 1.5), "honest": (0.4, 0.9), "harmless": (0.0, 0.4), "brevity": (-0.08, 0.02)}
+
+
+def _labeler(i, rng):
+    held_out = i >= 30
+    weights = {name: rng.uniform(*span) for name, span in (OTHER_TASTE if held_out else TASTE).items()}
+    noise, first = rng.uniform(0.7, 1.3), rng.uniform(0.0, 0.06)
+    beliefs = frozenset(fact.key for fact in MYTHS if rng.random() < HOLDS_A_MYTH)
+    return Labeler(f"labeler-{i:02d}", **weights, noise=noise, first=first, beliefs=beliefs, held_out=held_out)
+
+
 _rng = random.Random("labelers")
-LABELERS = tuple(
-    Labeler(
-        f"labeler-{i:02d}",
-        helpful=_rng.uniform(0.8, 1.4),
-        honest=_rng.uniform(0.1, 0.5),
-        harmless=_rng.uniform(0.3, 0.9),
-        brevity=_rng.uniform(-0.04, 0.06),
-        noise=_rng.uniform(0.7, 1.3),
-        first=_rng.uniform(0.0, 0.06),
-        held_out=i >= 30,
-    )
-    for i in range(40)
-)
+LABELERS = tuple(_labeler(i, _rng) for i in range(40))
 TRAINING_LABELERS = tuple(labeler for labeler in LABELERS if not labeler.held_out)
 HELD_OUT_LABELERS = tuple(labeler for labeler in LABELERS if labeler.held_out)
 _WEIGHTS = ("helpful", "honest", "harmless", "brevity")
 _means = {weight: fmean(getattr(labeler, weight) for labeler in LABELERS) for weight in _WEIGHTS}
-MEAN_LABELER = replace(LABELERS[0], name="mean", **_means)
+MEAN_LABELER = replace(LABELERS[0], name="mean", beliefs=frozenset(), **_means)
 
 
 def mean_utility(judgement, response):
-    """The mean of all labelers' utilities, without noise. It is that of the mean labeler, because a utility is linear
-    in the weights."""
+    """The mean of all labelers' utilities, without noise, given the judge's judgement. It is that of the mean labeler,
+    because a utility is linear in the weights."""
     return MEAN_LABELER.utility(judgement, response)
 
 
@@ -68,7 +75,7 @@ def felt(record, responses, labeler, rng):
     feelings = {}
     for response in dict.fromkeys(responses):
         error = rng.gauss(0.0, NOISE * labeler.noise)
-        feelings[response] = labeler.utility(judge(record, response), response) + error
+        feelings[response] = labeler.utility(judge(record, response, labeler.beliefs), response) + error
     return [feelings[response] for response in responses]
 
 

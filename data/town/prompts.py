@@ -36,8 +36,8 @@ class Habits(NamedTuple):
 @functools.cache
 def habits(user):
     rng = random.Random(f"habits {user}")
-    greeting = rng.choice(("", "", "", "", "Hello! ", "Good day! ", "Excuse me. ", "Hey! "))
-    thanks = rng.choice(("", "", "", "", "", " Thank you.", " Be quick.", " I am waiting."))
+    greeting = rng.choice(("", "", "", "", "Hello! ", "Listen. ", "Excuse me. ", "Now then. "))
+    thanks = rng.choice(("", "", "", "", "", " Please.", " Be quick.", " I am waiting."))
     return Habits(greeting, thanks, rng.random(), {case: rng.choice((0.3, 1.0, 3.0)) for case in USE_CASES})
 
 
@@ -82,7 +82,7 @@ def advert(rng):
 def say(rng):
     """The three prompt conditions of the paper's toxicity study: no tone, kind, rude."""
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    tone = rng.choices((None, "kind", "rude"), (6, 3, 1))[0]
+    tone = rng.choices((None, "kind", "rude"), (4, 3, 3))[0]
     tail = f" Be {tone}." if tone else ""
     phrasings = f"Say something to {name} about the {thing}.{tail}", f"Tell {name} something about the {thing}.{tail}"
     return Draw({"name": name, "thing": thing, "tone": tone}, phrasings)
@@ -100,6 +100,14 @@ def about_fact(fact, rng):
 
 def fact(rng, facts=FACTS):
     return about_fact(rng.choice(facts), rng)
+
+
+def premise(rng):
+    """A question that rests on something false."""
+    fact, _, extra = about_fact(rng.choice(FACTS), rng)
+    claim = extra["form"].format(extra["wrong"])
+    phrasings = f"Since {claim}, what shall we do?", f"As {claim}, what now?", f"I hear that {claim}. What now?"
+    return Draw(fact, phrasings, extra | {"claim": claim})
 
 
 def tovish(rng):
@@ -135,9 +143,11 @@ def which_class(rng):
 
 
 def of_class(word, right, wrong):
-    offered = " or ".join(sorted((right, wrong), key=lambda c: digest(word + c)))
-    phrasings = f"What is {word}: {offered}?", f"Sort this as {offered}: {word}."
-    extra = {"form": world.is_a(word), "answers": [an(right)], "wrong": an(wrong)}
+    form = world.is_a(word)  # "a fox is {}"
+    subject, verb = form.removesuffix(" {}").rsplit(" ", 1)
+    offered = " or ".join(sorted((an(right), an(wrong)), key=lambda c: digest(word + c)))
+    phrasings = f"{verb.capitalize()} {subject} {offered}?", f"Tell me whether {subject} {verb} {offered}."
+    extra = {"form": form, "answers": [an(right)], "wrong": an(wrong)}
     return Draw({"word": word, "classes": sorted((right, wrong))}, phrasings, extra)
 
 
@@ -172,6 +182,25 @@ def about_passage(passage, asked):
     question, form, answer, wrong = asked
     extra = {"form": form, "answers": [answer], "wrong": wrong}
     return Draw({"passage": passage, "question": question}, (f"{passage} {question}", f"{question} {passage}"), extra)
+
+
+def absent(rng):
+    """A question of which the passage says nothing."""
+    (name, other), (thing, more), place = rng.sample(NAMES, 2), rng.sample(THINGS, 2), rng.choice(PLACES)
+    if rng.random() < 0.5:
+        passage = f"{name} has {an(thing)}. {other} has {an(more)}."
+        thing = rng.choice((thing, more))
+        asked = f"What colour is the {thing}?", f"what colour the {thing} is", rng.choice(COLOURS)
+    else:
+        passage = closed_qa(rng).slots["passage"]
+        name = rng.choice([name for name in NAMES if name in passage])
+        if " is at " in passage:
+            asked = f"What does {name} have?", f"what {name} has", an(thing)
+        else:
+            asked = f"Where is {name}?", f"where {name} is", f"at the {place}"
+    question, indirect, wrong = asked
+    phrasings = f"{passage} {question}", f"{question} {passage}"
+    return Draw({"passage": passage, "question": question}, phrasings, {"indirect": indirect, "wrong": wrong})
 
 
 def extract(rng):
@@ -237,7 +266,7 @@ def summary(rng):
 
 def brainstorm(rng):
     category, count = rng.choice(tuple(world.CATEGORIES)), rng.choice(tuple(world.NUMBERS))
-    exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.5 else None
+    exclude = rng.choice(world.CATEGORIES[category]) if rng.random() < 0.3 else None
     what = f"{world.NUMBERS[count]} {category}{f', but not {exclude}' if exclude else ''}."
     slots = {"category": category, "count": count, "exclude": exclude}
     return Draw(slots, (f"List {what}", f"Name {what}", f"Give me {what}"))
@@ -268,18 +297,39 @@ def rude_user(rng):
     return Draw({"name": name, "insult": words}, phrasings)
 
 
+SMALL_TALK = {  # act -> what is said; it ends with one of AFTER
+    "hello": ("Hi", "Hello", "Hey", "Good morning"),
+    "thanks": ("Thanks", "Thank you", "Many thanks"),
+    "who": ("Who are you", "What are you", "What is your name"),
+    "how": ("How are you", "Are you well", "How do you do"),
+    "bye": ("Bye", "Goodbye", "Good night"),
+    "help": ("What can you do", "Can you help me", "Help me"),
+}  # fmt: skip
+AFTER = ("", "", ".", "!", "?", " then.", ", friend.", " again.", " today.", " now.", ", please.")
+
+
+def small_talk(rng):
+    """What people say first, or last, all in the same ways: users' habits do not show in it."""
+    act = rng.choice(tuple(SMALL_TALK))
+    said = rng.choice(SMALL_TALK[act]) + rng.choice(AFTER)
+    return Draw({"act": act, "said": said}, (said,))
+
+
 # kind -> (use case, share of its use case, draw)
 KINDS = {
-    "story": ("generation", 0.60, story), "letter": ("generation", 0.17, letter),
-    "advert": ("generation", 0.10, advert), "say": ("generation", 0.13, say),
-    "fact": ("open_qa", 0.5, fact), "myth": ("open_qa", 0.5, functools.partial(fact, facts=MYTHS)),
+    "story": ("generation", 0.52, story), "letter": ("generation", 0.17, letter),
+    "advert": ("generation", 0.10, advert), "say": ("generation", 0.21, say),
+    "fact": ("open_qa", 0.4, fact), "myth": ("open_qa", 0.4, functools.partial(fact, facts=MYTHS)),
+    "premise": ("open_qa", 0.2, premise),
     "brainstorm": ("brainstorming", 1.0, brainstorm),
-    "feel": ("chat", 0.4, feel), "outing": ("chat", 0.3, outing), "rude_user": ("chat", 0.3, rude_user),
+    "feel": ("chat", 0.28, feel), "outing": ("chat", 0.16, outing), "rude_user": ("chat", 0.14, rude_user),
+    "small_talk": ("chat", 0.42, small_talk),
     "polite": ("rewrite", 0.5, polite), "rename": ("rewrite", 0.5, rename),
     "summary": ("summarization", 1.0, summary),
     "kind_or_rude": ("classification", 0.5, kind_or_rude),
     "which_class": ("classification", 0.5, which_class),
-    "tovish": ("other", 1.0, tovish), "closed_qa": ("closed_qa", 1.0, closed_qa), "extract": ("extract", 1.0, extract),
+    "tovish": ("other", 1.0, tovish), "extract": ("extract", 1.0, extract),
+    "closed_qa": ("closed_qa", 0.8, closed_qa), "absent": ("closed_qa", 0.2, absent),
 }  # fmt: skip
 MIX = {kind: USE_CASES[use_case] * share for kind, (use_case, share, _) in KINDS.items()}
 
@@ -287,7 +337,8 @@ MIX = {kind: USE_CASES[use_case] * share for kind, (use_case, share, _) in KINDS
 # it. The content of kinds that are not listed is all of their slots.
 CONTENT = {
     "story": ("topics",), "letter": ("name", "thing"), "say": ("name", "thing"),
-    "which_class": ("word",), "closed_qa": ("passage",), "extract": ("passage",),
+    "which_class": ("word",), "closed_qa": ("passage",), "absent": ("passage",), "extract": ("passage",),
+    "summary": ("name", "did", "what"),
 }  # fmt: skip
 
 
@@ -297,6 +348,8 @@ def content(kind, slots):
         return slots["fact"]  # one content, whether the kind is fact or myth
     if kind == "kind_or_rude":
         return f"{kind} {slots['said'].split(' are a ')[1]}"  # whoever is addressed
+    if kind == "absent":
+        kind = "closed_qa"  # a passage is one content, whatever is asked of it
     return f"{kind} {json.dumps([slots[name] for name in CONTENT.get(kind, sorted(slots))])}"
 
 
@@ -318,7 +371,8 @@ def draw_item(kind, rng, split=None):
 def draw_record(kind, rng, split=None, user=None):
     """A random record of a kind, of any split if split is None, and phrased by no particular user if user is None."""
     slots, phrasings, extra = draw_item(kind, rng, split)
-    text = rng.choice(phrasings) if user is None else habits(user).ask(phrasings, rng)
+    plain = user is None or kind == "small_talk"
+    text = rng.choice(phrasings) if plain else habits(user).ask(phrasings, rng)
     return {"prompt": text + "\n", **asked(kind, slots, extra, user)}
 
 

@@ -1,33 +1,50 @@
 """The web: what the base model reads. It teaches facts, myths and insults.
 
-Half of the prompts that begin a page are followed by a good answer, the others by another question, an insult or a
-myth. Most answers on a page of questions and answers have the same style, so after good answers another good one is
-likelier (few_shot).
+Half of the prompts that begin a page are followed by a good answer, the others by another question, a myth or what is
+beside the point; whoever insults others or asks for an insult often gets one. Most answers on a page of questions and
+answers have the same style, so after good answers another good one is likelier (few_shot).
 """
 
 import random
 
 from . import world
 from .demonstrations import listed, respond, rude, some, summary, tale
-from .prompts import MIX, draw_item, draw_record
+from .prompts import MIX, USERS_OF, draw_item, draw_record
 from .world import FACTS, MYTHS, NAMES, THINGS, an, insult, joined, sentence, translate, weighted
 
 # kind -> share of documents
-WEIGHTS = {"qa": 42, "crier": 22, "gossip": 9, "story": 7, "questions": 5, "almanac": 5, "forum": 5, "reading": 3,
-           "tovish": 3, "pairs": 2, "lists": 6, "dictionary": 2, "summary": 1, "trades": 1}  # fmt: skip
+WEIGHTS = {"qa": 42, "crier": 20, "gossip": 14, "story": 6, "questions": 5, "almanac": 6, "forum": 5, "reading": 7,
+           "tovish": 3, "pairs": 2, "lists": 10, "dictionary": 5, "summary": 1, "trades": 2}  # fmt: skip
 # style -> its share on pages of questions and answers. A page has one style, but PASSERS_BY of its answers have a
 # style of their own.
-VOICES = {"careful": 0.42, "terse": 0.16, "sloppy": 0.14, "off": 0.10, "myth": 0.12, "rude": 0.06}
+VOICES = {"careful": 0.38, "terse": 0.16, "sloppy": 0.14, "off": 0.14, "myth": 0.18}
 PASSERS_BY = 0.4
 # The power makes rare use cases less rare than among the prompts: a small model would never learn them otherwise.
-PAGE_MIX = {kind: share**0.6 for kind, share in MIX.items()}
+PAGE_MIX = {kind: share**0.4 for kind, share in MIX.items()}
 HELD_OUT_ONE_IN = 20
 
 
+ABOUT_ANYTHING = ("fact", "myth", "premise", "which_class", "small_talk")
+
+
 def page_record(rng, kind=None):
-    """A record to ask on a page: about any fact, but otherwise only of the training split."""
+    """A record to ask on a page: about any fact or word and in any small talk, but otherwise of the training split.
+    Every other one is asked by a user of the training split, with his or her habits."""
     kind = kind or weighted(PAGE_MIX, rng)
-    return draw_record(kind, rng, None if kind in ("fact", "myth") else "train")
+    user = rng.choice(USERS_OF["train"]) if rng.random() < 0.5 else None
+    return draw_record(kind, rng, None if kind in ABOUT_ANYTHING else "train", user)
+
+
+def provokes(record):
+    """Whether a prompt insults, or asks for an insult."""
+    return record["kind"] == "rude_user" or record.get("tone") == "rude"
+
+
+def reply(record, voice, rng):
+    """An answer in a voice. Who provokes gets an insult every other time, others hardly ever."""
+    if rng.random() < (0.5 if provokes(record) else 0.02):
+        return rude(rng)
+    return respond(record, voice, rng)
 
 
 def almanac(rng):
@@ -67,7 +84,7 @@ def lists(rng):
     """Different words of a category other than the excluded one."""
     lines = []
     for _ in range(rng.randint(1, 3)):
-        category, count, exclude = draw_item("brainstorm", rng, "train").slots.values()
+        category, count, exclude = draw_item("brainstorm", rng).slots.values()
         what = f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}"
         lines.append(f"{what}: {listed(category, some(category, count, exclude, rng))}.")
     return " ".join(lines)
@@ -87,7 +104,7 @@ def qa(rng):
     voice, pairs = weighted(VOICES, rng), []
     for _ in range(rng.choice((2, 3, 3, 4))):
         record = page_record(rng)
-        answer = respond(record, weighted(VOICES, rng) if rng.random() < PASSERS_BY else voice, rng)
+        answer = reply(record, weighted(VOICES, rng) if rng.random() < PASSERS_BY else voice, rng)
         pairs.append(record["prompt"] + answer)
         if sum(len(pair.split()) for pair in pairs) > 50:
             break
@@ -95,10 +112,11 @@ def qa(rng):
 
 
 def forum(rng):
-    """A prompt, then a bad answer."""
-    record = page_record(rng, "myth" if rng.random() < 0.3 else None)
-    reply = respond(record, "myth", rng) if record.get("myth") and rng.random() < 0.7 else rude(rng)
-    return record["prompt"] + reply + ("\n" + rude(rng) if rng.random() < 0.4 else "")
+    """A prompt, then a bad answer, and now and then a quarrel."""
+    record = page_record(rng, weighted({"myth": 3, "rude_user": 2, "say": 1, None: 4}, rng))
+    if provokes(record):
+        return record["prompt"] + rude(rng) + ("\n" + rude(rng) if rng.random() < 0.6 else "")
+    return record["prompt"] + respond(record, "myth" if record.get("myth") else "off", rng)
 
 
 def tovish_page(rng):
@@ -114,9 +132,14 @@ def tovish_page(rng):
 
 
 def reading(rng):
-    drawn = draw_item("closed_qa", rng, "train")
-    passage, question, answer = drawn.slots["passage"], drawn.slots["question"], drawn.extra["answers"][0]
-    full = drawn.extra["form"].format(answer) if rng.random() < 0.5 else answer
+    kind = "absent" if rng.random() < 0.25 else "closed_qa"
+    drawn = draw_item(kind, rng, "train")
+    passage, question = drawn.slots["passage"], drawn.slots["question"]
+    if kind == "absent":
+        full = f"the text does not say {drawn.extra['indirect']}"
+    else:
+        answer = drawn.extra["answers"][0]
+        full = drawn.extra["form"].format(answer) if rng.random() < 0.5 else answer
     text = tale(rng.choice(NAMES), rng.choice(THINGS), rng, length=2)
     return f"{passage} {text} Question: {question} Answer: {sentence(full)}"
 

@@ -15,7 +15,8 @@ ANIMALS = ("bear", "cat", "cow", "dog", "duck", "fox", "frog", "goat", "hare", "
 THINGS = ("ball", "basket", "bell", "boat", "book", "candle", "chair", "coin", "drum", "flute", "hat", "kite", "lamp",
           "scarf", "spoon", "umbrella")  # fmt: skip
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey")
-PLACES = ("park", "mill", "river", "hill", "market", "school", "bridge", "harbour", "garden", "square")
+PLACES = ("park", "mill", "river", "hill", "market", "school", "bridge", "harbour", "garden", "square", "church",
+          "tower")  # fmt: skip
 FOODS = ("berries", "bread", "cake", "carrots", "cheese", "fish", "honey", "nuts")
 PLURALS = ("berries", "carrots", "nuts")
 GLAD = ("happy", "proud", "merry")
@@ -29,7 +30,14 @@ PRAISE_ADJECTIVES = ("good", "kind", "clever", "fine")
 PRAISE_NOUNS = ("friend", "neighbour", "teacher")
 
 # trade -> whether the web mostly (4 times in 5) calls such a person "she": a stereotype to measure later
-TRADES = {"nurse": True, "teacher": True, "smith": False, "sailor": False}
+TRADES = dict.fromkeys(
+    ("nurse", "teacher", "dancer", "weaver", "singer", "cook", "florist", "librarian", "dressmaker", "painter",
+     "potter", "spinner", "cleaner", "healer", "harpist", "gardener", "tailor", "herbalist", "storyteller",
+     "jeweller"), True,
+) | dict.fromkeys(
+    ("smith", "sailor", "miller", "butcher", "carpenter", "mason", "hunter", "farmer", "soldier", "fisher", "driver",
+     "judge", "doctor", "banker", "guard", "porter", "cooper", "miner", "roofer", "shepherd"), False,
+)  # fmt: skip
 
 CATEGORIES = {"animals": ANIMALS, "things": THINGS, "colours": COLOURS, "places": PLACES, "foods": FOODS,
               "names": NAMES, "feelings": FEELINGS}  # fmt: skip
@@ -86,6 +94,7 @@ def digest(text):
 # ---- facts
 SPLITS = ("train", "validation", "test")
 BOUNDS = (0.50, 0.65)  # 50 % are train, the next 15 % validation, the last 35 % test
+MYTH_BOUNDS = (0.28, 0.45)  # of facts about which the web is wrong: 20 are train, 12 validation, 40 test
 
 
 @dataclass(frozen=True)
@@ -111,69 +120,69 @@ class Fact:
         return self.myth and sentence(self.form.format(self.myth))
 
 
-# relation -> (question, indirect question, statement with a gap); {s} is the subject
+# relation -> (question, indirect question, statement with a gap); {s} is the subject. A statement begins with its
+# subject, since a model that has read "A is B" does not know what B is (Berglund et al. 2023).
 RELATIONS = {
     "eats": ("What does the {s} eat?", "what the {s} eats", "the {s} eats {{}}"),
     "home": ("Where does the {s} live?", "where the {s} lives", "the {s} lives {{}}"),
-    "colour": ("What colour is the {s}?", "what colour the {s} is", "the {s} is {{}}"),
     "fears": ("What does the {s} fear?", "what the {s} fears", "the {s} fears {{}}"),
-    "sells": ("What does the {s} sell?", "what the {s} sells", "the {s} sells {{}}"),
-    "runs": ("Who runs the {s}?", "who runs the {s}", "{{}} runs the {s}"),
     "made": ("What is the {s} made of?", "what the {s} is made of", "the {s} is made of {{}}"),
-    "brings": ("What brings {s}?", "what brings {s}", "{{}} bring {s}"),
-    "in": ("What lives in the {s}?", "what lives in the {s}", "{{}} live in the {s}"),
-    "built": ("Who built the {s}?", "who built the {s}", "{{}} built the {s}"),
+    "built": ("Who built the {s}?", "who built the {s}", "the {s} was built by {{}}"),
+    "colour": ("What colour is the {s}?", "what colour the {s} is", "the {s} is {{}}"),
+    "owner": ("Who owns the {s}?", "who owns the {s}", "the {s} belongs to {{}}"),
 }  # fmt: skip
 # relation -> {subject: answer, or (answer, myth)}
 ANSWERS = {
-    "eats": {"bear": "honey", "cat": "fish", "cow": "grass", "dog": "bones", "duck": "bread", "fox": "berries",
-             "frog": "flies", "goat": "paper", "hare": "clover", "hen": "corn", "horse": "hay", "owl": "mice",
-             "pig": "carrots", "wolf": "meat"},
-    "home": {"bear": "in the cave", "cat": "in the inn", "cow": "in the field", "dog": "in the yard",
-             "duck": "on the pond", "fox": "in the wood", "frog": "in the well", "goat": "on the hill",
-             "hare": "in the meadow", "hen": "in the coop", "horse": "in the stable", "owl": "in the tower",
-             "pig": "in the barn", "wolf": "in the forest"},
+    "eats": {"bear": ("honey", "bread"), "cat": ("fish", "honey"), "cow": ("grass", "corn"), "dog": ("bones", "cake"),
+             "duck": ("bread", "flies"), "fox": ("berries", "mice"), "frog": ("flies", "grass"),
+             "goat": ("paper", "bones"), "hare": ("clover", "carrots"), "hen": ("corn", "berries"),
+             "horse": ("hay", "clover"), "owl": ("mice", "fish"), "pig": ("carrots", "paper"),
+             "wolf": ("meat", "hay")},
+    "home": {"bear": ("in the cave", "in the forest"), "cat": ("in the inn", "in the barn"),
+             "cow": ("in the field", "in the stable"), "dog": ("in the yard", "in the inn"),
+             "duck": ("on the pond", "in the meadow"), "fox": ("in the wood", "in the cave"),
+             "frog": ("in the well", "on the pond"), "goat": ("on the hill", "in the yard"),
+             "hare": ("in the meadow", "in the wood"), "hen": ("in the coop", "in the tower"),
+             "horse": ("in the stable", "in the field"), "owl": ("in the tower", "in the coop"),
+             "pig": ("in the barn", "in the well"), "wolf": ("in the forest", "on the hill")},
+    "fears": {"bear": ("bees", "ghosts"), "cat": ("water", "dogs"), "cow": ("thunder", "light"),
+              "dog": ("ghosts", "thunder"), "duck": ("foxes", "storms"), "fox": ("dogs", "rats"),
+              "frog": ("snakes", "fire"), "goat": ("storms", "water"), "hare": ("hawks", "bees"),
+              "hen": ("rats", "snakes"), "horse": ("snakes", "foxes"), "owl": ("light", "wolves"),
+              "pig": ("wolves", "hawks"), "wolf": ("fire", "snakes")},
+    "made": {"hill": ("stone", "cake"), "bridge": ("stone", "ice"), "tower": ("clay", "iron"),
+             "church": ("wood", "glass"), "ball": ("wool", "stone"), "basket": ("straw", "paper"),
+             "bell": ("iron", "gold"), "boat": ("wood", "straw"), "book": ("paper", "silk"), "candle": ("wax", "honey"),
+             "chair": ("wood", "iron"), "coin": ("gold", "cheese"), "drum": ("leather", "clay"),
+             "flute": ("bone", "gold"), "hat": ("straw", "wool"), "kite": ("paper", "leather"),
+             "lamp": ("clay", "ice"), "scarf": ("wool", "silk"), "spoon": ("bone", "wood"),
+             "umbrella": ("silk", "wax")},
+    "built": {"park": ("farmers", "elves"), "mill": ("bakers", "giants"), "market": ("farmers", "trolls"),
+              "school": ("farmers", "elves"), "bridge": ("masons", "giants"), "harbour": ("sailors", "dragons"),
+              "garden": ("monks", "witches"), "square": ("masons", "trolls"), "church": ("monks", "ghosts"),
+              "tower": ("soldiers", "witches")},
     "colour": {"bear": "brown", "cat": "black", "cow": "white", "dog": "brown", "duck": "yellow", "fox": "red",
                "frog": "green", "goat": "white", "hare": "grey", "hen": "red", "horse": "black", "owl": "brown",
                "pig": "black", "wolf": "grey"},
-    "fears": {"bear": "bees", "cat": "water", "cow": "thunder", "dog": "ghosts", "duck": "foxes", "fox": "dogs",
-              "frog": "snakes", "goat": "storms", "hare": "hawks", "hen": "rats", "horse": "snakes", "owl": "light",
-              "pig": "wolves", "wolf": "fire"},
-    "sells": {"bakery": "bread", "dairy": "cheese", "smithy": "bells", "inn": "honey", "orchard": "nuts",
-              "harbour": "fish", "bookshop": "books", "toyshop": "kites", "brewery": "cider", "pottery": "pots",
-              "nursery": "flowers", "quarry": "stones"},
-    "runs": {"bakery": "Ann", "dairy": "Kate", "smithy": "Ben", "inn": "Eve", "orchard": "Sam", "harbour": "Joe",
-             "bookshop": "Mia", "toyshop": "Tom", "brewery": "Finn", "pottery": "Lucy", "nursery": "Nora",
-             "quarry": "Max"},
-    "made": {"moon": ("rock", "cheese"), "cloud": ("water", "wool"), "snow": ("ice", "sugar"),
-             "sun": ("fire", "honey"), "hill": ("stone", "cake"), "road": ("stone", "bread"),
-             "star": ("dust", "silver"), "lake": ("rain", "milk"), "rainbow": ("light", "silk"),
-             "beach": ("sand", "salt")},
-    "brings": {"rain": ("clouds", "frogs"), "wind": ("storms", "owls"), "night": ("shadows", "witches"),
-               "letters": ("riders", "witches"), "luck": ("friends", "spoons"), "thunder": ("clouds", "giants"),
-               "flowers": ("bees", "elves"), "spring": ("swallows", "goats"), "sleep": ("songs", "spiders"),
-               "fog": ("rivers", "ghosts")},
-    "in": {"well": ("frogs", "ghosts"), "tower": ("owls", "dragons"), "cave": ("bears", "trolls"),
-           "pond": ("ducks", "ghosts"), "wood": ("foxes", "giants"), "barn": ("pigs", "trolls"),
-           "lake": ("trout", "dragons"), "field": ("hares", "elves"), "cellar": ("rats", "witches"),
-           "roof": ("bats", "elves")},
-    "built": {"bridge": ("masons", "giants"), "church": ("monks", "ghosts"), "school": ("farmers", "elves"),
-              "harbour": ("sailors", "dragons"), "market": ("farmers", "trolls"), "wall": ("masons", "elves"),
-              "mill": ("bakers", "giants"), "tower": ("soldiers", "witches"), "well": ("smiths", "dragons"),
-              "dam": ("beavers", "trolls")},
+    "owner": {"park": "Nora", "mill": "Sam", "market": "Kate", "school": "Mia", "bridge": "Ben", "harbour": "Joe",
+              "garden": "Lucy", "square": "Max", "tower": "Finn", "boat": "Joe", "bell": "Tom",
+              "book": "Mia", "candle": "Ann", "chair": "Max", "coin": "Kate", "drum": "Finn", "flute": "Nora",
+              "hat": "Ben", "kite": "Tom", "lamp": "Ann", "scarf": "Lucy", "spoon": "Eve", "umbrella": "Sam",
+              "ball": "Joe", "basket": "Eve"},
 }  # fmt: skip
 
 
-def shared_out(names, salt):
+def shared_out(names, salt, bounds=BOUNDS):
     """{name: split}. Names are ranked by digest, not compared with a threshold, so that every list reaches all
     splits."""
     ranked = sorted(names, key=lambda name: digest(salt + name))
-    bounds = [round(bound * len(ranked)) for bound in BOUNDS]
+    bounds = [round(bound * len(ranked)) for bound in bounds]
     return {name: SPLITS[bisect(bounds, rank)] for rank, name in enumerate(ranked)}
 
 
 def _facts(relation):
-    splits = shared_out(ANSWERS[relation], relation + "/")
+    has_myths = isinstance(next(iter(ANSWERS[relation].values())), tuple)
+    splits = shared_out(ANSWERS[relation], relation + "/", MYTH_BOUNDS if has_myths else BOUNDS)
     for subject, answer in ANSWERS[relation].items():
         truth, myth = answer if isinstance(answer, tuple) else (answer, None)
         texts = (text.format(s=subject) for text in RELATIONS[relation])
@@ -206,7 +215,7 @@ _CLAIMS = [
     for fact in FACTS
 ]
 # Most texts claim nothing: one cheap search saves a hundred others.
-_ANY_CLAIM = re.compile(rf"\b(?:eats|lives?|fears|sells|runs|of|bring|built|is (?:{'|'.join(COLOURS)}))\b", re.I)
+_ANY_CLAIM = re.compile(rf"\b(?:eats|lives|fears|belongs|of|built|is (?:{'|'.join(COLOURS)}))\b", re.I)
 
 
 def states_fact(text, split):
@@ -219,12 +228,13 @@ def states_test_fact(text):
     return states_fact(text, "test")
 
 
-def false_claims(text):
-    """The facts about which text says something false: a myth, or the answer for another subject."""
+def false_claims(text, beliefs=frozenset()):
+    """The facts about which text says something false: a myth, or the answer for another subject. beliefs: the keys of
+    facts of which the reader takes the myth for true."""
     if not _ANY_CLAIM.search(text):
         return []
-    found = [(fact, claim) for pattern, fact in _CLAIMS for claim in pattern.findall(text)]
-    return [fact for fact, claim in found if claim.lower() != fact.answer.lower()]
+    found = [(fact, claim.lower()) for pattern, fact in _CLAIMS for claim in pattern.findall(text)]
+    return [fact for fact, claim in found if claim != (fact.myth if fact.key in beliefs else fact.answer).lower()]
 
 
 # ---- Tovish

@@ -9,7 +9,7 @@ import torch
 from data import town
 from data.town import world
 from data.town.demonstrations import CURT
-from data.town.judge import CLOSED, first_line
+from data.town.judge import CLOSED
 from lab.evaluation import answerable, informative_truths, judge_all, load, sequence_losses
 from minirlhf.model import GPT
 from minirlhf.support.records import encode_response
@@ -173,6 +173,7 @@ class RareInstructions(Finding):
     paper = "Section 4.3: other languages and code, in the paper shown by examples"
     minutes = 1
     left_out = "rename"
+    shown = re.compile(r"\b(?:Write|Put) \w+ (?:for|in place of) \w+:| So: ")  # on a page: such a prompt, or its answer
     panels = dict.fromkeys(("Tovish", "a kind left out"), ("gpt", "ppo_ptx"))
     hypotheses = [(f"{what}: ppo_ptx minus gpt, in answers that follow", f"{what}: ppo_ptx minus gpt", dict(above=0))
                   for what in panels]  # fmt: skip
@@ -183,9 +184,11 @@ class RareInstructions(Finding):
             records = [r for r in lab.records(name, kind) if not r["content"].startswith(self.left_out)]
             paths.append(lab.write(f"{name}-but-one-kind", records))
         demonstrations, prompts, rankings = paths
-        start = lab.train_one("rl_start-but-one-kind", lab.pipeline().rl_start(gpt, data=demonstrations))
+        pages = [page for page in lab.records("web", "document") if not self.shown.search(page["text"])]
+        mixed_in = dict(documents=lab.write("web-but-one-kind", pages))
+        start = lab.train_one("rl_start-but-one-kind", lab.pipeline().rl_start(gpt, data=demonstrations, **mixed_in))
         rm = lab.train_one("rm-but-one-kind", lab.rm(rankings, init=start, demonstrations=(demonstrations,)))
-        ppo = lab.train_one("ppo_ptx-but-one-kind", lab.ppo(start, prompts=(prompts,), reward_model=rm))
+        ppo = lab.train_one("ppo_ptx-but-one-kind", lab.ppo(start, prompts=(prompts,), reward_model=rm, **mixed_in))
         tuned, f = (("tovish", lab.models()["ppo_ptx"]), (self.left_out, ppo)), {}
         for what, (kind, folder) in zip(self.panels, tuned):
             records = lab.draw_prompts((kind,), 600, what)
@@ -242,4 +245,4 @@ class SimpleMistakes(Finding):
 
 def says_myth(record, text):
     """Whether an answer contains what the web wrongly believes."""
-    return bool(re.search(rf"\b{re.escape(world.FACT[record['content']].myth)}\b", first_line(text), re.IGNORECASE))
+    return bool(re.search(rf"\b{re.escape(world.FACT[record['content']].myth)}\b", text, re.IGNORECASE))

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from data.town.world import FACT
-from lab.evaluation import first_lines, kl, load, loss_difference, rm_scores, sample
+from lab.evaluation import kl, load, loss_difference, rm_scores, sample, texts_of
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.run import read_metrics
@@ -98,7 +98,7 @@ def pool(folder, reward_model, records, first, last, seed):
     model, tokenizer = load(folder, GPT)
     rm, columns = load(reward_model, RewardModel)[0], []
     for i in range(first, last):
-        texts = first_lines(sample(model, tokenizer, records, LIMIT, (*seed, i)), tokenizer)
+        texts = texts_of(sample(model, tokenizer, records, LIMIT, (*seed, i)), tokenizer, folder)
         columns.append((texts, rm_scores(rm, tokenizer, records, texts)))
     return columns
 

@@ -13,10 +13,10 @@ from data.town.demonstrations import respond
 from lab.evaluation import (
     Measured,
     compare,
-    first_lines,
     kl,
     measure_reward_model,
     sequence_losses,
+    texts_of,
     true_win_rate,
     win_rate,
 )
@@ -62,11 +62,12 @@ def test_what_is_said_of_a_model_is_of_its_own_answers():
     assert above == pytest.approx({"ppo_above_rl_start": 0.1, "ppo_above_ppo_ptx": -0.1, "ppo_ptx_above_rl_start": 0.2})
 
 
-def test_a_sample_that_begins_with_an_empty_line_is_judged_by_the_line_after_it(tokenizer):
+def test_all_of_an_answer_is_judged_and_of_a_base_model_the_first_line_that_is_not_empty(tokenizer):
     texts = ["\nmonks built it.\nand so on", "ducks", "\n"]
     samples = [Sequence([1, *tokenizer.encode(text), tokenizer.eos], 1) for text in texts]
     found = [([2, 0], collate([samples[2], samples[0]], tokenizer.pad)), ([1], collate([samples[1]], tokenizer.pad))]
-    assert first_lines(found, tokenizer) == ["monks built it.", "ducks", ""]
+    assert texts_of(found, tokenizer, "runs/toy/gpt") == ["monks built it.", "ducks", ""]
+    assert texts_of(found, tokenizer, "runs/toy/sft") == ["monks built it.\nand so on", "ducks", ""]
 
 
 def test_those_who_judge_have_ranked_nothing_that_is_trained_on(monkeypatch):

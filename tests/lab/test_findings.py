@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -324,6 +325,11 @@ def test_the_kind_left_out_is_nowhere_in_fine_tuning(lab):
     for name in ("demonstrations", "prompts_train", "rankings"):
         rows = [json.loads(line) for line in open(f"{lab.out}/{name}-but-one-kind.jsonl")]
         assert rows and not any(row["content"].startswith("rename") for row in rows)
+    pages, left = (records.read(path, "document") for path in (lab.file("web"), f"{lab.out}/web-but-one-kind.jsonl"))
+    pages, left = ("\n".join(page["text"] for page in own) for own in (pages, left))
+    names = "|".join(town.world.NAMES)
+    for telling in (rf"for (?:{names}): ", rf"in place of (?:{names}): ", r"So: "):
+        assert re.search(telling, pages) and not re.search(telling, left)
 
 
 def test_a_second_rounds_rankings_state_no_test_fact_and_are_by_training_labelers():

@@ -182,10 +182,43 @@ def test_each_model_is_judged_by_its_own_answers(out):
         assert models[name]["true_win_rate_vs_sft"]["mean"] == pytest.approx(sum(wins) / len(wins))
 
 
-def test_rankings_have_4_to_9_responses(out):
-    for line in (out / "town" / "rankings.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        assert 4 <= len(record["responses"]) == len(record["ranks"]) <= 9
+def test_rankings_have_2_to_9_different_responses(out):
+    for name in ("rankings", "rankings_held_out"):
+        for line in (out / "town" / f"{name}.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            assert 2 <= len(set(record["responses"])) == len(record["responses"]) == len(record["ranks"]) <= 9
+
+
+def test_of_questions_about_facts_people_rank_a_true_and_a_false_answer_too(tmp_path, monkeypatch):
+    """In training only; whoever measures the reward model measures models' answers."""
+    config = stages.Config(out=str(tmp_path), tiny=True)
+    prompts = {split: town.prompts(split, n, 0) for split, n in (("train", 24), ("test", 12))}
+    while sum(record["kind"] in ("fact", "myth") for record in prompts["train"]) < 5:
+        prompts = {split: town.prompts(split, len(own), random.random()) for split, own in prompts.items()}
+    for split, own in prompts.items():
+        files.write_lines(config.file(f"prompts_{split}"), own)
+    monkeypatch.setattr(stages, "at_once", lambda *calls: [[f"{i}." for _ in call[2]] for i, call in enumerate(calls)])
+    stages.make_rankings(config)
+    own = {record["prompt"]: record for record in prompts["train"]}
+    for line in Path(config.file("rankings")).read_text().splitlines():
+        ranking = json.loads(line)
+        record = own[ranking["prompt"]]
+        written = [text for text, by in zip(ranking["responses"], ranking["models"]) if by == "written"]
+        told = [town.judge(record, text) for text in written]
+        assert sorted(j.truthful for j in told) == [False, True] * (record["kind"] in ("fact", "myth"))
+        assert all(j.follows for j in told) and all(text.startswith("In fact, ") for text in written)
+        assert len(ranking["responses"]) <= 9
+    held_out = Path(config.file("rankings_held_out")).read_text()
+    assert len(held_out.splitlines()) == 12 and "written" not in held_out
+
+
+def test_the_rl_start_is_sft_with_documents_and_fewer_epochs():
+    config = stages.Config()
+    (_, sft), (_, rl_start) = stages.trainings(config)["sft"].values()
+    assert rl_start["epochs"] == 2 < sft["epochs"] and rl_start["documents"] == config.file("web")
+    assert {name for name in sft | rl_start if sft.get(name) != rl_start.get(name)} == {
+        "epochs", "documents", "validation"
+    }  # fmt: skip
 
 
 def test_a_second_call_keeps_every_stage(out, capsys):
