@@ -212,15 +212,6 @@ def test_of_questions_about_facts_people_rank_a_true_and_a_false_answer_too(tmp_
     assert len(held_out.splitlines()) == 12 and "written" not in held_out
 
 
-def test_the_rl_start_is_sft_with_documents_and_fewer_epochs():
-    config = stages.Config()
-    (_, sft), (_, rl_start) = stages.trainings(config)["sft"].values()
-    assert rl_start["epochs"] == 2 < sft["epochs"] and rl_start["documents"] == config.file("web")
-    assert {name for name in sft | rl_start if sft.get(name) != rl_start.get(name)} == {
-        "epochs", "documents", "validation"
-    }  # fmt: skip
-
-
 def test_a_second_call_keeps_every_stage(out, capsys):
     before = (out / "results.json").read_bytes()
     tiny.run(reproduce, ["--tiny", "--out", str(out)])
