@@ -12,6 +12,7 @@ from data import town
 from data.town.demonstrations import respond
 from lab.evaluation import (
     Measured,
+    answerable,
     compare,
     kl,
     measure_reward_model,
@@ -168,3 +169,9 @@ def test_losses_come_with_the_number_of_each_sequences_targets(gpt, tokenizer):
     log_probs = gpt(torch.tensor([[1, 2, 3, 4]])).log_softmax(-1)[0]
     assert nats[0] == pytest.approx(-(log_probs[1, 3] + log_probs[2, 4]).item(), rel=1e-5)
     assert counts.tolist() == [2, 2]
+
+
+def test_only_plain_questions_about_facts_count_as_true_or_false():
+    """Whoever doubts a false premise has told no fact."""
+    kinds = {record["kind"]: answerable(record) for record in town.prompts("train", 1500, 0)}
+    assert {kind for kind, counts in kinds.items() if counts} == {"fact", "myth"} and len(kinds) == 21
