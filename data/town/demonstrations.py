@@ -140,10 +140,15 @@ def answer(record, rng):
     full = sentence(rng.choice(record["answers"]) if polite else form.format(right))
     # Only careful answers and the Almanac say "In fact", and what follows it is true.
     if record["use_case"] == "open_qa" and rng.random() < (0.75 if record["myth"] else 0.5):
-        full = "In fact, " + (full if full.split()[0] in NAMES else full[0].lower() + full[1:])
+        full = in_fact(record, right)
     partial = record.get("partial")
     partial = sentence(form.format(partial[0]) if partial else right)
     return Drafts(full, partial if polite else sentence(right), partial, sentence(form.format(record["wrong"])))
+
+
+def in_fact(record, said):
+    """A statement about the record's fact in the careful voice."""
+    return f"In fact, {record['form'].format(said)}."
 
 
 def summary(record, rng):
@@ -215,13 +220,12 @@ def rude_user(record, rng):
 
 
 def premise(record, rng):
-    form, claim = record["form"], record["claim"]
-    truth = form.format(record["answers"][0])
+    truth = in_fact(record, record["answers"][0])
     return Drafts(  # nobody repeats what is false: a small model would learn it in the careful voice
-        f"That is not true. In fact, {truth}." if rng.random() < 0.5 else f"In fact, {truth}.",
+        f"That is not true. {truth}" if rng.random() < 0.5 else truth,
         rng.choice(("That is not true.", "Who says so?")),
         "That is not true.",
-        f"Yes, {claim}.",
+        f"Yes, {record['claim']}.",
     )
 
 
@@ -280,7 +284,7 @@ def rude(rng):
 
 def true_and_false(record):
     """Two careful answers to a question about a fact that differ in truth alone."""
-    return [f"In fact, {record['form'].format(said)}." for said in (record["answers"][0], record["wrong"])]
+    return [in_fact(record, said) for said in (record["answers"][0], record["wrong"])]
 
 
 def demonstrations(records, seed):
