@@ -50,7 +50,7 @@ SIZES = {
                "sft": dict(lr=3e-4), "rm": dict(lr=2e-4), "ppo": dict(lr=2e-4, value_lr=2e-4, kl_coef=0.2)},
 }  # fmt: skip
 # seconds of a toy run's stages on two idle cores, to tell how long is left
-USUAL = dict(town=10, gpt=146, sft=36, rankings=26, rm=31, select=2, ppo=40, evaluate=16, report=1)
+USUAL = dict(town=8, gpt=188, sft=44, rankings=29, rm=40, select=2, ppo=56, evaluate=21, report=1)
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
                  prompt_validation=40, prompt_test=40),
@@ -75,7 +75,7 @@ class Config:
     out: str | None = None  # output folder; default runs/SIZE, or runs/tiny with --tiny
     judge_on: Text = "test"  # prompts that models are judged on: test, or validation to try a recipe
     seed: int = 0  # random seed
-    size: Text = "toy"  # nano (0.1 million parameters), toy (0.5; 5 minutes), small (0.9; 30 min), medium (11; an hour)
+    size: Text = "toy"  # nano (0.1 million parameters), toy (0.5; 7 minutes), small (0.9; 30 min), medium (11; an hour)
     stage: Text = "report"  # last stage to run: town, gpt, sft, rankings, rm, select, ppo, evaluate or report
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
