@@ -113,11 +113,12 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(reward_model, rankin
     path = tiny.write_lines(settings["out"].parent / "r.jsonl", [*tiny.RANKINGS, tied])
     monkeypatch.setattr(torch.optim.Adam, "step", keep)
     monkeypatch.setattr(train_rm, "load_model", lambda *args, **how: reward_model.double())
-    for name, max_tokens in (("whole", 16384), ("split", 1)):
-        flags = settings | dict(data=(path,), batch_size=5, max_grad_norm=1e9, max_tokens=max_tokens)
-        train(flags, out=settings["out"].parent / name)
-    whole, split = gradients
+    usual = dict(batch_size=5, max_grad_norm=1e9)
+    for name, flags in (("whole", dict(data=(path,))), ("split", dict(data=(path,), max_tokens=1)), ("untied", {})):
+        train(settings | usual | flags, out=settings["out"].parent / name)
+    whole, split, untied = gradients
     torch.testing.assert_close(split, whole)
+    torch.testing.assert_close(untied, whole)  # a prompt whose responses all tie does not count
 
 
 def brute_force_accuracy(model, rankings):
@@ -139,6 +140,14 @@ def test_accuracies_are_shares_of_pairs(settings, rankings, reward_model, world,
     assert first["accuracy"] == pytest.approx(right / pairs) and right / pairs not in (0, 0.5, 1)
     right, pairs = brute_force_accuracy(reward_model, rankings)
     assert last["validation_accuracy"] == pytest.approx(right / pairs)
+
+
+def test_equal_scores_order_no_pair_rightly(settings, reward_model, monkeypatch):
+    with torch.no_grad():
+        reward_model.head.weight.zero_()
+    monkeypatch.setattr(train_rm, "load_model", lambda *args, **how: reward_model)
+    train(settings, batch_size=4)
+    assert read_metrics(settings["out"])[0]["accuracy"] == 0
 
 
 def test_the_same_seed_gives_the_same_model_and_another_gives_another_head_and_order(settings, tmp_path, monkeypatch):
