@@ -14,26 +14,29 @@ from minirlhf import data
 from minirlhf.losses import cosine_lr
 from minirlhf.model import GPT
 from minirlhf.rollout import response_logps
-from minirlhf.support import records
+from minirlhf.support import distributed, records
+from minirlhf.support.accumulation import pieces
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_positive
-from minirlhf.support.device import place
+from minirlhf.support.device import pick_device, place
 from minirlhf.support.optim import adam, scale_lr, take_step
 from minirlhf.support.run import Run, RunConfig, start_run
 
 
-def dpo_loss(better, worse, ref_better, ref_worse, beta):
+def dpo_loss(better, worse, ref_better, ref_worse, beta, total=None):
     """The DPO loss of pairs of responses (Rafailov et al. 2023, eq. 7), in nats.
 
         loss = - mean of log sigmoid(beta * (log pi(y_w|x) / pi_ref(y_w|x) - log pi(y_l|x) / pi_ref(y_l|x)))
 
-    Each argument (N,) float: the log-prob of a response, by the policy or by the reference.
+    The first four (N,) float: the log-prob of a response, by the policy or by the reference. total: the number of pairs
+    of which these N are a part, N unless given.
 
     >>> better, worse, before = torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([-2.0])
     >>> round(dpo_loss(better, worse, before, before, beta=0.5).item(), 4)  # log(1 + e^-1)
     0.3133
     """
-    return -F.logsigmoid(beta * (better - ref_better - worse + ref_worse)).mean()
+    losses = -F.logsigmoid(beta * (better - ref_better - worse + ref_worse))
+    return losses.sum() / (len(losses) if total is None else total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +56,38 @@ class Config(RunConfig):
 
 
 def main(config):
+    distributed.start(pick_device(config.device))
+    distributed.require_divisible(config, "batch_size")
     tokenizer = load_tokenizer(config.init)
     policy = place(load_model(config.init, GPT, tokenizer), config).eval()
     rankings = records.load_rankings(config.data, tokenizer, policy.config.n_ctx)
     pairs = [pair for pair in map(best_and_worst, rankings) if pair]
-    if not start_run(config):
-        return
-    reference = copy.deepcopy(policy).requires_grad_(False)
+    if start_run(config):
+        train(config, policy, copy.deepcopy(policy).requires_grad_(False), tokenizer, pairs)
+    distributed.finish()
+
+
+def train(config, policy, reference, tokenizer, pairs):
     optimizer = adam(policy.parameters(), config.lr)
     run = Run(config, policy, optimizer, last_good=config.init)
+    learner, device = distributed.wrap(policy), next(policy.parameters()).device
     order = [np.random.default_rng((config.seed, epoch)).permutation(len(pairs)) for epoch in range(config.epochs)]
     steps = [rows for epoch in order for rows in np.array_split(epoch, max(1, len(epoch) // config.batch_size))]
     for step, rows in run.steps(steps):
         scale_lr(optimizer, cosine_lr(step, len(steps)))
-        sequences = [sequence for i in rows for sequence in pairs[i]]
-        responses = data.collate(sequences, tokenizer.pad, next(policy.parameters()).device)
-        logp = (response_logps(policy, responses) * responses.mask).sum(1)
-        with torch.no_grad():
-            ref = (response_logps(reference, responses) * responses.mask).sum(1)
-        loss = dpo_loss(logp[::2], logp[1::2], ref[::2], ref[1::2], config.beta)
-        loss.backward()
+        batch = [pairs[i] for i in rows]
+        longest, loss = [max(s.length for s in pair) for pair in batch], 0.0
+        for part in pieces(batch, longest, config.max_tokens, learner, rows=[2] * len(batch)):
+            responses = data.collate([sequence for pair in part for sequence in pair], tokenizer.pad, device)
+            logp = (response_logps(learner, responses) * responses.mask).sum(1)
+            with torch.no_grad():
+                ref = (response_logps(reference, responses) * responses.mask).sum(1)
+            part_loss = dpo_loss(logp[::2], logp[1::2], ref[::2], ref[1::2], config.beta, total=len(batch))
+            part_loss.backward()
+            loss += part_loss.item()
         take_step(policy, optimizer, config.max_grad_norm)
-        run.log(loss=loss.item(), seconds=1 / run.rate(1))
+        (loss,) = distributed.all_reduce(loss)
+        run.log(loss=loss, seconds=1 / run.rate(1))
     run.save("model.pt", policy, tokenizer)
     run.finish(loss="DPO loss")
 
