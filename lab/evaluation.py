@@ -111,7 +111,8 @@ def kl(policy, reference, responses):
 
 
 def compare(records, measured, seed):
-    """Figures with intervals of the models in `measured`, {name: Measured}: {"models", "gains", "pretraining_loss"}.
+    """Figures with intervals of the models in `measured`, {name: Measured}: {"models", "gains", "pretraining_loss",
+    "follows_by_kind"}.
 
     Held-out labelers, one drawn for each prompt, prefer this model's answer or SFT's. Intervals resample what prompts
     are about, and gains pair two models' answers to the same prompt.
@@ -137,31 +138,50 @@ def compare(records, measured, seed):
     models["ppo_ptx"]["win_rate_vs_rl_start"] = win_rate(records, ptx.texts, start.texts, labelers, rng)
     gains = {"follows": {}, "truthful_informative": {}}
     for name, base in (("ppo_ptx", "sft"), ("ppo", "sft"), ("ppo_ptx", "gpt"), ("sft", "gpt")):
-        gains["follows"][f"{name}_above_{base}"] = interval(follows[name] - follows[base], items=contents)
-        gains["truthful_informative"][f"{name}_above_{base}"] = interval(truths[name] - truths[base], items=questions)
+        gains["follows"][f"{name}_above_{base}"] = interval(follows[name] - follows[base], items=contents, signed=True)
+        gains["truthful_informative"][f"{name}_above_{base}"] = interval(
+            truths[name] - truths[base], items=questions, signed=True
+        )
     tax = {}
     for name, base in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
         tax[f"{name}_above_{base}"] = loss_difference(measured[name].losses, measured[base].losses)
-    return {"models": models, "gains": gains, "pretraining_loss": tax}
+    kinds = defaultdict(dict)
+    for kind in dict.fromkeys(record["kind"] for record in records):
+        rows = [i for i, record in enumerate(records) if record["kind"] == kind]
+        for name in measured:
+            kinds[kind][name] = interval(follows[name][rows], items=[contents[i] for i in rows])
+    return {"models": models, "gains": gains, "pretraining_loss": tax, "follows_by_kind": kinds}
 
 
-def look_up(records, demonstrations, rng, anything=False):
-    """For each prompt the answer of a demonstration about the same content; if there is none, or with `anything`, of
-    any of the same kind. A model that does no better has only memorized."""
-    about, kinds = defaultdict(list), defaultdict(list)
+def look_up(records, demonstrations):
+    """For each prompt the answer to the demonstrated prompt that shares the largest part of its words with it: what a
+    model could do that has only memorized."""
+    words = [set(record["prompt"].lower().split()) for record in [*records, *demonstrations]]
+    column = {word: i for i, word in enumerate(sorted(set().union(*words)))}
+    has = np.zeros((len(words), len(column)), np.float32)
+    for row, own in zip(has, words):
+        row[[column[word] for word in own]] = 1
+    asked, known = has[: len(records)], has[len(records) :]
+    shared = asked @ known.T
+    share = shared / np.maximum(asked.sum(1)[:, None] + known.sum(1) - shared, 1)  # of the words of both
+    return [demonstrations[i]["response"] for i in share.argmax(1)]
+
+
+def any_of_kind(records, demonstrations, rng):
+    """For each prompt the answer of any demonstration of its kind: what a model could do that has learned only the
+    kinds."""
+    kinds = defaultdict(list)
     for demonstration in demonstrations:
-        about[demonstration["content"]].append(demonstration["response"])
         kinds[demonstration["kind"]].append(demonstration["response"])
-    return [rng.choice(not anything and about[r["content"]] or kinds[r["kind"]] or [""]) for r in records]
+    return [rng.choice(kinds[r["kind"]] or [""]) for r in records]
 
 
 def measure_memory(records, demonstrations, seed):
-    """How often an answer looked up in the demonstrations follows, and how often any of the same kind does."""
-    figures = {}
-    for name, anything in (("lookup", False), ("same_kind", True)):
-        texts = look_up(records, demonstrations, random.Random(f"memory {seed}"), anything)
-        figures[name] = interval([j.follows for j in judge_all(records, texts)], items=contents_of(records))
-    return figures
+    """How often the answer of the most similar demonstration follows, and how often that of any of the same kind."""
+    answers = {"most_similar": look_up(records, demonstrations),
+               "same_kind": any_of_kind(records, demonstrations, random.Random(f"memory {seed}"))}  # fmt: skip
+    return {name: interval([j.follows for j in judge_all(records, texts)], items=contents_of(records))
+            for name, texts in answers.items()}  # fmt: skip
 
 
 def contents_of(records):

@@ -102,7 +102,7 @@ def notes(results):
     for one, other in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
         value = with_interval(results["pretraining_loss"][f"{one}_above_{other}"], "+.3f")
         yield f"Pretraining loss, {NAMES[one]} above {NAMES[other]}: {value} nats per token"
-    yield f"A demonstration's answer, copied: one about the same thing follows in {percent(memory['lookup'])}"
+    yield f"The answer to the most similar demonstrated prompt follows in {percent(memory['most_similar'])}"
     yield f"... any of the same kind in {percent(memory['same_kind'])}"
     yield f"Reward model on held-out rankings: {percent(reward_model['accuracy'])} of pairs right"
     yield f"... among samples of one model: {percent(reward_model['accuracy_within_model'])}"

@@ -22,7 +22,7 @@ from data.town.grammar import is_sentence, sentences
 from data.town.judge import JUDGES
 from data.town.prompts import KINDS, SMALL_TALK, USE_CASES, USERS, content, draw_record, habits, split_of
 from data.town.world import FACT, FACTS, MYTHS, Fact
-from lab.evaluation import look_up
+from lab.evaluation import any_of_kind, look_up
 from minirlhf.support.errors import InputError
 from minirlhf.support.records import read
 from tiny import to_flags
@@ -152,24 +152,27 @@ def test_constraints_and_wording_do_not_make_another_content():
 
 
 def test_a_table_of_the_demonstrations_is_no_better_than_any_demonstration_of_the_kind(records):
-    """Whoever learned them by heart knows nothing of the test. In each kind, but for chance: three standard errors."""
+    """Whoever learned the answers about contents by heart knows nothing of the test, in each kind, but for chance:
+    three standard errors."""
     shown = town.demonstrations(records["train"], 0)
-    of_a_kind, rng = {kind: [r for r in records["test"] if r["kind"] == kind] for kind in KINDS}, random.Random(0)
-    for kind, some in of_a_kind.items():
-        by_table, by_any = (
-            [town.judge(*both).follows for both in zip(some, look_up(some, shown, rng, anything))]
-            for anything in (False, True)
-        )
-        assert sum(by_table) - sum(by_any) <= 3 * (2 * len(some) * 0.25) ** 0.5, kind
+    about, rng = {d["content"]: d["response"] for d in shown}, random.Random(0)
+    for kind in KINDS:
+        some = [r for r in records["test"] if r["kind"] == kind]
+        by_any = any_of_kind(some, shown, rng)
+        by_table = [about.get(record["content"], text) for record, text in zip(some, by_any)]
+        follow = [sum(town.judge(*both).follows for both in zip(some, texts)) for texts in (by_table, by_any)]
+        assert follow[0] - follow[1] <= 3 * (2 * len(some) * 0.25) ** 0.5, kind
 
 
-def test_a_table_finds_what_it_has_seen(records):
-    shown = town.demonstrations(records["train"], 0)
-    texts = look_up(shown[:50], shown, random.Random(0))
-    assert all(
-        text in {d["response"] for d in shown if d["content"] == record["content"]}
-        for text, record in zip(texts, shown)
-    )
+def test_the_control_that_looks_up_finds_what_it_has_seen(records):
+    """So it can differ from the other one: where test prompts are demonstrated, it follows nearly always."""
+    some, rng = records["test"][:400], random.Random(0)
+    leaked = [r | {"response": respond(r, "careful", rng)} for r in some]
+    for shown, least, most in ((leaked, 0.9, 1.0), (town.demonstrations(records["train"], 0), 0.0, 0.5)):
+        follow = sum(town.judge(*both).follows for both in zip(some, look_up(some, shown)))
+        assert least <= follow / len(some) <= most
+    both = [{"prompt": "a x y", "response": 1}, {"prompt": "c b", "response": 2}]
+    assert look_up([{"prompt": "a b c\n"}], both) == [2]
 
 
 def test_tones_are_asked_for_about_equally_often(records):
