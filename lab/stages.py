@@ -23,6 +23,7 @@ from tools import train_tokenizer
 from . import report
 from .evaluation import answers, compare, measure, measure_memory, measure_reward_model
 from .pipeline import Pipeline
+from .provenance import made_by
 from .workers import at_once
 
 LIMIT = 26  # tokens of a response
@@ -53,7 +54,7 @@ SIZES = {
 USUAL = dict(town=8, gpt=188, sft=44, rankings=29, rm=40, select=2, ppo=56, evaluate=21, report=1)
 TINY = {
     "town": dict(web=400, web_held_out=40, demonstration=80, demonstration_validation=20, prompt_train=100,
-                 prompt_validation=40, prompt_test=40),
+                 prompt_validation=48, prompt_test=48),
     "rankings": dict(prompts=24, held_out=12),
     "select": dict(prompts=20),
     "evaluate": dict(prompts=40),
@@ -182,7 +183,7 @@ def make_town(config):
     corpus = (config.file("web"), config.file("demonstrations"))
     train_tokenizer.main(train_tokenizer.Config(data=corpus, out=f"{config.out}/tokenizer", **recipe["tokenizer"]))
     tokenizer = load(f"{config.out}/tokenizer")
-    longest = max(len(tokenizer.encode(town.few_shot() + record["prompt"])) for record in config.judge_prompts())
+    longest = max(len(tokenizer.encode(town.few_shot() + record["prompt"])) for record in config.held_out_prompts())
     n_ctx = recipe["gpt"]["n_ctx"]
     if longest + LIMIT > n_ctx:
         raise InputError(f"RECIPE: a prompt has {longest} tokens, an answer {LIMIT}; gpt's n_ctx {n_ctx} is too short")
@@ -250,7 +251,7 @@ def make_report(config):
     """Writes results.json and report.html."""
     seconds = read_json(f"{config.out}/stages.json")
     results = read_json(f"{config.out}/evaluation.json")
-    results["seconds"] = seconds | {"total": round(sum(seconds.values()), 1)}
+    results |= {"seconds": seconds | {"total": round(sum(seconds.values()), 1)}, "made by": made_by()}
     with reraise(f"{config.out}/evaluation.json: of another version; remove it, and run the command again"):
         report.write(config.out, results)
     write_json(f"{config.out}/results.json", results)

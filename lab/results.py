@@ -1,0 +1,160 @@
+"""Keeps the results that pages tell of in results/, and fills the pages' tables and figures from there.
+
+    python -m lab.results --keep runs/findings-30 runs/toy-30     copies what two runs measured to results/
+    python -m lab.results                                         fills README.md and docs/ from results/
+
+A page marks what is filled in. A table stands between <!-- table NAME --> and <!-- end -->. The decimal numbers of a
+paragraph are listed in a comment before it, each by the path of its figure: `toy | models | ppo_ptx | rm_score %`. At
+the end, % multiplies by 100, and () takes the two ends of the interval, too; a line that is a number is one.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.support.config import command
+from minirlhf.support.curves import optional_picture, save_figure
+from minirlhf.support.errors import InputError, require
+from minirlhf.support.files import read_json, write_atomically, write_json
+
+from .findings.__main__ import known
+from .findings.claims import RUN_SEEDS, seeds_of
+from .findings.seeds import combine
+from .provenance import ROOT, hash_of_claims
+from .report import draw_ladder
+from .tables import TABLES
+
+FOLDER = ROOT / "results"
+PAGES = ("README.md", "docs/results.md", "docs/findings.md")
+NUMBER = re.compile(r"(?<![\w.,])(?<!ection )(?<!arXiv )[+-]?\d[\d,]*\.\d+(?![\w.]*\d)")
+FENCED = re.compile(r"^```.*?^```", re.M | re.S)
+TABLE = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
+FIGURES = re.compile(r"(<!-- figures\n(.*?)\n-->\n)(.*?)(?=\n\n|\Z)", re.S)
+
+
+@dataclass(frozen=True)
+class Config:
+    keep: tuple[str, ...] = ()  # folders of finished runs, of reproduce.py or lab.findings, to copy the results of
+
+
+def main(config):
+    for folder in config.keep:
+        keep(Path(folder))
+    found = load()
+    for name in PAGES:
+        path = ROOT / name
+        write_atomically(path, fill(path.read_text(), found, name).encode())
+    if "toy" in found:
+        with optional_picture(ROOT / "docs" / "ladder.png"):
+            save_figure(draw_ladder(found["toy"]), ROOT / "docs" / "ladder.png")
+
+
+def keep(folder):
+    """Copies the results of a finished run to results/, if they may confirm a claim."""
+    own = {path.stem: read_json(path) for path in folder.glob("*.json")}
+    if "results" in own:
+        result = own["results"]
+        require(believable(result), f"{folder}: {why_not(result)}")
+        write_json(FOLDER / "reproduce" / f"{result['size']}-{result['seed']}.json", shorter(result))
+        return
+    results = {name: result for name, result in own.items() if name in known()}
+    require(results, f"{folder}: no results of reproduce.py or lab.findings; wait until a run has finished")
+    for name, result in results.items():
+        require(believable(result), f"{folder}/{name}.json: {why_not(result)}")
+    path = FOLDER / "findings" / f"seed-{next(iter(results.values()))['seed']}.json"
+    write_json(path, (read_json(path) if path.exists() else {}) | shorter(results))
+
+
+def believable(result):
+    return why_not(result) is None
+
+
+def why_not(result):
+    """Why a result cannot confirm a claim; None if it can."""
+    made = result.get("made by", {})
+    if made.get("commit", "unknown") == "unknown":
+        return "does not say of which commit it is; run it in a clone"
+    if made["changed"]:
+        return f"measured with files that differ from their commit ({made['changed'][0]}); commit them first"
+    if "--judge_on" in made["command"] or "--tiny" in made["command"]:
+        return "a trial, with --judge_on or --tiny"
+    if made["claims"] != hash_of_claims():
+        return "measured with another claims.md"
+    return None
+
+
+def shorter(value):
+    """The same with numbers of six digits."""
+    if isinstance(value, dict):
+        return {key: shorter(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [shorter(own) for own in value]
+    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def load():
+    """{source: figures of all its seeds combined}: "toy" for reproduce.py, and each finding's name."""
+    runs = [read_json(path) for path in sorted((FOLDER / "reproduce").glob("toy-*.json"))]
+    runs = [run for run in runs if run["seed"] in RUN_SEEDS]
+    found = {"toy": combine(runs) | {"seeds": len(runs)}} if runs else {}
+    by_seed = [read_json(path) for path in sorted((FOLDER / "findings").glob("seed-*.json"))]
+    for name, finding in known().items():
+        own = [one[name] for one in by_seed if name in one and one[name]["seed"] in seeds_of(finding)]
+        if len(own) == len(seeds_of(finding)):  # a verdict waits for all seeds
+            found[name] = combine([result["figures"] for result in own]) | {"seeds": len(own)}
+    return found
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def fill(page, found, name="page"):
+    """A page with its tables and figures as `found` has them."""
+    page = TABLE.sub(lambda m: m[1] + TABLES[m[2]](found) + m[4], page)
+    return FIGURES.sub(lambda m: m[1] + filled(m[3], m[2].splitlines(), found, name), page)
+
+
+def filled(text, lines, found, name):
+    """A paragraph with each decimal number replaced by what its line stands for, in the form that it has."""
+    values = [value for line in lines for value in values_of(line, found, name)]
+    numbers = NUMBER.findall(text)
+    if len(values) != len(numbers):
+        raise InputError(f"{name}: {len(numbers)} decimal numbers and {len(values)} figures: {text[:60]!r}...")
+    values = iter(values)
+    return NUMBER.sub(lambda m: in_form_of(m[0], next(values)), text)
+
+
+def values_of(line, found, name):
+    """The numbers that a line stands for."""
+    if NUMBER.fullmatch(line.strip()):
+        return [line.strip()]
+    path, percent, ends = re.fullmatch(r"(.*?)\s*(%?)\s*((?:\(\))?)", line.strip()).groups()
+    value = found
+    for key in path.split(" | "):
+        if isinstance(value, list):
+            key = int(key)
+        elif key not in value:
+            raise InputError(f"{name}: no figure {path!r} in results/")
+        value = value[key]
+    numbers = [value] if isinstance(value, float) else [value[end] for end in ("mean", "low", "high")]
+    return [number * (100 if percent else 1) for number in numbers[: 3 if ends else 1]]
+
+
+def in_form_of(text, value):
+    """A number with as many decimals as another's text, and a sign if that has one."""
+    if isinstance(value, str):
+        return value
+    sign = "+" if text[0] in "+-" else ""
+    return f"{value:{sign},.{len(text.split('.')[1])}f}"
+
+
+def unmarked(page):
+    """The paragraphs of a page with decimal numbers that are filled from nothing."""
+    for pattern in (FENCED, TABLE, FIGURES):
+        page = pattern.sub("", page)
+    return [text for text in page.split("\n\n") if NUMBER.search(text)]
+
+
+if __name__ == "__main__":
+    command(main, Config)

@@ -1,0 +1,120 @@
+"""The tables of README.md and docs/, from the figures of all seeds combined (results.py)."""
+
+from minirlhf.support.files import read_json
+
+from .findings.__main__ import known
+from .findings.finding import verdict
+from .findings.page import bound
+from .provenance import ROOT
+from .report import NAMES
+
+
+def short(value, form=".1f", scale=100):
+    """A figure with its interval: "59.0 (57.2 to 61.0)"."""
+    mean, low, high = (f"{scale * value[end]:{form}}" for end in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"
+
+
+def seeds_span(value, form=".1f", scale=100):
+    """The lowest and the highest seed's."""
+    return f"{scale * min(value['of each run']):{form}} to {scale * max(value['of each run']):{form}}"
+
+
+def rows_of(heading, rows):
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def table_of_wins(found):
+    models = found["toy"]["models"]
+    rows = []
+    for name, figures in models.items():
+        if name != "sft":
+            value = figures["win_rate_vs_sft"]
+            rows.append([NAMES[name], short(value), seeds_span(value)])
+    value = models["ppo_ptx"]["win_rate_vs_rl_start"]
+    rows.append(["PPO-ptx against RL start", short(value), seeds_span(value)])
+    return rows_of(["model", f"mean of {found['toy']['seeds']} seeds", "lowest and highest seed"], rows)
+
+
+def table_of_others(found):
+    toy = found["toy"]
+    models, gains, tax, rm = toy["models"], toy["gains"], toy["pretraining_loss"], toy["reward_model"]
+    shares = {
+        "follows the instruction: {} (%)": [("follows_instruction", n) for n in NAMES if n != "rl_start"],
+        "true and informative: {} (%)": [("truthful_informative", n) for n in NAMES if n != "rl_start"],
+    }
+    lines = [(text.format(NAMES[n]), models[n][key], ".1f", 100) for text, own in shares.items() for key, n in own]
+    for text, key in (("follows", "follows"), ("true and informative", "truthful_informative")):
+        for base in ("sft", "gpt"):
+            gain = gains[key][f"ppo_ptx_above_{base}"]
+            lines.append((f"{text}, PPO-ptx minus {NAMES[base]} (points)", gain, "+.1f", 100))
+    for name in ("gpt", "sft", "rl_start", "ppo", "ppo_ptx"):
+        lines.append((f"pretraining loss: {NAMES[name]} (nats per token)", models[name]["pretraining_loss"], ".3f", 1))
+    for one, other in (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")):
+        lines.append((f"pretraining loss, {NAMES[one]} minus {NAMES[other]}", tax[f"{one}_above_{other}"], "+.3f", 1))
+    for key, text in (("accuracy", "reward model, held-out rankings (%)"),
+                      ("accuracy_within_model", "the same, for pairs of answers by one model"),
+                      ("labeler_agreement", "two labelers agree")):  # fmt: skip
+        lines.append((text, rm[key], ".1f", 100))
+    for key, text in (("most_similar", "follows, for the answer to the most similar demonstrated prompt (%)"),
+                      ("same_kind", "follows, for the answer of any demonstration of the same kind (%)")):  # fmt: skip
+        lines.append((text, toy["memory"][key], ".1f", 100))
+    rows = [[text, short(value, *form), seeds_span(value, *form)] for text, value, *form in lines]
+    return rows_of(["figure", f"mean of {toy['seeds']} seeds", "lowest and highest seed"], rows)
+
+
+def table_of_models(found):
+    """README's: what each model has learned from, and three figures of it."""
+    learned = {
+        "gpt": "pages of text",
+        "gpt_prompted": "the same; two good answers stand before each prompt",
+        "sft": "the pages, then 8,000 answers that people wrote",
+        "ppo": "the pages, such answers, then scores of its own answers",
+        "ppo_ptx": "as PPO, and more pages at the same time",
+    }
+    rows = []
+    for name, text in learned.items():
+        columns = ("win_rate_vs_sft", "follows_instruction", "truthful_informative")
+        values = [found["toy"]["models"][name][column] for column in columns]
+        rows.append([NAMES[name], text, *(f"{100 * v['mean']:.1f} %" if v else "" for v in values)])
+    heading = ["model", "what it has learned from", "preferred to SFT (`win rate vs SFT`)",
+               "does what was asked (`follows`)", "is right about the town (`true`)"]  # fmt: skip
+    return rows_of(heading, rows)
+
+
+def table_of_kinds(found):
+    """How often each model follows each kind of prompt, the most frequent kind first."""
+    kinds = sorted(found["toy"]["follows_by_kind"].items(), key=lambda pair: -pair[1]["sft"]["n"])
+    rows = [
+        [kind, f"{own['sft']['n']:,}", *(f"{100 * own[name]['mean']:.0f}" for name in NAMES)] for kind, own in kinds
+    ]
+    return rows_of(["kind of prompt", "prompts", *NAMES.values()], rows)
+
+
+def table_of_findings(found):
+    rows = []
+    for name, finding in known().items():
+        if name not in found:
+            continue
+        claims = list(finding().claims(found[name]))
+        measured = [f"{c.text}: {short(c.value, '.3f', 1)}, asked for {bound(c.above, c.below)}" for c in claims]
+        rows.append([f"`{name}`", "<br>".join(measured), verdict(claims), f"{found[name]['seeds']}"])
+    return rows_of(["finding", "claims, and what was measured", "verdict", "seeds"], rows)
+
+
+def table_of_dropped(found):
+    """Claims that were made once and are made no longer: written by hand, with the figures of an earlier town."""
+    dropped = read_json(ROOT / "results" / "dropped.json")["dropped"]
+    rows = [[f"`{one['finding']}`", one["claim"], one["figure"], one["why"]] for one in dropped]
+    return rows_of(["finding", "claim", "its figure", "why it is no longer made"], rows)
+
+
+TABLES = {
+    "models": table_of_models,
+    "kinds": table_of_kinds,
+    "wins": table_of_wins,
+    "others": table_of_others,
+    "findings": table_of_findings,
+    "dropped": table_of_dropped,
+}
