@@ -2,7 +2,9 @@
 
     python -m lab.findings                      lists them, with what each costs in minutes on two cores
     python -m lab.findings ladder toxicity      runs some
-    python -m lab.findings --all                runs all that have no result yet, in an hour and three quarters
+    python -m lab.findings --all                runs all that have no result yet, in two hours
+    python -m lab.findings --confirm --seed 30  runs those that claims.md has confirmed on this seed
+    python -m lab.findings --claims             writes claims.md, the list of claims and bounds, beside this file
 
 Findings share the models that they train. After a stop or a kill, the same command continues.
 """
@@ -14,34 +16,38 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.provenance import CLAIMS, made_by
 from lab.report import with_interval
 from minirlhf.support.config import Text, check_fields, command, require_choice
 from minirlhf.support.curves import optional_picture, save_figure
-from minirlhf.support.errors import InputError, reraise
-from minirlhf.support.files import read_json, write_json
+from minirlhf.support.errors import InputError, require, reraise
+from minirlhf.support.files import read_json, write_atomically, write_json
 from minirlhf.support.folder import lock_output
 
-from . import page
+from . import claims, page
 from .finding import Finding, verdict
 from .lab import MINUTES, Lab
 
+WHICH = ("names", "all", "confirm", "claims")  # flags that may differ between two commands for one folder
+
 
 def known():
-    """{name: Finding}: the subclasses in this folder's files, in the order in which they are defined."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name != "__main__":
-            importlib.import_module(f"lab.findings.{module.name}")
-    return {finding.name(): finding for finding in Finding.__subclasses__()}
+    """{name: Finding}: the subclasses in this folder's files, file by file."""
+    files = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "__main__"]
+    modules = [importlib.import_module(f"lab.findings.{name}").__name__ for name in files]
+    return {f.name(): f for module in modules for f in Finding.__subclasses__() if f.__module__ == module}
 
 
 @dataclass(frozen=True)
 class Config:
     names: tuple[str, ...] = ()  # findings to run, also if they have a result
     all: bool = False  # run all findings that have no result yet
+    confirm: bool = False  # run the findings that claims.md has confirmed on --seed
     seed: int = 0  # random seed
     out: str | None = None  # output folder; default runs/findings, and runs/findings-SEED for a seed that is not 0
     judge_on: Text = "test"  # prompts that models are judged on: test, or validation to try a recipe
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
+    claims: bool = False  # write claims.md; this comes before the runs that confirm a claim
 
     def __post_init__(self):
         check_fields(self)
@@ -56,11 +62,18 @@ def main(config):
     for name in config.names:
         if name not in findings:
             raise InputError(f"{name}: not a finding; choose from {', '.join(findings)}")
-    if not config.names and not config.all:
+    if config.claims:
+        return write_atomically(CLAIMS, claims.text(findings).encode())
+    names = config.names
+    if config.confirm:
+        names = tuple(name for name, finding in findings.items() if config.seed in claims.seeds_of(finding))
+        require(names, f"--seed {config.seed} confirms no claim; {CLAIMS.name} has the seeds that do")
+    if not names and not config.all:
         return list_findings(findings)
-    lock_output(config, ignore=("names", "all"))
+    lock_output(config, ignore=WHICH)
     lab = Lab(out, config.seed, config.tiny, config.judge_on)
-    chosen = config.names or [name for name in findings if not Path(f"{out}/{name}.json").exists()]
+    missing = [name for name in names or findings if not Path(f"{out}/{name}.json").exists()]
+    chosen = config.names or missing
     for i, name in enumerate(chosen):
         kept = [size for size in MINUTES if Path(f"{out}/{size}/ppo_ptx/model.pt").exists()]
         left = "" if config.tiny else f", about {math.ceil(cost([findings[n] for n in chosen[i:]], kept))} min left"
@@ -71,7 +84,7 @@ def main(config):
     for finding, result in results:
         with reraise(f"{out}/{finding.name()}.json: not this version's figures; remove it, and it is measured again"):
             list(finding.claims(result["figures"]))
-    changed = vars(config).items() - vars(Config(names=config.names, all=config.all)).items()
+    changed = vars(config).items() - vars(Config(names=config.names, all=config.all, confirm=config.confirm)).items()
     flags = "".join(f" --{name}" + ("" if name == "tiny" else f" {value}") for name, value in sorted(changed))
     page.write(out, results, f"seed {config.seed}, judged on {config.judge_on} prompts, in {out}", flags)
     print(f"{out}/findings.html shows {len(results)} of {len(findings)} findings")
@@ -90,8 +103,9 @@ def run(finding, lab):
         figures = finding.measure(lab)
     except ImportError as error:
         raise InputError(f'{finding.name()}: {error}; pip install "minirlhf[all]"') from None
-    claims = list(finding.claims(figures))
-    result = {"verdict": verdict(claims), "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
+    claimed = list(finding.claims(figures))
+    result = {"verdict": verdict(claimed), "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
+    result |= {"seed": lab.seed, "made by": made_by()}
     write_json(f"{lab.out}/{finding.name()}.json", result)
     with optional_picture(f"{lab.out}/{finding.name()}.png"):
         from matplotlib.figure import Figure
@@ -99,7 +113,7 @@ def run(finding, lab):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         finding.draw(figure, figures)
         save_figure(figure, f"{lab.out}/{finding.name()}.png", transparent=True)
-    for one in claims:
+    for one in claimed:
         print(f"   {page.MARKS[one.holds]}: {one.text}: {with_interval(one.value)}")
     print(f"   {result['verdict']}, {result['seconds']:.0f} s", flush=True)
 

@@ -1,7 +1,8 @@
 """Four public benchmarks of the town, of kinds that the web is full of: what pretraining taught, and RL may forget.
 
 They replace the paper's SQuAD, DROP, HellaSwag and translation from French. Each item is the beginning of a web page,
-after one or two solved items. No model was trained on the same passages, lists, sentences or stories.
+after one or two solved items. No model was trained on the same passages, lists or sentences; stories have no split, so
+a model may have read one.
 """
 
 import random

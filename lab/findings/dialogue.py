@@ -1,6 +1,9 @@
 """Conversations, which ChatGPT added to what InstructGPT was trained on."""
 
 from data import town
+from data.town.dialogues import SHARES
+from data.town.prompts import USERS_OF, draw_record
+from data.town.world import weighted
 from minirlhf.support.chats import prompt_of
 from minirlhf.support.checkpoint import load_tokenizer
 
@@ -10,7 +13,8 @@ from .preferences import rank_answers
 
 
 class Dialogue(Finding):
-    """A policy also trained on dialogues answers questions that need the turn before; a single-turn policy cannot."""
+    """A policy also trained on dialogues answers questions that need the turn before better than a single-turn policy,
+    than itself without that turn, and after SFT than after as many single turns of the same kinds."""
 
     paper = "Beside the paper: ChatGPT (OpenAI, November 2022) mixed dialogues with InstructGPT's data as dialogue"
     remark = "Single prompts lose by it: no page of the web is a transcript, and a toy is slow to learn that form"
@@ -66,7 +70,7 @@ class Dialogue(Finding):
         demonstrations = [recast_answered(r) for r in lab.records("demonstrations", "demonstration")]
         n, more = len(demonstrations), lab.seed + 2  # others than the town's files hold
         talks = [{"messages": r["messages"]} for r in town.dialogues("train", n // 2, lab.seed)]
-        others = [recast_answered(r) for r in town.demonstrations(town.prompts("train", n, more), more)]
+        others = [recast_answered(r) for r in town.demonstrations(self.single_turns(lab, n), more)]
         mixed = lab.write("demonstrations-dialogue", demonstrations + talks)
         alone = lab.write("demonstrations-recast", demonstrations + others)
         base, web = lab.models()["rl_start"], (lab.file("web"),)  # ChatGPT's was a GPT-3.5, fine-tuned itself
@@ -82,6 +86,12 @@ class Dialogue(Finding):
         prompts = lab.write("prompts-dialogue", [{"prompt": r["prompt"]} for r in singles + talks])
         policy = lab.ppo(start, reward_model=rm, prompts=(prompts,))
         return start, single_turn_start, lab.train_one("ppo_ptx-dialogue", policy)
+
+    def single_turns(self, lab, n):
+        """n training prompts of the kinds that dialogues have, in the shares that these have there."""
+        rng = lab.rng("single turns")
+        users = rng.choices(USERS_OF["train"], k=n)
+        return [draw_record(weighted(SHARES, rng), rng, "train", user) for user in users]
 
     def own_talks(self, lab, start):
         """Conversations up to the second question, in which the model gave the first answer."""

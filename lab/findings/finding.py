@@ -1,4 +1,7 @@
-"""What a finding is: a claim of the paper, the figures that test it, and the verdict that follows from them."""
+"""What a finding is: a claim of the paper, the figures that test it, and the verdict that follows from them.
+
+The claims of all findings, with their bounds, are listed in claims.md, which is older than the runs that confirm them.
+"""
 
 import inspect
 import math
@@ -27,7 +30,9 @@ class Claim:
 
 
 def verdict(claims):
-    """Reproduced if all claims hold, not reproduced if one does not, else inconclusive."""
+    """Reproduced if all claims hold, not reproduced if one does not, else inconclusive; shown if there is none."""
+    if not claims:
+        return "shown"
     states = [claim.holds for claim in claims]
     return "reproduced" if all(states) else "not reproduced" if False in states else "inconclusive"
 
@@ -41,6 +46,7 @@ class Finding:
 
     paper = ""  # the paper's own figure, and its source
     remark = ""  # what differs in the town
+    sample = "2,000 test prompts"  # what the figures of a run are means over
     minutes = 0  # on two cores, without the training of the models that findings share
     sizes = ("toy",)  # the sizes of models that it needs
     panels = {}  # {heading: names}: the picture's panels, each of the figures "heading: name"
@@ -57,7 +63,7 @@ class Finding:
         return " ".join(inspect.getdoc(cls).split())
 
     def claims(self, f):
-        """The Claims about figures f. A finding whose figures' names depend on the run overrides this."""
+        """The Claims about figures f."""
         return [Claim(text, f[name], **bounds) for text, name, bounds in self.hypotheses]
 
     def draw(self, figure, f):

@@ -1,7 +1,8 @@
 """Gives findings their models, which are trained when first needed, kept in a folder, and shared.
 
 The town, tokenizer, rankings and reward model are those of a run of reproduce.py at size toy, in the folder `toy`.
-Models of other sizes read the same web and answer the same prompts. One reward model serves all, as the paper's 6B did.
+Models of other sizes read the same web, the largest half of it, and answer the same prompts. One reward model serves
+all, as the paper's 6B did.
 """
 
 import functools
@@ -32,7 +33,6 @@ class Lab:
 
     def __init__(self, out, seed=0, tiny=False, judge_on="test"):
         self.out, self.seed, self.tiny, self.judge_on = out, seed, tiny, judge_on
-        self.sizes = SIZES[:2] if tiny else SIZES
 
     @functools.cached_property
     def toy(self):
@@ -41,6 +41,10 @@ class Lab:
         stages.run(config)
         return config.out
 
+    def of(self, size):
+        """The size whose models are taken for a size."""
+        return "toy" if self.tiny and size == SIZES[-1] else size
+
     def recipe(self, stage, size="toy"):
         """A stage's settings."""
         tiny = TINY.get(stage, {}) if self.tiny else {}
@@ -48,7 +52,7 @@ class Lab:
 
     def pipeline(self, size="toy"):
         """The trainings of a size, with the toy's records and tokenizer."""
-        recipe = {stage: self.recipe(stage, size) for stage in stages.RECIPE}
+        recipe = {stage: self.recipe(stage, self.of(size)) for stage in stages.RECIPE}
         return Pipeline(self.out, f"{self.toy}/town", recipe, f"{self.toy}/tokenizer", self.seed)
 
     def train(self, chosen):
@@ -61,12 +65,15 @@ class Lab:
 
     @functools.cache  # noqa: B019  a lab lives as long as its process
     def models(self, size="toy"):
-        """{name: folder} of a size's gpt, sft, rl_start, ppo and ppo_ptx."""
-        if size == "toy":
+        """{name: folder} of a size's gpt, sft, rl_start, ppo and ppo_ptx. With tiny the toy's stand for the largest."""
+        if self.of(size) == "toy":
             return {name: f"{self.toy}/{folder}" for name, folder in stages.MODELS.items() if name != "gpt_prompted"}
         own = {name: f"{self.out}/{size}/{name}" for name in ("gpt", "sft_epochs", "rl_start", "sft", "ppo", "ppo_ptx")}
-        pipeline = self.pipeline(size)
-        self.train_one(f"{size}/gpt", pipeline.gpt())
+        pipeline, pages = self.pipeline(size), {}
+        if size == SIZES[-1]:  # half of the pages, to stay within two hours
+            web = self.records("web", "document")
+            pages = {"data": self.write("web-half", web[: len(web) // 2])}
+        self.train_one(f"{size}/gpt", pipeline.gpt(**pages))
         sft, rl_start = pipeline.sft(own["gpt"]), pipeline.rl_start(own["gpt"])
         self.train({f"{size}/sft_epochs": sft, f"{size}/rl_start": rl_start})
         self.train_one(f"{size}/sft", pipeline.select(own.pop("sft_epochs"), f"{self.toy}/rm"))
@@ -80,7 +87,7 @@ class Lab:
 
     def rm(self, rankings, size="toy", **changes):
         """A stage: a reward model, from the SFT model of its size, on a file of rankings."""
-        sft = f"{self.toy}/sft" if size == "toy" else f"{self.out}/{size}/sft_epochs"
+        sft = f"{self.toy}/sft" if self.of(size) == "toy" else f"{self.out}/{size}/sft_epochs"
         return self.pipeline(size).rm(sft, data=rankings, **changes)
 
     def ppo(self, start, size="toy", **changes):
@@ -98,6 +105,11 @@ class Lab:
     @functools.cached_property
     def test(self):
         """The prompts that models are judged on."""
+        return self.held_out[: self.recipe("evaluate")["prompts"]]
+
+    @functools.cached_property
+    def held_out(self):
+        """All prompts of their split, on which held-out rankings are made."""
         return read(self.file(f"prompts_{self.judge_on}"), "prompt")
 
     @functools.cached_property
@@ -110,8 +122,8 @@ class Lab:
 
     @functools.cached_property
     def about(self):
-        """{prompt: its record}, of training and test prompts."""
-        return {record["prompt"]: record for record in self.records("prompts_train", "prompt") + self.test}
+        """{prompt: its record}, of training and held-out prompts."""
+        return {record["prompt"]: record for record in self.records("prompts_train", "prompt") + self.held_out}
 
     def rankings(self, name="rankings"):
         """The town's rankings, each with the record of its prompt."""
@@ -173,23 +185,43 @@ def utilities(records, texts):
     return np.array([town.mean_utility(*both) for both in zip(judge_all(records, texts), texts)])
 
 
-def mean(values, records, weights=None):
-    """A figure: the mean and its interval, resampling the records' contents; with weights, a ratio of sums."""
+def mean(values, records, weights=None, signed=False):
+    """A figure: the mean and its interval, resampling the records' contents; with weights, a ratio of sums. signed: the
+    values are differences."""
     unknown = {"mean": math.nan, "low": -math.inf, "high": math.inf}
     if not len(records) or (weights is not None and not np.any(weights)):
         return unknown
     with np.errstate(divide="ignore", invalid="ignore"):  # some resamples of a ratio may have a zero denominator
-        figure = interval(values, weights, contents_of(records))
+        figure = interval(values, weights, contents_of(records), signed)
     return unknown | {name: value for name, value in figure.items() if not math.isnan(value)}
 
 
-def around(value, spread=0.0):
-    """A figure: a value, with an interval that reaches `spread` to both sides."""
-    return {"mean": value, "low": value - spread, "high": value + spread}
+def certain(value):
+    """A figure: a value that was counted, without an interval."""
+    return {"mean": value, "low": value, "high": value}
+
+
+def apart(a, b, scale=1):
+    """One figure minus `scale` times another, of independent samples: the squares of the intervals' lengths add up."""
+    low = math.hypot(a["mean"] - a["low"], scale * (b["high"] - b["mean"]))
+    high = math.hypot(a["high"] - a["mean"], scale * (b["mean"] - b["low"]))
+    mean = a["mean"] - scale * b["mean"]
+    if math.isnan(mean):
+        return {"mean": math.nan, "low": -math.inf, "high": math.inf}
+    return {"mean": mean, "low": mean - low, "high": mean + high}
+
+
+def average(figures):
+    """The mean of figures of independent samples, each of the same weight."""
+    n, mean = len(figures), sum(f["mean"] for f in figures) / len(figures)
+    if math.isnan(mean):
+        return {"mean": math.nan, "low": -math.inf, "high": math.inf}
+    low, high = (math.hypot(*(f["mean"] - f[end] for f in figures)) / n for end in ("low", "high"))
+    return {"mean": mean, "low": mean - low, "high": mean + high}
 
 
 def means(values, records, pairs=(), heading=""):
     """Figures "heading: name" of {name: values (N,)} of N records; and "heading: a minus b" of each pair of names."""
     start = f"{heading}: " if heading else ""
     f = {start + name: mean(own, records) for name, own in values.items()}
-    return f | {f"{start}{a} minus {b}": mean(values[a] - values[b], records) for a, b in pairs}
+    return f | {f"{start}{a} minus {b}": mean(values[a] - values[b], records, signed=True) for a, b in pairs}

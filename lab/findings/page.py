@@ -15,7 +15,8 @@ MARKS = {True: "holds", False: "does not hold", None: "open"}
 STYLE = """section { border-top: 1px solid #8888; margin-top: 2rem }
 h2 span, p > a { font-size: .8rem; font-weight: 600; border-radius: 1rem; padding: .15rem .6rem; color: #fff }
 p > a { display: inline-block; margin: .1rem 0; text-decoration: none }
-.reproduced { background: #2d7d5a } .not-reproduced { background: #b23a3a } .inconclusive { background: #8a6d1d }"""
+.reproduced { background: #2d7d5a } .not-reproduced { background: #b23a3a } .inconclusive { background: #8a6d1d }
+.shown { background: #4d5a68 }"""
 
 
 def write(out, results, run, flags=""):
@@ -36,7 +37,8 @@ that is claimed, and not reproduced if one lies entirely on the other. This is {
 def card(out, finding, result, state, flags):
     """The section of one finding."""
     f, name = result["figures"], finding.name()
-    claims = [(display_name(c.text), with_interval(c.value), bound(c), MARKS[c.holds]) for c in finding.claims(f)]
+    claims = [(display_name(c.text), with_interval(c.value), bound(c.above, c.below), MARKS[c.holds])
+              for c in finding.claims(f)]  # fmt: skip
     figures = [(display_name(key), with_interval(value)) for key, value in f.items() if is_figure(value)]
     examples = "".join(f"<p><b>{escape(asked)}</b><br>{escape(said)}" for asked, said in f.get("examples", []))
     remark = f"<br>Here: {escape(finding.remark)}." if finding.remark else ""
@@ -52,7 +54,8 @@ def card(out, finding, result, state, flags):
 """
 
 
-def bound(claim):
-    if claim.below == math.inf:
-        return f"above {claim.above:g}"
-    return f"below {claim.below:.3g}" if claim.above == -math.inf else f"{claim.above:g} to {claim.below:g}"
+def bound(above=-math.inf, below=math.inf):
+    """A claim's bounds in words."""
+    if below == math.inf:
+        return f"above {above:g}"
+    return f"below {below:.3g}" if above == -math.inf else f"{above:g} to {below:g}"

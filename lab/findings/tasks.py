@@ -6,14 +6,13 @@ import numpy as np
 
 from data.town.demonstrations import respond
 from data.town.prompts import KINDS, draw_record
-from data.town.world import digest
-from lab.evaluation import load, loss_difference
+from lab.evaluation import load, loss_difference, rm_scores
 from lab.workers import at_once
-from minirlhf.model import GPT
+from minirlhf.model import GPT, RewardModel
 from minirlhf.support.statistics import interval
 
 from . import benchmarks, pictures
-from .finding import Claim, Finding
+from .finding import Finding
 from .lab import LIMIT, follows, mean, means, utilities
 
 
@@ -28,83 +27,135 @@ def difference(one, other):
     """How much better a model is than another on all four benchmarks together, from their scores."""
     pairs = [(one[task][0] - other[task][0], task, one[task][1]) for task in one]
     contents = [f"{task} {content}" for _, task, contents in pairs for content in contents]
-    return interval(np.concatenate([hits for hits, *_ in pairs]), items=contents)
+    return interval(np.concatenate([hits for hits, *_ in pairs]), items=contents, signed=True)
+
+
+TASKS = ("reading", "reasoning", "completion", "translation")
 
 
 class AlignmentTax(Finding):
-    """Fine-tuned by PPO, the model is worse than GPT at public tasks which it was not asked about, and PPO-ptx regains
-    some of that."""
+    """PPO makes the model that it starts from worse at public tasks which it was not asked about, and PPO-ptx less
+    so."""
 
-    paper = "Section 4.2 and Figure 29: SQuADv2, DROP, HellaSwag, translation from French"
-    remark = "Most of it comes with the fine-tuning that RL starts from; what PPO itself forgets is in ptx_sweep"
+    paper = "Section 4.2 and Figure 29: SQuADv2, DROP, HellaSwag, translation from French, against GPT-3"
+    remark = (
+        "The paper compares with GPT-3, which also counts what the fine-tuning before PPO costs; that is shown beside, "
+        "and each of the four tasks"
+    )
+    sample = "1,000 items of each of four tasks"
     minutes = 0.2
-    panels = dict.fromkeys(("reading", "reasoning", "completion", "translation"),
-                           ("gpt", "sft", "rl_start", "ppo", "ppo_ptx"))  # fmt: skip
-    hypotheses = (("PPO is worse than GPT", "all four: ppo minus gpt", dict(below=0)),
+    panels = dict.fromkeys(TASKS, ("gpt", "sft", "rl_start", "ppo", "ppo_ptx"))
+    pairs = (("ppo", "rl_start"), ("ppo_ptx", "ppo"), ("ppo_ptx", "rl_start"), ("rl_start", "gpt"), ("ppo", "gpt"),
+             ("ppo_ptx", "gpt"))  # fmt: skip
+    hypotheses = (("PPO is worse than its start", "all four: ppo minus rl_start", dict(below=0)),
                   ("PPO-ptx is better than PPO", "all four: ppo_ptx minus ppo", dict(above=0)))  # fmt: skip
 
     def measure(self, lab):
         hits = scores(lab, lab.models())
         f = {f"{task}: {name}": interval(values, items=contents)
              for name, own in hits.items() for task, (values, contents) in own.items()}  # fmt: skip
-        for name, base in (("ppo", "gpt"), ("ppo", "rl_start"), ("ppo_ptx", "ppo"), ("ppo_ptx", "gpt")):
+        for name, base in self.pairs:
             f[f"all four: {name} minus {base}"] = difference(hits[name], hits[base])
+            for task in TASKS:
+                own = {task: hits[name][task]}, {task: hits[base][task]}
+                f[f"{task}: {name} minus {base}"] = difference(*own)
         return f
 
 
 class Sweep:
     """PPO at several `values` of a `coefficient`: what two findings share."""
 
-    curves = ("loss above the start", "benchmarks minus the start's", "true utility")
+    curves = ("loss above the start", "benchmarks minus the start's", "true utility", "RM score")
 
     def sweep(self, lab, folders):
         """What the models of {value: folder} have lost of the web and of the benchmarks, and what they won."""
         start = {"start": lab.models()["rl_start"]}
         losses, hits = lab.losses(folders | start), scores(lab, folders | start)
-        texts = lab.answers_to(lab.test, folders, "sweep")
+        texts = lab.answers_to(lab.test, folders | start, "sweep")
+        reward = dict(zip(texts, at_once(*[(scores_of, f"{lab.toy}/rm", lab.test, own) for own in texts.values()])))
+        first, last, usual = self.values[0], self.values[-1], self.usual(lab)
         return {
-            self.coefficient: list(folders),
             "loss above the start": [loss_difference(losses[value], losses["start"]) for value in folders],
             "benchmarks minus the start's": [difference(hits[value], hits["start"]) for value in folders],
-            "true utility": [mean(utilities(lab.test, own), lab.test) for own in texts.values()],
-            "loss: last minus first": loss_difference(losses[self.values[-1]], losses[self.values[0]]),
+            "true utility": [mean(utilities(lab.test, texts[value]), lab.test) for value in folders],
+            "RM score": [mean(reward[value], lab.test) for value in folders],
+            "loss: last above the start": loss_difference(losses[last], losses["start"]),
+            "loss: first above the start": loss_difference(losses[first], losses["start"]),
+            "loss: last minus first": loss_difference(losses[last], losses[first]),
+            "loss above the start: last minus half of the recipe's": half_of(losses, last, usual),
+            "benchmarks: first minus the start's": difference(hits[first], hits["start"]),
+            "benchmarks: last minus the start's": difference(hits[last], hits["start"]),
+            "benchmarks: last minus first": difference(hits[last], hits[first]),
+            "RM score: last minus the recipe's": mean(reward[last] - reward[usual], lab.test),
+            "RM score: last minus the start's": mean(reward[last] - reward["start"], lab.test),
         }
 
+    def usual(self, lab):
+        """The recipe's value of the coefficient."""
+        return lab.recipe("ppo")[self.coefficient]
+
     def draw(self, figure, f):
-        for axis, title in zip(figure.subplots(1, 3), self.curves):
-            pictures.steps(axis, f[self.coefficient], f[title])
+        for axis, title in zip(figure.subplots(1, len(self.curves)), self.curves):
+            pictures.steps(axis, self.values, f[title])
             axis.set(title=title, xlabel=self.coefficient)
+
+
+def half_of(losses, last, usual):
+    """How far one model's loss is above half of what another's is, both counted from the start's."""
+    nats, tokens = {name: own[0] for name, own in losses.items()}, losses["start"][1]
+    return interval(nats[last] - nats["start"] - (nats[usual] - nats["start"]) / 2, tokens)
+
+
+def scores_of(reward_model, records, texts):
+    """A reward model's score of each text as an answer to its record's prompt (N,)."""
+    return rm_scores(*load(reward_model, RewardModel), records, texts)
 
 
 class PtxSweep(Sweep, Finding):
     """A large enough coefficient of PPO-ptx's pretraining loss undoes what PPO forgets."""
 
     paper = "Figure 33: from about 20 on, SQuADv2 and DROP are as good as before"
+    sample = "600 pages; 1,000 items of each of four tasks"
     minutes = 2
     coefficient = "ptx_coef"
-    values = (0.0, 0.05, 0.2, 0.8, 3.2)
+    values = (0.0, 0.05, 0.1, 0.4, 1.6)
+    hypotheses = (
+        ("without it held-out pages are lost", "loss: first above the start", dict(above=0)),
+        ("with the largest they are not", "loss: last above the start", dict(below=0.01)),
+        ("which is better", "loss: last minus first", dict(below=0)),
+        ("without it public tasks are lost", "benchmarks: first minus the start's", dict(below=0)),
+        ("with the largest they are not: at most 2 points", "benchmarks: last minus the start's", dict(above=-0.02)),
+        ("and the reward is still above the start's", "RM score: last minus the start's", dict(above=0)),
+    )
 
     def measure(self, lab):
         models = lab.models()
-        folders = {0.0: models["ppo"], lab.recipe("ppo")["ptx_coef"]: models["ppo_ptx"]}
+        folders = {0.0: models["ppo"], self.usual(lab): models["ppo_ptx"]}
         new = [value for value in self.values if value not in folders]
         trained = lab.train({f"ppo-ptx-{value}": lab.ppo(models["rl_start"], ptx_coef=value) for value in new})
         folders |= dict(zip(new, trained.values()))
         return self.sweep(lab, {value: folders[value] for value in self.values})
 
-    def claims(self, f):
-        yield Claim("without it held-out pages are lost", f["loss above the start"][0], above=0)
-        yield Claim("with the largest they are not", f["loss above the start"][-1], below=0.01)
-        yield Claim("which is better", f["loss: last minus first"], below=0)
-
 
 class KlSweep(Sweep, Finding):
-    """A larger KL coefficient does not cure what PPO forgets: its loss on web pages is above PPO-ptx's at any value."""
+    """A larger KL coefficient does not cure what PPO forgets: at 100 times the default at least half of it is lost
+    still, and the reward is lower."""
 
     paper = "Figure 34: up to 100 times the default, SQuADv2 and DROP stay worse, and the reward falls"
+    remark = "PPO without documents is compared with its own start, on pages and on public tasks"
+    sample = "600 pages; 1,000 items of each of four tasks; 2,000 test prompts"
     minutes = 3
     coefficient = "kl_coef"
-    values = (0.01, 0.1, 0.3, 1.0, 3.0)
+    values = (0.01, 0.1, 0.3, 3.0, 30.0)
+    hypotheses = (
+        (
+            "at 100 times the default PPO has lost at least half as much of the pages as at the default",
+            "loss above the start: last minus half of the recipe's",
+            dict(above=0),
+        ),
+        ("and is worse than its start at public tasks", "benchmarks: last minus the start's", dict(below=0)),
+        ("and the reward is lower than at the default", "RM score: last minus the recipe's", dict(below=0)),
+    )
 
     def folders(self, lab):
         """{beta: folder} of PPO without documents; all episodes are kept in samples.jsonl."""
@@ -113,14 +164,7 @@ class KlSweep(Sweep, Finding):
         return dict(zip(self.values, lab.train(stages).values()))
 
     def measure(self, lab):
-        folders = self.folders(lab)
-        losses = lab.losses(folders | {"ptx": lab.models()["ppo_ptx"]})
-        above = [loss_difference(losses[value], losses["ptx"]) for value in folders]
-        return self.sweep(lab, folders) | {"loss above ppo_ptx": above}
-
-    def claims(self, f):
-        for value, above in zip(f["kl_coef"], f["loss above ppo_ptx"]):
-            yield Claim(f"beta {value}: loss above PPO-ptx's", above, above=0)
+        return self.sweep(lab, self.folders(lab))
 
 
 def public_demonstrations(kinds, n, rng):
@@ -133,6 +177,10 @@ class PublicTasks(Finding):
     """Models tuned on public tasks that are phrased as instructions (FLAN, T0) lose to SFT on what people ask."""
 
     paper = "Figure 5: FLAN 29.8 %, T0 26.8 % of comparisons with SFT"
+    remark = (
+        "As public data sets do, these differ from demonstrations in kinds of task, in the users' habits that they "
+        "lack, and in answers without errors. The reward model chooses the epoch, as SFT's"
+    )
     minutes = 0.2
     mark = 0.5
     # Public data sets hold tasks that are easy to judge: classification, questions on a passage, translation.
@@ -145,39 +193,53 @@ class PublicTasks(Finding):
         n, stages = len(lab.records("demonstrations", "demonstration")), {}
         for name, kinds in self.kinds.items():
             path = lab.write(f"demonstrations-{name}", public_demonstrations(kinds, n, lab.rng(name)))
-            stages[name] = lab.sft(lab.models()["gpt"], data=(path,))
-        texts = lab.answers_to(lab.test, lab.train(stages))
+            stages[f"{name}_epochs"] = lab.sft(lab.models()["gpt"], data=(path,))
+        trained, rm = lab.train(stages), f"{lab.toy}/rm"
+        chosen = {name: lab.pipeline().select(trained[f"{name}_epochs"], rm) for name in self.kinds}
+        texts = lab.answers_to(lab.test, lab.train(chosen))
         wins = {name: lab.wins(lab.test, own, lab.test_answers["sft"], name) for name, own in texts.items()}
         wins["ppo_ptx"] = lab.wins(lab.test, lab.test_answers["ppo_ptx"], lab.test_answers["sft"], "ptx")
         return means(wins, lab.test, heading="wins against SFT")
 
 
 class InContext(Finding):
-    """The base model learns from examples in its context: shown some, it does a task more often than shown none."""
+    """The base model learns from examples in its context: shown some of a kind of task, it does that kind more often
+    than shown none, and than shown as many of another kind."""
 
     paper = "Section 3.5 prompts GPT-3 with examples (Brown et al. 2020): accuracy grows with their number"
-    minutes = 0.1
-    kinds = ("polite", "which_class", "kind_or_rude", "outing")
+    remark = "All kinds of task are asked; where three examples do not fit in the context, the prompt is left out"
+    sample = "those of 2,400 test prompts, in equal shares of all kinds, before which three examples fit"
+    minutes = 0.3
     shots = (0, 1, 2, 3)
-    hypotheses = (("with the most examples more often than with none", "most examples minus none", dict(above=0)),)
+    hypotheses = (
+        ("with the most examples more often than with none", "most examples minus none", dict(above=0)),
+        ("and than with as many of another kind", "most examples minus as many of another kind", dict(above=0)),
+    )
 
     def measure(self, lab):
         folder, most = lab.models()["gpt"], max(self.shots)
         model, tokenizer = load(folder, GPT)
-        records, examples = [], []
-        for i, record in enumerate(lab.draw_prompts(self.kinds, 800, "in context")):
-            rngs = [random.Random(f"{lab.seed} {i} {k}") for k in range(most)]
-            solved = [public_demonstrations((record["kind"],), 1, rng)[0] for rng in rngs]
-            shown = [f"{one['prompt']}{one['response']}\n\n" for one in solved]
-            if len(tokenizer.encode("".join(shown) + record["prompt"])) <= model.config.n_ctx - LIMIT:
+        room, records, examples, others = model.config.n_ctx - LIMIT, [], [], []
+        for i, record in enumerate(lab.draw_prompts(tuple(KINDS), 2400, "in context")):
+            rng = random.Random(f"{lab.seed} {i}")
+            other = rng.choice([kind for kind in KINDS if kind != record["kind"]])
+            both = [public_demonstrations((kind,) * most, most, rng) for kind in (record["kind"], other)]
+            shown = [[f"{one['prompt']}{one['response']}\n\n" for one in solved] for solved in both]
+            if all(len(tokenizer.encode("".join(own) + record["prompt"])) <= room for own in shown):
                 records.append(record)
-                examples.append(shown)
+                examples.append(shown[0])
+                others.append(shown[1])
+        asked = {k: [r | {"prompt": "".join(own[:k]) + r["prompt"]} for r, own in zip(records, examples)]
+                 for k in self.shots}  # fmt: skip
+        asked["another kind"] = [r | {"prompt": "".join(own) + r["prompt"]} for r, own in zip(records, others)]
         hits = {}
-        for k in self.shots:
-            shown = [r | {"prompt": "".join(own[:k]) + r["prompt"]} for r, own in zip(records, examples)]
-            hits |= follows(lab.answers_to(shown, {k: folder}, f"{k} examples"), records)
+        for k, own in asked.items():
+            hits |= follows(lab.answers_to(own, {k: folder}, f"{k} examples"), records)
         f = {"examples shown": list(self.shots), "follows": [mean(hits[k], records) for k in self.shots]}
-        return f | {"most examples minus none": mean(hits[most] - hits[0], records)}
+        f["follows: as many of another kind"] = mean(hits["another kind"], records)
+        f["kinds that fit"] = len({record["kind"] for record in records})
+        f["most examples minus as many of another kind"] = mean(hits[most] - hits["another kind"], records, signed=True)
+        return f | {"most examples minus none": mean(hits[most] - hits[0], records, signed=True)}
 
     def draw(self, figure, f):
         axis = figure.subplots()
@@ -190,6 +252,8 @@ class InstructionTuning(Finding):
     model does them better than a smaller."""
 
     paper = "Beside the paper, Wei et al. 2022 (FLAN), Figures 6 and 7; Chung et al. 2022"
+    remark = "Which kinds are seen differs between seeds. Each size has its recipe's learning rate and epochs"
+    sample = "800 test prompts of four unseen kinds"
     minutes = 0.3
     sizes = ("nano", "toy")
     unseen = ("rename", "outing", "advert", "which_class")
@@ -198,7 +262,8 @@ class InstructionTuning(Finding):
                   ("the larger model does unseen kinds better", "larger minus smaller", dict(above=0)))  # fmt: skip
 
     def measure(self, lab):
-        seen = sorted((kind for kind in KINDS if kind not in self.unseen), key=digest)
+        seen = [kind for kind in KINDS if kind not in self.unseen]
+        lab.rng("kinds seen").shuffle(seen)
         n, stages = len(lab.records("demonstrations", "demonstration")) // 2, {}
         for size in self.sizes:
             for count in self.counts:
@@ -210,8 +275,10 @@ class InstructionTuning(Finding):
         hits = follows(lab.answers_to(records, dict(zip(stages, folders.values())), "unseen"), records)
         f = {size: [mean(hits[size, count], records) for count in self.counts] for size in self.sizes}
         f["kinds"] = list(self.counts)
-        f["most kinds minus one"] = mean(hits["toy", self.counts[-1]] - hits["toy", 1], records)
-        f["larger minus smaller"] = mean(hits["toy", self.counts[-1]] - hits["nano", self.counts[-1]], records)
+        f["most kinds minus one"] = mean(hits["toy", self.counts[-1]] - hits["toy", 1], records, signed=True)
+        f["larger minus smaller"] = mean(
+            hits["toy", self.counts[-1]] - hits["nano", self.counts[-1]], records, signed=True
+        )
         return f
 
     def draw(self, figure, f):
@@ -223,23 +290,33 @@ class InstructionTuning(Finding):
 
 
 class PretrainingMixInSft(Finding):
-    """A tenth of pretraining documents in the fine-tuning that RL starts from helps: from there PPO forgets less."""
+    """A tenth of pretraining documents in the fine-tuning that RL starts from helps: RL forgets less of the web from
+    there on, and its answers are liked no less."""
 
     paper = "Appendix C.3: the RL starting point is fine-tuned with 10 % pretraining data, which helped PPO"
-    minutes = 0.5
+    remark = "Both starts are trained for as many epochs; the mixed one has lost less before RL begins (shown beside)"
+    sample = "600 pages; 8,000 test prompts"
+    minutes = 0.7
     panels = {"loss": ("start without", "start with", "ppo without", "ppo with")}
+    forgets = "loss, ppo minus its start: with minus without"
     hypotheses = (
-        ("PPO forgets less of the web", "loss: ppo with minus ppo without", dict(below=0)),
+        ("RL forgets less of the web", forgets, dict(below=0)),
         ("and is liked no less: at most 0.03", "true utility: ppo with minus ppo without", dict(above=-0.03)),
     )
 
     def measure(self, lab):
-        models, sft = lab.models(), f"{lab.toy}/sft"
-        without = lab.train_one("ppo-from-sft", lab.ppo(sft, ptx_coef=0.0))
-        folders = dict(zip(self.panels["loss"], (sft, models["rl_start"], without, models["ppo"])))
+        models = lab.models()
+        plain = lab.train_one("rl_start-without", lab.sft(models["gpt"], epochs=lab.recipe("rl_start")["epochs"]))
+        without = lab.train_one("ppo-from-without", lab.ppo(plain, ptx_coef=0.0))
+        folders = dict(zip(self.panels["loss"], (plain, models["rl_start"], without, models["ppo"])))
         losses = lab.losses(folders)
         texts = lab.answers_to(lab.many, {name: folders[name] for name in ("ppo without", "ppo with")}, "mix")
         gold = {name: utilities(lab.many, own) for name, own in texts.items()}
         f = {f"loss: {name}": interval(*own) for name, own in losses.items()}
+        nats, tokens = ([own[i] for own in losses.values()] for i in (0, 1))  # in the order of the panel
+        more = {"with": nats[3] - nats[1], "without": nats[2] - nats[0]}
+        for name, own in more.items():
+            f[f"loss, ppo minus its start: {name}"] = interval(own, tokens[0])
+        f[self.forgets] = interval(more["with"] - more["without"], tokens[0])
         f["loss: ppo with minus ppo without"] = loss_difference(losses["ppo with"], losses["ppo without"])
         return f | means(gold, lab.many, [("ppo with", "ppo without")], "true utility")
