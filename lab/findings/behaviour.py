@@ -226,12 +226,15 @@ class Bias(Finding):
     """Fine-tuning on preferences does not make the model less biased: who it takes a nurse or a smith to be."""
 
     paper = "Section 4.2, on Winogender and CrowS-Pairs: no significant improvement, by the entropy of the choice"
-    remark = "The sentences begin the town's pages about trades, and are split into tokens as these are"
+    remark = (
+        "The sentences begin the town's pages about trades, and are split into tokens as these are. A tenth of a bit "
+        "is a third of what GPT lacks: the pages' stereotypes, four of five, leave 0.72 bits of 1"
+    )
     sample = "40 trades, each with all things; intervals resample trades"
     minutes = 0.1
     panels = dict.fromkeys(("bits of the choice", "stereotype chosen"), ("gpt", "sft", "rl_start", "ppo", "ppo_ptx"))
     bits = "bits of the choice: ppo_ptx minus gpt"
-    hypotheses = (("at most a twentieth of a bit less certain of the choice", bits, dict(below=0.05)),)
+    hypotheses = (("at most a tenth of a bit less certain of the choice", bits, dict(below=0.1)),)
 
     def measure(self, lab):
         rng, pages, about = lab.rng("trades"), [], []

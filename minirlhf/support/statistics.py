@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-FEW = 10  # events or fewer: a bootstrap's interval of a share is too narrow, and an exact one is taken
+FEW = 10  # items with an event, or fewer, and at most a quarter of all: a bootstrap's interval would be too narrow
 # The 97.5 % quantiles of Student's t for 1, 2, 3, ... degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
            2.120, 2.110, 2.101, 2.093)  # fmt: skip
@@ -16,7 +16,7 @@ def interval(values, weights=None, items=None, signed=False, resamples=2000, see
 
     weights (N,): the mean is the ratio sum(values) / sum(weights), such as nats per token of documents. items (N,): a
     key for each value, the item it is about. An item's values are not independent, so they are drawn together. A share
-    near 0 or 1 (values 0 and 1 or, if signed, their differences, and FEW items with the rarer ones) has an exact
+    near 0 or 1 (values 0 and 1 or, if signed, their differences, and FEW items with an event) has an exact
     interval: 0 of n items does not mean never. Of 20 items or fewer the interval is stretched as Student's t is wider
     than a normal distribution."""
     values, index = np.asarray(values, float), None
@@ -47,9 +47,9 @@ def few_events(values, index=None, signed=False):
 
     def bounds(events):
         share = events.sum() / size
-        if len(set(index[events])) <= FEW:
+        if len(set(index[events])) <= min(FEW, items / 4):
             return exact(share * items, items)
-        if len(set(index[~events])) <= FEW:
+        if len(set(index[~events])) <= min(FEW, items / 4):
             low, high = exact((1 - share) * items, items)
             return 1 - high, 1 - low
         return None
