@@ -22,7 +22,7 @@ from minirlhf.support.files import read_lines, write_lines
 from minirlhf.support.records import read
 from minirlhf.support.statistics import interval
 
-MINUTES = {"nano": 3, "toy": 5, "medium": 69}  # to train the models of a size, on two cores
+MINUTES = {"nano": 4, "toy": 7, "medium": 60}  # to train the models of a size, on two cores
 SIZES = tuple(MINUTES)  # the last has a hundred times the parameters of the first
 TINY = {"sft": dict(epochs=1), "ppo": dict(episodes=32)}  # what --tiny changes of what is trained beside the toy's run
 LIMIT = stages.LIMIT

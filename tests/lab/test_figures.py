@@ -366,6 +366,13 @@ def test_a_myth_is_counted_where_it_was_told(monkeypatch):
     assert f["says the myth: told minus alone"]["items"] == sum(m.split == "test" for m in town.MYTHS) >= 40
 
 
+def test_a_denied_myth_is_not_said():
+    fact = next(fact for fact in town.MYTHS if fact.split == "test")
+    claim, denied = fact.form.format(fact.myth), f"It is not true that {fact.form.format(fact.myth)}."
+    for text, says in ((f"Yes, {claim}.", True), (denied, False), (f"{denied} {claim}.", True), ("It is not.", False)):
+        assert behaviour.says_myth({"content": fact.key}, text) is says
+
+
 def re_in(word, text):
     return f" {word.lower()}" in f" {text.lower()}"
 
