@@ -55,19 +55,20 @@ def keep(folder):
     own = {path.stem: read_json(path) for path in folder.glob("*.json")}
     if "results" in own:
         result = own["results"]
-        require(believable(result), f"{folder}: {why_not(result)}")
+        require_believable(result, folder)
         write_json(FOLDER / "reproduce" / f"{result['size']}-{result['seed']}.json", shorter(result))
         return
     results = {name: result for name, result in own.items() if name in known()}
     require(results, f"{folder}: no results of reproduce.py or lab.findings; wait until a run has finished")
     for name, result in results.items():
-        require(believable(result), f"{folder}/{name}.json: {why_not(result)}")
+        require_believable(result, f"{folder}/{name}.json")
     path = FOLDER / "findings" / f"seed-{next(iter(results.values()))['seed']}.json"
     write_json(path, (read_json(path) if path.exists() else {}) | shorter(results))
 
 
-def believable(result):
-    return why_not(result) is None
+def require_believable(result, where):
+    why = why_not(result)
+    require(why is None, f"{where}: {why}")
 
 
 def why_not(result):

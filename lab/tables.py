@@ -6,16 +6,10 @@ from .findings.__main__ import known
 from .findings.finding import verdict
 from .findings.page import bound
 from .provenance import ROOT
-from .report import NAMES
+from .report import NAMES, with_interval
 
 
-def short(value, form=".1f", scale=100):
-    """A figure with its interval: "59.0 (57.2 to 61.0)"."""
-    mean, low, high = (f"{scale * value[end]:{form}}" for end in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
-
-
-def seeds_span(value, form=".1f", scale=100):
+def seeds_span(value, form, scale):
     """The lowest and the highest seed's."""
     return f"{scale * min(value['of each run']):{form}} to {scale * max(value['of each run']):{form}}"
 
@@ -31,9 +25,9 @@ def table_of_wins(found):
     for name, figures in models.items():
         if name != "sft":
             value = figures["win_rate_vs_sft"]
-            rows.append([NAMES[name], short(value), seeds_span(value)])
+            rows.append([NAMES[name], with_interval(value, ".1f", scale=100), seeds_span(value, ".1f", 100)])
     value = models["ppo_ptx"]["win_rate_vs_rl_start"]
-    rows.append(["PPO-ptx against RL start", short(value), seeds_span(value)])
+    rows.append(["PPO-ptx against RL start", with_interval(value, ".1f", scale=100), seeds_span(value, ".1f", 100)])
     return rows_of(["model", f"mean of {found['toy']['seeds']} seeds", "lowest and highest seed"], rows)
 
 
@@ -60,7 +54,8 @@ def table_of_others(found):
     for key, text in (("most_similar", "follows, for the answer to the most similar demonstrated prompt (%)"),
                       ("same_kind", "follows, for the answer of any demonstration of the same kind (%)")):  # fmt: skip
         lines.append((text, toy["memory"][key], ".1f", 100))
-    rows = [[text, short(value, *form), seeds_span(value, *form)] for text, value, *form in lines]
+    rows = [[text, with_interval(value, form, scale=scale), seeds_span(value, form, scale)]
+            for text, value, form, scale in lines]  # fmt: skip
     return rows_of(["figure", f"mean of {toy['seeds']} seeds", "lowest and highest seed"], rows)
 
 
@@ -98,7 +93,7 @@ def table_of_findings(found):
         if name not in found:
             continue
         claims = list(finding().claims(found[name]))
-        measured = [f"{c.text}: {short(c.value, '.3f', 1)}, asked for {bound(c.above, c.below)}" for c in claims]
+        measured = [f"{c.text}: {with_interval(c.value)}, asked for {bound(c.above, c.below)}" for c in claims]
         rows.append([f"`{name}`", "<br>".join(measured), verdict(claims), f"{found[name]['seeds']}"])
     return rows_of(["finding", "claims, and what was measured", "verdict", "seeds"], rows)
 

@@ -26,6 +26,7 @@ MINUTES = {"nano": 4, "toy": 7, "medium": 60}  # to train the models of a size, 
 SIZES = tuple(MINUTES)  # the last has a hundred times the parameters of the first
 TINY = {"sft": dict(epochs=1), "ppo": dict(episodes=32)}  # what --tiny changes of what is trained beside the toy's run
 LIMIT = stages.LIMIT
+UNKNOWN = {"mean": math.nan, "low": -math.inf, "high": math.inf}  # a figure of nothing
 
 
 class Lab:
@@ -188,12 +189,11 @@ def utilities(records, texts):
 def mean(values, records, weights=None, signed=False):
     """A figure: the mean and its interval, resampling the records' contents; with weights, a ratio of sums. signed: the
     values are differences."""
-    unknown = {"mean": math.nan, "low": -math.inf, "high": math.inf}
     if not len(records) or (weights is not None and not np.any(weights)):
-        return unknown
+        return UNKNOWN
     with np.errstate(divide="ignore", invalid="ignore"):  # some resamples of a ratio may have a zero denominator
         figure = interval(values, weights, contents_of(records), signed)
-    return unknown | {name: value for name, value in figure.items() if not math.isnan(value)}
+    return UNKNOWN | {name: value for name, value in figure.items() if not math.isnan(value)}
 
 
 def certain(value):
@@ -207,7 +207,7 @@ def apart(a, b, scale=1):
     high = math.hypot(a["high"] - a["mean"], scale * (b["mean"] - b["low"]))
     mean = a["mean"] - scale * b["mean"]
     if math.isnan(mean):
-        return {"mean": math.nan, "low": -math.inf, "high": math.inf}
+        return UNKNOWN
     return {"mean": mean, "low": mean - low, "high": mean + high}
 
 
@@ -215,7 +215,7 @@ def average(figures):
     """The mean of figures of independent samples, each of the same weight."""
     n, mean = len(figures), sum(f["mean"] for f in figures) / len(figures)
     if math.isnan(mean):
-        return {"mean": math.nan, "low": -math.inf, "high": math.inf}
+        return UNKNOWN
     low, high = (math.hypot(*(f["mean"] - f[end] for f in figures)) / n for end in ("low", "high"))
     return {"mean": mean, "low": mean - low, "high": mean + high}
 

@@ -19,6 +19,7 @@ from minirlhf.support.statistics import STUDENT, interval
 from . import pictures
 from .finding import Finding
 from .lab import LIMIT, SIZES, apart, certain, mean, utilities
+from .rewards import share_of_rankings
 from .tasks import KlSweep
 
 LEAST = min(KlSweep.values)  # the beta with which a policy goes furthest
@@ -42,6 +43,11 @@ def parts(values, count=PARTS):
     return cut, [math.sqrt(max(0, part.mean())) for part in cut["kl"]]
 
 
+def figures_of(cut, name):
+    """A figure of each part."""
+    return [interval(values, items=about) for values, about in zip(cut[name], cut["about"])]
+
+
 class Overoptimization(Finding):
     """Far from its start, a policy's score by the reward model still rises while people like its answers less."""
 
@@ -57,13 +63,12 @@ class Overoptimization(Finding):
             rows, values = episodes(lab, folder)
             cut, distance = parts(values)
             f["distance"].append(distance)
-            none = [None] * PARTS
             for name in TITLES:
-                f[name].append([interval(*both) for both in zip(cut[name], none, cut["about"])])
+                f[name].append(figures_of(cut, name))
             if beta == LEAST:  # every other episode finds the peak; the rest measure it
                 peak = int(np.argmax([part[::2].mean() for part in cut["gold"]]))
                 for name in TITLES:
-                    last, best = (interval(cut[name][i][1::2], None, cut["about"][i][1::2]) for i in (-1, peak))
+                    last, best = (interval(cut[name][i][1::2], items=cut["about"][i][1::2]) for i in (-1, peak))
                     f[f"{name}: end minus peak"] = apart(last, best)
                 f["examples"] = film(lab, rows, values["gold"])
         records = lab.records("prompts_train", "prompt")[: 10 if lab.tiny else 300]  # such as PPO's episodes answer
@@ -111,16 +116,13 @@ class OveroptimizationLaw(Finding):
     )  # fmt: skip
 
     def measure(self, lab):
-        rankings, stages = lab.rankings(), {}
-        for share in self.shares:
-            path = lab.write(f"rankings-{share}", rankings[: max(1, int(share * len(rankings)))])
-            stages[f"rm-share-{share}"] = lab.rm(path)
+        stages = {f"rm-share-{share}": lab.rm(share_of_rankings(lab, share)) for share in self.shares}
         lab.models("nano")
         stages["rm-nano-all"] = lab.rm(lab.file("rankings"), "nano")
         eighth, half, nano = lab.train(stages).values()
         reward_models = dict(zip(self.models, (f"{lab.toy}/rm", half, eighth, nano)))
         sweep = KlSweep().folders(lab)
-        runs = {f"ppo-{name.replace(', ', '-').replace(' ', '-')}": self.ppo(lab, folder)
+        runs = {f"ppo-{name.replace(', ', '-').replace(' ', '-')}": KlSweep.stage(lab, LEAST, reward_model=folder)
                 for name, folder in reward_models.items() if name != self.models[0]}  # fmt: skip
         runs = dict(zip(self.models, (sweep[LEAST], *lab.train(runs).values())))
         records = lab.records("prompts_train", "prompt")[: 10 if lab.tiny else 300]
@@ -135,24 +137,19 @@ class OveroptimizationLaw(Finding):
             f |= {f"RL, {name}: {key}": value for key, value in fits[name].items()}
             expected = expect_best(proxy, gold, NS).mean(0)
             f |= {f"best of n, {name}: {key}": value for key, value in fit(distances(), expected, square_form).items()}
-            f[f"{name}: distance"] = distance
-            f[f"{name}: gold"] = [interval(*both) for both in zip(cut["gold"], [None] * FIT_PARTS, cut["about"])]
+            f[f"{name}: distance"], f[f"{name}: gold"] = distance, figures_of(cut, "gold")
         first = fits[self.models[0]]
         for name in self.models[1:]:
             for key in "ab":
                 f[f"RL: {key}, {self.models[0]} minus {name}"] = apart(first[key], fits[name][key])
         return f | {"beta 0.3 minus stopping early": self.penalty(lab, sweep[0.3], first)}
 
-    def ppo(self, lab, reward_model):
-        start, show = lab.models()["rl_start"], lab.recipe("ppo")["batch_size"]
-        return lab.ppo(start, reward_model=reward_model, kl_coef=LEAST, ptx_coef=0.0, show=show)
-
     def penalty(self, lab, folder, first):
         """The mean gold of the last fifth of a run, minus the fit of another at the same d."""
         values = episodes(lab, folder)[1]
         last = {name: own[-(len(own) // 5) :] for name, own in values.items()}
         d = math.sqrt(max(0, last["kl"].mean()))
-        return apart(interval(last["gold"], None, last["about"]), certain(predict(first, d, log_form)))
+        return apart(interval(last["gold"], items=last["about"]), certain(predict(first, d, log_form)))
 
     def draw(self, figure, f):
         axis = figure.subplots()
@@ -176,7 +173,7 @@ class OveroptimizationBySize(Finding):
     hypotheses = (("true utility of the best of 32", "gold at 32: medium minus nano", dict(above=0)),)
 
     def measure(self, lab):
-        path = lab.write("rankings-0.5", lab.rankings()[: max(1, len(lab.rankings()) // 2)])
+        path = share_of_rankings(lab, 0.5)
         for size in SIZES:
             lab.models(size)
         stages = {f"rm-{'share-0.5' if size == 'toy' else size}": lab.rm(path, size) for size in SIZES}

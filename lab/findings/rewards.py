@@ -88,10 +88,8 @@ class RewardModelScaling(Finding):
     hypotheses = [(f"{name}, in pairs right", name, dict(above=0)) for name in differences]
 
     def measure(self, lab):
-        rankings, stages = lab.rankings(), {}
-        for share in self.shares[:-1]:
-            path = lab.write(f"rankings-{share}", rankings[: max(1, int(share * len(rankings)))])
-            stages[f"rm-share-{share}"] = lab.rm(path)
+        rankings = lab.rankings()
+        stages = {f"rm-share-{share}": lab.rm(share_of_rankings(lab, share)) for share in self.shares[:-1]}
         for k in self.ks:
             path = lab.write(f"rankings-first-{k}", [cut(r, k) for r in rankings if len(set(cut(r, k)["ranks"])) > 1])
             stages[f"rm-first-{k}"] = lab.rm(path)
@@ -100,7 +98,7 @@ class RewardModelScaling(Finding):
             lab.models(size)
             if size not in of_size:
                 of_size[size] = f"rm-{size}"
-                stages[f"rm-{size}"] = lab.rm(f"{lab.out}/rankings-0.5.jsonl", size)
+                stages[f"rm-{size}"] = lab.rm(share_of_rankings(lab, 0.5), size)
         pairs, accuracy = measure_accuracy(lab, lab.train(stages) | {"all": f"{lab.toy}/rm"})
         f = {"share of the rankings": list(self.shares)}
         f["by share"] = [accuracy[f"rm-share-{share}"] for share in self.shares[:-1]] + [accuracy["all"]]
@@ -119,6 +117,12 @@ class RewardModelScaling(Finding):
             pictures.steps(axis, f[x], f[y])
             axis.set(xlabel=x)
         axes[0].set(ylabel="pairs right")
+
+
+def share_of_rankings(lab, share):
+    """The file of the first rankings, a share of all."""
+    rankings = lab.rankings()
+    return lab.write(f"rankings-{share}", rankings[: max(1, int(share * len(rankings)))])
 
 
 def cut(ranking, k):

@@ -39,7 +39,7 @@ def _combined(values):
         spread = STUDENT[len(values) - 2] * means.std(ddof=1) / math.sqrt(len(values))
         low = mean - math.hypot(spread, (means - lows).mean())
         high = mean + math.hypot(spread, (highs - means).mean())
-    n = {name: sum(value[name] for value in values) for name in ("n",) if all(name in value for value in values)}
+    n = {"n": sum(value["n"] for value in values)} if all("n" in value for value in values) else {}
     items = {"items": values[0]["items"]} if "items" in values[0] else {}
     unknown = math.isnan(mean)
     return {"mean": mean, "low": -math.inf if unknown else low, "high": math.inf if unknown else high, **n, **items,

@@ -158,10 +158,15 @@ class KlSweep(Sweep, Finding):
     )
 
     def folders(self, lab):
-        """{beta: folder} of PPO without documents; all episodes are kept in samples.jsonl."""
-        start, show = lab.models()["rl_start"], lab.recipe("ppo")["batch_size"]
-        stages = {f"ppo-kl-{beta}": lab.ppo(start, kl_coef=beta, ptx_coef=0.0, show=show) for beta in self.values}
+        """{beta: folder} of PPO without documents."""
+        stages = {f"ppo-kl-{beta}": self.stage(lab, beta) for beta in self.values}
         return dict(zip(self.values, lab.train(stages).values()))
+
+    @staticmethod
+    def stage(lab, beta, **changes):
+        """A stage: PPO without documents; all episodes are kept in samples.jsonl."""
+        show = lab.recipe("ppo")["batch_size"]
+        return lab.ppo(lab.models()["rl_start"], kl_coef=beta, ptx_coef=0.0, show=show, **changes)
 
     def measure(self, lab):
         return self.sweep(lab, self.folders(lab))

@@ -17,8 +17,8 @@ def interval(values, weights=None, items=None, signed=False, resamples=2000, see
     weights (N,): the mean is the ratio sum(values) / sum(weights), such as nats per token of documents. items (N,): a
     key for each value, the item it is about. An item's values are not independent, so they are drawn together. A share
     near 0 or 1 (values 0 and 1 or, if signed, their differences, and FEW items with an event) has an exact
-    interval: 0 of n items does not mean never. Of 20 items or fewer the interval is stretched as Student's t is wider
-    than a normal distribution."""
+    interval: 0 of n items does not mean never. Of fewer than 20 items the interval is stretched as Student's t is
+    wider than a normal distribution."""
     values, index = np.asarray(values, float), None
     n = len(values)
     if items is not None:
