@@ -31,6 +31,7 @@ from tools.select_sft import sample_responses
 
 from .evaluation import score_rankings
 from .pipeline import Pipeline
+from .provenance import made_by
 from .report import with_interval
 
 
@@ -112,7 +113,7 @@ def main(config):
     results = {"accuracy": {name: interval(values) for name, values in outcomes.items()}}
     own = np.array(outcomes.pop("reward model"))
     results["reward_model_minus"] = {rule: interval(own - other) for rule, other in outcomes.items()}  # paired
-    results |= {"pairs_dropped": dropped, "pairs": measured}
+    results |= {"pairs_dropped": dropped, "pairs": measured, "made by": made_by()}
     write_json(f"{config.out}/folds.json", results)
     results["ppo"] = reinforce(config, f"{config.out}/fold-0", folds[0])
     write_json(f"{config.out}/folds.json", results)

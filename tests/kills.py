@@ -5,6 +5,7 @@ that it leaves the same bytes as a run without kills.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -48,7 +49,14 @@ def left_in(out):
     """The contents of a folder's files, without metrics.jsonl, which has times."""
     names = ("model.pt", "*.tiktoken", "tokenizer.json", "*.jsonl", "folds.json", "epoch-*.pt")
     found = {path.relative_to(out): path for name in names for path in Path(out).rglob(name)}
-    return {str(name): path.read_bytes() for name, path in sorted(found.items()) if path.name != "metrics.jsonl"}
+    return {str(name): content(path) for name, path in sorted(found.items()) if path.name != "metrics.jsonl"}
+
+
+def content(path):
+    """A file's content, without the command that made it, which names the folder."""
+    if path.name == "folds.json":
+        return {key: value for key, value in json.loads(path.read_text()).items() if key != "made by"}
+    return path.read_bytes()
 
 
 def start(script, flags, out):

@@ -81,10 +81,10 @@ def crier(rng):
 
 
 def lists(rng):
-    """Different words of a category other than the excluded one."""
+    """Different words of a category other than the excluded one, as only training prompts ask for them."""
     lines = []
     for _ in range(rng.randint(1, 3)):
-        category, count, exclude = draw_item("brainstorm", rng).slots.values()
+        category, count, exclude = draw_item("brainstorm", rng, "train").slots.values()
         what = f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}"
         lines.append(f"{what}: {listed(category, some(category, count, exclude, rng))}.")
     return " ".join(lines)

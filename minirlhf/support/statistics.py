@@ -31,7 +31,7 @@ def interval(values, weights=None, items=None, signed=False, resamples=2000, see
     counts = draw_counts(len(values), resamples, seed)
     low, high = np.quantile((counts @ values) / (counts @ weights), [0.025, 0.975])
     mean = values.sum() / weights.sum()
-    if items is not None and 1 < (m := len(values)) <= len(STUDENT):
+    if 1 < (m := len(values)) <= len(STUDENT):
         stretch = STUDENT[m - 2] / 1.96 * math.sqrt(m / (m - 1))
         low, high = mean + stretch * (low - mean), mean + stretch * (high - mean)
     return {"mean": float(mean), "low": float(low), "high": float(high), "n": n, "items": len(values)}
