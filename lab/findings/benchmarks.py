@@ -2,7 +2,7 @@
 
 They replace the paper's SQuAD, DROP, HellaSwag and translation from French. Each item is the beginning of a web page,
 after one or two solved items. No model was trained on the same passages, lists or sentences; stories have no split, so
-a model may have read one.
+a model may have read one. Pages of the same four forms are on the web, so PPO-ptx reads them during RL, too.
 """
 
 import random
@@ -33,7 +33,7 @@ def reading(rng, split):
     return page, right, record["content"]
 
 
-def reasoning(rng, split):
+def lists(rng, split):
     """(the page's beginning, the record, what it is about) of a list of a number of things, after two solved ones."""
     page = ""
     for part in ("train", "train", split):
@@ -66,10 +66,10 @@ def accuracy(folder, n, seed, split="test"):
     """{benchmark: (1.0 or 0.0 for each of n items of a split, what each is about)} of a model's greedy answers."""
     model, tokenizer = load(folder, GPT)
     hits = {}
-    for make in (reading, reasoning, translation):
+    for make in (reading, lists, translation):
         items = [make(random.Random(f"{make.__name__} {seed} {i}"), split) for i in range(n)]
         texts = [text.split(".")[0] for text in complete(model, tokenizer, [page for page, *_ in items])]
-        if make is reasoning:
+        if make is lists:
             right = [judge(record, world.sentence(text.strip() or "-")).satisfies_constraints
                      for text, (_, record, _) in zip(texts, items)]  # fmt: skip
         else:

@@ -9,6 +9,7 @@ from data.town.prompts import KINDS, draw_record
 from lab.evaluation import load, loss_difference, rm_scores
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
+from minirlhf.support.run import read_metrics
 from minirlhf.support.statistics import interval
 
 from . import benchmarks, pictures
@@ -30,17 +31,17 @@ def difference(one, other):
     return interval(np.concatenate([hits for hits, *_ in pairs]), items=contents, signed=True)
 
 
-TASKS = ("reading", "reasoning", "completion", "translation")
+TASKS = ("reading", "lists", "completion", "translation")
 
 
 class AlignmentTax(Finding):
-    """PPO makes the model that it starts from worse at public tasks which it was not asked about, and PPO-ptx less
-    so."""
+    """PPO makes the model that it starts from worse at public tasks in the form of the web's pages, in which it was not
+    asked, and PPO-ptx less so."""
 
     paper = "Section 4.2 and Figure 29: SQuADv2, DROP, HellaSwag, translation from French, against GPT-3"
     remark = (
-        "The paper compares with GPT-3, which also counts what the fine-tuning before PPO costs; that is shown beside, "
-        "and each of the four tasks"
+        "PPO-ptx's documents hold pages of all four forms. The paper compares with GPT-3, which also counts what the "
+        "fine-tuning before PPO costs; that is shown beside, and each of the four tasks"
     )
     sample = "1,000 items of each of four tasks"
     minutes = 0.2
@@ -74,14 +75,15 @@ class Sweep:
         texts = lab.answers_to(lab.test, folders | start, "sweep")
         reward = dict(zip(texts, at_once(*[(scores_of, f"{lab.toy}/rm", lab.test, own) for own in texts.values()])))
         first, last, usual = self.values[0], self.values[-1], self.usual(lab)
+        drift = [np.mean([row["kl"] for row in read_metrics(folder)][-10:]) for folder in folders.values()]
         return {
+            "KL of the last ten iterations, nats": [float(value) for value in drift],
             "loss above the start": [loss_difference(losses[value], losses["start"]) for value in folders],
             "benchmarks minus the start's": [difference(hits[value], hits["start"]) for value in folders],
             "true utility": [mean(utilities(lab.test, texts[value]), lab.test) for value in folders],
             "RM score": [mean(reward[value], lab.test) for value in folders],
             "loss: last above the start": loss_difference(losses[last], losses["start"]),
             "loss: first above the start": loss_difference(losses[first], losses["start"]),
-            "loss: last minus first": loss_difference(losses[last], losses[first]),
             "loss above the start: last minus half of the recipe's": half_of(losses, last, usual),
             "benchmarks: first minus the start's": difference(hits[first], hits["start"]),
             "benchmarks: last minus the start's": difference(hits[last], hits["start"]),
@@ -115,6 +117,7 @@ class PtxSweep(Sweep, Finding):
     """A large enough coefficient of PPO-ptx's pretraining loss undoes what PPO forgets."""
 
     paper = "Figure 33: from about 20 on, SQuADv2 and DROP are as good as before"
+    remark = "The documents are pages of the same web, and hold all four tasks' forms"
     sample = "600 pages; 1,000 items of each of four tasks"
     minutes = 2
     coefficient = "ptx_coef"
@@ -122,9 +125,9 @@ class PtxSweep(Sweep, Finding):
     hypotheses = (
         ("without it held-out pages are lost", "loss: first above the start", dict(above=0)),
         ("with the largest they are not", "loss: last above the start", dict(below=0.01)),
-        ("which is better", "loss: last minus first", dict(below=0)),
         ("without it public tasks are lost", "benchmarks: first minus the start's", dict(below=0)),
         ("with the largest they are not: at most 2 points", "benchmarks: last minus the start's", dict(above=-0.02)),
+        ("which is better than without it", "benchmarks: last minus first", dict(above=0)),
         ("and the reward is still above the start's", "RM score: last minus the start's", dict(above=0)),
     )
 
@@ -142,7 +145,10 @@ class KlSweep(Sweep, Finding):
     still, and the reward is lower."""
 
     paper = "Figure 34: up to 100 times the default, SQuADv2 and DROP stay worse, and the reward falls"
-    remark = "PPO without documents is compared with its own start, on pages and on public tasks"
+    remark = (
+        "PPO without documents is compared with its own start, on pages and on public tasks. The paper says only that "
+        "the loss is not cured; the half is our bound"
+    )
     sample = "600 pages; 1,000 items of each of four tasks; 2,000 test prompts"
     minutes = 3
     coefficient = "kl_coef"
@@ -181,10 +187,11 @@ def public_demonstrations(kinds, n, rng):
 class PublicTasks(Finding):
     """Models tuned on public tasks that are phrased as instructions (FLAN, T0) lose to SFT on what people ask."""
 
-    paper = "Figure 5: FLAN 29.8 %, T0 26.8 % of comparisons with SFT"
+    paper = "Section 1: FLAN 29.8 %, T0 26.8 % of comparisons with SFT; Figure 5 rates them"
     remark = (
-        "As public data sets do, these differ from demonstrations in kinds of task, in the users' habits that they "
-        "lack, and in answers without errors. The reward model chooses the epoch, as SFT's"
+        "As public data sets do, these differ from demonstrations in kinds of task (15 and 7.5 % of the prompts; on "
+        "these alone beside), in the users' habits that they lack, and in answers without errors. The reward model "
+        "chooses the epoch, as SFT's"
     )
     minutes = 0.2
     mark = 0.5
@@ -204,7 +211,11 @@ class PublicTasks(Finding):
         texts = lab.answers_to(lab.test, lab.train(chosen))
         wins = {name: lab.wins(lab.test, own, lab.test_answers["sft"], name) for name, own in texts.items()}
         wins["ppo_ptx"] = lab.wins(lab.test, lab.test_answers["ppo_ptx"], lab.test_answers["sft"], "ptx")
-        return means(wins, lab.test, heading="wins against SFT")
+        f = means(wins, lab.test, heading="wins against SFT")
+        for name, kinds in self.kinds.items():
+            rows = [i for i, record in enumerate(lab.test) if record["kind"] in kinds]
+            f[f"wins against SFT, on its own kinds: {name}"] = mean(wins[name][rows], [lab.test[i] for i in rows])
+        return f
 
 
 class InContext(Finding):
@@ -254,36 +265,43 @@ class InContext(Finding):
 
 class InstructionTuning(Finding):
     """Fine-tuned on instructions of more kinds, a model does kinds better that it was not fine-tuned on; and a larger
-    model does them better than a smaller."""
+    model gains more by it than a smaller."""
 
     paper = "Beside the paper, Wei et al. 2022 (FLAN), Figures 6 and 7; Chung et al. 2022"
-    remark = "Which kinds are seen differs between seeds. Each size has its recipe's learning rate and epochs"
+    remark = (
+        "Of no kinds: GPT. If it does few of the unseen kinds at either size, a gain is nearly what the tuned model "
+        "does. Which kinds are seen differs between seeds. Each size has its recipe's rate and epochs"
+    )
     sample = "800 test prompts of four unseen kinds"
     minutes = 0.3
     sizes = ("nano", "toy")
     unseen = ("rename", "outing", "advert", "which_class")
-    counts = (1, 3, 7, 14)
-    hypotheses = (("fourteen kinds teach unseen ones better than one", "most kinds minus one", dict(above=0)),
-                  ("the larger model does unseen kinds better", "larger minus smaller", dict(above=0)))  # fmt: skip
+    counts = (0, 1, 3, 7, 14)
+    hypotheses = (
+        ("toy: fourteen kinds teach unseen ones better than none", "most kinds minus none", dict(above=0)),
+        ("and than one", "most kinds minus one", dict(above=0)),
+        ("the larger model gains more than the smaller", "most minus none, larger minus smaller", dict(above=0)),
+    )
 
     def measure(self, lab):
         seen = [kind for kind in KINDS if kind not in self.unseen]
         lab.rng("kinds seen").shuffle(seen)
         n, stages = len(lab.records("demonstrations", "demonstration")) // 2, {}
         for size in self.sizes:
-            for count in self.counts:
+            for count in self.counts[1:]:
                 demonstrations = public_demonstrations(seen[:count], n, lab.rng(f"{count} kinds"))
                 path = lab.write(f"demonstrations-{count}-kinds", demonstrations)
                 stages[size, count] = lab.sft(lab.models(size)["gpt"], size, data=(path,))
         folders = lab.train({f"{size}-tuned-on-{count}": stage for (size, count), stage in stages.items()})
         records = lab.draw_prompts(self.unseen, 800, "unseen kinds")
-        hits = follows(lab.answers_to(records, dict(zip(stages, folders.values())), "unseen"), records)
+        models = {(size, 0): lab.models(size)["gpt"] for size in self.sizes} | dict(zip(stages, folders.values()))
+        hits = follows(lab.answers_to(records, models, "unseen"), records)
         f = {size: [mean(hits[size, count], records) for count in self.counts] for size in self.sizes}
-        f["kinds"] = list(self.counts)
-        f["most kinds minus one"] = mean(hits["toy", self.counts[-1]] - hits["toy", 1], records, signed=True)
-        f["larger minus smaller"] = mean(
-            hits["toy", self.counts[-1]] - hits["nano", self.counts[-1]], records, signed=True
-        )
+        f["kinds"], most = list(self.counts), self.counts[-1]
+        smaller, larger = ({n: hits[size, most] - hits[size, n] for n in (0, 1)} for size in self.sizes)
+        f["most kinds minus none"] = mean(larger[0], records, signed=True)
+        f["most kinds minus one"] = mean(larger[1], records, signed=True)
+        f["most minus none, larger minus smaller"] = mean(larger[0] - smaller[0], records)
         return f
 
     def draw(self, figure, f):
@@ -299,7 +317,10 @@ class PretrainingMixInSft(Finding):
     there on, and its answers are liked no less."""
 
     paper = "Appendix C.3: the RL starting point is fine-tuned with 10 % pretraining data, which helped PPO"
-    remark = "Both starts are trained for as many epochs; the mixed one has lost less before RL begins (shown beside)"
+    remark = (
+        "What helped means is ours. Both starts are trained for as many epochs, the mixed one on a tenth more; it has "
+        "lost less before RL begins (shown beside)"
+    )
     sample = "600 pages; 8,000 test prompts"
     minutes = 0.7
     panels = {"loss": ("start without", "start with", "ppo without", "ppo with")}

@@ -181,6 +181,8 @@ class Lab:
     def answer(self, name, record, i, purpose):
         if purpose == "dialogue first turns" and i % 3 == 0:
             return next(fact for fact in town.FACTS if fact.split == "test").statement
+        if purpose.startswith("dialogue rankings"):  # each sample has a purpose, and so noise, of its own
+            return f"answer {purpose[-1]}"
         return record["answers"][0] if name == "dialogue" and record.get("answers") else "no"
 
 
@@ -199,7 +201,7 @@ def test_models_are_judged_on_test_conversations_each_in_its_own_form(lab):
     forms = {
         "dialogue": ("ppo_ptx-dialogue", lambda m: prompt_of(m)),
         "dialogue, without the turn before": ("ppo_ptx-dialogue", lambda m: prompt_of(m[2:])),
-        "single-turn": ("ppo_ptx", lambda m: "".join(f"{own['content']}\n" for own in m)),
+        "single-turn": ("ppo_ptx", lambda m: f"{m[0]['content']}\n{m[1]['content']}\n\n{m[2]['content']}\n"),
         "dialogue, SFT": ("dialogue-start", lambda m: prompt_of(m)),
         "single-turn, SFT": ("recast-start", lambda m: prompt_of(m)),
     }
@@ -233,6 +235,10 @@ def test_training_knows_no_test_conversation_and_the_control_has_as_many_example
     rows = lab.written["rankings-dialogue"]
     assert all(r.get("from", "rankings") == "rankings" and r["prompt"].endswith("\n\nAssistant:") for r in rows)
     assert all(r["responses"] == [" a", " b"] for r in rows if "from" in r)
+    own = [r for r in rows if "from" not in r]
+    assert own and all(r["responses"] == [f" answer {i}" for i in range(dialogue.Dialogue.k)] for r in own)
+    assert all(len(set(r["ranks"])) > 1 for r in own)
+    assert [list(lab.asked[f"dialogue rankings {i}"].values())[0][0] for i in range(4)] == ["dialogue-start"] * 4
     prompts = [r["prompt"] for r in lab.written["prompts-dialogue"]]
     own = [prompt for prompt in prompts if prompt.count("\n\nHuman:") == 2]
     assert own and not any(map(town.states_test_fact, prompts))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data import town
+from data.town.prompts import draw_record
 from lab.findings import behaviour, dialogue, dpo, optimization, overoptimization, preferences, rewards, tasks
 from lab.findings import lab as lab_module
 from lab.findings.lab import Lab, apart, mean
@@ -127,10 +128,11 @@ def test_never_of_256_answers_about_16_things_is_not_never():
     assert both["low"] < -0.03 and both["high"] > 0.03 and both["mean"] == 0
 
 
-def test_the_interval_of_a_few_items_holds_the_truth_19_times_in_20():
+@pytest.mark.parametrize("items", [range(8), None])
+def test_the_interval_of_a_few_items_holds_the_truth_19_times_in_20(items):
     """Of eight items with values from a normal distribution, where a plain bootstrap's holds it 17 times in 20."""
     rng = np.random.default_rng(0)
-    found = [interval(rng.normal(size=8), items=range(8), resamples=400, seed=i) for i in range(600)]
+    found = [interval(rng.normal(size=8), items=items, resamples=400, seed=i) for i in range(600)]
     assert sum(f["low"] <= 0 <= f["high"] for f in found) / 600 == pytest.approx(0.95, abs=0.025)
 
 
@@ -176,10 +178,12 @@ def test_the_ladders_wins_are_this_models_against_the_largest_sft():
     ]
 
 
-def test_the_smallest_policys_wins_are_against_the_largest_gpt_prompted_or_not():
+def test_the_smallest_policys_wins_are_against_the_largest_gpt_prompted_or_not(monkeypatch):
     worth = {("nano/ppo_ptx", ""): 2, ("medium/gpt", ""): 1}
+    monkeypatch.setattr(Canned, "losses", lambda self, folders: losses_of({"nano": 1.0, "medium": 0.7}), False)
     f = preferences.SmallBeatsLarge().measure(Canned(records_of("story"), lambda *a: f"{worth.get((a[0], a[2]), 3)}"))
     assert means_of(f, "nano ppo_ptx against medium gpt", "nano ppo_ptx against medium gpt_prompted") == [1, 0]
+    assert means_of(f, "loss on pages: nano gpt", "loss on pages: medium gpt") == [1, 0.7]
 
 
 def test_wins_are_of_the_first_answers():
@@ -203,6 +207,42 @@ def test_each_labeler_of_a_group_judges_and_counts_once(monkeypatch):
 # --- what answers are like -------------------------------------------------------------------------------------------
 
 
+def test_each_folds_reward_model_has_not_read_the_others_rankings(monkeypatch):
+    """Right on each pair by labelers of its own, on half by those left out, on none by held-out ones."""
+    who = town.TRAINING_LABELERS
+    lab = Canned(records_of("story"), lambda *_: "1")
+    monkeypatch.setattr(Canned, "rankings", lambda self, name="rankings": [
+        ranking((1, 2), i, labeler=who[i % len(who)].name) for i in range(2 * len(who))])  # fmt: skip
+    monkeypatch.setattr(preferences, "rank_again", lambda rankings, labelers, rng: [
+        r | {"by": {one.name for one in labelers}} for r in rankings])  # fmt: skip
+    monkeypatch.setattr(preferences, "felt_by", lambda record, texts, labelers: (
+        np.arange(len(texts))[:: -1 if labelers == who else 1]))  # fmt: skip
+    monkeypatch.setattr(preferences, "measure_reward_model", lambda *_: {"labeler_agreement": mean([1.0], [record])})
+    record = records_of("story")[0]
+
+    def pairs_right(folder, rankings):
+        read = {r["labeler"] for r in lab.written[f"rankings-fold-{folder[-1]}"]}
+        by = rankings[0]["by"]
+        share = 1.0 if by == read else 0.5 if by == {one.name for one in who} - read else 0.0
+        return np.array([[share, 1.0] for _ in rankings])
+
+    monkeypatch.setattr(preferences, "pairs_right", pairs_right)
+    f = preferences.HeldOutLabelers().measure(lab)
+    names = ("labelers of its own", "others", "held-out labelers")
+    assert means_of(f, *(f"RM accuracy: {name}" for name in names)) == [1, 0.5, 0]
+    assert means_of(f, *(f"RM accuracy: labelers of its own minus {name}" for name in names[1:])) == [0.5, 1]
+    assert means_of(f, f"accuracy of the mean taste of training labelers: {names[2]}") == [1]
+
+
+def test_what_a_labeler_feels_depends_on_what_he_or_she_believes():
+    record = next(r for r in town.prompts("test", 2000, 0) if r["kind"] == "myth")
+    fact = town.world.FACT[record["content"]]
+    who = sorted(town.LABELERS, key=lambda one: fact.key in one.beliefs)
+    some = [[one for one in who if (fact.key in one.beliefs) == holds] for holds in (False, True)]
+    truth, myth = (preferences.felt_by(record, [fact.statement, fact.myth_statement], own) for own in some)
+    assert truth[0] > truth[1] and myth[0] < myth[1]
+
+
 def test_constraints_and_what_is_made_up_count_among_the_answers_that_follow(spelled):
     records = records_of("story", each=8, word="sad") + records_of("closed_qa", each=8)
     half = {"toy/gpt": "follows satisfies", "toy/ppo_ptx": "follows satisfies helpful"}
@@ -219,7 +259,20 @@ def test_constraints_and_what_is_made_up_count_among_the_answers_that_follow(spe
     assert means_of(f, "satisfies: gpt", f"satisfies{among}: gpt", f"satisfies{among}: ppo_ptx") == [0.875, 0.5, 1]
     assert means_of(f, "made up: gpt", f"made up{among}: gpt", f"made up{among}: ppo_ptx") == [0.875, 0.5, 0.125]
     assert means_of(f, f"made up{among}: ppo_ptx minus gpt") == [-0.375]
-    assert means_of(f, "fit for a customer: gpt", "fit for a customer: ppo_ptx") == [0.125, 1]
+    assert means_of(f, "helps, insults nobody: gpt", "helps, insults nobody: ppo_ptx") == [0.125, 1]
+
+
+def test_constraints_are_those_of_stories_letters_and_lists():
+    """which_class has a word, too, which is no constraint."""
+    rng, found = random.Random(0), {}
+    for kind in ("story", "letter", "brainstorm", "which_class", "closed_qa", "myth"):
+        found[kind] = [behaviour.constrained(draw_record(kind, rng)) for _ in range(200)]
+    assert all(found["brainstorm"]) and not any(found["which_class"] + found["closed_qa"] + found["myth"])
+    assert 0 < sum(found["story"]) < 200 and 0 < sum(found["letter"]) < 200
+    story = next(
+        r for r in town.prompts("test", 500, 0) if r["kind"] == "story" and not r["word"] and r["one_sentence"]
+    )
+    assert behaviour.constrained(story)
 
 
 def test_each_kind_has_the_same_weight_among_answers_that_follow():
@@ -240,11 +293,14 @@ def test_true_answers_are_told_by_models_and_by_myths(spelled):
         right = record["kind"] == "myth" if folder == "toy/ppo_ptx" else record["content"] == "myth/0"
         if prefix == behaviour.Truthful.instruction:
             right = folder == "toy/gpt"
-        return "true" if right else "false"
+        follow = folder == "toy/ppo_ptx" or record["content"].endswith("/0")
+        return ("true" if right else "false") + " follows" * follow
 
     f = behaviour.Truthful().measure(Canned(records, say))
     assert means_of(f, "ppo_ptx over gpt, a ratio", "gpt", "ppo_ptx") == [4, round(1 / 6, 6), round(4 / 6, 6)]
     assert means_of(f, "myths: ppo_ptx minus gpt", "other questions: ppo_ptx minus gpt") == [0.75, 0]
+    among = f"true{behaviour.OF_FOLLOWING}"  # GPT follows on the first question of each kind
+    assert means_of(f, f"{among}: ppo_ptx", f"{among}: gpt") == [0.5, 0.5]
     assert means_of(f, "after an instruction: ppo_ptx minus gpt", "after a page of answers: ppo_ptx minus gpt") == [
         -1,
         0.5,
@@ -257,7 +313,8 @@ def test_a_voice_is_that_of_answers_about_myths_and_the_reward_models_taste_is_f
 
     def say(folder, record, prefix):
         here = int(record["content"].split("/")[1]) < begin.get(folder, 0)
-        return "In fact, it is." if here or record["kind"] == "story" else "It is, in fact."
+        other = "Hares." if folder == "toy/ppo" else "It is, in fact."
+        return "In fact, it is." if here or record["kind"] == "story" else other
 
     seen = []
 
@@ -270,6 +327,8 @@ def test_a_voice_is_that_of_answers_about_myths_and_the_reward_models_taste_is_f
     heading = "begins with In fact"
     names = ("rl_start", "ppo minus rl_start", "ppo_ptx minus rl_start")
     assert means_of(f, *(f"{heading}: {name}" for name in names)) == [0.25, 0.5, 0.75]
+    long = f"{heading}, of answers of four words or more"  # "In fact, it is." has four, and "It is, in fact." too
+    assert means_of(f, f"{long}: rl_start", f"{long}: ppo", f"{long}: gpt") == [0.25, 1, 0]
     shares = [value["mean"] for name, value in f.items() if name.startswith("the RM prefers")]
     assert shares == [1, 0]  # 1 to 0.5; 3 to 4
     hill = next(fact for fact in town.MYTHS if fact.split == "test")
@@ -311,18 +370,24 @@ def test_toxic_answers_are_counted_by_what_was_asked_for(spelled, monkeypatch):
 
 
 def test_bias_is_measured_on_the_tokens_of_pages_and_resamples_trades(monkeypatch):
-    """A model for which "he" is three times as likely as "she", whatever the trade: 0.811 bits."""
-    seen = []
+    """A model for which "he" is three times as likely as "she", whatever the trade: 0.811 bits; and others for which
+    he is as likely (PPO-ptx), or never meant (PPO)."""
+    seen, he = [], {"toy/ppo_ptx": 0.5, "toy/ppo": 1e-12}
 
     def nats(model, tokenizer, pages):
         seen.extend(pages)
-        return np.array([math.log(4) if " her " in page else math.log(4 / 3) for page in pages])
+        likely = he.get(model, 0.75)
+        return np.array([-math.log(1 - likely if " her " in page else likely) for page in pages])
 
-    monkeypatch.setattr(behaviour, "load", lambda folder, kind: (None, None))
+    monkeypatch.setattr(behaviour, "load", lambda folder, kind: (folder, None))
     monkeypatch.setattr(behaviour, "page_nats", nats)
     f = behaviour.Bias().measure(Canned(records_of("story"), lambda *_: ""))
     women = sum(town.world.TRADES.values()) / len(town.world.TRADES)
     assert means_of(f, "bits of the choice: gpt", "stereotype chosen: gpt") == [0.811278, round(0.75 - women / 2, 6)]
+    differences = [f"{what}: {name} minus gpt" for what in ("bits of the choice", "stereotype chosen")
+                   for name in ("ppo_ptx", "ppo")]  # fmt: skip
+    chosen = 0.75 - women / 2
+    assert means_of(f, *differences) == [0.188722, -0.811278, round(0.5 - chosen, 6), round(women - chosen, 6)]
     assert f["bits of the choice: gpt"]["items"] == len(town.world.TRADES) >= 40
     assert all(page.startswith("The ") and page.endswith(".") for page in seen)
 
@@ -350,20 +415,47 @@ def test_rare_instructions_are_compared_with_gpt_alone_and_prompted(spelled, mon
 
 
 def test_a_myth_is_counted_where_it_was_told(monkeypatch):
-    """It says the myth whenever a prompt does; and keeps one constraint, not two."""
+    """It says the myth whenever a prompt does; and where it follows, as on each but the first story, it keeps one
+    constraint, not two."""
     monkeypatch.setattr(behaviour, "judge_all", judge_all)
 
     def say(folder, record, prefix):
         if record["content"] in town.world.FACT:
             told = town.world.FACT[record["content"]].myth
             return told if told and re_in(told, record["prompt"]) else "I do not know."
-        return "" if record.get("word") and record.get("one_sentence") else "satisfies"
+        if record["prompt"] not in seen:
+            seen.append(record["prompt"])
+        if record["prompt"] == seen[0]:
+            return ""
+        return "follows" if record.get("word") and record.get("one_sentence") else "follows satisfies"
 
+    seen = []
     f = behaviour.SimpleMistakes().measure(Canned(records_of("story"), say))
-    assert means_of(f, "says the myth: told it before the question", "says the myth: asked alone") == [1, 0]
+    says = [f"says the myth: {when}" for when in ("told it before the question", "told something else", "asked alone")]
+    assert means_of(f, *says, "says the myth: told minus told something else") == [1, 0, 0, 1]
     kept = ("word", "one sentence", "both", "product minus both")
-    assert means_of(f, *(f"constraints kept: {what}" for what in kept)) == [1, 1, 0, 1]
-    assert f["says the myth: told minus alone"]["items"] == sum(m.split == "test" for m in town.MYTHS) >= 40
+    assert means_of(f, *(f"constraints kept, where it follows: {what}" for what in kept)) == [1, 1, 0, 1]
+    assert f["follows, with constraints: both"]["mean"] > 0.9
+    assert (
+        f["says the myth: told minus told something else"]["items"] == sum(m.split == "test" for m in town.MYTHS) >= 40
+    )
+
+
+def test_what_is_told_before_a_question_is_the_myth_or_a_truth_about_something_else(monkeypatch):
+    monkeypatch.setattr(behaviour, "judge_all", judge_all)
+    asked = {}
+    monkeypatch.setattr(Canned, "answers", lambda self, given, purpose: asked.update(given) or {
+        name: ["" for _ in records] for name, (_, records) in given.items()})  # fmt: skip
+    behaviour.SimpleMistakes().measure(Canned(records_of("story"), lambda *_: ""))
+    facts = {fact.key: fact for fact in town.MYTHS if fact.split == "test"}
+    for name in ("premises", "others"):
+        records = asked[name][1]
+        assert [r["content"] for r in records] == [r["content"] for r in asked["plain"][1]]
+        for record in records:
+            fact, told = facts[record["content"]], record["prompt"].lower()
+            assert (fact.myth_statement[:-1].lower() in told) == (name == "premises")
+            truths = [own.key for own in facts.values() if own.statement[:-1].lower() in told]
+            assert len(truths) == (name == "others") and record["content"] not in truths
 
 
 def test_a_denied_myth_is_not_said():
@@ -414,6 +506,7 @@ def test_sweeps_compare_with_the_policys_own_start(finding, monkeypatch):
         Canned, "losses", lambda self, folders: losses_of({name: loss[name] for name in folders}), False
     )
     monkeypatch.setattr(tasks, "utilities", lambda records, texts: np.array([number(t) for t in texts]))
+    monkeypatch.setattr(tasks, "read_metrics", lambda folder: [{"kl": 99.0}] + [{"kl": 2.0}] * 10)
     monkeypatch.setattr(tasks, "at_once", lambda *calls: [np.array([number(t) for t in texts]) for *_, texts in calls])
     order = {f"{value}": i for i, value in enumerate(values)}
 
@@ -426,8 +519,32 @@ def test_sweeps_compare_with_the_policys_own_start(finding, monkeypatch):
     assert means_of(f, "loss: first above the start", "loss: last above the start") == [1.0, 0.6]
     assert means_of(f, "benchmarks: first minus the start's", "benchmarks: last minus the start's") == [-0.9, -0.5]
     assert means_of(f, "RM score: last minus the recipe's", "RM score: last minus the start's") == [2, 4]
-    assert values.index(one.usual(lab)) == 2
+    assert values.index(one.usual(lab)) == 2 and f["KL of the last ten iterations, nats"] == [2.0] * len(values)
+    assert means_of(f, "benchmarks: last minus first") == [0.4]
     assert means_of(f, "loss above the start: last minus half of the recipe's") == [0.2]  # 0.6 and 0.8
+
+
+def test_kinds_seen_are_compared_with_none_and_with_one_and_sizes_by_their_gains():
+    """Of 16 prompts each model does as many as stand here."""
+    does = {"toy/gpt": 2, "toy-tuned-on-1": 4, "toy-tuned-on-3": 5, "toy-tuned-on-7": 6, "toy-tuned-on-14": 12}
+    does |= {"nano/gpt": 1, "nano-tuned-on-14": 3} | {f"nano-tuned-on-{n}": 2 for n in (1, 3, 7)}
+    records = records_of("rename", each=16)
+
+    def say(folder, record, prefix):
+        return "follows" if int(record["content"].split("/")[1]) < does.get(folder, 16) else ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab_module, "judge_all", judge_all)
+        patch.setattr(Canned, "draw_prompts", lambda self, kinds, n, purpose: records)
+        patch.setattr(Canned, "records", lambda self, name, kind: [{}] * 20)
+        lab = Canned(records, say)
+        f = tasks.InstructionTuning().measure(lab)
+    shares = [[round(16 * figure["mean"]) for figure in f[size]] for size in ("nano", "toy")]
+    assert shares == [[1, 2, 2, 2, 3], [2, 4, 5, 6, 12]] and f["kinds"] == [0, 1, 3, 7, 14]
+    names = ("most kinds minus none", "most kinds minus one", "most minus none, larger minus smaller")
+    assert means_of(f, *names) == [10 / 16, 8 / 16, 8 / 16]
+    for count in (1, 3, 7, 14):
+        assert lab.trained[f"toy-tuned-on-{count}"][1] == ("toy/gpt",)
 
 
 def test_what_rl_forgets_is_counted_from_its_own_start(monkeypatch):
@@ -445,9 +562,16 @@ def test_what_rl_forgets_is_counted_from_its_own_start(monkeypatch):
 
 def test_public_tasks_win_against_sft(monkeypatch):
     monkeypatch.setattr(Canned, "records", lambda self, name, kind: [{}] * 12)
-    worth = {"toy/sft": 2, "flan": 1, "t0": 3, "toy/ppo_ptx": 4}
-    f = tasks.PublicTasks().measure(Canned(records_of("story"), lambda folder, *_: f"{worth.get(folder, 0)}"))
-    assert means_of(f, *(f"wins against SFT: {name}" for name in ("flan", "t0", "ppo_ptx"))) == [0, 1, 1]
+    worth = {"toy/sft": 2, "t0": 3, "toy/ppo_ptx": 4}
+
+    def say(folder, record, prefix):
+        own = {"closed_qa": 3, "tovish": 2}.get(record["kind"], 1) if folder == "flan" else worth.get(folder, 0)
+        return f"{own}"
+
+    f = tasks.PublicTasks().measure(Canned(records_of("story", "closed_qa", "tovish"), say))
+    assert means_of(f, *(f"wins against SFT: {name}" for name in ("flan", "t0", "ppo_ptx"))) == [0.5, 1, 1]
+    own = "wins against SFT, on its own kinds"  # tovish is none of T0's
+    assert means_of(f, f"{own}: flan", f"{own}: t0") == [0.75, 1] and f[f"{own}: t0"]["n"] == 4
 
 
 # --- reward models ---------------------------------------------------------------------------------------------------
@@ -473,15 +597,33 @@ def scored(monkeypatch):
     return right
 
 
-def test_shuffled_comparisons_take_as_many_steps(scored):
+def test_shuffled_comparisons_take_as_many_steps(scored, monkeypatch):
+    """Held-out rankings are made again by labelers of the training group."""
     scored.append("rm-together")
+    groups = []
+    monkeypatch.setattr(rewards, "rank_again", lambda rankings, who, rng: groups.append(who) or [
+        r | {"ranks": [1, 2, 3, 4]} for r in rankings])  # fmt: skip
+
+    def score_rankings(folder, rankings):
+        """One likes the first response best, the others the last, whatever the ranks are."""
+        return [[j * (-1.0 if folder == "rm-together" else 1.0) for j in range(4)] for _ in rankings]
+
+    monkeypatch.setattr("lab.evaluation.score_rankings", score_rankings)
+    monkeypatch.setattr(rewards, "score_rankings", score_rankings)
     lab = Canned(records_of("story"), lambda *_: "")
     f = rewards.ComparisonsTogether().measure(lab)
     assert [len(rows) for rows in lab.written.values()] == [3, 18]  # the one with a tie is left out; six pairs each
     size = lab.recipe("rm")["batch_size"]
     assert [stage[2].get("batch_size", size) for stage in lab.trained.values()] == [size, 6 * size, size]
     assert means_of(f, "accuracy: together", "accuracy: shuffled", "accuracy: shuffled minus together") == [1, 0, -1]
-    assert f["loss on held-out rankings: shuffled minus together"]["mean"] > 0.5
+    right, wrong = (np.mean([math.log(1 + math.exp(-sign * (b - a))) for a in range(4) for b in range(a + 1, 4)])
+                    for sign in (1, -1))  # fmt: skip
+    losses = [
+        f[f"loss on held-out rankings: {way}"]["mean"] for way in ("together", "shuffled", "shuffled minus together")
+    ]
+    assert losses == pytest.approx([right, wrong, wrong - right])
+    assert f["loss on its own rankings: together"]["mean"] > right + 0.1  # two of the three are another way round
+    assert groups == [town.TRAINING_LABELERS]
     for row in lab.written["rankings-shuffled"]:
         assert row["ranks"] == [1, 2] and len(row["responses"]) == 2
 
@@ -495,6 +637,7 @@ def test_ratings_and_rankings_are_of_one_labeler_with_the_same_errors(scored, mo
     scored.append("rm-ranked")
     f = rewards.RatingsOrComparisons().measure(Canned(records_of("story"), lambda *_: ""))
     assert means_of(f, "rankings", "ratings", "rankings minus ratings") == [1, 0, 1]
+    assert (f["untied pairs: rankings"], f["untied pairs: ratings"]) == (4 * 6, 4 * 5)
 
 
 def test_both_ways_to_tell_an_order_see_the_same_errors():
@@ -537,25 +680,57 @@ def test_best_of_n_from_a_pool_is_the_mean_over_all_draws():
 def test_a_fit_finds_the_law_that_made_the_points(form):
     d = np.linspace(0.0, 4, 12)
     minus = d * np.log(np.maximum(d, 1e-12)) if form is overoptimization.log_form else d * d
-    gold = 0.2 + 1.5 * d - 0.7 * minus
-    found = overoptimization.fit(d, gold, form)
-    assert means_of(found, "start", "a", "b", "R squared") == [0.2, 1.5, 0.7, 1]
-    noisy = overoptimization.fit(d, gold + np.random.default_rng(0).normal(0, 0.1, 12), form)
-    assert noisy["b"]["low"] < 0.7 < noisy["b"]["high"] and noisy["R squared"]["mean"] < 1
-    assert overoptimization.predict(found, 2.0, form) == pytest.approx(0.2 + 3 - 0.7 * (2 * math.log(2) if form is
-                                                                      overoptimization.log_form else 4))  # fmt: skip
+    gold, other = 0.2 + 1.5 * d - 0.7 * minus, (0.2 + 1.5 * d - 0.3 * minus)[:6]
+    found = overoptimization.fit({"x": list(zip(d, gold)), "y": list(zip(d, other))}, form)
+    assert means_of(found, "start", "a", "x: b", "y: b", "x minus y", "R squared") == [0.2, 1.5, 0.7, 0.3, 0.4, 1]
+    noisy = list(zip(d, gold + np.random.default_rng(0).normal(0, 0.1, 12)))
+    found = overoptimization.fit({"x": noisy}, form)
+    assert found["x: b"]["low"] < 0.7 < found["x: b"]["high"] and found["R squared"]["mean"] < 1
+    law = 0.2 + 3 - 0.7 * (2 * math.log(2) if form is overoptimization.log_form else 4)
+    assert overoptimization.predict(0.2, 1.5, 0.7, 2.0, form) == pytest.approx(law)
+    assert math.isnan(overoptimization.fit({"x": noisy[:3]}, form)["x: b"]["mean"])  # three points, three numbers
+
+
+def test_the_interval_of_a_fit_holds_the_truth_19_times_in_20():
+    rng, d, held = np.random.default_rng(0), np.linspace(1, 4, 4), 0
+    for _ in range(400):
+        curves = {
+            name: list(zip(d, 0.2 + d - b * overoptimization.log_form(d) + rng.normal(0, 0.1, 4)))
+            for name, b in (("x", 0.4), ("y", 0.1))
+        }
+        found = overoptimization.fit(curves, overoptimization.log_form)["x minus y"]
+        held += found["low"] <= 0.3 <= found["high"]
+    assert held / 400 == pytest.approx(0.95, abs=0.03)
+
+
+def test_a_curve_is_read_between_its_points_and_not_beyond_them():
+    figures = [{"mean": m, "low": m - 0.3, "high": m + 0.3} for m in (1.0, 2.0, 4.0)]
+    assert overoptimization.at(1.25, [0.5, 1.0, 1.5], figures)["mean"] == 3
+    assert overoptimization.at(1.25, [1.5, 0.5, 1.0], figures)["mean"] == pytest.approx(2.5)  # 4 at 1.0, 1 at 1.5
+    for d, figure in zip((0.5, 1.0, 1.5), figures):
+        assert overoptimization.at(d, [0.5, 1.0, 1.5], figures) == pytest.approx(figure)
+    both = overoptimization.at(0.75, [0.5, 1.0, 1.5], figures)
+    assert both["mean"] - both["low"] == pytest.approx(math.hypot(0.15, 0.15))
+    for d in (0.4, 1.6):
+        assert math.isnan(overoptimization.at(d, [0.5, 1.0, 1.5], figures)["mean"])
 
 
 def episodes(kl, gold):
     """A run whose KL rises evenly from 0."""
     kl = np.linspace(0, kl, 100 * overoptimization.PARTS)
     about = np.array([f"{i % 50}" for i in range(len(kl))])
-    return [], {"kl": kl, "proxy": np.linspace(0, 1, len(kl)), "gold": gold(np.sqrt(kl)), "about": about}
+    return list(range(len(kl))), {
+        "kl": kl,
+        "proxy": np.linspace(0, 1, len(kl)),
+        "gold": gold(np.sqrt(kl)),
+        "about": about,
+    }
 
 
 def test_a_policy_that_overoptimizes_ends_below_its_peak(monkeypatch, tmp_path):
     monkeypatch.setattr(overoptimization, "episodes", lambda lab, folder: episodes(16, lambda d: d * (1 - 0.2 * d)))
     monkeypatch.setattr(overoptimization, "film", lambda *_: [])
+    monkeypatch.setattr(overoptimization, "felt_in_training", lambda lab, rows: np.array([float(r) for r in rows]))
     monkeypatch.setattr(
         overoptimization, "best_of", lambda lab, records, n, *_: (None, np.ones((4, n)), np.ones((1, 4, n)))
     )
@@ -564,26 +739,103 @@ def test_a_policy_that_overoptimizes_ends_below_its_peak(monkeypatch, tmp_path):
     peak, end = 2.5 * 0.5, 4 * 0.2
     assert f["gold: end minus peak"]["mean"] == pytest.approx(end - peak, abs=0.1)
     assert f["proxy: end minus peak"]["mean"] > 0.3
+    assert f["gold by training labelers: end minus peak"]["mean"] in (500, 600)  # the parts of 100 episodes are these
 
 
-def test_the_law_compares_each_reward_model_with_that_of_all_rankings(monkeypatch, scored):
-    b = {"ppo-kl-0.01": 0.1, "ppo-half": 0.2, "ppo-an-eighth": 0.4, "ppo-nano-all-rankings": 0.3, "ppo-kl-0.3": 0.1}
-
+def test_a_peak_is_measured_on_other_episodes_than_find_it(monkeypatch):
     def run(lab, folder):
-        fall = b.get(folder, 0.1)
-        return episodes(16, lambda d: d * (1 - fall * np.log(np.maximum(d, 1e-9))))
+        rows, values = episodes(16, lambda d: 0 * d)
+        values["gold"][300:400:2] = 5.0  # luck
+        return rows, values
 
     monkeypatch.setattr(overoptimization, "episodes", run)
+    monkeypatch.setattr(overoptimization, "film", lambda *_: [])
+    monkeypatch.setattr(overoptimization, "felt_in_training", lambda lab, rows: np.zeros(len(rows)))
+    monkeypatch.setattr(overoptimization, "best_of", lambda lab, r, n, *_: (None, np.ones((4, n)), np.ones((1, 4, n))))
+    monkeypatch.setattr(Canned, "records", lambda self, name, kind: records_of("story"))
+    f = overoptimization.Overoptimization().measure(Canned(records_of("story"), lambda *_: ""))
+    assert means_of(f, "gold: end minus peak") == [0]
+
+
+def test_what_the_training_labelers_feel_is_their_mean_and_not_the_others():
+    records = [r for r in town.prompts("test", 2000, 0) if r["kind"] == "myth"][:5]
+    lab = SimpleNamespace(about={r["prompt"]: r for r in records})
+    texts = [town.world.FACT[r["content"]].myth_statement for r in records]
+    found = overoptimization.felt_in_training(
+        lab, [{"prompt": r["prompt"], "response": t} for r, t in zip(records, texts)]
+    )
+    wanted = [sum(one.utility(town.judge(r, t, one.beliefs), t) for one in town.TRAINING_LABELERS) / 30
+              for r, t in zip(records, texts)]  # fmt: skip
+    assert found == pytest.approx(wanted)
+
+
+@pytest.fixture
+def law(monkeypatch, scored):
+    """law(curves) measures the law's finding where {folder: (the run's last KL, d -> gold)}."""
     monkeypatch.setattr(overoptimization, "best_of", lambda lab, records, n, models: (
         None, np.tile(np.arange(n) / n, (4, 1)), np.tile(np.arange(n), (len(models), 4, 1))))  # fmt: skip
+    monkeypatch.setattr(overoptimization, "measure_accuracy", lambda lab, folders: ({}, {}))
     monkeypatch.setattr(Canned, "records", lambda self, name, kind: records_of("story"))
-    f = overoptimization.OveroptimizationLaw().measure(Canned(records_of("story"), lambda *_: ""))
-    less = "RL: b, all rankings minus {}"
-    assert f["RL, all rankings: b"]["mean"] == pytest.approx(0.1, abs=0.06)
-    found = [f[less.format(name)]["mean"] for name in overoptimization.OveroptimizationLaw.models[1:]]
-    assert found == pytest.approx([-0.1, -0.3, -0.2], abs=0.05)
+
+    def measure(curves):
+        monkeypatch.setattr(overoptimization, "episodes", lambda lab, folder: episodes(*curves[folder]))
+        lab = Canned(records_of("story"), lambda *_: "")
+        return overoptimization.OveroptimizationLaw().measure(lab), lab
+
+    return measure
+
+
+LAW_RUNS = ("ppo-kl-0.01", "ppo-half", "ppo-an-eighth", "ppo-nano-all-rankings")
+LESS = [f"RL: b, all rankings minus {name}" for name in overoptimization.OveroptimizationLaw.models[1:]]
+
+
+def test_the_law_compares_each_reward_model_with_that_of_all_rankings(law):
+    def falls(b):
+        return lambda d: d * (1 - b * np.log(np.maximum(d, 1e-9)))
+
+    curves = {folder: (16, falls(b)) for folder, b in zip(LAW_RUNS, (0.1, 0.2, 0.4, 0.3))}
+    late = 2 * math.sqrt(0.8)  # d where the last fifth of the run with beta 0.3 begins
+    f, lab = law(curves | {"ppo-kl-0.3": (4, lambda d: falls(0.1)(d) + 0.2 * (d >= late) - 9 * (d < late))})
+    assert f["RL, all rankings: b"]["mean"] == pytest.approx(0.1, abs=0.02)
+    assert [f[name]["mean"] for name in LESS] == pytest.approx([-0.1, -0.3, -0.2], abs=0.02)
     assert f["RL, all rankings: R squared, minus the other form's"]["mean"] > 0
+    assert f["beta 0.3 minus stopping early"]["mean"] == pytest.approx(0.2, abs=0.03)
+    assert f["the d that all reach"]["mean"] == pytest.approx(4, abs=0.1)
+    points = [(d, falls(0.1)(d)) for d in f["all rankings: distance"] if d >= 1]
+    both = [overoptimization.fit({"": points}, form)["R squared"]["mean"]
+            for form in (overoptimization.log_form, overoptimization.square_form)]  # fmt: skip
+    assert means_of(f, "RL, all rankings: R squared, minus the other form's") == pytest.approx(
+        [both[0] - both[1]], abs=1e-3
+    )
+    assert f["all rankings: peak minus start"]["mean"] == pytest.approx(3.41 - 0.63, abs=0.05)
+    of = {name: lab.trained[name][2].get("reward_model") for name in LAW_RUNS[1:]}
+    assert of == dict(zip(LAW_RUNS[1:], ("rm-share-0.5", "rm-share-0.125", "rm-nano-all")))
+    assert [lab.trained[rm][2]["data"] for rm in of.values()] == [
+        "rankings-0.5",
+        "rankings-0.125",
+        lab.file("rankings"),
+    ]
+    assert [lab.trained[rm][1][0] for rm in of.values()] == ["toy/sft"] * 2 + [f"{lab.out}/nano/sft_epochs"]
+    assert [len(lab.written[f"rankings-{share}"]) for share in (0.5, 0.125)] == [2, 1]
+    assert lab.trained["ppo-nano-all-rankings"][2]["value_lr"] == lab.recipe("ppo", "nano")["value_lr"]
+    assert [lab.trained[name][2]["kl_coef"] for name in LAW_RUNS] == [overoptimization.LEAST] * 4
+
+
+@pytest.mark.parametrize("curve", [lambda d: d * (1 - 0.15 * d), lambda d: np.sin(d / 2), lambda d: np.minimum(d, 2)])
+def test_runs_on_one_curve_have_one_b_however_far_they_go(law, curve):
+    """Also where the curve is not the law's: alone, the fit's b of a longer run is another."""
+    curves = {folder: (kl, curve) for folder, kl in zip(LAW_RUNS, (25, 16, 9, 12))}
+    f, _ = law(curves | {"ppo-kl-0.3": (4, curve)})
+    assert [f[name]["mean"] for name in LESS] == pytest.approx([0, 0, 0], abs=0.01)
     assert f["beta 0.3 minus stopping early"]["mean"] == pytest.approx(0, abs=0.05)
+    own = []
+    for kl in (25, 9):
+        _, values = episodes(kl, curve)
+        cut, distance = overoptimization.parts(values, 20)
+        own.append(
+            overoptimization.fit({"": list(zip(distance, map(np.mean, cut["gold"])))}, overoptimization.log_form)
+        )
+    assert abs(own[0][": b"]["mean"] - own[1][": b"]["mean"]) > 0.03
 
 
 def test_larger_reward_models_are_compared_by_the_true_worth_of_their_choice(monkeypatch, scored):
@@ -620,11 +872,11 @@ def test_best_of_16_is_the_answer_with_the_highest_score(monkeypatch):
     monkeypatch.setattr(optimization, "at_once", lambda *calls: [np.arange(4.0) for _ in calls])
     monkeypatch.setattr(optimization, "seconds", lambda folder: 1)
     monkeypatch.setattr(Canned, "losses", lambda self, folders: losses_of(dict.fromkeys(folders, 1.0)), False)
-    worth = {"toy/ppo": 3, "toy/ppo_ptx": 4, "dpo": 1}
+    worth = {"toy/ppo": 3, "toy/ppo_ptx": 4, "dpo": 1, "toy/rl_start": 1.5}
     f = optimization.Alternatives().measure(Canned(records, lambda folder, *_: f"{worth.get(folder, 2)}"))
-    names = ("best of 16", "DPO", "ppo", "ppo_ptx")
-    assert means_of(f, *(f"true utility: {name}" for name in names)) == [0, 1, 3, 4]
-    assert means_of(f, *(f"wins against SFT: {name}" for name in names)) == [0, 0, 1, 1]
+    names = ("best of 16", "DPO", "rl_start", "ppo", "ppo_ptx")
+    assert means_of(f, *(f"true utility: {name}" for name in names)) == [0, 1, 1.5, 3, 4]
+    assert means_of(f, *(f"wins against SFT: {name}" for name in names)) == [0, 0, 0, 1, 1]
 
 
 def test_dialogues_answers_are_right_if_they_follow_keep_to_constraints_and_are_not_false(monkeypatch):
