@@ -3,13 +3,15 @@
     python -m lab.results --keep runs/findings-30 runs/toy-30     copies what two runs measured to results/
     python -m lab.results                                         fills README.md and docs/ from results/
 
-A page marks what is filled in. A table stands between <!-- table NAME --> and <!-- end -->. The decimal numbers of a
-paragraph are listed in a comment before it, each by the path of its figure: `toy | models | ppo_ptx | rm_score %`. At
-the end, % multiplies by 100, and () takes the two ends of the interval, too; a line that is a number is one.
+A page marks what is filled in. A table stands between <!-- table NAME --> and <!-- end -->. The numbers of a paragraph
+that are decimal or are followed by % (but not the 95 % of intervals) are listed in a comment before it, each by the
+path of its figure: `toy | models | ppo_ptx | rm_score %`. At the end, % multiplies by 100, and () takes the two ends of
+the interval, too; a line that is a number is one.
 """
 
 import math
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +28,9 @@ from .report import draw_ladder
 from .tables import TABLES
 
 FOLDER = ROOT / "results"
-PAGES = ("README.md", "docs/results.md", "docs/findings.md")
-NUMBER = re.compile(r"(?<![\w.,])(?<!ection )(?<!arXiv )[+-]?\d[\d,]*\.\d+(?![\w.]*\d)")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in (
+    "results", "findings", "healthy", "exercises", "own_reward", "people", "own_data", "scaling")))  # fmt: skip
+NUMBER = re.compile(r"(?<![\w.,])(?<!ection )(?<!arXiv )[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
 FENCED = re.compile(r"^```.*?^```", re.M | re.S)
 TABLE = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 FIGURES = re.compile(r"(<!-- figures\n(.*?)\n-->\n)(.*?)(?=\n\n|\Z)", re.S)
@@ -58,6 +61,13 @@ def keep(folder):
         require_believable(result, folder)
         write_json(FOLDER / "reproduce" / f"{result['size']}-{result['seed']}.json", shorter(result))
         return
+    for name in ("broken", "folds"):
+        if name in own:
+            require_believable(own[name], folder)
+            write_json(FOLDER / f"{name}.json", shorter(own[name]))
+            for picture in folder.glob("*.png"):
+                shutil.copy(picture, ROOT / "docs")
+            return
     results = {name: result for name, result in own.items() if name in known()}
     require(results, f"{folder}: no results of reproduce.py or lab.findings; wait until a run has finished")
     for name, result in results.items():
@@ -99,6 +109,7 @@ def load():
     runs = [read_json(path) for path in sorted((FOLDER / "reproduce").glob("toy-*.json"))]
     runs = [run for run in runs if run["seed"] in RUN_SEEDS]
     found = {"toy": combine(runs) | {"seeds": len(runs)}} if runs else {}
+    found |= {path.stem: read_json(path) for path in FOLDER.glob("*.json")}
     by_seed = [read_json(path) for path in sorted((FOLDER / "findings").glob("seed-*.json"))]
     for name, finding in known().items():
         own = [one[name] for one in by_seed if name in one and one[name]["seed"] in seeds_of(finding)]
@@ -138,7 +149,7 @@ def values_of(line, found, name):
         elif key not in value:
             raise InputError(f"{name}: no figure {path!r} in results/")
         value = value[key]
-    numbers = [value] if isinstance(value, float) else [value[end] for end in ("mean", "low", "high")]
+    numbers = [value] if isinstance(value, (int, float)) else [value[end] for end in ("mean", "low", "high")]
     return [number * (100 if percent else 1) for number in numbers[: 3 if ends else 1]]
 
 
@@ -147,7 +158,7 @@ def in_form_of(text, value):
     if isinstance(value, str):
         return value
     sign = "+" if text[0] in "+-" else ""
-    return f"{value:{sign},.{len(text.split('.')[1])}f}"
+    return f"{value:{sign},.{len(text.partition('.')[2])}f}"
 
 
 def unmarked(page):
