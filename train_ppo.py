@@ -17,9 +17,8 @@ entropy bonus, beta is fixed, and neither rewards nor values are normalised.
 
 There are four networks and an average: the policy; the reference, which is the frozen initial
 policy; the frozen reward model; the value network, which starts as a copy of the reward model; and
-the policy's running average, saved as model.pt. The paper does not say how these are set, so they
-are our choice: lambda, whitened advantages, the clipped value loss, clipped gradients, losses that
-are means per token, and which of its learning rates is the policy's default.
+the policy's running average, saved as model.pt. Our choice (the paper does not say): lambda,
+whitened advantages, clipped value loss and gradients, means per token, and the policy's rate.
 """
 
 import copy
@@ -34,7 +33,7 @@ from minirlhf import losses, rollout
 from minirlhf.data import Responses, collate
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, response_logps, response_scores, response_values
-from minirlhf.support import distributed, records, sampling
+from minirlhf.support import distributed, records, sampling, shown
 from minirlhf.support.accumulation import pieces
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_fraction, require_multiple, require_positive
@@ -70,7 +69,7 @@ class Config(RunConfig):
     gae_lambda: float = 0.95  # GAE's lambda (ours)
     ema_decay: float = 0.992  # decay of the averaged weights, saved as model.pt (paper: 0.992)
     rollout_batch_size: int = 128  # episodes that a process samples at once; more need more memory
-    show: int = 8  # episodes of each iteration written to samples.jsonl
+    show: int = 8  # episodes of each iteration written to samples.jsonl and tokens.jsonl
     save_every: int = 50  # iterations between saved states; --resume continues from the newest
     graph: bool = False  # sample with CUDA graphs, which saves the time of kernel launches
 
@@ -112,14 +111,15 @@ class Episodes(NamedTuple):
     scores: torch.Tensor  # (B,) the reward model's
     logp: torch.Tensor  # of each token, by the policy that sampled it
     ref_logp: torch.Tensor  # of the same token, by the reference
+    rewards: torch.Tensor  # of each token: the KL penalty, and at the last one the score, too
     values: torch.Tensor  # the value network's estimate, before each token, of all rewards to come
     advantages: torch.Tensor  # whitened
     returns: torch.Tensor  # targets of the value network: values + unwhitened advantages
+    ratios: torch.Tensor  # of new to old probability, when the token was learned; 0 before
 
     def select(self, rows):
         """Episodes `rows` (list of ints or long tensor), without padding beyond the longest."""
-        responses, scores, *per_token = self
-        responses = responses.select(rows)
+        responses, scores, *per_token = self._replace(responses=self.responses.select(rows))
         R = responses.mask.shape[1]
         return Episodes(responses, scores[rows], *(x[rows, :R] for x in per_token))
 
@@ -149,10 +149,12 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     learners = networks._replace(policy=policy, value=value)
     iterations = config.episodes // config.batch_size
     updates = config.inner_epochs * config.batch_size // config.minibatch_size  # in an iteration
-    warn_of_a_short_run(config, iterations * updates)
+    run.warn_if_short(config.ema_decay, iterations * updates)
     documents_read = run.first * updates * config.documents_per_step
     # Seeds are tuples: the run's seed, the iteration (or 0), and a number for what is drawn.
     prompt_order = endless(len(prompts), run.first * config.batch_size, (config.seed, 0, 1))
+    first = itertools.islice(endless(len(prompts), 0, (config.seed, 0, 1)), 8)
+    watched, every = [prompts[i] for i in first], max(10, iterations // 20)
     document_order = endless(len(documents), documents_read, (config.seed, 0, 2))
     eos, pad = tokenizer.eos, tokenizer.pad
     decode = decode_by_graph if config.graph else sampling.decode
@@ -160,6 +162,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
 
     for iteration, _ in run.steps(range(iterations)):
         scale_lr(optimizers[0], losses.warmup_lr(iteration, config.warmup))
+        again = [] if iteration % every else watch(networks, watched, config, tokenizer, reward)
 
         # 1. The policy answers (see rollout.sample) a batch of prompts, split over processes.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
@@ -186,7 +189,8 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
         row |= statistics(episodes, config, eos)
         row |= dict(episodes=(iteration + 1) * config.batch_size)
         row |= dict(episodes_per_second=run.rate(config.batch_size))
-        run.log(*sample_rows(episodes, config.show, tokenizer), **row)
+        tokens = shown.token_rows(episodes, config.show, tokenizer) + again
+        run.log(*shown.sample_rows(episodes, config.show, tokenizer), tokens=tokens, **row)
 
     run.save("policy.pt", networks.policy, tokenizer)
     run.save("value.pt", networks.value, tokenizer)
@@ -211,7 +215,18 @@ def judge_episodes(networks, responses, logp, config, eos, scores=None):
     rewards = losses.shaped_rewards(scores, logp, ref_logp, mask, config.kl_coef)
     advantages, returns = losses.gae(rewards, values, mask, discount, lam)
     advantages = losses.whiten(advantages, mask)
-    return Episodes(responses, scores, logp, ref_logp, values, advantages, returns)
+    learned = rewards, values, advantages, returns, torch.zeros_like(logp)
+    return Episodes(responses, scores, logp, ref_logp, *learned)
+
+
+def watch(networks, prompts, config, tokenizer, reward=None):
+    """Rows for tokens.jsonl: prompts that are answered again and again, with the same noise."""
+    noise = rollout.uniforms((config.seed, 0), range(len(prompts)), config.max_response)
+    y, logp = rollout.generate(networks.policy, prompts, noise, tokenizer.eos, tokenizer.pad)
+    scores = function_scores(reward, y, tokenizer) if reward else None
+    episodes = judge_episodes(networks, y, logp, config, tokenizer.eos, scores)
+    own = episodes.select(list(range(0, len(episodes.scores), distributed.world_size())))
+    return shown.token_rows(own, config.show, tokenizer, again=True)
 
 
 def function_scores(reward, responses, tokenizer):
@@ -220,9 +235,7 @@ def function_scores(reward, responses, tokenizer):
     scores = torch.as_tensor(reward(prompts, texts), dtype=torch.get_default_dtype())
     if scores.shape != (len(texts),) or not scores.isfinite().all():
         found = f"returned shape {tuple(scores.shape)}, {(~scores.isfinite()).sum()} not finite"
-        raise InputError(
-            f"reward: {found}; return a list of {len(texts)} finite numbers, one a response"
-        )
+        raise InputError(f"reward: {found}; return a list of {len(texts)} finite numbers")
     return scores.to(responses.mask.device)
 
 
@@ -249,6 +262,7 @@ def ppo_gradients(learners, episodes, rows, config, sync_policy=True):
     lengths = episodes.responses.lengths[rows].tolist()
     total = episodes.responses.mask[rows].sum()  # tokens, of all processes
     policy, value = learners.policy, learners.value
+    episodes.ratios[rows] = 0  # each process fills in those of its share
     later = [] if sync_policy else [policy]
     for part in pieces(rows, lengths, config.max_tokens, policy, value, sync_later=later):
         old = episodes.select(part)  # its logp and values date from sampling
@@ -261,7 +275,9 @@ def ppo_gradients(learners, episodes, rows, config, sync_policy=True):
         loss = losses.value_loss(values, old.values, old.returns, mask, config.value_clip, total)
         loss.backward()
         metrics["value_loss"] += loss.item()
-        outside = ((logp - old.logp).exp() - 1).abs() > config.clip
+        ratio = (logp.detach() - old.logp).exp()
+        episodes.ratios[part, : ratio.shape[1]] = ratio
+        outside = (ratio - 1).abs() > config.clip
         metrics["clip_fraction"] += losses.masked_mean(outside, mask, total).item()
     return metrics
 
@@ -282,7 +298,7 @@ def ptx_gradients(learners, documents, pad, config):
 
 def statistics(episodes, config, eos):
     """Metrics of a batch of episodes: means over episodes, or over tokens."""
-    responses, scores, logp, ref_logp, values, _, returns = episodes
+    responses, scores, logp, ref_logp, _, values, _, returns, _ = episodes
     mask = responses.mask
     kl = ((logp - ref_logp) * mask).sum(1).mean()  # nats per response
 
@@ -299,22 +315,6 @@ def statistics(episodes, config, eos):
         "explained_variance": 1 - variance(returns - values) / variance(returns).clamp(min=1e-8),
     }
     return {name: value.item() for name, value in row.items()}
-
-
-def sample_rows(episodes, count, tokenizer):
-    """The first `count` episodes as rows for samples.jsonl. They show what the policy writes."""
-    responses = episodes.responses
-    kl = ((episodes.logp - episodes.ref_logp) * responses.mask).sum(1).tolist()  # nats per response
-    texts = responses.prompts(tokenizer), responses.texts(tokenizer)
-    rows = [*zip(*texts, episodes.scores.tolist(), kl)][:count]
-    return [dict(prompt=x, response=y, score=r, kl=d) for x, y, r, d in rows]
-
-
-def warn_of_a_short_run(config, steps):
-    """Warns if the run is too short for the average to move away from the initial weights."""
-    if (start := config.ema_decay**steps) > 0.5:
-        advice = f"short run: model.pt will be {start:.0%} initial weights; lower --ema_decay"
-        distributed.print0(f"{config.out}: {advice}")
 
 
 def load_networks(config, tokenizer):

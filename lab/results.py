@@ -30,8 +30,9 @@ from .tables import TABLES
 FOLDER = ROOT / "results"
 PAGES = ("README.md", *(f"docs/{name}.md" for name in (
     "results", "findings", "healthy", "exercises", "own_reward", "people", "own_data", "scaling")))  # fmt: skip
-NUMBER = re.compile(r"(?<![\w.,])(?<!ection )(?<!arXiv )[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
-FENCED = re.compile(r"^```.*?^```", re.M | re.S)
+NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
+NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
+FENCED, CODE = re.compile(r"^```.*?^```", re.M | re.S), re.compile(r"(`[^`\n]+`)")
 TABLE = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 FIGURES = re.compile(r"(<!-- figures\n(.*?)\n-->\n)(.*?)(?=\n\n|\Z)", re.S)
 
@@ -130,11 +131,13 @@ def fill(page, found, name="page"):
 def filled(text, lines, found, name):
     """A paragraph with each decimal number replaced by what its line stands for, in the form that it has."""
     values = [value for line in lines for value in values_of(line, found, name)]
-    numbers = NUMBER.findall(text)
+    numbers = NUMBER.findall(CODE.sub("", text))
     if len(values) != len(numbers):
         raise InputError(f"{name}: {len(numbers)} decimal numbers and {len(values)} figures: {text[:60]!r}...")
     values = iter(values)
-    return NUMBER.sub(lambda m: in_form_of(m[0], next(values)), text)
+    parts = [part if CODE.fullmatch(part) else NUMBER.sub(lambda m: in_form_of(m[0], next(values)), part)
+             for part in CODE.split(text)]  # fmt: skip
+    return "".join(parts)
 
 
 def values_of(line, found, name):
@@ -163,7 +166,7 @@ def in_form_of(text, value):
 
 def unmarked(page):
     """The paragraphs of a page with decimal numbers that are filled from nothing."""
-    for pattern in (FENCED, TABLE, FIGURES):
+    for pattern in (FENCED, TABLE, FIGURES, CODE):
         page = pattern.sub("", page)
     return [text for text in page.split("\n\n") if NUMBER.search(text)]
 

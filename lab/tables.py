@@ -1,10 +1,12 @@
 """The tables of README.md and docs/, from the figures of all seeds combined (results.py)."""
 
+from collections import Counter
+
 from minirlhf.support.files import read_json
 
 from .findings.__main__ import known
 from .findings.finding import verdict
-from .findings.page import bound
+from .findings.page import MARKS, bound
 from .provenance import ROOT
 from .report import NAMES, with_interval
 
@@ -87,15 +89,30 @@ def table_of_kinds(found):
     return rows_of(["kind of prompt", "prompts", *NAMES.values()], rows)
 
 
+def verdicts(found):
+    """{finding: (its claims, their verdict)} of the findings that are confirmed or refuted on all of their seeds."""
+    claims = {name: list(finding().claims(found[name])) for name, finding in known().items() if name in found}
+    return {name: (own, verdict(own)) for name, own in claims.items()}
+
+
 def table_of_findings(found):
+    """A row for each claim; a finding's name and verdict stand in its first."""
     rows = []
-    for name, finding in known().items():
-        if name not in found:
-            continue
-        claims = list(finding().claims(found[name]))
-        measured = [f"{c.text}: {with_interval(c.value)}, asked for {bound(c.above, c.below)}" for c in claims]
-        rows.append([f"`{name}`", "<br>".join(measured), verdict(claims), f"{found[name]['seeds']}"])
-    return rows_of(["finding", "claims, and what was measured", "verdict", "seeds"], rows)
+    for name, (claims, says) in verdicts(found).items():
+        head = [f"`{name}`, {found[name]['seeds']} seeds: {says}"] + [""] * len(claims)
+        rows += [[own, c.text, with_interval(c.value), bound(c.above, c.below), MARKS[c.holds]]
+                 for own, c in zip(head, claims)]  # fmt: skip
+    return rows_of(["finding", "claim", "measured", "asked for", ""], rows)
+
+
+def sentence_of_verdicts(found):
+    """How many findings came out how."""
+    says = Counter(state for _, state in verdicts(found).values() if state != "shown")
+    claimed = [name for name, finding in known().items() if finding.hypotheses]
+    missing = len(claimed) - sum(says.values())
+    later = f" ({missing} more are not measured on all of their seeds yet.)" if missing else ""
+    parts = [f"{says[state]} are {state}" for state in ("reproduced", "not reproduced", "inconclusive")]
+    return f"Of {sum(says.values())} findings {parts[0]}, {parts[1]}, and {parts[2]}.{later}\n"
 
 
 def table_of_dropped(found):
@@ -111,5 +128,6 @@ TABLES = {
     "wins": table_of_wins,
     "others": table_of_others,
     "findings": table_of_findings,
+    "verdicts": sentence_of_verdicts,
     "dropped": table_of_dropped,
 }

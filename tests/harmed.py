@@ -34,7 +34,7 @@ def jobs(world, folder, steps=1, **other):
     common = dict(save_every=3, lr=1e-3, seed=2, max_tokens=80)
     sft = dict(init=world.gpt, data=[world.demonstrations], documents=[world.documents], batch_size=3)
     rm = dict(init=world.gpt, data=[world.rankings], demonstrations=[world.demonstrations], batch_size=2)
-    ppo = dict(policy=world.gpt, reward_model=world.rm, prompts=[world.prompts], documents=[world.documents])
+    ppo = dict(show=1, policy=world.gpt, reward_model=world.rm, prompts=[world.prompts], documents=[world.documents])
     ppo |= dict(max_response=8, batch_size=6, minibatch_size=3, inner_epochs=2, documents_per_episode=1)
     sft, rm, ppo = sft | {"epochs": 8 * steps}, rm | {"epochs": 8 * steps}, ppo | {"episodes": 108 * steps}
     own = dict(train_sft=sft | dict(dropout=0.2), train_rm=rm, train_ppo=ppo)
@@ -63,7 +63,7 @@ def assert_same(folder, other):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) for name in mine), path.name
     assert metrics(folder) == metrics(other)
-    for path in folder.glob("samples.jsonl"):
+    for path in (*folder.glob("samples.jsonl"), *folder.glob("tokens.jsonl")):
         assert path.read_bytes() == (other / path.name).read_bytes()
 
 

@@ -31,7 +31,7 @@ PACKED = {b"PK\x03\x04": "a zip archive (or .xlsx, or a model)", b"BZh": "packed
           b"7z\xbc\xaf": "a 7z archive", b"%PDF": "a PDF", b"PAR1": "parquet", b"\x1f\x8b": "packed by gzip",
           b"\x28\xb5\x2f\xfd": "packed by zstandard", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
           b"version https://git-lfs": "a Git LFS pointer"}  # fmt: skip
-LOGS = {"metrics.jsonl", "samples.jsonl"}  # of a run
+LOGS = {"metrics.jsonl", "samples.jsonl", "tokens.jsonl"}  # of a run
 ABOUT = LOGS | {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json",
          "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "generation_config.json",
          "package.json", "README.txt", "LICENSE.txt", "merges.txt"}  # fmt: skip

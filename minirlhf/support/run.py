@@ -3,6 +3,7 @@
 config.json         the flags, and hashes of the files they name; .lock names the process that uses the folder
 metrics.jsonl       a line per step                        curves.png   the same, drawn
 samples.jsonl       of PPO: a few episodes of each iteration (of others, empty)
+tokens.jsonl        of PPO: the numbers of each of their tokens
 state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
 
 A resumed run is bit-identical: all that is random at a step (order, noise, dropout) is drawn from the seed and the
@@ -26,7 +27,7 @@ from .files import disk_errors, write_atomically, write_lines
 from .folder import describe, lock_output
 from .progress import progress
 
-LOGS = ("metrics.jsonl", "samples.jsonl")
+LOGS = ("samples.jsonl", "tokens.jsonl", "metrics.jsonl")  # in the order in which a step writes them
 # Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
 PLACE = ("resume", "device", "compile", "graph", "recompute", "max_tokens", "rollout_batch_size", "save_every")
 
@@ -109,17 +110,25 @@ class Run:
             if (step + 1) % self.save_every == 0:
                 self._save_state(step + 1)
 
+    def warn_if_short(self, decay, steps):
+        """Prints a warning if the run is too short for a running average to move away from the initial weights."""
+        if (start := decay**steps) > 0.5:
+            print0(f"{self.out}: short run: model.pt will be {start:.0%} initial weights; lower --ema_decay")
+
     def rate(self, count):
         """`count` divided by the seconds since this step began."""
         return count / (time.perf_counter() - self.began)
 
-    def log(self, *samples, **row):
-        """Appends `row` to metrics.jsonl, samples (dicts) to samples.jsonl. InputError if a figure is not finite."""
+    def log(self, *samples, tokens=(), **row):
+        """Appends `row` to metrics.jsonl, samples (dicts) to samples.jsonl, tokens (dicts), if any, to tokens.jsonl.
+        InputError if a figure is not finite."""
         for name, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise self._not_finite(name, value)
         if rank() == 0:
-            for name, rows in (("samples.jsonl", samples), ("metrics.jsonl", [row])):
+            for name, rows in zip(LOGS, (samples, tokens, [row])):
+                if name == "tokens.jsonl" and not tokens:
+                    continue
                 path, advice = self.out / name, "then go on from the newest state with --resume"
                 with disk_errors(path, advice), open(path, "a", encoding="utf-8") as file:
                     file.writelines(json.dumps({"step": self.step} | r, ensure_ascii=False) + "\n" for r in rows)

@@ -135,6 +135,18 @@ def test_metrics_are_those_of_one_process(outcome, job, n):
         assert a == pytest.approx(b, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("job", ["ppo", "ppo_ptx"])
+def test_the_tokens_that_are_shown_are_those_of_one_process(outcome, job, n):
+    """Also their ratios, of which each process knows a part; in two passes not the same part."""
+    one, many = ([json.loads(line) for line in open(outcome(k) / job / "tokens.jsonl")] for k in (1, n))
+    assert len(one) == len(many) >= 32 and any("again" in row for row in one)
+    for a, b in zip(one, many):
+        assert a.keys() == b.keys() and (a["prompt"], a["tokens"]) == (b["prompt"], b["tokens"])
+        for name in a.keys() - {"prompt", "tokens"}:
+            assert a[name] == pytest.approx(b[name], abs=1.1e-4), name
+
+
 def test_dropout_differs_between_ranks_steps_and_seeds(monkeypatch):
     seeds = set()
     for rank in (0, 1):

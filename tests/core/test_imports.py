@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SUPPORT = """
     errors shapes optim chats marks
     config files distributed device forward statistics
-    muon formats rows accumulation sampling progress
+    muon formats rows accumulation sampling progress shown
     folder records tokenizer cuda_graph curves
     huggingface
     checkpoint

@@ -299,8 +299,9 @@ def test_what_is_logged_leaves_padding_out(settings):
     responses = Responses(tokens, torch.tensor([1, 1]), mask)
     logp, ref_logp = torch.tensor([[-1.0, -2.0], [-3.0, 100.0]]), torch.tensor([[-2.0, -2.5], [-2.0, -100.0]])
     values, returns = torch.tensor([[1.0, 2.0], [4.0, 100.0]]), torch.tensor([[2.0, 3.0], [7.0, -100.0]])
+    none = torch.zeros(2, 2)
     episodes = train_ppo.Episodes(
-        responses, torch.tensor([1.0, 2.0]), logp, ref_logp, values, torch.zeros(2, 2), returns
+        responses, torch.tensor([1.0, 2.0]), logp, ref_logp, none, values, none, returns, none
     )
     row = train_ppo.statistics(episodes, config_of(settings, kl_coef=0.5), eos=9)
     assert row["kl"] == pytest.approx((1 + 0.5 - 1) / 2)  # nats per response
@@ -362,7 +363,7 @@ def test_sampling_is_at_temperature_1(settings, monkeypatch):
     monkeypatch.setattr(rollout, "generate", spy)
     train(settings)
     # Model, prompts, noise, eos and pad; temperature is left at its default.
-    assert calls == [(5, {"batch_size": 128, "decode": decode})] * 2
+    assert calls == [(5, {})] + [(5, {"batch_size": 128, "decode": decode})] * 2  # the first is not learned from
     assert inspect.signature(sampler).parameters["temperature"].default == 1
 
 

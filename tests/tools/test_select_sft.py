@@ -126,7 +126,7 @@ def test_all_epochs_are_sampled_with_the_same_noise_which_is_not_that_of_ppo(set
     tiny.run(select_sft, to_flags(settings))
     flags = dict(policy=world.gpt, reward_model=world.rm, prompts=(world.prompts,), ptx_coef=0, max_response=LIMIT)
     tiny.run(train_ppo, to_flags(flags | dict(episodes=8, batch_size=4, minibatch_size=4, out=settings["out"] / "ppo")))
-    assert len(drawn["select"]) == 10 and len(drawn["ppo"]) == 2
+    assert len(drawn["select"]) == 10 and len(drawn["ppo"]) == 3
     assert all(torch.equal(noise, drawn["select"][0]) for noise in drawn["select"])
     assert not any(torch.equal(noise, drawn["select"][0]) for noise in drawn["ppo"])
 
