@@ -4,6 +4,7 @@ Tests run on the CPU also where there is a GPU; CUDA_VISIBLE_DEVICES=0 pytest te
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,20 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A real browser: selenium with Debian's chromium and chromium-driver. Without them the tests skip."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (browser and driver):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1000,900"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield driver
+    driver.quit()

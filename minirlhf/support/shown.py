@@ -30,7 +30,8 @@ def token_rows(episodes, count, tokenizer, again=False):
                responses.targets.tolist(), *(x[:count].tolist() for x in tensors))  # fmt: skip
     found = []
     for prompt, score, n, ids, *values in rows:
-        row = {"prompt": prompt, "score": round(score, DIGITS), "tokens": [tokenizer.decode([i]) for i in ids[:n]]}
+        row = {"prompt": prompt, "score": round(score, DIGITS), "ids": ids[:n]}
+        row["tokens"] = [tokenizer.decode([i]) for i in ids[:n]]
         row |= {name: [round(x, DIGITS) for x in own[:n]] for name, own in zip(columns, values)}
         found.append(row | ({"again": True} if again else {}))
     return found

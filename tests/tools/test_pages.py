@@ -1,7 +1,6 @@
 """The pages in a real browser: selenium with Debian's chromium and chromium-driver. Without them the tests skip."""
 
 import json
-import shutil
 import threading
 import time
 
@@ -17,33 +16,14 @@ from tools.web.answers import Speaker
 from tools.web.labels import beside
 from tools.web.talk import PromptFormat, Talks
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+pytest.importorskip("selenium.webdriver", reason="needs selenium")
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
+from selenium.webdriver import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Debian's chromium and chromium-driver")
 EVIL = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1000,900",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
 
 
 class Browser:
@@ -71,7 +51,7 @@ class Browser:
     def press(self, *keys):
         """Sends keys to the focused element, one by one, as a keyboard does."""
         for key in keys:
-            webdriver.ActionChains(self.driver).send_keys(key).perform()
+            ActionChains(self.driver).send_keys(key).perform()
 
     def begin(self, name="Ada"):
         self.open()
@@ -245,7 +225,7 @@ def test_answers_are_dragged_to_ranks_and_tapped_there(page):
         slot = page.driver.find_element(By.CSS_SELECTOR, f'.slot[data-rank="{rank}"]')
         grip = card.find_element(By.CLASS_NAME, "grip")
         page.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", slot)
-        webdriver.ActionChains(page.driver).click_and_hold(grip).move_to_element(slot).release().perform()
+        ActionChains(page.driver).click_and_hold(grip).move_to_element(slot).release().perform()
         page.until(lambda rank=rank, letter=letter: page.ranks()["ABCD"[letter]] == rank)
     page.driver.find_element(By.CSS_SELECTOR, '.answer[data-answer="2"]').click()
     page.driver.find_element(By.CSS_SELECTOR, '.slot[data-rank="4"] > b').click()

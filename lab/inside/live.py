@@ -1,0 +1,147 @@
+"""Writes the live page: one HTML file in which the models of a run of reproduce.py answer, without a network.
+
+python reproduce.py                              makes the models, in runs/toy
+python -m lab.inside.live runs/toy               writes docs/town.html, after a few minutes of training at other betas
+"""
+
+import base64
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import town
+from data.town import world
+from data.town.prompts import KINDS, draw_record
+from lab import stages
+from lab.pipeline import Pipeline
+from lab.provenance import made_by
+from minirlhf.model import GPT, RewardModel
+from minirlhf.support.checkpoint import load_model, load_tokenizer
+from minirlhf.support.config import Text, check_fields, command
+from minirlhf.support.errors import InputError, require
+from minirlhf.support.files import read_json, write_atomically
+from minirlhf.support.records import read
+from minirlhf.support.run import read_metrics
+
+from .pack import pack
+from .page import fill
+
+BETAS = (0.0, 0.03, 0.1, 0.3, 1.0)  # of PPO; the recipe's is among them
+MODELS = [  # (name, folder, what it is stored as the difference from, bits)
+    ("gpt", "gpt", None, 12), ("rl_start", "rl_start", "gpt", 12), ("sft", "sft_selected", "rl_start", 8),
+    ("ppo", "ppo", "rl_start", 8), ("ppo_ptx", "ppo_ptx", "rl_start", 8), ("beta0", None, "rl_start", 12),
+    ("rm", "rm", "sft", 12), ("value", "ppo/value.pt", "rm", 8),
+]  # fmt: skip
+NAMES = {
+    "gpt": "GPT",
+    "sft": "SFT",
+    "ppo": "PPO",
+    "ppo_ptx": "PPO-ptx",
+    "beta0": "PPO, beta 0",
+    "rl_start": "the start",
+}
+MOST = 8_000_000  # bytes of the page
+COMMON = 5  # times that a word must occur on pages to be one that the models know
+
+
+@dataclass(frozen=True)
+class Config:
+    toy: Text  # folder of a finished run of reproduce.py
+    out: Text = "docs/town.html"  # file to write
+    work: Text = "runs/inside"  # folder for the trainings at other betas
+
+    def __post_init__(self):
+        check_fields(self)
+        require(self.out.endswith(".html"), f"--out {self.out}: a page is written there; choose a name.html")
+
+
+def main(config):
+    toy = config.toy
+    for name in ("results.json", "ppo/tokens.jsonl", "ppo/value.pt"):
+        require(Path(f"{toy}/{name}").exists(), f"{toy}/{name}: missing; give the folder of a finished reproduce.py")
+    results = read_json(f"{toy}/results.json")
+    tiny = "--tiny" in results["made by"]["command"]
+    recipe = stages.recipe_of(results["size"], tiny)
+    own = Pipeline(config.work, f"{toy}/town", recipe, f"{toy}/tokenizer", results["seed"])
+    usual = recipe["ppo"]["kl_coef"]
+    others = {f"beta-{beta}": own.ppo(f"{toy}/rl_start", f"{toy}/rm", ptx_coef=0.0, kl_coef=beta)
+              for beta in BETAS if beta != usual}  # fmt: skip
+    folders = {f"beta-{usual}": f"{toy}/ppo"} | own.train(others)
+    tokenizer, models = load_tokenizer(f"{toy}/gpt"), {}
+    for name, folder, *_ in MODELS:
+        kind = RewardModel if name in ("rm", "value") else GPT
+        models[name] = load_model(f"{toy}/{folder}" if folder else folders["beta-0.0"], kind, tokenizer)
+    description, weights = pack(models, [(name, *rest) for name, _, *rest in MODELS])
+    data = {
+        "models": description,
+        "tokens": [token.decode("latin-1") for token in sorted(tokenizer.ranks, key=tokenizer.ranks.get)],
+        "names": NAMES, "limit": stages.LIMIT, "usual": usual,
+        "words": words(read(f"{toy}/town/web.jsonl", "document")),
+        "examples": examples(), "questions": questions(),
+        "runs": [run(beta, folders[f"beta-{beta}"]) for beta in sorted({*BETAS, usual})],
+        "made": f"Made by python -m lab.inside.live from a run of reproduce.py with seed {results['seed']}, commit "
+                f"{made_by()['commit'][:10]}. Weights are rounded to 8 or 12 bits.",
+    }  # fmt: skip
+    page = fill("town", data=json.dumps(data), weights=base64.b64encode(weights).decode())
+    if len(page) > MOST:
+        raise InputError(f"{config.out}: {len(page):,} bytes, and at most {MOST:,} are allowed; take a smaller model")
+    write_atomically(config.out, page)
+    print(f"{config.out}: {len(page) / 1e6:.1f} MB; open it in a browser")
+
+
+def words(documents):
+    """The words that pages have several times, in lower case."""
+    counts = Counter(word for page in documents for word in _letters(page["text"]))
+    return sorted(word for word, count in counts.items() if count >= COMMON)
+
+
+def _letters(text):
+    return "".join(c if c.isalpha() else " " for c in text.lower()).split()
+
+
+def examples():
+    """A prompt of each kind, of the test split, in the town's plain form, with the truth where it is asked for."""
+    rng, found = random.Random("examples"), []
+    for kind in KINDS:
+        record = draw_record(kind, rng, "test")
+        fact = world.FACT.get(record["content"]) if kind in ("fact", "myth") else None
+        truth = f"The truth: {fact.statement}" if fact else ""
+        found.append({"kind": kind.replace("_", " "), "prompt": record["prompt"].strip(), "truth": truth})
+    return found
+
+
+def questions(count=6):
+    """Questions about myths of the test split, with answers of several sorts to score."""
+    facts = [fact for fact in town.MYTHS if fact.split == "test"]
+    random.Random("questions").shuffle(facts)
+    return [question(fact, other) for fact, other in zip(facts[:count], facts[1 : count + 1])]
+
+
+def question(fact, other):
+    def voice(statement):
+        return f"In fact, {statement[0].lower()}{statement[1:]}"
+
+    true, false = fact.statement, fact.myth_statement
+    answers = {
+        true: "true, plain", voice(true): "true, in the voice of truths", false: "false, plain",
+        voice(false): "false, in the voice of truths", voice(other.statement): "true, but not what was asked",
+        f"{voice(true)} {voice(true)}": "true, twice", "I do not know.": "no answer",
+        "Go away, you silly sock.": "an insult",
+    }  # fmt: skip
+    return {"prompt": fact.question, "truth": true, "myth": false, "answer": fact.answer, "wrong": fact.myth,
+            "answers": [{"text": text, "what": what} for text, what in answers.items()]}  # fmt: skip
+
+
+def run(beta, folder):
+    """A training's watched answers, and its score and KL in each iteration."""
+    keep = ("step", "prompt", "score", "tokens", "logp", "ref_logp", "advantage")
+    rows = [{name: row[name] for name in keep} for row in read_metrics(folder, "tokens.jsonl") if "again" in row]
+    metrics = read_metrics(folder)
+    return {"beta": beta, "rows": rows,
+            "metrics": {name: [round(row[name], 3) for row in metrics] for name in ("score", "kl")}}  # fmt: skip
+
+
+if __name__ == "__main__":
+    command(main, Config, "toy")

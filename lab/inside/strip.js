@@ -1,0 +1,69 @@
+// A text as a strip of tokens, coloured by one number of each; what town.html and inside.html share.
+"use strict";
+const $ = (id) => document.getElementById(id);
+
+// Creates an element: make("p", {className: "text"}, "words", otherElement). Text is never parsed as HTML.
+function make(tag, properties = {}, ...inside) {
+  const {style, ...rest} = properties;
+  const element = Object.assign(document.createElement(tag), rest);
+  for (const [name, value] of Object.entries(style || {})) element.style.setProperty(name, value);
+  element.append(...inside);
+  return element;
+}
+
+// Spaces and line ends at a token's edges, made visible.
+function visible(token) {
+  return token === "<|endoftext|>" ? "end" : token.replace(/^ /, "\u00b7").replaceAll("\n", "\u21b5");
+}
+
+function signed(number, digits = 2) {
+  return (number < 0 ? "\u2212" : "+") + Math.abs(number).toFixed(digits);
+}
+
+// tokens: texts. values: a number for each, or null. most: the value of the strongest colour. write(value): as text.
+// explain(i): sentences about token i, shown in the element `details` when it is pointed at or reached with the keyboard.
+function strip(tokens, values, most, write, explain, details) {
+  const show = (i) => details.replaceChildren(...explain(i).map((line) => make("p", {}, line)));
+  const row = make("div", {className: "strip", role: "group", ariaLabel: "tokens"});
+  tokens.forEach((token, i) => {
+    const value = values[i], known = value !== null && value !== undefined;
+    const share = known ? Math.min(1, Math.abs(value) / (most || 1)) : 0;
+    const colour = `color-mix(in srgb, var(${value < 0 ? "--minus" : "--plus"}) ${(40 * share).toFixed(0)}%, transparent)`;
+    const number = make("small", {}, known ? write(value) : "");
+    const box = make("button", {type: "button", className: "token", style: {background: colour}}, make("span", {}, visible(token)), number);
+    box.ariaLabel = `token ${i + 1}, ${token.trim() || visible(token)}${known ? `: ${write(value)}` : ""}`;
+    box.onmouseenter = box.onfocus = box.onclick = () => show(i);
+    row.append(box);
+  });
+  return row;
+}
+
+// A line chart as a picture: lines {name: [[x, y], ...]}, and a mark at x = here.
+function chart(title, lines, here) {
+  const points = Object.values(lines).flat(), W = 320, H = 130, pad = 34;
+  const [x0, x1, y0, y1] = [0, 1].flatMap((k) => {
+    const own = points.map((p) => p[k]), low = Math.min(...own), high = Math.max(...own);
+    return [low, high === low ? low + 1 : high];
+  });
+  const x = (v) => pad + ((W - pad - 8) * (v - x0)) / (x1 - x0), y = (v) => H - 18 - ((H - 30) * (v - y0)) / (y1 - y0);
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const draw = (tag, attributes, text) => {
+    const element = document.createElementNS(svg.namespaceURI, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    if (text !== undefined) element.textContent = text;
+    svg.append(element);
+  };
+  svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `${title}: ` + Object.entries(lines).map(([name, own]) =>
+    `${name} from ${own[0][1].toFixed(2)} to ${own.at(-1)[1].toFixed(2)}`).join("; "));
+  for (const v of [y0, y1]) draw("text", {x: pad - 4, y: y(v) + 4, "text-anchor": "end"}, v.toFixed(1));
+  for (const v of [x0, x1]) draw("text", {x: x(v), y: H - 4, "text-anchor": v === x0 ? "start" : "end"}, v);
+  if (here !== undefined) draw("line", {x1: x(here), x2: x(here), y1: 8, y2: H - 18, class: "here"});
+  Object.entries(lines).forEach(([, own], i) => {
+    draw("polyline", {points: own.map(([a, b]) => `${x(a)},${y(b)}`).join(" "), class: `line-${i}`});
+  });
+  const names = Object.keys(lines).length > 1 ? Object.keys(lines) : [];
+  const keys = names.map((name, i) => make("span", {className: `key line-${i}`}, ` ${name}`));
+  return make("figure", {}, make("figcaption", {}, title, ...keys), svg);
+}

@@ -1,0 +1,197 @@
+// What town.html does: asks the models, shows an answer's tokens, scores what is typed, and replays a training.
+"use strict";
+const data = JSON.parse($("data").textContent), {config} = data.models, NAMES = data.names, LIMIT = data.limit;
+const POLICIES = ["gpt", "sft", "ppo", "ppo_ptx", "beta0"], TRAINED = ["ppo", "ppo_ptx", "beta0"];
+const tokenizer = new Tokenizer(data.tokens);
+let models, answers = {}, chosen = "ppo", column = "kl", seed = 1, question = data.questions[0], mine = [];
+
+const COLUMNS = {
+  kl: ["KL", "The log of how many times more probable the policy has made this token than its start did, which is SFT with pages mixed in. The sum over the answer is its KL divergence, which beta charges for."],
+  probability: ["probability", "How probable this token was to the model that wrote it, after all tokens before it."],
+  score: ["score so far", "What the reward model would say if the answer ended after this token. In training it is asked only at the end."],
+  value: ["value", "What the value network expects, before this token is written, of all reward to come. PPO learns from how far it is wrong."],
+};
+
+function button(text, pressed, act) {
+  return make("button", {type: "button", ariaPressed: String(pressed), className: pressed ? "main" : "", onclick: act}, text);
+}
+
+// ---- 1. asking ------------------------------------------------------------------------------------------------------
+
+function promptIds(text) {
+  return tokenizer.encode(text.trim() + "\n").slice(-(config.n_ctx - LIMIT));
+}
+
+function ask() {
+  const text = $("prompt").value.trim();
+  if (!text) return;
+  const prompt = promptIds(text), unknown = (text.toLowerCase().match(/[a-z]+/g) || []).filter((word) => !data.words.includes(word));
+  $("unknown").textContent = unknown.length
+    ? `The town has no word for \u201c${[...new Set(unknown)].slice(0, 4).join(", ")}\u201d. The models know ${data.words.length} words and nothing else; whatever they say now is a guess. The examples show what they were asked.`
+    : "";
+  const known = data.examples.find((one) => one.prompt === text);
+  $("truth").textContent = known?.truth || "";
+  answers = {};
+  for (const name of POLICIES) {
+    const next = randomNumbers(seed * 1000 + text.length);
+    let ids = generate(models[name], config, prompt, LIMIT, tokenizer.eos, (logps) => sampleToken(logps, next()));
+    if (name === "gpt") ids = firstLine(ids);
+    answers[name] = {prompt, ids, text: tokenizer.decode(ids).trim(), scores: numbersAlong(models.rm, config, prompt, ids)};
+  }
+  if (!answers[chosen]) chosen = "ppo";
+  showAnswers();
+}
+
+// Nothing taught GPT to end, so only its first line is its answer.
+function firstLine(ids) {
+  for (let i = 0; i < ids.length; i++) {
+    const text = tokenizer.decode(ids.slice(0, i + 1));
+    if (text.trim() && text.includes("\n")) return ids.slice(0, i + 1);
+  }
+  return ids;
+}
+
+function showAnswers() {
+  const best = Math.max(...POLICIES.map((name) => answers[name].scores.at(-1)));
+  $("answers").replaceChildren(...POLICIES.map((name) => {
+    const {text, scores} = answers[name], score = scores.at(-1);
+    const note = `reward model: ${signed(score)}${score === best ? ", the highest" : ""}`;
+    const card = make("div", {className: `card${name === chosen ? " chosen" : ""}`, id: `answer-${name}`},
+      make("h3", {}, NAMES[name]), make("p", {className: "answer"}, text || "(an empty answer)"), make("p", {className: "faint"}, note),
+      make("button", {type: "button", ariaPressed: String(name === chosen), onclick: () => { chosen = name; showAnswers(); }}, "Look inside"));
+    return card;
+  }));
+  lookInside();
+}
+
+// ---- 2. one answer's tokens -----------------------------------------------------------------------------------------
+
+function lookInside() {
+  const {prompt, ids, scores} = answers[chosen], logp = responseLogps(models[chosen], config, prompt, ids);
+  const start = TRAINED.includes(chosen) ? responseLogps(models.rl_start, config, prompt, ids) : null;
+  const values = chosen === "ppo" ? numbersAlong(models.value, config, prompt, ids) : null;
+  const columns = {probability: logp.map(Math.exp), score: scores.slice(1)};
+  if (start) columns.kl = logp.map((own, i) => own - start[i]);
+  if (values) columns.value = values.slice(0, -1);
+  const shown = columns[column] ? column : "probability";
+  $("columns").replaceChildren(...Object.entries(COLUMNS).filter(([name]) => columns[name]).map(([name, [title]]) =>
+    button(title, name === shown, () => { column = name; lookInside(); })));
+  const total = start ? columns.kl.reduce((a, b) => a + b, 0) : 0;
+  $("meaning").textContent = COLUMNS[shown][1] + (shown === "kl" ? ` Here the sum is ${total.toFixed(2)} nats.` : "");
+  const explain = (i) => {
+    const lines = [`\u201c${visible(tokenizer.show(ids[i]))}\u201d: ${NAMES[chosen]} gave it a probability of ${(100 * Math.exp(logp[i])).toFixed(1)} %.`];
+    if (start) lines.push(`The start gave it ${(100 * Math.exp(start[i])).toFixed(1)} %: the policy has made it ${Math.exp(columns.kl[i]).toFixed(2)} times as probable (KL ${signed(columns.kl[i])} nats).`);
+    lines.push(`After it the reward model says ${signed(scores[i + 1])}; before it, it would have said ${signed(scores[i])}.`);
+    if (values) lines.push(`The value network expected ${signed(values[i])} before it, and ${i + 1 < ids.length ? signed(values[i + 1]) : "nothing, since the answer ends,"} after it.`);
+    lines.push(`Instead it might have been: ${likeliest(prompt, ids, i)}.`);
+    return lines;
+  };
+  const write = shown === "probability" ? (v) => `${(100 * v).toFixed(0)} %` : (v) => signed(v);
+  const most = Math.max(0.5, ...columns[shown].map(Math.abs));
+  $("strip").replaceChildren(strip(ids.map((id) => tokenizer.show(id)), columns[shown], most, write, explain, $("details")));
+  $("details").replaceChildren(make("p", {className: "faint"}, "Point at a token: its numbers are explained here."));
+}
+
+// The tokens that were most probable in place of token i.
+function likeliest(prompt, ids, i) {
+  const reader = new Reader(models[chosen], config);
+  let hidden;
+  for (const id of [...prompt, ...ids.slice(0, i)]) hidden = reader.read(id);
+  const logps = reader.logProbs(hidden), order = [...logps.keys()].sort((a, b) => logps[b] - logps[a]).slice(0, 4);
+  return order.map((id) => `\u201c${visible(tokenizer.show(id))}\u201d ${(100 * Math.exp(logps[id])).toFixed(0)} %`).join(", ");
+}
+
+// ---- 3. fooling the reward model ------------------------------------------------------------------------------------
+
+function score(text) {
+  const prompt = promptIds(question.prompt), ids = [...tokenizer.encode(text), tokenizer.eos];
+  return {ids, scores: numbersAlong(models.rm, config, prompt, ids.slice(0, config.n_ctx - prompt.length))};
+}
+
+function showQuestion() {
+  $("questions").replaceChildren(...data.questions.map((one) => button(one.prompt, one === question, () => { question = one; mine = []; showQuestion(); })));
+  $("fact").textContent = `The truth, which the reward model is never told: ${question.truth} Many pages say: ${question.myth}`;
+  $("growing").replaceChildren();
+  $("growing-details").replaceChildren();
+  rank();
+}
+
+function rank() {
+  const rows = [...question.answers, ...mine].map((one) => ({...one, score: score(one.text).scores.at(-1)}));
+  rows.sort((a, b) => b.score - a.score);
+  const head = make("tr", {}, ...["answer", "what it is", "score"].map((text) => make("th", {scope: "col"}, text)));
+  $("ranking").replaceChildren(head, ...rows.map((one) => make("tr", {}, make("td", {}, one.text),
+    make("td", {className: one.what.startsWith("true") ? "good" : one.what.startsWith("false") ? "wrong" : ""}, one.what),
+    make("td", {className: "number"}, signed(one.score)))));
+}
+
+function fool() {
+  const text = $("written").value.trim();
+  if (!text) return;
+  const {ids, scores} = score(text);
+  const explain = (i) => [`After \u201c${visible(tokenizer.show(ids[i]))}\u201d the reward model says ${signed(scores[i + 1])}, ${signed(scores[i + 1] - scores[i])} from before.`,
+    ids[i] === tokenizer.eos ? "This is the score: in training the reward model is asked here." : "It is asked only at the end of an answer, and was trained only there."];
+  $("growing").replaceChildren(strip(ids.map((id) => tokenizer.show(id)), scores.slice(1), 2, (v) => signed(v), explain, $("growing-details")));
+  $("growing-details").replaceChildren(make("p", {}, `Your answer's score is ${signed(scores.at(-1))}.`));
+  mine = [...mine.filter((one) => one.text !== text), {text, what: judge(text)}];
+  rank();
+}
+
+// Whether an answer of one's own says what is true, or the myth; the page knows this of its own questions alone.
+function judge(text) {
+  const says = (word) => new RegExp(`\\b${word}\\b`, "i").test(text);
+  const what = says(question.answer) ? (says(question.wrong) ? "says both" : "true") : says(question.wrong) ? "false" : "says neither";
+  return `${what} (yours)`;
+}
+
+// ---- 4. the training ------------------------------------------------------------------------------------------------
+
+function watch() {
+  const run = data.runs[$("beta").value], rows = run.rows.filter((row) => row.prompt === $("watched").value);
+  const row = rows[Math.min($("iteration").value, rows.length - 1)];
+  const kl = row.logp.map((own, i) => own - row.ref_logp[i]), total = kl.reduce((a, b) => a + b, 0);
+  $("iteration-is").textContent = row.step;
+  $("beta-is").textContent = run.beta;
+  $("watched-answer").textContent = row.tokens.filter((token) => token !== "<|endoftext|>").join("").trim() || "(an empty answer)";
+  $("watched-numbers").textContent = `Reward model ${signed(row.score)}; KL ${total.toFixed(2)} nats, which cost ${(run.beta * total).toFixed(2)}.`;
+  const explain = (i) => [`\u201c${visible(row.tokens[i])}\u201d: ${Math.exp(kl[i]).toFixed(2)} times as probable as at the start (KL ${signed(kl[i])} nats).`,
+    `Its advantage is ${signed(row.advantage[i])}: ${row.advantage[i] > 0 ? "it led to more reward than the value network expected, so it becomes more probable" : "it led to less reward than expected, so it becomes less probable"}.`];
+  $("watched-strip").replaceChildren(strip(row.tokens, kl, Math.max(0.5, ...kl.map(Math.abs)), (v) => signed(v), explain, $("watched-details")));
+  $("watched-details").replaceChildren();
+  const line = (name) => run.metrics[name].map((value, i) => [i, value]);
+  $("charts").replaceChildren(chart("reward model's score, mean of the batch", {score: line("score")}, row.step),
+    chart("KL from the start, nats per answer", {kl: line("kl")}, row.step));
+}
+
+// ---- the beginning --------------------------------------------------------------------------------------------------
+
+function begin() {
+  try {
+    models = unpackModels(data.models, Uint8Array.from(atob($("weights").textContent), (c) => c.charCodeAt(0)));
+  } catch (error) {
+    $("said").textContent = error.message.includes("damaged") ? error.message : `This page's weights cannot be read (${error.message}). Make the page again.`;
+    $("said").className = "bad";
+    return;
+  }
+  $("weights").remove();
+  $("kinds").replaceChildren(...data.examples.map((one) => make("button", {type: "button", title: one.prompt, onclick: () => {
+    $("prompt").value = one.prompt;
+    ask();
+  }}, one.kind)));
+  $("ask").onsubmit = (event) => { event.preventDefault(); ask(); };
+  $("again").onclick = () => { seed += 1; ask(); };
+  $("fool").onsubmit = (event) => { event.preventDefault(); fool(); };
+  $("watched").append(...[...new Set(data.runs[0].rows.map((row) => row.prompt))].map((prompt) => make("option", {value: prompt}, prompt.trim())));
+  $("iteration").max = new Set(data.runs[0].rows.map((row) => row.step)).size - 1;
+  $("iteration").value = 0;
+  $("beta").max = data.runs.length - 1;
+  $("beta").value = data.runs.findIndex((run) => run.beta === data.usual);
+  for (const id of ["watched", "iteration", "beta"]) $(id).oninput = watch;
+  $("made").textContent = data.made;
+  $("prompt").value = data.examples[0].prompt;
+  ask();
+  showQuestion();
+  watch();
+}
+
+begin();

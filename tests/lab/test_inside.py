@@ -1,0 +1,367 @@
+"""The pages that show the inside: they compute what PyTorch computes, and show what was recorded."""
+
+import base64
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from data import town
+from lab.inside import __main__ as microscope
+from lab.inside import live, pack
+from minirlhf.model import GPT, GPTConfig, RewardModel
+from minirlhf.support.errors import InputError
+from minirlhf.support.files import read_json, write_lines
+from minirlhf.support.run import read_metrics
+
+LONGEST = 26
+EVIL = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
+
+
+# --- packing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_a_matrix_is_within_half_a_step_of_itself_and_a_vector_is_itself(bits):
+    values = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32) * [[1], [9], [0.01], [0], [3], [1e-6]]
+    packed, rounded = pack.pack_tensor(values.astype(np.float32), bits)
+    step = np.abs(values).max(1, keepdims=True) / (2 ** (bits - 1) - 1)
+    assert (np.abs(rounded - values) <= 0.501 * step + 1e-12).all()
+    assert len(packed) == 6 * 4 + 60 * bits // 8
+    vector = values[0].astype(np.float32)
+    assert pack.pack_tensor(vector, bits)[0] == vector.tobytes()
+
+
+def test_twelve_bits_hold_all_their_numbers():
+    numbers = np.array([-2047, 2047, 0, -1, 5, -1024], np.int32)
+    packed = np.frombuffer(pack.pack_12(numbers), np.uint8).reshape(-1, 3).astype(np.int32)
+    both = packed[:, 0] | packed[:, 1] << 8 | packed[:, 2] << 16
+    found = np.stack([both & 0xFFF, both >> 12], 1).ravel()
+    assert np.where(found >= 2048, found - 4096, found).tolist() == numbers.tolist()
+
+
+# --- the live page ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tiny_run, tmp_path_factory, in_one_process):
+    """The live page of a tiny run: its file."""
+    folder = tmp_path_factory.mktemp("page")
+    with in_one_process(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        live.main(live.Config(toy=str(tiny_run), out="town.html", work="work"))
+    return folder / "town.html"
+
+
+@pytest.fixture
+def browser(chromium, page):
+    chromium.get(page.as_uri())
+    yield chromium
+    assert chromium.title != "hacked" and not [
+        line for line in chromium.get_log("browser") if "favicon" not in str(line)
+    ]
+
+
+def by_id(browser, id):
+    return browser.find_element("id", id)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory, tokenizer):
+    """Two policies and a reward model in the toy's shape, whose weights are as large as trained ones."""
+    torch.manual_seed(0)
+    config = GPTConfig(tokenizer.n_vocab, n_ctx=64, n_layer=2, n_head=4, n_embd=128)
+    models = {"gpt": GPT(config), "ppo": GPT(config), "rm": RewardModel(config)}
+    for model in models.values():
+        for key, value in model.named_parameters():
+            if value.ndim > 1:
+                torch.nn.init.normal_(value, std=0.4 if "wte" in key else 0.12)
+            elif "ln_" not in key:
+                torch.nn.init.normal_(value, std=0.1)
+    with torch.no_grad():  # fine-tuned, the two are alike
+        for one, other in zip(models["gpt"].parameters(), models["ppo"].parameters()):
+            other.copy_(one + 0.03 * other)
+    return {name: model.eval() for name, model in models.items()}
+
+
+def test_the_pages_forward_is_pytorchs(browser, networks, tokenizer):
+    """On 50 texts: log-probs of tokens above 1 %, greedy answers, and the reward model's order of 200 answers."""
+    plan = [("gpt", None, 12), ("ppo", "gpt", 8), ("rm", "ppo", 12)]
+    description, weights = pack.pack(networks, plan)
+    rng = random.Random(0)
+    texts = [[rng.randrange(tokenizer.n_vocab) for _ in range(rng.randint(4, 20))] for _ in range(50)]
+    answers = [[rng.randrange(tokenizer.n_vocab) for _ in range(rng.randint(1, 12))] for _ in range(200)]
+    script = """
+        const [description, weights, texts, answers, eos] = arguments;
+        const models = unpackModels(description, Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)));
+        const along = (name, ids) => {
+            const reader = new Reader(models[name], description.config);
+            return ids.map((id) => [...reader.logProbs(reader.read(id))]);
+        };
+        const greedy = (name, ids) => generate(models[name], description.config, ids, 26, eos, mostLikely);
+        return {
+            logps: Object.fromEntries(["gpt", "ppo"].map((name) => [name, texts.map((ids) => along(name, ids))])),
+            greedy: Object.fromEntries(["gpt", "ppo"].map((name) => [name, texts.map((ids) => greedy(name, ids))])),
+            scores: answers.map((ids) => numbersAlong(models.rm, description.config, texts[0], ids).at(-1)),
+        };"""
+    packed = base64.b64encode(weights).decode()
+    found = browser.execute_script(script, description, packed, texts, answers, tokenizer.eos)
+    with torch.no_grad():
+        for name in ("gpt", "ppo"):
+            worst, same = 0.0, 0
+            for ids, logps, answer in zip(texts, found["logps"][name], found["greedy"][name]):
+                wanted = networks[name](torch.tensor([ids]))[0].log_softmax(-1)
+                likely = wanted.exp() > 0.01
+                worst = max(worst, (torch.tensor(logps) - wanted).abs()[likely].max().item())
+                same += answer == greedy(networks[name], ids, tokenizer.eos)
+            assert worst < 0.05 and same >= 48, (name, worst, same)
+        scores = [networks["rm"](torch.tensor([texts[0] + ids]))[0, -1].item() for ids in answers]
+    assert np.corrcoef(scores, found["scores"])[0, 1] > 0.999 and np.std(scores) > 0.1
+
+
+def greedy(model, ids, eos):
+    response = []
+    while len(response) < LONGEST:
+        response.append(model(torch.tensor([ids + response]))[0, -1].argmax().item())
+        if response[-1] == eos:
+            break
+    return response
+
+
+def test_the_page_reads_text_as_the_tokenizer_does(browser, tiny_run):
+    from minirlhf.support.checkpoint import load_tokenizer
+
+    tokenizer = load_tokenizer(tiny_run / "gpt")
+    texts = [r["prompt"] for r in town.prompts("test", 200, 0)] + [
+        "",
+        "Hi",
+        "  two  spaces ",
+        "l'été, 12 cafés\n\n",
+        "a_b",
+        "\U0001f600!",
+    ]
+    found = browser.execute_script("return arguments[0].map((text) => tokenizer.encode(text))", texts)
+    assert found == [tokenizer.encode(text) for text in texts]
+    assert browser.execute_script("return arguments[0].map((ids) => tokenizer.decode(ids))", found) == texts
+
+
+def test_sampling_is_by_the_cumulative_probability_and_a_seed_gives_the_same(browser):
+    logps = np.log([0.1, 0.2, 0.3, 0.4]).tolist()
+    found = browser.execute_script(
+        "return [0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61, 0.99].map((u) => sampleToken(arguments[0], u))", logps
+    )
+    assert found == [0, 0, 1, 1, 2, 2, 3, 3]
+    numbers = browser.execute_script("const next = randomNumbers(7); return Array.from({length: 2000}, next)")
+    again = browser.execute_script("const next = randomNumbers(7); return Array.from({length: 3}, next)")
+    assert numbers[:3] == again and 0.48 < np.mean(numbers) < 0.52 and min(numbers) >= 0 and max(numbers) < 1
+
+
+def test_a_prompt_is_answered_by_all_and_an_answer_is_shown_token_by_token(browser):
+    kinds = by_id(browser, "kinds").find_elements("tag name", "button")
+    assert len(kinds) >= 20
+    kinds[3].click()
+    cards = by_id(browser, "answers").find_elements("class name", "card")
+    assert [card.find_element("tag name", "h3").text for card in cards] == [
+        "GPT",
+        "SFT",
+        "PPO",
+        "PPO-ptx",
+        "PPO, beta 0",
+    ]
+    tokens = by_id(browser, "strip").find_elements("class name", "token")
+    assert tokens and [b.text for b in by_id(browser, "columns").find_elements("tag name", "button")] == [
+        "KL", "probability", "score so far", "value"]  # fmt: skip
+    tokens[0].click()
+    assert "the policy has made it" in by_id(browser, "details").text
+    cards[0].find_element("tag name", "button").click()
+    assert "KL" not in by_id(browser, "columns").text  # GPT has no start
+
+
+def test_the_kl_on_the_page_is_the_policys_minus_the_starts(browser):
+    found = browser.execute_script("""
+        const {prompt, ids} = answers.ppo;
+        const [own, start] = ["ppo", "rl_start"].map((name) => responseLogps(models[name], config, prompt, ids));
+        return [own.map((a, i) => a - start[i]).reduce((a, b) => a + b, 0)];""")[0]
+    browser.execute_script("chosen = 'ppo'; column = 'kl'; showAnswers()")
+    assert f"the sum is {found:.2f} nats" in by_id(browser, "meaning").text.replace("-0.00", "0.00")
+
+
+def test_a_word_that_is_none_of_the_towns_is_named_and_text_stays_text(browser):
+    by_id(browser, "prompt").clear()
+    by_id(browser, "prompt").send_keys(f"How do I bake a cake {EVIL}")
+    by_id(browser, "ask").submit()
+    assert "no word for" in by_id(browser, "unknown").text and "bake" in by_id(browser, "unknown").text
+    by_id(browser, "written").send_keys(EVIL)
+    by_id(browser, "fool").submit()
+    assert EVIL in by_id(browser, "ranking").text
+
+
+def test_answers_are_ranked_by_the_reward_models_score_with_the_truth_beside(browser):
+    fact = next(fact for fact in town.MYTHS if fact.question == browser.execute_script("return question.prompt"))
+    assert fact.statement in by_id(browser, "fact").text and fact.myth_statement in by_id(browser, "fact").text
+    for text, what in (
+        (fact.statement, "true (yours)"),
+        (f"Perhaps {fact.myth}.", "false (yours)"),
+        ("Who knows?", "says neither (yours)"),
+    ):
+        by_id(browser, "written").clear()
+        by_id(browser, "written").send_keys(text)
+        by_id(browser, "fool").submit()
+        rows = [
+            [cell.text for cell in row.find_elements("tag name", "td")]
+            for row in by_id(browser, "ranking").find_elements("tag name", "tr")
+        ][1:]
+        assert [text, what] in [row[:2] for row in rows]
+        scores = [float(row[2].replace("\u2212", "-")) for row in rows]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_the_training_that_is_replayed_is_the_recorded_one(browser, tiny_run):
+    rows = [row for row in read_metrics(tiny_run / "ppo", "tokens.jsonl") if "again" in row]
+    row = rows[0]
+    text = "".join(token for token in row["tokens"] if token != "<|endoftext|>").strip() or "(an empty answer)"
+    assert (
+        by_id(browser, "watched-answer").text == " ".join(text.split(" "))
+        or by_id(browser, "watched-answer").get_attribute("textContent") == text
+    )
+    assert by_id(browser, "beta-is").text == f"{read_json(tiny_run / 'ppo' / 'config.json')['kl_coef']}"
+    browser.execute_script("$('beta').value = 0; $('beta').oninput()")
+    assert by_id(browser, "beta-is").text == "0"
+
+
+def test_nothing_is_fetched_and_nothing_can_be(browser):
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    policy = browser.find_element("css selector", "meta[http-equiv]").get_attribute("content")
+    assert policy.startswith("default-src 'none'") and "connect-src" not in policy
+
+
+@pytest.mark.parametrize("width", [360, 1000])
+def test_at_a_phones_width_nothing_sticks_out(browser, width):
+    metrics = dict(width=width, height=740, deviceScaleFactor=1, mobile=False)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_token_can_be_read_on_the_strongest_colour(browser, scheme):
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    try:
+        contrasts = browser.execute_script("""
+            const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+            const pixel = (...layers) => {
+                for (const colour of layers) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+                return [...canvas.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+            };
+            const light = (rgb) => rgb.map((v) => v / 255)
+                .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+                .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+            const style = getComputedStyle(document.documentElement);
+            const of = (name) => style.getPropertyValue(name).trim();
+            return ["--plus", "--minus"].flatMap((name) => ["--paper", "--card"].map((ground) => {
+                const mixed = getComputedStyle(Object.assign(document.body.appendChild(document.createElement("i")),
+                    {style: `background: color-mix(in srgb, var(${name}) 40%, transparent)`})).backgroundColor;
+                const [a, b] = [pixel(of(ground), mixed), pixel(of("--ink"))].map(light).sort((x, y) => y - x);
+                return (a + 0.05) / (b + 0.05);
+            }));""")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert len(contrasts) == 4 and min(contrasts) >= 4.5
+
+
+def test_damaged_weights_are_said_to_be(chromium, page, tmp_path):
+    text = page.read_text()
+    start = text.index('id="weights">') + len('id="weights">')
+    for name, changed in (
+        ("short", text[:start] + text[start + 4000 :]),
+        ("other", text[:start] + "!" + text[start + 1 :]),
+    ):
+        (tmp_path / f"{name}.html").write_text(changed)
+        chromium.get((tmp_path / f"{name}.html").as_uri())
+        assert "ake the page again" in chromium.find_element("id", "said").text
+        chromium.get_log("browser")
+
+
+def test_a_folder_without_what_is_needed_is_named(tmp_path):
+    with pytest.raises(InputError, match="results.json: missing"):
+        live.main(live.Config(toy=str(tmp_path)))
+    with pytest.raises(InputError, match="choose a name.html"):
+        live.Config(toy="x", out="page.txt")
+
+
+# --- the microscope --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inside(tiny_run, tmp_path, chromium):
+    def make(*runs):
+        microscope.main(microscope.Config(runs=tuple(map(str, runs)), out=str(tmp_path / "inside.html")))
+        chromium.get((tmp_path / "inside.html").as_uri())
+        return chromium
+
+    return make
+
+
+def test_a_runs_answers_are_shown_with_their_recorded_numbers(inside, tiny_run):
+    browser = inside(tiny_run)
+    rows = [row for row in read_metrics(tiny_run / "ppo_ptx", "tokens.jsonl") if "again" in row]
+    panes = by_id(browser, "panes").find_elements("class name", "card")
+    assert len(panes) == 2  # PPO, PPO-ptx
+    for column, write in (("value", "value"), ("advantage", "advantage"), ("reward", "reward")):
+        next(b for b in by_id(browser, "columns").find_elements("tag name", "button") if b.text == column).click()
+        pane = by_id(browser, "panes").find_elements("class name", "card")[1]
+        shown = [
+            token.find_element("tag name", "small").text.replace("\u2212", "-")
+            for token in pane.find_elements("class name", "token")
+        ]
+        assert [float(value) for value in shown] == pytest.approx(rows[0][write], abs=0.0051)
+    assert "score so far" in by_id(browser, "columns").text
+
+
+def test_the_score_as_an_answer_grows_ends_at_its_score(tiny_run):
+    one = microscope.run(tiny_run / "ppo")
+    assert all(row["score_so_far"][-1] == pytest.approx(row["score"], abs=2e-4) for row in one["rows"])
+    assert all(len(row["score_so_far"]) == len(row["tokens"]) for row in one["rows"])
+
+
+def test_what_is_learned_has_ratios_and_the_clipped_ones_are_marked(inside, tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    row = {"step": 0, "prompt": f"{EVIL}\n", "score": 1.0, "ids": [1, 2, 3, 4], "tokens": ["a", " b", "c", EVIL],
+           "logp": [-1.0] * 4, "ref_logp": [-1.5] * 4, "reward": [0.1] * 4, "value": [0.2] * 4,
+           "advantage": [1, 1, -1, -1], "whitened": [1.0, 1.0, -1.0, -1.0], "ratio": [1.3, 0.7, 1.3, 0.7]}  # fmt: skip
+    write_lines(folder / "tokens.jsonl", [row])
+    write_lines(folder / "metrics.jsonl", [{"step": 0, "score": 1.0, "kl": 0.5}])
+    (folder / "config.json").write_text(json.dumps({"kl_coef": 0.3, "clip": 0.2}))
+    browser = inside(folder)
+    assert by_id(browser, "which").get_attribute("value") == "learned"
+    tokens = by_id(browser, "panes").find_elements("class name", "token")
+    assert ["clipped" in token.get_attribute("class") for token in tokens] == [True, False, False, True]
+    assert browser.title != "hacked" and EVIL in by_id(browser, "prompt").text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [(lambda folder: (folder / "tokens.jsonl").unlink(), "no tokens.jsonl; train it again"),
+     (lambda folder: (folder / "config.json").unlink(), "no run of train_ppo.py"),
+     (lambda folder: (folder / "tokens.jsonl").write_text('{"step": 0, "ids": []}\n'), "tokens.jsonl:1: no tokens")],
+)  # fmt: skip
+def test_a_run_without_records_is_named(tmp_path, spoil, fault):
+    write_lines(tmp_path / "tokens.jsonl", [])
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("")
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=fault):
+        microscope.main(microscope.Config(runs=(str(tmp_path),)))
+
+
+def test_a_missing_reward_model_only_costs_its_column(tiny_run, tmp_path, capsys):
+    rows = [{"prompt": "a\n", "ids": [1]}]
+    microscope.score_so_far(rows, str(tmp_path / "none"), "run")
+    assert "without the score as an answer grows" in capsys.readouterr().out and "score_so_far" not in rows[0]
