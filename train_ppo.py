@@ -144,7 +144,8 @@ def main(config, reward=None):
 def train(config, networks, tokenizer, prompts, documents, reward=None):
     optimizers = make_optimizers(networks, config)
     parts = networks.policy, networks.value, networks.ema, *optimizers
-    run = Run(config, *parts, last_good=config.policy)
+    curves = dict(score="RM score", kl="KL to the reference (nats)", value_loss="value loss")
+    run = Run(config, *parts, last_good=config.policy, **curves, ptx_loss="pretraining loss")
     policy, value = map(distributed.wrap, (networks.policy, networks.value))
     learners = networks._replace(policy=policy, value=value)
     iterations = config.episodes // config.batch_size
@@ -195,8 +196,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
     run.save("policy.pt", networks.policy, tokenizer)
     run.save("value.pt", networks.value, tokenizer)
     run.save("model.pt", networks.ema, tokenizer)
-    curves = dict(score="RM score", kl="KL to the reference (nats)", value_loss="value loss")
-    run.finish(**curves, ptx_loss="pretraining loss")  # draws curves.png
+    run.finish()  # draws curves.png
 
 
 def judge_episodes(networks, responses, logp, config, eos, scores=None):

@@ -65,7 +65,7 @@ def main(config):
 
 def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
     optimizer = adam(model.parameters(), config.lr)
-    run = Run(config, model, optimizer, last_good=config.init)
+    run = Run(config, model, optimizer, last_good=config.init, loss="RM loss", accuracy="accuracy")
     learner, rng = distributed.wrap(model), np.random.default_rng(config.seed)
     lengths, size = [r.length for r in rankings], config.batch_size
     plan = [rows for _ in range(config.epochs) for rows in batches(lengths, size, rng)]
@@ -99,7 +99,7 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
         last["bias"] = set_bias(model, demonstrations, tokenizer.pad, config.max_tokens)
     run.log(**last)
     run.save("model.pt", model, tokenizer)
-    run.finish(loss="ranking loss", accuracy="accuracy on the batch")
+    run.finish()
 
 
 def score_rankings(model, rankings, pad):

@@ -75,7 +75,7 @@ def main(config):
 def train(config, model, optimizer, tokenizer, steps, validation=()):
     """Takes the steps of a plan. `pieces` yields this process's share of a batch in micro-batches
     that fit in memory. All their gradients add up to the gradient of the batch."""
-    run = Run(config, model, optimizer)
+    run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
     learner, device = distributed.wrap(model), next(model.parameters()).device
     for step, (epoch, batch, last_of_epoch) in run.steps(steps):
         decay = cosine_lr(step, len(steps))
@@ -101,7 +101,7 @@ def train(config, model, optimizer, tokenizer, steps, validation=()):
         if last_of_epoch:
             run.save(f"epoch-{epoch}.pt", model, tokenizer)
     run.save("model.pt", model, tokenizer)
-    run.finish(loss="training loss", validation_loss="validation loss")
+    run.finish()
 
 
 def validation_loss(model, sequences, pad, max_tokens=16384):

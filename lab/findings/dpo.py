@@ -69,7 +69,7 @@ def main(config):
 
 def train(config, policy, reference, tokenizer, pairs):
     optimizer = adam(policy.parameters(), config.lr)
-    run = Run(config, policy, optimizer, last_good=config.init)
+    run = Run(config, policy, optimizer, last_good=config.init, loss="DPO loss")
     learner, device = distributed.wrap(policy), next(policy.parameters()).device
     order = [np.random.default_rng((config.seed, epoch)).permutation(len(pairs)) for epoch in range(config.epochs)]
     steps = [rows for epoch in order for rows in np.array_split(epoch, max(1, len(epoch) // config.batch_size))]
@@ -89,7 +89,7 @@ def train(config, policy, reference, tokenizer, pairs):
         (loss,) = distributed.all_reduce(loss)
         run.log(loss=loss, seconds=1 / run.rate(1))
     run.save("model.pt", policy, tokenizer)
-    run.finish(loss="DPO loss")
+    run.finish()
 
 
 def best_and_worst(ranking):

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +93,13 @@ def prepare_folder(config):
 
 class Run:
     """A run in its folder: progress, metrics and states. parts: the modules and optimizers that a state holds; this
-    call restores them from the newest state, if any. last_good: named in errors until a checkpoint is saved."""
+    call restores them from the newest state, if any. last_good: named in errors until a checkpoint is saved. curves:
+    columns of the metrics that are drawn, {column: title}; progress says the newest of the first two."""
 
-    def __init__(self, config, *parts, last_good="none was saved yet"):
+    def __init__(self, config, *parts, last_good="none was saved yet", **curves):
         self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good
+        self.curves, self.newest, self.example = curves, {}, ""
+        self.next_picture = time.perf_counter() + 30
         self.step = self.first = self._load_state()  # steps that are done
         for path in (self.out / name for name in LOGS):  # removes the rows of steps that are about to be repeated
             if rank() == 0 and path.exists():
@@ -104,11 +108,28 @@ class Run:
 
     def steps(self, plan):
         """Yields (step, plan[step]) for all that are left, and saves a state after every `save_every` steps."""
-        for step, item in progress(plan, str(self.out), self.first):
+        for step, item in progress(plan, str(self.out), self.first, self._note):
             self.step, self.began = step, time.perf_counter()
             yield step, item
             if (step + 1) % self.save_every == 0:
                 self._save_state(step + 1)
+            if time.perf_counter() > self.next_picture and step + 1 < len(plan):
+                self._draw()
+
+    def _note(self):
+        """The newest metrics in a few words, and an example."""
+        values = [(name, self.newest[name]) for name in list(self.curves)[:2] if self.newest.get(name) is not None]
+        return ", ".join(f"{name} {value:.2f}" for name, value in values), self.example
+
+    def _draw(self):
+        """Draws the curves, and sets when to draw them again: in half a minute, or so that it costs at most a hundredth
+        of the time."""
+        with suppress(ImportError):
+            import matplotlib.figure  # noqa: F401  takes a second, once
+        began = time.perf_counter()
+        draw_curves(self.out, self.curves)
+        now = time.perf_counter()
+        self.next_picture = now + max(30, 100 * (now - began))
 
     def warn_if_short(self, decay, steps):
         """Prints a warning if the run is too short for a running average to move away from the initial weights."""
@@ -125,6 +146,10 @@ class Run:
         for name, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise self._not_finite(name, value)
+        self.newest |= row
+        for sample in samples[:1]:
+            both = (json.dumps(sample[name].strip(), ensure_ascii=False) for name in ("prompt", "response"))
+            self.example = " -> ".join(both)
         if rank() == 0:
             for name, rows in zip(LOGS, (samples, tokens, [row])):
                 if name == "tokens.jsonl" and not tokens:
@@ -138,12 +163,12 @@ class Run:
         save_model(self.out / name, model, tokenizer)
         self.last_good = self.out / name
 
-    def finish(self, **curves):
-        """After the last checkpoint: removes the states, and draws columns of the metrics, {column: title}."""
+    def finish(self):
+        """After the last checkpoint: removes the states, and draws the curves."""
         whole = rank() > 0 or checksums(self.out / "model.pt")
         require(whole, f"{self.out}/model.pt: cannot be read back; the states are kept, go on with --resume")
         drop_states(self.out)
-        draw_curves(self.out, curves)
+        draw_curves(self.out, self.curves)
 
     def _not_finite(self, name, value):
         advice = "lower the learning rate and use another --out"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -296,13 +297,14 @@ def test_weights_that_are_not_finite_leave_no_state(config):
 
 def test_a_finished_runs_states_are_dropped_and_its_curves_drawn(six):
     pytest.importorskip("matplotlib")
-    finished = Learner().run(six)
+    learner = Learner()
+    finished = Run(six, learner.model, learner.optimizer, loss="loss")
     (run.Path(six.out) / "model.pt").write_bytes(b"cut")
     with pytest.raises(InputError, match="model.pt: cannot be read back; the states are kept"):
-        finished.finish(loss="loss")
+        finished.finish()
     assert states(six)
     torch.save({}, run.Path(six.out) / "model.pt")
-    finished.finish(loss="loss")
+    finished.finish()
     assert not states(six)
     assert (run.Path(six.out) / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -353,7 +355,7 @@ def test_a_run_that_goes_back_forgets_the_rows_that_will_come_again(six):
 
 def test_a_steps_rate_is_what_it_handled_by_the_seconds_it_took(config, monkeypatch):
     start_run(config)
-    clocked, now = Learner().run(config), iter([0.0, 10.0, 12.0, 99.0, 99.0])
+    clocked, now = Learner().run(config), iter([0.0, 10.0, 12.0, 20.0, 20.0])
     monkeypatch.setattr(run.time, "perf_counter", lambda: next(now))
     for _ in clocked.steps("a"):
         assert clocked.rate(100) == 50
@@ -362,6 +364,37 @@ def test_a_steps_rate_is_what_it_handled_by_the_seconds_it_took(config, monkeypa
 def test_progress_yields_every_item_and_says_when_it_is_done(capsys):
     assert list(progress("abc", "work")) == [(0, "a"), (1, "b"), (2, "c")]
     assert capsys.readouterr().out.startswith("work: 3/3")
+
+
+def test_progress_says_the_newest_metrics_and_now_and_then_an_answer(config, capsys, monkeypatch):
+    start_run(config)
+    clock = iter(range(0, 10_000, 4))
+    monkeypatch.setattr("minirlhf.support.progress.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    talking = Run(config, score="RM score", kl="KL", entropy="entropy")
+    for step, _ in talking.steps(range(12)):
+        talking.log(dict(prompt="Hi\n", response=f" answer\t{step}"), entropy=1.0, score=step / 10, kl=None)
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if "->" in line]
+    assert lines[0].startswith(f"{config.out}: 3/12, ") and lines[0].endswith(" s left, score 0.20")
+    assert lines[-1].endswith("score 1.10") and told == ['    "Hi" -> "answer\\t8"']
+
+
+def test_curves_are_drawn_again_while_a_run_goes_on_at_a_hundredth_of_its_time(config, monkeypatch):
+    start_run(config)
+    now, drawn = [0.0], []
+
+    def draw(out, curves):
+        drawn.append(now[0])
+        now[0] += 0.5
+
+    monkeypatch.setattr(run, "draw_curves", draw)
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    going = Run(config, loss="loss")
+    for _ in going.steps(range(100)):
+        now[0] += 3
+        going.log(loss=1.0)
+    assert len(drawn) == 6 and drawn[0] == 33  # then every 50 seconds
+    assert all(50 <= b - a <= 55 for a, b in zip(drawn, drawn[1:]))
 
 
 def test_progress_goes_on_where_a_run_was_stopped(capsys):
