@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from data import town
 from lab.inside import __main__ as microscope
-from lab.inside import live, pack
+from lab.inside import live, pack, pictures
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_lines
@@ -365,3 +366,28 @@ def test_a_missing_reward_model_only_costs_its_column(tiny_run, tmp_path, capsys
     rows = [{"prompt": "a\n", "ids": [1]}]
     microscope.score_so_far(rows, str(tmp_path / "none"), "run")
     assert "without the score as an answer grows" in capsys.readouterr().out and "score_so_far" not in rows[0]
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_vector_graphics_with_the_numbers_of_the_run(tiny_run, tmp_path):
+    pictures.main(pictures.Config(toy=str(tiny_run), out=str(tmp_path)))
+    texts = {}
+    for name in ("steps", "iteration", "responses", "clip", "strip"):
+        root = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+        texts[name] = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert root.find("{http://www.w3.org/2000/svg}title").text
+    assert texts["responses"].count("False") == 1 and texts["responses"].count("end") == 4
+    last = [row for row in read_metrics(tiny_run / "ppo", "tokens.jsonl") if "again" in row]
+    last = [row for row in last if row["step"] == last[-1]["step"]]
+    row = max(last, key=lambda row: sum(row["logp"]) - sum(row["ref_logp"]))
+    assert [f"{a - b:+.2f}" for a, b in zip(row["logp"], row["ref_logp"])] == texts["strip"][3::2][: len(row["tokens"])]
+    assert row["prompt"].strip() in texts["strip"]
+
+
+def test_the_clipped_objective_is_flat_beyond_the_range_on_one_side():
+    paths = [part for part in pictures.clip().parts if 'class="curve"' in part]
+    for path, flat in zip(paths, (slice(-20, None), slice(0, 20))):
+        heights = [float(pair.split(",")[1]) for pair in path.split('"')[1][1:].split(" L")]
+        assert max(heights[flat]) - min(heights[flat]) < 0.2 < max(heights) - min(heights)
