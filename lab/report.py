@@ -7,6 +7,8 @@ from pathlib import Path
 from minirlhf.support import curves
 from minirlhf.support.files import read_lines, write_atomically
 
+from . import story
+
 NAMES = {"gpt": "GPT", "gpt_prompted": "GPT, prompted", "sft": "SFT", "rl_start": "RL start", "ppo": "PPO",
          "ppo_ptx": "PPO-ptx"}  # fmt: skip
 COLOURS = {"gpt": "#9aa5b1", "gpt_prompted": "#7b8794", "sft": "#3e4c59", "rl_start": "#647acb", "ppo": "#e8a33d",
@@ -127,18 +129,20 @@ def write(out, results):
             curves.save_figure(draw(), out / f"{name}.png")
     head, *body = rows(results)
     seconds = " · ".join(f"{name.replace('_', '-')} {value:.0f}" for name, value in results["seconds"].items())
-    style = """:root { color-scheme: light } h1 { margin-bottom: 0 } h3 { font-size: 1rem; margin: 1.6rem 0 .4rem }
-th, td { text-align: right; white-space: nowrap } th:first-child, td:first-child { text-align: left }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .6rem }
-.answer { background: #8882; padding: .5rem .8rem; overflow-wrap: anywhere } .answer p { margin: .2rem 0 }"""
-    page = f"""<p><small>{results["models"]["ppo_ptx"]["win_rate_vs_sft"]["n"]} prompts of held-out users about held-out
-things; one sample of each model; each pair judged by one held-out labeler, with noise, in random order, a tie counting
-one half. Models of size {results["size"]}, seed {results["seed"]}.</small></p>
+    style = f""":root {{ color-scheme: light }} h3 {{ font-size: 1rem; margin: 1.6rem 0 .4rem }}
+.figures th, .figures td {{ text-align: right; white-space: nowrap }}
+.figures th:first-child, .figures td:first-child {{ text-align: left }}
+{story.STYLE}"""
+    page = f"""{story.tell(out, results)}
+<h2>All models, measured</h2>
 {html_image(out / "ladder.png")}
-<div class="wide"><table>{html_row(head, "th")}{"".join(map(html_row, body))}</table></div>
+<div class="wide"><table class="figures">{html_row(head, "th")}{"".join(map(html_row, body))}</table></div>
 <dl>{"".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in LEGEND.items())}</dl>
 <ul>{"".join(f"<li>{html.escape(note)}</li>" for note in notes(results))}</ul>
-<h2>The same prompt, answered by all</h2>
+<p><small>{results["models"]["ppo_ptx"]["win_rate_vs_sft"]["n"]} prompts of held-out users about held-out
+things; one sample of each model; each pair judged by one held-out labeler, with noise, in random order, a tie counting
+one half. Models of size {results["size"]}, seed {results["seed"]}.</small></p>
+<h2>More prompts, answered by all</h2>
 <p><small>The first test prompt of five use cases, not chosen; samples.jsonl has all of them.</small></p>
 {samples_html(out)}
 <h2>How it went</h2>
@@ -193,9 +197,9 @@ def samples_html(out, use_cases=("generation", "open_qa", "brainstorming", "chat
     for use_case in use_cases:
         record = next((r for r in records if r["use_case"] == use_case), None)
         if record:
-            page += f'<h3>{html.escape(record["prompt"].strip())}</h3><div class="answers">'
+            page += f'<h3>{html.escape(record["prompt"].strip())}</h3><div class="cards">'
             for name in NAMES:
                 answer = html.escape(record[name]) or "<i>(nothing)</i>"
-                page += f'<div class="answer"><b style="color:{COLOURS[name]}">{NAMES[name]}</b><p>{answer}</p></div>'
+                page += f'<div class="card"><b style="color:{COLOURS[name]}">{NAMES[name]}</b><p>{answer}</p></div>'
             page += "</div>"
     return page

@@ -22,6 +22,7 @@ from tools import train_tokenizer
 
 from . import report
 from .evaluation import answers, compare, measure, measure_memory, measure_reward_model
+from .inside import microscope
 from .pipeline import Pipeline
 from .provenance import made_by
 from .workers import at_once
@@ -243,6 +244,8 @@ def evaluate(config):
     results["memory"] = measure_memory(records, read(config.file("demonstrations"), "demonstration"), config.seed)
     write_json(f"{config.out}/evaluation.json", results)
     rows = [{"prompt": r["prompt"], "use_case": r["use_case"]} | {m: measured[m].texts[i] for m in MODELS}
+            | {"follows": {m: measured[m].judgements[i].follows for m in MODELS},
+               "rm_score": {m: round(float(measured[m].rm_scores[i]), 3) for m in MODELS}}
             for i, r in enumerate(records)]  # fmt: skip
     write_lines(f"{config.out}/samples.jsonl", rows)
 
@@ -255,6 +258,10 @@ def make_report(config):
     with reraise(f"{config.out}/evaluation.json: of another version; remove it, and run the command again"):
         report.write(config.out, results)
     write_json(f"{config.out}/results.json", results)
+    try:
+        microscope.main(microscope.Config(runs=(config.out,), out=f"{config.out}/inside.html"))
+    except InputError as error:  # PPO of an earlier version
+        print(f"no {config.out}/inside.html: {error}", flush=True)
 
 
 STAGES = {  # stage: what it does; its function, or None for trainings; files without which it runs again
@@ -269,5 +276,5 @@ STAGES = {  # stage: what it does; its function, or None for trainings; files wi
     "select": ("the SFT epoch that the reward model scores highest", None, "sft_selected/model.pt"),
     "ppo": ("step 3, PPO and PPO-ptx, which differ in the coefficient", None, "ppo/model.pt", "ppo_ptx/model.pt"),
     "evaluate": ("every model on test prompts: judged by held-out labelers, and measured", evaluate, "evaluation.json"),
-    "report": ("a table, results.json and report.html", make_report, "results.json", "report.html"),
+    "report": ("a table, results.json, report.html and inside.html", make_report, "results.json", "report.html"),
 }  # fmt: skip

@@ -177,6 +177,9 @@ def test_each_model_is_judged_by_its_own_answers(out):
         judgements = [town.judge(*both) for both in zip(records, texts)]
         follows = sum(j.follows for j in judgements) / len(texts)
         assert models[name]["follows_instruction"]["mean"] == pytest.approx(follows)
+        assert [sample["follows"][name] for sample in samples] == [j.follows for j in judgements]
+        scores = [sample["rm_score"][name] for sample in samples]
+        assert models[name]["rm_score"]["mean"] == pytest.approx(sum(scores) / len(scores), abs=1e-3)
         utility[name] = [town.mean_utility(*both) for both in zip(judgements, texts)]
     for name in set(MODELS) - {"sft"}:
         wins = [0.5 if a == b else float(a > b) for a, b in zip(utility[name], utility["sft"])]

@@ -1,0 +1,93 @@
+"""The microscope: one HTML file that shows answers of a run of train_ppo.py token by token, over its iterations.
+
+    python -m lab.inside runs/toy                    PPO beside PPO-ptx, of a run of reproduce.py
+    python -m lab.inside runs/mine/ppo               one run; or two, side by side
+
+It reads tokens.jsonl and metrics.jsonl; no weights are needed. If the reward model is there, it also shows its score as
+the answer grows.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minirlhf.model import RewardModel
+from minirlhf.support.checkpoint import load_model, load_tokenizer
+from minirlhf.support.config import Text, check_fields
+from minirlhf.support.errors import InputError, require
+from minirlhf.support.files import read_json, write_atomically
+from minirlhf.support.run import read_metrics
+
+from .page import fill
+
+CHARTS = {
+    "score": "reward model's score, mean of the batch",
+    "kl": "KL, nats per answer",
+    "clip_fraction": "share of tokens beyond the clip range",
+    "explained_variance": "explained variance of the returns",
+    "entropy": "entropy, nats per token",
+}
+NEEDED = ("ids", "tokens", "logp", "ref_logp", "reward", "value", "advantage")
+
+
+@dataclass(frozen=True)
+class Config:
+    runs: tuple[str, ...]  # one or two folders of train_ppo.py, or one of reproduce.py
+    out: Text = "inside.html"  # file to write
+
+    def __post_init__(self):
+        check_fields(self)
+        require(self.out.endswith(".html"), f"--out {self.out}: a page is written there; choose a name.html")
+        require(len(self.runs) <= 2, "at most two runs stand side by side; give two")
+
+
+def main(config):
+    folders = [Path(folder) for folder in config.runs]
+    if len(folders) == 1 and (folders[0] / "ppo" / "tokens.jsonl").exists():
+        folders = [folders[0] / name for name in ("ppo", "ppo_ptx")]
+    runs = [run(folder) for folder in folders]
+    data = {
+        "runs": runs,
+        "charts": CHARTS,
+        "made": "Made by python -m lab.inside from " + " and ".join(map(str, folders)),
+    }
+    write_atomically(config.out, fill("inside", data=json.dumps(data)))
+    print(f"{config.out}: {sum(len(one['rows']) for one in runs)} answers; open it in a browser")
+
+
+def run(folder):
+    """What the page shows of a run: its settings, the rows of tokens.jsonl, and columns of its metrics."""
+    require((folder / "config.json").exists(), f"{folder}: no run of train_ppo.py; give its folder")
+    require((folder / "tokens.jsonl").exists(), f"{folder}: no tokens.jsonl; train it again, with --show 1 or more")
+    settings = read_json(folder / "config.json")
+    rows, metrics = read_metrics(folder, "tokens.jsonl"), read_metrics(folder)
+    for number, row in enumerate(rows, 1):
+        for name in NEEDED:
+            require(name in row, f"{folder}/tokens.jsonl:{number}: no {name}; the run is of another version")
+    score_so_far(rows, settings.get("reward_model"), folder)
+    columns = {name: [[row["step"], row[name]] for row in metrics if name in row] for name in CHARTS}
+    return {"name": str(folder), "beta": settings["kl_coef"], "clip": settings["clip"], "rows": rows,
+            "metrics": {name: points for name, points in columns.items() if points}}  # fmt: skip
+
+
+def score_so_far(rows, reward_model, folder):
+    """Adds to the rows of watched prompts what the reward model says after each token, if it is there."""
+    if not reward_model:
+        return
+    try:
+        tokenizer = load_tokenizer(reward_model)
+        model = load_model(reward_model, RewardModel, tokenizer).eval()
+    except InputError as error:
+        return print(f"{folder}: without the score as an answer grows: {error}")
+    for row in rows:
+        if "again" in row:
+            row["score_so_far"] = along(model, tokenizer, row)
+
+
+def along(model, tokenizer, row):
+    """The reward model's number after each token of a row's response."""
+    ids = [*tokenizer.encode(row["prompt"]), *row["ids"]]
+    with torch.no_grad():
+        return [round(x, 4) for x in model(torch.tensor([ids]))[0, -len(row["ids"]) :].tolist()]
