@@ -1,5 +1,6 @@
 """Talk to one or more models side by side, on the command line or in a browser.
 
+    python chat.py                                   lists the models in runs/
     python chat.py runs/toy/ppo_ptx runs/toy/gpt
     python chat.py runs/toy/ppo_ptx --prompt "Write a story about a fox and a kite."
     python chat.py runs/toy/ppo_ptx runs/toy/sft --web --reward_model runs/toy/rm --out preferences.jsonl
@@ -15,11 +16,15 @@ these choices as rankings for train_rm.py.
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from minirlhf.model import GPT
+from minirlhf.support.checkpoint import read_checkpoint
 from minirlhf.support.config import Text, check_fields, command, refuse_unused, require_positive
 from minirlhf.support.errors import InputError
+from minirlhf.support.files import read_lines
 from tools.web import labels, server
 from tools.web.answers import Speaker
 from tools.web.talk import PromptFormat, Talks, fitted
@@ -27,7 +32,7 @@ from tools.web.talk import PromptFormat, Talks, fitted
 
 @dataclass(frozen=True)
 class Config:
-    models: tuple[str, ...]  # runs' folders, or .pt files
+    models: tuple[str, ...] = ()  # runs' folders, or .pt files; with none, those in runs/ are listed
     prompt: Text | None = None  # answer only this prompt
     dialogue: bool = False  # send the whole conversation: for models that were trained on conversations
     beginning: Text = ""  # text before each line
@@ -57,13 +62,17 @@ class Config:
 
 
 def main(config):
+    if not config.models:
+        if config.prompt is not None or config.web:
+            raise InputError("required: models; python chat.py lists those in runs/")
+        return list_models()
     speakers = [Speaker(model, config.max_response) for model in config.models]
     form = PromptFormat(config.dialogue, config.beginning, config.ending)
     if config.web:
         return web(speakers, form, config)
     rng, width = np.random.default_rng(config.seed), max(map(len, config.models))
     turns = [[] for _ in speakers]  # each model's conversation has its own answers
-    for line in [config.prompt] if config.prompt is not None else lines():
+    for line in [config.prompt] if config.prompt is not None else lines(examples(config.models[0])):
         for i, speaker in enumerate(speakers):
             messages, dropped = [*turns[i], {"role": "user", "content": line}], 0
             try:
@@ -79,6 +88,33 @@ def main(config):
             print(f"{speaker.name:>{width}} | {answer}", flush=True)
 
 
+def list_models(folder="runs"):
+    """Prints the folders in which there is a model that can be talked to."""
+    found = sorted(str(path.parent) for path in Path(folder).glob("**/model.pt") if is_policy(path))
+    if not found:
+        raise InputError(f"no model in {folder}/; make some with python reproduce.py, or name a model's folder")
+    print("Models to talk to; name one, or several to compare:")
+    for name in found:
+        print(f"    python chat.py {name}")
+
+
+def is_policy(path):
+    """Whether a file holds a language model, and no reward model."""
+    try:
+        return read_checkpoint(path)["kind"] == GPT.kind
+    except InputError:
+        return False
+
+
+def examples(model, count=3):
+    """Prompts of the town in a run of reproduce.py, one of each kind; nothing for other models."""
+    path = Path(model).parent / "town" / "prompts_test.jsonl"
+    if not path.is_file():
+        return []
+    by_kind = {record["kind"]: record["prompt"].strip() for record in reversed(read_lines(path))}
+    return list(by_kind.values())[::-1][:count]
+
+
 def reply(speaker, prompt, temperature, rng):
     """(a sampled answer, how many old turns were dropped)."""
     prompt, dropped = fitted(prompt, speaker)
@@ -91,14 +127,19 @@ def printable(text):
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-def lines():
-    """Yields lines from stdin until an empty one or the end."""
+def lines(prompts=()):
+    """Yields lines from stdin until an empty one or the end. prompts: examples to try."""
     if not sys.stdin:
         return
     sys.stdin.reconfigure(errors="replace")
     terminal = sys.stdin.isatty()
     if terminal:
-        print("An empty line ends. The town's models know their town: Name two foods. Who built the church? ...")
+        print(
+            "Type a prompt; an empty line ends."
+            + (" The model knows its town, and nothing else. Try:" if prompts else "")
+        )
+        for prompt in prompts:
+            print(f"    {prompt}")
     while True:
         try:
             line = input("> " if terminal else "").strip()
