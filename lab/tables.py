@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from minirlhf.model import PRESETS, GPTConfig
 from minirlhf.support.files import read_json
 
 from .findings.__main__ import known
@@ -9,6 +10,8 @@ from .findings.finding import verdict
 from .findings.page import MARKS, bound
 from .provenance import ROOT
 from .report import NAMES, with_interval
+
+GPT2_VOCABULARY = 50_257
 
 
 def seeds_span(value, form, scale):
@@ -122,6 +125,37 @@ def table_of_dropped(found):
     return rows_of(["finding", "claim", "its figure", "why it is no longer made"], rows)
 
 
+def table_of_bench(part):
+    """Speed on one kind of machine, by hand from the output of tools.bench."""
+
+    def table(found):
+        rows = [[one["what"], one["rate"], one["share"], one["against"]] for one in found["bench"][part]]
+        return rows_of(["", "rate", "share", "against"], rows)
+
+    return table
+
+
+def table_of_fits(found):
+    """Gigabytes that training GPT-2's sizes takes, by docs/scaling.md's formulas, and the GPUs on which it fits."""
+    rows = []
+    for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"):
+        config = GPTConfig(GPT2_VOCABULARY, **PRESETS[name])
+        D, L, V, tokens = config.n_embd, config.n_layer, config.n_vocab, 2048
+        parameters = V * D + config.n_ctx * D + L * (12 * D * D + 13 * D) + 2 * D
+        learning = tokens * (4 * D * L + 68 * D + 12 * V)  # with --recompute
+        sampling = 8 * 1024 * 8 * D * L - 8 * parameters  # when two networks have no gradients
+        sft = 16 * parameters + learning
+        ppo, ptx = (each * parameters + max(learning, sampling) for each in (44, 52))
+        cells = [name, f"{parameters / 1e6:,.0f}M", *(f"{size / 1e9:.1f}" for size in (sft, ppo, ptx))]
+        for gpu in (8, 24, 80, 141):
+            fits = [what for what, size in (("SFT", sft), ("PPO", ppo)) if size < gpu * 1e9]
+            one = " on one" if "PPO" in fits and ptx > gpu * 1e9 else ""
+            cells.append(", ".join(fits) + one or "-")
+        rows.append(cells)
+    heading = ["", "parameters", "SFT, RM", "PPO", "PPO-ptx on several GPUs", "8 GB", "24 GB", "80 GB", "141 GB"]
+    return rows_of(heading, rows)
+
+
 TABLES = {
     "models": table_of_models,
     "kinds": table_of_kinds,
@@ -130,4 +164,7 @@ TABLES = {
     "findings": table_of_findings,
     "verdicts": sentence_of_verdicts,
     "dropped": table_of_dropped,
+    "bench_cpu": table_of_bench("cpu"),
+    "bench_gpu": table_of_bench("gpu"),
+    "fits": table_of_fits,
 }

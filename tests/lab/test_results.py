@@ -5,7 +5,7 @@ import json
 import pytest
 
 import tiny
-from lab import provenance, results
+from lab import provenance, results, tables
 from minirlhf.support.errors import InputError
 
 
@@ -126,3 +126,94 @@ def test_the_command_fills_all_pages(tmp_path, monkeypatch):
         (tmp_path / name).write_text(PAGE)
     tiny.run(results, [])
     assert all("wins 61.2 %" in (tmp_path / name).read_text() for name in results.PAGES)
+
+
+# --- the project's own pages and tables ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", results.PAGES)
+def test_a_page_holds_what_results_holds_and_no_other_figure(name):
+    page = (provenance.ROOT / name).read_text()
+    assert results.fill(page, results.load(), name) == page
+    assert results.unmarked(page) == []
+
+
+def test_what_is_kept_was_measured_with_these_claims_on_their_seeds():
+    for path in (results.FOLDER / "findings").glob("*.json"):
+        kept = json.loads(path.read_text())
+        assert all(results.why_not(one) is None and f"seed-{one['seed']}.json" == path.name for one in kept.values())
+    for path in (results.FOLDER / "reproduce").glob("*.json"):
+        kept = json.loads(path.read_text())
+        assert results.why_not(kept) is None and f"{kept['size']}-{kept['seed']}.json" == path.name
+
+
+def run_of(shift):
+    """What reproduce.py found, with each figure a tenth of its place in the table."""
+    models = {}
+    for i, name in enumerate(tables.NAMES):
+        columns = ("win_rate_vs_sft", "follows_instruction", "truthful_informative", "pretraining_loss")
+        models[name] = {column: figure(0.1 * i + 0.01 * j + shift) for j, column in enumerate(columns)}
+    models["sft"]["win_rate_vs_sft"] = None
+    models["ppo_ptx"]["win_rate_vs_rl_start"] = figure(0.77 + shift)
+    gains = {key: {f"ppo_ptx_above_{base}": figure(0.01 * i + shift) for base in ("sft", "gpt")}
+             for i, key in enumerate(("follows", "truthful_informative"))}  # fmt: skip
+    tax = {f"{a}_above_{b}": figure(x) for (a, b), x in zip(
+        (("ppo", "rl_start"), ("ppo", "ppo_ptx"), ("ppo_ptx", "rl_start")), (0.3, 0.2, 0.1))}  # fmt: skip
+    rm = {
+        name: figure(x) for name, x in (("accuracy", 0.7), ("accuracy_within_model", 0.65), ("labeler_agreement", 0.8))
+    }
+    kinds = {
+        kind: {name: figure(x) | {"n": n} for name in tables.NAMES}
+        for kind, n, x in (("few", 10, 0.2), ("many", 90, 0.9))
+    }
+    return {"models": models, "gains": gains, "pretraining_loss": tax, "reward_model": rm, "follows_by_kind": kinds,
+            "memory": {"most_similar": figure(0.14), "same_kind": figure(0.05)}, "seeds": 3}  # fmt: skip
+
+
+def rows_of(table):
+    return [[cell.strip() for cell in line.strip("| \n").split(" | ")] for line in table.splitlines()[2:]]
+
+
+def test_tables_show_each_figure_under_its_own_name():
+    found = {"toy": run_of(0.0)}
+    models = rows_of(tables.TABLES["models"](found))
+    assert [row[0] for row in models] == ["GPT", "GPT, prompted", "SFT", "PPO", "PPO-ptx"]
+    assert models[-1][2:] == ["50.0 %", "51.0 %", "52.0 %"] and models[2][-2:] == ["21.0 %", "22.0 %"]
+    wins = {row[0]: row[1:] for row in rows_of(tables.TABLES["wins"](found))}
+    assert wins["PPO"] == ["40.0 (39.0 to 41.0)", "38.0 to 42.0"] and "SFT" not in wins
+    assert wins["PPO-ptx against RL start"][0] == "77.0 (76.0 to 78.0)"
+    others = {row[0]: row[1] for row in rows_of(tables.TABLES["others"](found))}
+    assert others["follows the instruction: PPO-ptx (%)"] == "51.0 (50.0 to 52.0)"
+    assert others["true and informative, PPO-ptx minus SFT (points)"] == "+1.0 (+0.0 to +2.0)"
+    assert others["pretraining loss, PPO minus PPO-ptx"].startswith("+0.200")
+    assert others["reward model, held-out rankings (%)"].startswith("70.0") and others["two labelers agree"].startswith(
+        "80.0"
+    )
+    kinds = rows_of(tables.TABLES["kinds"](found))
+    assert kinds == [["many", "90", *["90"] * 6], ["few", "10", *["20"] * 6]]
+
+
+def test_the_verdicts_are_counted_and_each_claim_has_a_row():
+    claims = results.known()
+    bias, voice = (
+        {name: figure(x) for _, name, _ in claims[one].hypotheses} for one, x in (("bias", 9.0), ("voice", 0.5))
+    )
+    found = {"bias": bias | {"seeds": 5}, "voice": voice | {"seeds": 5}}
+    rows = rows_of(tables.TABLES["findings"](found))
+    assert len(rows) == len(claims["bias"].hypotheses) + len(claims["voice"].hypotheses)
+    assert rows[0][0] == "`voice`, 5 seeds: reproduced" and rows[0][2:] == [
+        "0.500 (0.490 to 0.510)",
+        "above 0",
+        "holds",
+    ]
+    assert any(row[0] == "`bias`, 5 seeds: not reproduced" for row in rows)
+    missing = sum(bool(one.hypotheses) for one in claims.values()) - 2
+    words = f"Of 2 findings 1 are reproduced, 1 are not reproduced, and 0 are inconclusive. ({missing} more are"
+    assert tables.TABLES["verdicts"](found).startswith(words)
+
+
+def test_what_fits_is_by_the_formulas_of_the_page():
+    """GPT-2: 16, 44 or 52 bytes for each of 124.4 million parameters, and 1.42 GB for 2,048 tokens of a step."""
+    row = rows_of(tables.TABLES["fits"]({}))[0]
+    parts = 2048 * (4 * 768 * 12 + 68 * 768 + 12 * 50257) / 1e9
+    assert row[1:5] == ["124M", *(f"{each * 0.12444 + parts:.1f}" for each in (16, 44, 52))]
