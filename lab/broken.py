@@ -30,7 +30,7 @@ from .provenance import made_by
 from .workers import at_once
 
 PANELS = {  # picture: its columns, and {label: run}
-    "healthy_pretraining": ("loss validation_loss", {
+    "healthy_pretraining": ("loss", {
         "recipe": "gpt", "learning rate x 20": "gpt-hot", "learning rate / 20": "gpt-slow"}),
     "healthy_sft": ("loss validation_loss", {
         "recipe": "sft", "learning rate x 20": "sft-hot", "learning rate / 20": "sft-slow",
@@ -82,7 +82,7 @@ def main(config):
         panels = {column.replace("_", " "): {label: curves.column(own, column) for label, own in rows.items()}
                   for column in columns.split()}  # fmt: skip
         with curves.optional_picture(f"{out}/{picture}.png"):
-            curves.save_figure(curves.draw_panels(panels), f"{out}/{picture}.png")
+            curves.save_figure(curves.draw_panels(panels, across=min(3, len(panels))), f"{out}/{picture}.png")
     print(f"{out}/broken.json has the figures of {len(folders)} runs")
 
 
