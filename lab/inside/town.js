@@ -181,7 +181,10 @@ function begin() {
   $("ask").onsubmit = (event) => { event.preventDefault(); ask(); };
   $("again").onclick = () => { seed += 1; ask(); };
   $("fool").onsubmit = (event) => { event.preventDefault(); fool(); };
-  $("watched").append(...[...new Set(data.runs[0].rows.map((row) => row.prompt))].map((prompt) => make("option", {value: prompt}, prompt.trim())));
+  const usual = data.runs.find((run) => run.beta === data.usual), prompts = [...new Set(usual.rows.map((row) => row.prompt))];
+  const answersTo = (prompt) => new Set(usual.rows.filter((row) => row.prompt === prompt).map((row) => row.tokens.join(""))).size;
+  $("watched").append(...prompts.map((prompt) => make("option", {value: prompt}, prompt.trim())));
+  $("watched").value = prompts.sort((a, b) => answersTo(b) - answersTo(a))[0]; // the answer that changes most often
   $("iteration").max = new Set(data.runs[0].rows.map((row) => row.step)).size - 1;
   $("iteration").value = 0;
   $("beta").max = data.runs.length - 1;
