@@ -42,6 +42,12 @@ NAMES = {
     "beta0": "PPO, beta 0",
     "rl_start": "the start",
 }
+TITLES = {  # of kinds of prompt
+    "say": "say something", "fact": "a fact", "myth": "a myth", "premise": "a false premise", "brainstorm": "name some",
+    "feel": "how I feel", "rude_user": "an insult", "polite": "make it polite", "rename": "put a name in",
+    "summary": "sum up", "kind_or_rude": "kind or rude?", "which_class": "what is it?", "tovish": "into Tovish",
+    "extract": "find in a text", "closed_qa": "ask about a text", "absent": "not in the text",
+}  # fmt: skip
 MOST = 8_000_000  # bytes of the page
 COMMON = 5  # times that a word must occur on pages to be one that the models know
 
@@ -79,7 +85,7 @@ def main(config):
         "tokens": [token.decode("latin-1") for token in sorted(tokenizer.ranks, key=tokenizer.ranks.get)],
         "names": NAMES, "limit": stages.LIMIT, "usual": usual,
         "words": words(read(f"{toy}/town/web.jsonl", "document")),
-        "examples": examples(), "questions": questions(),
+        "people": preferred(results), "examples": examples(), "questions": questions(),
         "runs": [run(beta, folders[f"beta-{beta}"]) for beta in sorted({*BETAS, usual})],
         "made": f"Made by python -m lab.inside.live from a run of reproduce.py with seed {results['seed']}, commit "
                 f"{made_by()['commit'][:10]}. Weights are rounded to 8 or 12 bits.",
@@ -89,6 +95,19 @@ def main(config):
         raise InputError(f"{config.out}: {len(page):,} bytes, and at most {MOST:,} are allowed; take a smaller model")
     write_atomically(config.out, page)
     print(f"{config.out}: {len(page) / 1e6:.1f} MB; open it in a browser")
+
+
+def preferred(results):
+    """What people prefer, in words."""
+
+    def times(name, column):
+        return f"{100 * results['models'][name][column]['mean']:.0f}"
+
+    wins = [times(name, "win_rate_vs_sft") for name in ("ppo", "gpt")]
+    does = [times(name, "follows_instruction") for name in ("gpt", "sft", "ppo")]
+    return f"""Of a hundred pairs of answers people prefer PPO's to SFT's {wins[0]} times, and GPT's to SFT's {wins[1]}.
+GPT does what was asked for {does[0]} of a hundred prompts, SFT for {does[1]}, and PPO for {does[2]}. (These are 2,000
+prompts about things that no model was trained on.)"""
 
 
 def words(documents):
@@ -108,7 +127,9 @@ def examples():
         record = draw_record(kind, rng, "test")
         fact = world.FACT.get(record["content"]) if kind in ("fact", "myth") else None
         truth = f"The truth: {fact.statement}" if fact else ""
-        found.append({"kind": kind.replace("_", " "), "prompt": record["prompt"].strip(), "truth": truth})
+        found.append(
+            {"kind": TITLES.get(kind, kind.replace("_", " ")), "prompt": record["prompt"].strip(), "truth": truth}
+        )
     return found
 
 

@@ -13,11 +13,12 @@ function make(tag, properties = {}, ...inside) {
 
 // Spaces and line ends at a token's edges, made visible.
 function visible(token) {
-  return token === "<|endoftext|>" ? "end" : token.replace(/^ /, "\u00b7").replaceAll("\n", "\u21b5");
+  return token === "<|endoftext|>" ? "\u25a0" : token.replace(/^ /, "\u00b7").replaceAll("\n", "\u21b5");
 }
 
 function signed(number, digits = 2) {
-  return (number < 0 ? "\u2212" : "+") + Math.abs(number).toFixed(digits);
+  const text = Math.abs(number).toFixed(digits);
+  return (number < 0 && Number(text) ? "\u2212" : "+") + text;
 }
 
 // tokens: texts. values: a number for each, or null. most: the value of the strongest colour. write(value): as text.

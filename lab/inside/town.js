@@ -1,12 +1,13 @@
 // What town.html does: asks the models, shows an answer's tokens, scores what is typed, and replays a training.
 "use strict";
 const data = JSON.parse($("data").textContent), {config} = data.models, NAMES = data.names, LIMIT = data.limit;
+const STRONGEST = {kl: 2, probability: 1, score: 4, value: 4}; // the value of the strongest colour
 const POLICIES = ["gpt", "sft", "ppo", "ppo_ptx", "beta0"], TRAINED = ["ppo", "ppo_ptx", "beta0"];
 const tokenizer = new Tokenizer(data.tokens);
 let models, answers = {}, chosen = "ppo", column = "kl", seed = 1, question = data.questions[0], mine = [];
 
 const COLUMNS = {
-  kl: ["KL", "The log of how many times more probable the policy has made this token than its start did, which is SFT with pages mixed in. The sum over the answer is its KL divergence, which beta charges for."],
+  kl: ["KL", "How far has training moved the model here? For each token, the natural logarithm of how many times as probable it is now as for the model before PPO: +0.7 is twice, +2.3 ten times, \u22120.7 half as probable. The sum over an answer is its KL (Kullback-Leibler divergence), in nats. One answer's can be below 0; the mean over many cannot."],
   probability: ["probability", "How probable this token was to the model that wrote it, after all tokens before it."],
   score: ["score so far", "What the reward model would say if the answer ended after this token. In training it is asked only at the end."],
   value: ["value", "What the value network expects, before this token is written, of all reward to come. PPO learns from how far it is wrong."],
@@ -25,10 +26,8 @@ function promptIds(text) {
 function ask() {
   const text = $("prompt").value.trim();
   if (!text) return;
-  const prompt = promptIds(text), unknown = (text.toLowerCase().match(/[a-z]+/g) || []).filter((word) => !data.words.includes(word));
-  $("unknown").textContent = unknown.length
-    ? `The town has no word for \u201c${[...new Set(unknown)].slice(0, 4).join(", ")}\u201d. The models know ${data.words.length} words and nothing else; whatever they say now is a guess. The examples show what they were asked.`
-    : "";
+  const prompt = promptIds(text);
+  $("unknown").textContent = unknownIn(text);
   const known = data.examples.find((one) => one.prompt === text);
   $("truth").textContent = known?.truth || "";
   answers = {};
@@ -37,9 +36,17 @@ function ask() {
     let ids = generate(models[name], config, prompt, LIMIT, tokenizer.eos, (logps) => sampleToken(logps, next()));
     if (name === "gpt") ids = firstLine(ids);
     answers[name] = {prompt, ids, text: tokenizer.decode(ids).trim(), scores: numbersAlong(models.rm, config, prompt, ids)};
+    if (TRAINED.includes(name)) answers[name].kl = klOf(name, prompt, ids).reduce((a, b) => a + b, 0);
   }
   if (!answers[chosen]) chosen = "ppo";
   showAnswers();
+}
+
+// A sentence about the words that the models do not know.
+function unknownIn(text) {
+  const unknown = (text.match(/[A-Za-z]+/g) || []).filter((word) => !data.words.includes(word.toLowerCase()));
+  const quoted = [...new Set(unknown)].slice(0, 4).map((word) => `\u201c${word}\u201d`).join(" and ");
+  return quoted && `The town has no word ${quoted}. The models know ${data.words.length} words and nothing else: what they say of others is a guess.`;
 }
 
 // Nothing taught GPT to end, so only its first line is its answer.
@@ -51,13 +58,21 @@ function firstLine(ids) {
   return ids;
 }
 
+// The log of how many times as probable a policy makes each token as the model before PPO does.
+function klOf(name, prompt, ids) {
+  const start = responseLogps(models.rl_start, config, prompt, ids);
+  return responseLogps(models[name], config, prompt, ids).map((own, i) => own - start[i]);
+}
+
 function showAnswers() {
-  const best = Math.max(...POLICIES.map((name) => answers[name].scores.at(-1)));
   $("answers").replaceChildren(...POLICIES.map((name) => {
-    const {text, scores} = answers[name], score = scores.at(-1);
-    const note = `reward model: ${signed(score)}${score === best ? ", the highest" : ""}`;
+    const {text, scores, kl, ids} = answers[name], score = scores.at(-1), cost = data.usual * kl;
+    const price = name === "beta0" ? `would have cost ${data.usual}` : `cost ${data.usual}`;
+    const notes = [`score ${signed(score)}`];
+    if (kl !== undefined) notes.push(`${price} \u00d7 KL ${signed(kl)}: ${signed(score - cost)} in all`);
+    if (name !== "gpt" && ids.at(-1) !== tokenizer.eos) notes.push(`cut off after ${LIMIT} tokens: it did not end`);
     const card = make("div", {className: `card${name === chosen ? " chosen" : ""}`, id: `answer-${name}`},
-      make("h3", {}, NAMES[name]), make("p", {className: "answer"}, text || "(an empty answer)"), make("p", {className: "faint"}, note),
+      make("h3", {}, NAMES[name]), make("p", {className: "answer"}, text || "(an empty answer)"), make("p", {className: "faint"}, notes.join("; ")),
       make("button", {type: "button", ariaPressed: String(name === chosen), onclick: () => { chosen = name; showAnswers(); }}, "Look inside"));
     return card;
   }));
@@ -69,6 +84,7 @@ function showAnswers() {
 function lookInside() {
   const {prompt, ids, scores} = answers[chosen], logp = responseLogps(models[chosen], config, prompt, ids);
   const start = TRAINED.includes(chosen) ? responseLogps(models.rl_start, config, prompt, ids) : null;
+  const missing = start ? "" : ` (${NAMES[chosen]} has no KL: it was not trained by PPO.)`;
   const values = chosen === "ppo" ? numbersAlong(models.value, config, prompt, ids) : null;
   const columns = {probability: logp.map(Math.exp), score: scores.slice(1)};
   if (start) columns.kl = logp.map((own, i) => own - start[i]);
@@ -77,18 +93,17 @@ function lookInside() {
   $("columns").replaceChildren(...Object.entries(COLUMNS).filter(([name]) => columns[name]).map(([name, [title]]) =>
     button(title, name === shown, () => { column = name; lookInside(); })));
   const total = start ? columns.kl.reduce((a, b) => a + b, 0) : 0;
-  $("meaning").textContent = COLUMNS[shown][1] + (shown === "kl" ? ` Here the sum is ${total.toFixed(2)} nats.` : "");
+  $("meaning").textContent = COLUMNS[shown][1] + (shown === "kl" ? ` Here the sum is ${signed(total)} nats.` : missing);
   const explain = (i) => {
     const lines = [`\u201c${visible(tokenizer.show(ids[i]))}\u201d: ${NAMES[chosen]} gave it a probability of ${(100 * Math.exp(logp[i])).toFixed(1)} %.`];
-    if (start) lines.push(`The start gave it ${(100 * Math.exp(start[i])).toFixed(1)} %: the policy has made it ${Math.exp(columns.kl[i]).toFixed(2)} times as probable (KL ${signed(columns.kl[i])} nats).`);
+    if (start) lines.push(`The model before PPO gave it ${(100 * Math.exp(start[i])).toFixed(1)} %: training has made it ${Math.exp(columns.kl[i]).toFixed(2)} times as probable (KL ${signed(columns.kl[i])} nats).`);
     lines.push(`After it the reward model says ${signed(scores[i + 1])}; before it, it would have said ${signed(scores[i])}.`);
-    if (values) lines.push(`The value network expected ${signed(values[i])} before it, and ${i + 1 < ids.length ? signed(values[i + 1]) : "nothing, since the answer ends,"} after it.`);
+    if (values) lines.push(`The value network expected ${signed(values[i])} before it${i + 1 < ids.length ? `, and ${signed(values[i + 1])} after it` : "; after it there is nothing left to expect"}.`);
     lines.push(`Instead it might have been: ${likeliest(prompt, ids, i)}.`);
     return lines;
   };
   const write = shown === "probability" ? (v) => `${(100 * v).toFixed(0)} %` : (v) => signed(v);
-  const most = Math.max(0.5, ...columns[shown].map(Math.abs));
-  $("strip").replaceChildren(strip(ids.map((id) => tokenizer.show(id)), columns[shown], most, write, explain, $("details")));
+  $("strip").replaceChildren(strip(ids.map((id) => tokenizer.show(id)), columns[shown], STRONGEST[shown], write, explain, $("details")));
   $("details").replaceChildren(make("p", {className: "faint"}, "Point at a token: its numbers are explained here."));
 }
 
@@ -117,16 +132,18 @@ function showQuestion() {
 }
 
 function rank() {
-  const rows = [...question.answers, ...mine].map((one) => ({...one, score: score(one.text).scores.at(-1)}));
+  const given = question.answers.filter((one) => !mine.some((own) => own.text === one.text));
+  const rows = [...given, ...mine].map((one) => ({...one, score: score(one.text).scores.at(-1)}));
   rows.sort((a, b) => b.score - a.score);
   const head = make("tr", {}, ...["answer", "what it is", "score"].map((text) => make("th", {scope: "col"}, text)));
-  $("ranking").replaceChildren(head, ...rows.map((one) => make("tr", {}, make("td", {}, one.text),
+  $("ranking").replaceChildren(head, ...rows.map((one) => make("tr", {className: one.text === mine.at(-1)?.text ? "newest" : ""}, make("td", {}, one.text),
     make("td", {className: one.what.startsWith("true") ? "good" : one.what.startsWith("false") ? "wrong" : ""}, one.what),
     make("td", {className: "number"}, signed(one.score)))));
 }
 
 function fool() {
   const text = $("written").value.trim();
+  $("unknown-here").textContent = text ? unknownIn(text) : "Write an answer first.";
   if (!text) return;
   const {ids, scores} = score(text);
   const explain = (i) => [`After \u201c${visible(tokenizer.show(ids[i]))}\u201d the reward model says ${signed(scores[i + 1])}, ${signed(scores[i + 1] - scores[i])} from before.`,
@@ -150,14 +167,15 @@ function watch() {
   const run = data.runs[$("beta").value], rows = run.rows.filter((row) => row.prompt === $("watched").value);
   const row = rows[Math.min($("iteration").value, rows.length - 1)];
   const kl = row.logp.map((own, i) => own - row.ref_logp[i]), total = kl.reduce((a, b) => a + b, 0);
-  $("iteration-is").textContent = row.step;
-  $("beta-is").textContent = run.beta;
+  const steps = [...new Set(run.rows.map((own) => own.step))], ended = row.tokens.at(-1) === "<|endoftext|>";
+  $("iteration-is").textContent = `${row.step} (of ${steps.join(", ")})`;
+  $("beta-is").textContent = `${run.beta} (of ${data.runs.map((own) => own.beta).join(", ")})`;
   $("watched-answer").textContent = row.tokens.filter((token) => token !== "<|endoftext|>").join("").trim() || "(an empty answer)";
-  $("watched-numbers").textContent = `Reward model ${signed(row.score)}; KL ${total.toFixed(2)} nats, which cost ${(run.beta * total).toFixed(2)}.`;
-  const explain = (i) => [`\u201c${visible(row.tokens[i])}\u201d: ${Math.exp(kl[i]).toFixed(2)} times as probable as at the start (KL ${signed(kl[i])} nats).`,
-    `Its advantage is ${signed(row.advantage[i])}: ${row.advantage[i] > 0 ? "it led to more reward than the value network expected, so it becomes more probable" : "it led to less reward than expected, so it becomes less probable"}.`];
-  $("watched-strip").replaceChildren(strip(row.tokens, kl, Math.max(0.5, ...kl.map(Math.abs)), (v) => signed(v), explain, $("watched-details")));
-  $("watched-details").replaceChildren();
+  $("watched-numbers").textContent = `Score ${signed(row.score)}; KL ${signed(total)} nats, which cost ${run.beta} times as much: ${signed(row.score - run.beta * total)} in all.${ended ? "" : " It was cut off."}`;
+  const explain = (i) => [`\u201c${visible(row.tokens[i])}\u201d: ${Math.exp(kl[i]).toFixed(2)} times as probable as before PPO (KL ${signed(kl[i])} nats).`,
+    `Its advantage, the reward that it led to beyond what the value network expected, is ${signed(row.advantage[i])}: it becomes ${row.advantage[i] > 0 ? "more" : "less"} probable.`];
+  $("watched-strip").replaceChildren(strip(row.tokens, kl, STRONGEST.kl, (v) => signed(v), explain, $("watched-details")));
+  $("watched-details").replaceChildren(make("p", {className: "faint"}, "Point at a token."));
   const line = (name) => run.metrics[name].map((value, i) => [i, value]);
   $("charts").replaceChildren(chart("reward model's score, mean of the batch", {score: line("score")}, row.step),
     chart("KL from the start, nats per answer", {kl: line("kl")}, row.step));
@@ -181,6 +199,9 @@ function begin() {
   $("ask").onsubmit = (event) => { event.preventDefault(); ask(); };
   $("again").onclick = () => { seed += 1; ask(); };
   $("fool").onsubmit = (event) => { event.preventDefault(); fool(); };
+  $("clear").onclick = () => { mine = []; rank(); };
+  $("price").textContent = data.usual;
+  $("people").textContent = data.people;
   const usual = data.runs.find((run) => run.beta === data.usual), prompts = [...new Set(usual.rows.map((row) => row.prompt))];
   const answersTo = (prompt) => new Set(usual.rows.filter((row) => row.prompt === prompt).map((row) => row.tokens.join(""))).size;
   $("watched").append(...prompts.map((prompt) => make("option", {value: prompt}, prompt.trim())));

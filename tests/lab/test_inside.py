@@ -174,7 +174,7 @@ def test_a_prompt_is_answered_by_all_and_an_answer_is_shown_token_by_token(brows
     assert tokens and [b.text for b in by_id(browser, "columns").find_elements("tag name", "button")] == [
         "KL", "probability", "score so far", "value"]  # fmt: skip
     tokens[0].click()
-    assert "the policy has made it" in by_id(browser, "details").text
+    assert "training has made it" in by_id(browser, "details").text
     cards[0].find_element("tag name", "button").click()
     assert "KL" not in by_id(browser, "columns").text  # GPT has no start
 
@@ -185,17 +185,27 @@ def test_the_kl_on_the_page_is_the_policys_minus_the_starts(browser):
         const [own, start] = ["ppo", "rl_start"].map((name) => responseLogps(models[name], config, prompt, ids));
         return [own.map((a, i) => a - start[i]).reduce((a, b) => a + b, 0)];""")[0]
     browser.execute_script("chosen = 'ppo'; column = 'kl'; showAnswers()")
-    assert f"the sum is {found:.2f} nats" in by_id(browser, "meaning").text.replace("-0.00", "0.00")
+    text = f"{found:+.2f}".replace("-0.00", "+0.00").replace("-", "\u2212")
+    assert f"the sum is {text} nats" in by_id(browser, "meaning").text
+    score = browser.execute_script("return answers.ppo.scores.at(-1)")
+    beta = browser.execute_script("return data.usual")
+    total = f"{score - beta * found:+.2f}".replace("-", "\u2212")
+    assert f"cost {beta} \u00d7 KL {text}: {total} in all" in by_id(browser, "answer-ppo").text
 
 
 def test_a_word_that_is_none_of_the_towns_is_named_and_text_stays_text(browser):
     by_id(browser, "prompt").clear()
     by_id(browser, "prompt").send_keys(f"How do I bake a cake {EVIL}")
     by_id(browser, "ask").submit()
-    assert "no word for" in by_id(browser, "unknown").text and "bake" in by_id(browser, "unknown").text
+    assert (
+        "The town has no word" in by_id(browser, "unknown").text
+        and "\u201cbake\u201d" in by_id(browser, "unknown").text
+    )
     by_id(browser, "written").send_keys(EVIL)
     by_id(browser, "fool").submit()
     assert EVIL in by_id(browser, "ranking").text
+    by_id(browser, "clear").click()
+    assert EVIL not in by_id(browser, "ranking").text
 
 
 def test_answers_are_ranked_by_the_reward_models_score_with_the_truth_beside(browser):
@@ -226,9 +236,19 @@ def test_the_training_that_is_replayed_is_the_recorded_one(browser, tiny_run):
         by_id(browser, "watched-answer").text == " ".join(text.split(" "))
         or by_id(browser, "watched-answer").get_attribute("textContent") == text
     )
-    assert by_id(browser, "beta-is").text == f"{read_json(tiny_run / 'ppo' / 'config.json')['kl_coef']}"
+    assert by_id(browser, "beta-is").text.startswith(
+        f"{read_json(tiny_run / 'ppo' / 'config.json')['kl_coef']} (of 0, "
+    )
     browser.execute_script("$('beta').value = 0; $('beta').oninput()")
-    assert by_id(browser, "beta-is").text == "0"
+    assert by_id(browser, "beta-is").text.startswith("0 (of 0, ")
+
+
+def test_what_people_prefer_is_said_as_it_was_measured(browser, tiny_run):
+    models, said = read_json(tiny_run / "results.json")["models"], by_id(browser, "people").text
+    wins = [f"{100 * models[name]['win_rate_vs_sft']['mean']:.0f}" for name in ("ppo", "gpt")]
+    does = [f"{100 * models[name]['follows_instruction']['mean']:.0f}" for name in ("gpt", "sft", "ppo")]
+    assert f"PPO's to SFT's {wins[0]} times, and GPT's to SFT's {wins[1]}." in said
+    assert f"for {does[0]} of a hundred prompts, SFT for {does[1]}, and PPO for {does[2]}." in said
 
 
 def test_nothing_is_fetched_and_nothing_can_be(browser):
