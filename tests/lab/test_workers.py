@@ -112,7 +112,8 @@ def test_processes_end_with_the_run_that_started_them(tmp_path):
 def test_ctrl_c_ends_the_work_without_a_traceback(work, tmp_path):
     """When two processes are at work."""
     code = f"import os, time; open({str(tmp_path)!r} + '/' + str(os.getpid()), 'w'); time.sleep(60)"
-    lines = [f"from lab.workers import at_once, in_ranks; code = {code!r}", f"try: {work}"]
+    lines = ["import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"]  # a shell's & ignores it
+    lines += [f"from lab.workers import at_once, in_ranks; code = {code!r}", f"try: {work}"]
     lines.append("except KeyboardInterrupt: print('stopped', flush=True)")
     run = subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines)], cwd=ROOT, stdout=-1, stderr=-1, text=True, start_new_session=True
