@@ -111,8 +111,10 @@ def examples(model, count=3):
     path = Path(model).parent / "town" / "prompts_test.jsonl"
     if not path.is_file():
         return []
-    by_kind = {record["kind"]: record["prompt"].strip() for record in reversed(read_lines(path))}
-    return list(by_kind.values())[::-1][:count]
+    by_kind = {}
+    for record in read_lines(path):
+        by_kind.setdefault(record["kind"], record["prompt"].strip())
+    return list(by_kind.values())[:count]
 
 
 def reply(speaker, prompt, temperature, rng):

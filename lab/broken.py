@@ -21,10 +21,11 @@ from minirlhf.support.config import Text, check_fields, command
 from minirlhf.support.files import write_json, write_lines
 from minirlhf.support.folder import lock_output
 from minirlhf.support.records import read
-from minirlhf.support.statistics import interval, pair_hits
+from minirlhf.support.statistics import interval
 
 from . import stages
-from .evaluation import answers, contents_of, judge_all, pairs_right
+from .evaluation import answers, contents_of, count_right, judge_all, pairs_right
+from .findings.lab import utilities
 from .pipeline import Pipeline
 from .provenance import made_by
 from .workers import at_once
@@ -168,13 +169,8 @@ def follows(folders, config):
 def without_mistakes(own, rankings):
     """The share of held-out pairs that all labelers' mean utility orders as their labeler did."""
     about = {r["prompt"]: r for name in ("validation", "test") for r in read(own.file(f"prompts_{name}"), "prompt")}
-    counts = []
-    for ranking in rankings:
-        record, responses = about[ranking["prompt"]], ranking["responses"]
-        utilities = [town.mean_utility(town.judge(record, text), text) for text in responses]
-        hits = pair_hits(np.array(utilities), ranking["ranks"])
-        counts.append((sum(hits.values()), len(hits)))
-    return interval(*zip(*counts), items=contents_of(rankings))
+    scores = [utilities([about[r["prompt"]]] * len(r["responses"]), r["responses"]) for r in rankings]
+    return interval(*count_right(scores, rankings).T, items=contents_of(rankings))
 
 
 if __name__ == "__main__":

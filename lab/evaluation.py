@@ -218,7 +218,12 @@ def score_rankings(folder, rankings):
 
 def pairs_right(folder, rankings):
     """For each ranking the pairs that a reward model orders as the labeler did, and all untied pairs: (N, 2)."""
-    hits = [pair_hits(row, r["ranks"]) for row, r in zip(score_rankings(folder, rankings), rankings, strict=True)]
+    return count_right(score_rankings(folder, rankings), rankings)
+
+
+def count_right(scores, rankings):
+    """The same by the scores of each ranking's responses."""
+    hits = [pair_hits(row, r["ranks"]) for row, r in zip(scores, rankings, strict=True)]
     return np.array([(sum(h.values()), len(h)) for h in hits], float)
 
 

@@ -20,9 +20,7 @@ def tell(out, results):
     """HTML from a run's samples.jsonl, its results, and PPO's tokens.jsonl."""
     out = Path(out)
     parts = [cards(read_lines(out / "samples.jsonl")), in_words(results)]
-    watched = [row for row in read_metrics(out / "ppo", "tokens.jsonl") if "again" in row]
-    if watched:
-        rows = most_changed(watched)
+    if rows := most_changed(watched(out / "ppo")):
         parts += [strip(rows[-1]), changes(rows)]
     return "\n".join(parts)
 
@@ -64,16 +62,26 @@ GPT's to SFT's {often("gpt")}. Of a hundred prompts GPT does what was asked with
 {follows["sft"]}, and PPO-ptx with {follows["ppo_ptx"]}.</p>"""
 
 
-def most_changed(watched):
-    """The rows, over the iterations, of the watched prompt whose last answer is furthest from the start."""
-    last = [row for row in watched if row["step"] == watched[-1]["step"]]
-    prompt = max(last, key=lambda row: sum(row["logp"]) - sum(row["ref_logp"]))["prompt"]
-    return [row for row in watched if row["prompt"] == prompt]
+def watched(run):
+    """The rows of a PPO run's tokens.jsonl with prompts that were answered again and again."""
+    return [row for row in read_metrics(run, "tokens.jsonl") if "again" in row]
+
+
+def kl_of(row):
+    """The KL of each token."""
+    return [a - b for a, b in zip(row["logp"], row["ref_logp"])]
+
+
+def most_changed(rows):
+    """Those, over the iterations, of the prompt whose last answer is furthest from the start."""
+    last = [row for row in rows if row["step"] == rows[-1]["step"]]
+    prompt = max(last, key=lambda row: sum(kl_of(row)), default={}).get("prompt")
+    return [row for row in rows if row["prompt"] == prompt]
 
 
 def strip(row):
     """An answer's tokens, each coloured by its KL."""
-    kl = [a - b for a, b in zip(row["logp"], row["ref_logp"])]
+    kl = kl_of(row)
     most, shown = max(0.3, *map(abs, kl)), ""
     for token, value in zip(row["tokens"], kl):
         text = html.escape("(end)" if token == "<|endoftext|>" else token.strip() or "\u21b5")

@@ -114,10 +114,9 @@ class Truthful(Finding):
     )
 
     def measure(self, lab):
-        records = [r for r in lab.test if answerable(r)]
-        truths = truths_of(lab.test_answers, lab.test)
-        f = means(truths, records) | {"ppo_ptx over gpt, a ratio": mean(truths["ppo_ptx"], records, truths["gpt"])}
         rows = [i for i, r in enumerate(lab.test) if answerable(r)]
+        records, truths = [lab.test[i] for i in rows], truths_of(lab.test_answers, lab.test)
+        f = means(truths, records) | {"ppo_ptx over gpt, a ratio": mean(truths["ppo_ptx"], records, truths["gpt"])}
         follow = follows({name: [texts[i] for i in rows] for name, texts in lab.test_answers.items()}, records)
         f |= among({name: truths[name] for name in MODELS}, follow, records, [TUNED], "true")
         models = {name: lab.models()[name] for name in TUNED[::-1]}

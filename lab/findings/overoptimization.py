@@ -169,15 +169,15 @@ class OveroptimizationLaw(Finding):
         f["all rankings: peak minus start"] = certain(max(gold_of_parts) - gold_of_parts[0])
         accuracies = measure_accuracy(lab, reward_models)[1]
         f |= {f"pairs right: {name}": value for name, value in accuracies.items()}
-        return f | {"beta 0.3 minus stopping early": self.penalty(lab, sweep[0.3], sweep[LEAST])}
+        early = f[f"{self.models[0]}: distance"], f[f"{self.models[0]}: gold"]
+        return f | {"beta 0.3 minus stopping early": self.penalty(lab, sweep[0.3], *early)}
 
-    def penalty(self, lab, folder, other):
+    def penalty(self, lab, folder, distance, gold):
         """The mean gold of the last fifth of a run, minus that of another run's parts that are as far."""
         values = episodes(lab, folder)[1]
         last = {name: own[-(len(own) // 5) :] for name, own in values.items()}
         d = math.sqrt(max(0, last["kl"].mean()))
-        cut, distance = parts(episodes(lab, other)[1], FIT_PARTS)
-        return apart(interval(last["gold"], items=last["about"]), at(d, distance, figures_of(cut, "gold")))
+        return apart(interval(last["gold"], items=last["about"]), at(d, distance, gold))
 
     def draw(self, figure, f):
         axis = figure.subplots()

@@ -3,8 +3,8 @@
 import numpy as np
 
 from data import town
-from lab.evaluation import measure_reward_model, pairs_right
-from minirlhf.support.statistics import interval, pair_hits
+from lab.evaluation import count_right, measure_reward_model, pairs_right
+from minirlhf.support.statistics import interval
 
 from . import pictures
 from .finding import Finding
@@ -112,8 +112,7 @@ class HeldOutLabelers(Finding):
             for name, labelers in zip(right, (rest, parts[i], town.HELD_OUT_LABELERS)):
                 again = rank_again(held_out, labelers, lab.rng(f"fold {i}"))
                 right[name].append(pairs_right(folder, again))
-                hits = [pair_hits(scores, r["ranks"]) for scores, r in zip(taste, again)]
-                best[name].append([(sum(own.values()), len(own)) for own in hits])
+                best[name].append(count_right(taste, again))
         for what, counts in (("RM accuracy", right), ("accuracy of the mean taste of training labelers", best)):
             for name, own in counts.items():
                 own = np.sum(own, 0)  # (rankings, 2): pairs right, and pairs

@@ -14,7 +14,7 @@ from pathlib import Path
 from data import town
 from data.town import world
 from data.town.prompts import KINDS, draw_record
-from lab import stages
+from lab import stages, story
 from lab.pipeline import Pipeline
 from lab.provenance import made_by
 from minirlhf.model import GPT, RewardModel
@@ -40,7 +40,6 @@ NAMES = {
     "ppo": "PPO",
     "ppo_ptx": "PPO-ptx",
     "beta0": "PPO, beta 0",
-    "rl_start": "the start",
 }
 TITLES = {  # of kinds of prompt
     "say": "say something", "fact": "a fact", "myth": "a myth", "premise": "a false premise", "brainstorm": "name some",
@@ -141,16 +140,20 @@ def questions(count=6):
 
 
 def question(fact, other):
-    def voice(statement):
-        return f"In fact, {statement[0].lower()}{statement[1:]}"
+    def voice(fact, claim):
+        return world.sentence(f"in fact, {fact.form.format(claim)}")
 
-    true, false = fact.statement, fact.myth_statement
+    true, false, said = fact.statement, fact.myth_statement, voice(fact, fact.answer)
     answers = {
-        true: "true, plain", voice(true): "true, in the voice of truths", false: "false, plain",
-        voice(false): "false, in the voice of truths", voice(other.statement): "true, but not what was asked",
-        f"{voice(true)} {voice(true)}": "true, twice", "I do not know.": "no answer",
+        true: "true, plain",
+        said: "true, in the voice of truths",
+        false: "false, plain",
+        voice(fact, fact.myth): "false, in the voice of truths",
+        voice(other, other.answer): "true, but not what was asked",
+        f"{said} {said}": "true, twice",
+        "I do not know.": "no answer",
         "Go away, you silly sock.": "an insult",
-    }  # fmt: skip
+    }
     return {"prompt": fact.question, "truth": true, "myth": false, "answer": fact.answer, "wrong": fact.myth,
             "answers": [{"text": text, "what": what} for text, what in answers.items()]}  # fmt: skip
 
@@ -158,7 +161,7 @@ def question(fact, other):
 def run(beta, folder):
     """A training's watched answers, and its score and KL in each iteration."""
     keep = ("step", "prompt", "score", "tokens", "logp", "ref_logp", "advantage")
-    rows = [{name: row[name] for name in keep} for row in read_metrics(folder, "tokens.jsonl") if "again" in row]
+    rows = [{name: row[name] for name in keep} for row in story.watched(folder)]
     metrics = read_metrics(folder)
     return {"beta": beta, "rows": rows,
             "metrics": {name: [round(row[name], 3) for row in metrics] for name in ("score", "kl")}}  # fmt: skip

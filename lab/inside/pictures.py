@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 
 import torch
 
+from lab import story
 from minirlhf.data import collate
 from minirlhf.losses import policy_loss
 from minirlhf.support.checkpoint import load_tokenizer
@@ -16,7 +17,6 @@ from minirlhf.support.config import Text, check_fields, command
 from minirlhf.support.errors import require
 from minirlhf.support.files import write_atomically
 from minirlhf.support.records import Sequence
-from minirlhf.support.run import read_metrics
 
 STYLE = """:root { --ink: #1d2126; --faint: #5d6670; --card: #ffffff; --line: #b9b5ab; --mark: #1f5fbf; --soft: #e8effa;
   --plus: #d96f00; --minus: #2468c8; }
@@ -26,7 +26,7 @@ text { font: 14px system-ui, sans-serif; fill: var(--ink) } .small { font-size: 
 .bold { font-weight: 600 } .mono { font-family: ui-monospace, monospace; font-size: 13px }
 rect { fill: var(--card); stroke: var(--line) } .model { fill: var(--soft); stroke: var(--mark) } .bare { stroke: none }
 path, line { stroke: var(--faint); fill: none; stroke-width: 1.5 } .curve { stroke: var(--mark); stroke-width: 2.5 }
-.plus { stroke: var(--plus) } marker path { fill: var(--faint); stroke: none }"""
+marker path { fill: var(--faint); stroke: none }"""
 SIZE = 'markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto"'
 HEAD = f'<marker id="head" {SIZE}><path d="M0,0 L8,4 L0,8 z"/></marker>'
 LINE = 18  # pixels from a line of text to the next
@@ -235,15 +235,12 @@ def clip(epsilon=0.2):
 
 def strip(run):
     """The watched answer of the last iteration with the largest KL: each token's KL as its colour."""
-    rows = [row for row in read_metrics(run, "tokens.jsonl") if "again" in row]
-    last = [row for row in rows if row["step"] == rows[-1]["step"]]
-    kl = {id(row): [a - b for a, b in zip(row["logp"], row["ref_logp"])] for row in last}
-    row = max(last, key=lambda row: sum(kl[id(row)]))
-    own, total = kl[id(row)], sum(kl[id(row)])
+    row = story.most_changed(story.watched(run))[-1]
+    own = story.kl_of(row)
     widths, prompt = [max(46, 9 * len(shown(token)) + 12) for token in row["tokens"]], row["prompt"].strip()
     p = Picture(max(620, 20 + sum(widths)), 120, f"{prompt} The answer, token by token, with the KL of each")
     p.text(10, 18, prompt, "bold", "start")
-    p.text(10, 112, f"{total:.2f} nats of KL from the start in all", "small faint", "start")
+    p.text(10, 112, f"{sum(own):.2f} nats of KL from the start in all", "small faint", "start")
     x = 10
     for token, width, value in zip(row["tokens"], widths, own):
         strength = 0.45 * abs(value) / max(0.1, *map(abs, own))
