@@ -66,9 +66,10 @@ function choose() {
     className: name === column ? "main" : "", ariaPressed: String(name === column), onclick: () => { column = name; choose(); }}, COLUMNS[name][0])));
   $("meaning").textContent = COLUMNS[column][1];
   $("panes").replaceChildren(...runs.map((run, i) => pane(run, rows[i].find((row) => row.prompt === $("prompt").value))));
+  const go = (step) => { $("iteration").value = all.filter((own) => own <= step).length - 1; choose(); };
   const lines = (name) => Object.fromEntries(runs.filter((run) => run.metrics[name]).map((run) => [run.name, run.metrics[name]]));
   $("charts").replaceChildren(...Object.entries(data.charts).filter(([name]) => Object.keys(lines(name)).length)
-    .map(([name, title]) => chart(title, lines(name), step)));
+    .map(([name, title]) => chart(title, lines(name), step, go)));
 }
 
 $("runs").textContent = runs.map((run) => `${run.name}: beta ${run.beta}`).join("; ");

@@ -39,32 +39,46 @@ function strip(tokens, values, most, write, explain, details) {
   return row;
 }
 
-// A line chart as a picture: lines {name: [[x, y], ...]}, and a mark at x = here.
-function chart(title, lines, here) {
-  const points = Object.values(lines).flat(), W = 320, H = 130, pad = 34;
+// A line chart: lines {name: [[x, y], ...]}, a mark at x = here, and their values there, or where the pointer is. go(x) is
+// called with the x that is clicked.
+function chart(title, lines, here, go) {
+  const points = Object.values(lines).flat(), W = 320, H = 130, left = 34, right = 8;
   const [x0, x1, y0, y1] = [0, 1].flatMap((k) => {
     const own = points.map((p) => p[k]), low = Math.min(...own), high = Math.max(...own);
     return [low, high === low ? low + 1 : high];
   });
-  const x = (v) => pad + ((W - pad - 8) * (v - x0)) / (x1 - x0), y = (v) => H - 18 - ((H - 30) * (v - y0)) / (y1 - y0);
+  const x = (v) => left + ((W - left - right) * (v - x0)) / (x1 - x0), y = (v) => H - 18 - ((H - 30) * (v - y0)) / (y1 - y0);
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const draw = (tag, attributes, text) => {
     const element = document.createElementNS(svg.namespaceURI, tag);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     if (text !== undefined) element.textContent = text;
-    svg.append(element);
+    return svg.appendChild(element);
   };
   svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", `${title}: ` + Object.entries(lines).map(([name, own]) =>
     `${name} from ${own[0][1].toFixed(2)} to ${own.at(-1)[1].toFixed(2)}`).join("; "));
-  for (const v of [y0, y1]) draw("text", {x: pad - 4, y: y(v) + 4, "text-anchor": "end"}, v.toFixed(1));
+  for (const v of [y0, y1]) draw("text", {x: left - 4, y: y(v) + 4, "text-anchor": "end"}, v.toFixed(1));
   for (const v of [x0, x1]) draw("text", {x: x(v), y: H - 4, "text-anchor": v === x0 ? "start" : "end"}, v);
-  if (here !== undefined) draw("line", {x1: x(here), x2: x(here), y1: 8, y2: H - 18, class: "here"});
+  const mark = draw("line", {y1: 8, y2: H - 18, class: "here"}), said = make("span", {});
   Object.entries(lines).forEach(([, own], i) => {
     draw("polyline", {points: own.map(([a, b]) => `${x(a)},${y(b)}`).join(" "), class: `line-${i}`});
   });
   const names = Object.keys(lines).length > 1 ? Object.keys(lines) : [];
   const keys = names.map((name, i) => make("span", {className: `key line-${i}`}, ` ${name}`));
-  return make("figure", {}, make("figcaption", {}, title, ...keys), svg);
+  const nearest = (own, v) => own.reduce((best, p) => (Math.abs(p[0] - v) < Math.abs(best[0] - v) ? p : best));
+  const say = (v) => {
+    for (const name of ["x1", "x2"]) mark.setAttribute(name, x(v));
+    said.textContent = `. At ${v}: ${Object.values(lines).map((own) => nearest(own, v)[1].toFixed(2)).join(", ")}`;
+  };
+  const pointed = (event) => { // the x of a point under the pointer
+    const box = svg.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * W;
+    return nearest(points, x0 + ((at - left) / (W - left - right)) * (x1 - x0))[0];
+  };
+  svg.onpointermove = (event) => say(pointed(event));
+  svg.onpointerleave = () => say(here);
+  svg.onclick = (event) => go(pointed(event));
+  say(here);
+  return make("figure", {}, make("figcaption", {}, title, said, ...keys), svg);
 }

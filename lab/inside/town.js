@@ -6,11 +6,14 @@ const POLICIES = ["gpt", "sft", "ppo", "ppo_ptx", "beta0"], TRAINED = ["ppo", "p
 const tokenizer = new Tokenizer(data.tokens);
 let models, answers = {}, chosen = "ppo", column = "kl", seed = 1, question = data.questions[0], mine = [];
 
+// column: [title, what it means, why a model has none]
 const COLUMNS = {
-  kl: ["KL", "How far has training moved the model here? For each token, the natural logarithm of how many times as probable it is now as for the model before PPO: +0.7 is twice, +2.3 ten times, \u22120.7 half as probable. The sum over an answer is its KL (Kullback-Leibler divergence), in nats. One answer's can be below 0; the mean over many cannot."],
+  kl: ["KL", "How far has training moved the model here? For each token, the natural logarithm of how many times as probable it is now as for the model before PPO: +0.7 is twice, +2.3 ten times, \u22120.7 half as probable. The sum over an answer is its KL (Kullback-Leibler divergence), in nats. One answer's can be below 0; the mean over many cannot.",
+    "it was not trained by PPO"],
   probability: ["probability", "How probable this token was to the model that wrote it, after all tokens before it."],
   score: ["score so far", "What the reward model would say if the answer ended after this token. In training it is asked only at the end."],
-  value: ["value", "What the value network expects, before this token is written, of all reward to come. PPO learns from how far it is wrong."],
+  value: ["value", "What the value network expects, before this token is written, of all reward to come. PPO learns from how far it is wrong.",
+    "this value network learned beside PPO"],
 };
 
 function button(text, pressed, act) {
@@ -79,37 +82,49 @@ function showAnswers() {
   lookInside();
 }
 
-// ---- 2. one answer's tokens -----------------------------------------------------------------------------------------
+// ---- 2. answers token by token ---------------------------------------------------------------------------------------
 
 function lookInside() {
-  const {prompt, ids, scores} = answers[chosen], logp = responseLogps(models[chosen], config, prompt, ids);
-  const start = TRAINED.includes(chosen) ? responseLogps(models.rl_start, config, prompt, ids) : null;
-  const missing = start ? "" : ` (${NAMES[chosen]} has no KL: it was not trained by PPO.)`;
-  const values = chosen === "ppo" ? numbersAlong(models.value, config, prompt, ids) : null;
-  const columns = {probability: logp.map(Math.exp), score: scores.slice(1)};
-  if (start) columns.kl = logp.map((own, i) => own - start[i]);
-  if (values) columns.value = values.slice(0, -1);
-  const shown = columns[column] ? column : "probability";
-  $("columns").replaceChildren(...Object.entries(COLUMNS).filter(([name]) => columns[name]).map(([name, [title]]) =>
-    button(title, name === shown, () => { column = name; lookInside(); })));
-  const total = start ? columns.kl.reduce((a, b) => a + b, 0) : 0;
-  $("meaning").textContent = COLUMNS[shown][1] + (shown === "kl" ? ` Here the sum is ${signed(total)} nats.` : missing);
-  const explain = (i) => {
-    const lines = [`\u201c${visible(tokenizer.show(ids[i]))}\u201d: ${NAMES[chosen]} gave it a probability of ${(100 * Math.exp(logp[i])).toFixed(1)} %.`];
-    if (start) lines.push(`The model before PPO gave it ${(100 * Math.exp(start[i])).toFixed(1)} %: training has made it ${Math.exp(columns.kl[i]).toFixed(2)} times as probable (KL ${signed(columns.kl[i])} nats).`);
-    lines.push(`After it the reward model says ${signed(scores[i + 1])}; before it, it would have said ${signed(scores[i])}.`);
-    if (values) lines.push(`The value network expected ${signed(values[i])} before it${i + 1 < ids.length ? `, and ${signed(values[i + 1])} after it` : "; after it there is nothing left to expect"}.`);
-    lines.push(`Instead it might have been: ${likeliest(prompt, ids, i)}.`);
-    return lines;
-  };
-  const write = shown === "probability" ? (v) => `${(100 * v).toFixed(0)} %` : (v) => signed(v);
-  $("strip").replaceChildren(strip(ids.map((id) => tokenizer.show(id)), columns[shown], STRONGEST[shown], write, explain, $("details")));
+  $("columns").replaceChildren(...Object.entries(COLUMNS).map(([name, [title]]) =>
+    button(title, name === column, () => { column = name; lookInside(); })));
+  $("meaning").textContent = COLUMNS[column][1];
+  const names = [...new Set([chosen, $("beside").value])].filter((name) => name);
+  $("strips").replaceChildren(...names.map(inside));
   $("details").replaceChildren(make("p", {className: "faint"}, "Point at a token: its numbers are explained here."));
 }
 
+// A model's answer as a strip, under its name.
+function inside(name) {
+  const {prompt, ids, scores} = answers[name], columns = columnsOf(name), {probability, kl, value} = columns;
+  const percent = (p) => `${(100 * p).toFixed(1)} %`;
+  const explain = (i) => {
+    const lines = [`\u201c${visible(tokenizer.show(ids[i]))}\u201d: ${NAMES[name]} gave it a probability of ${percent(probability[i])}.`];
+    if (kl) lines.push(`The model before PPO gave it ${percent(probability[i] / Math.exp(kl[i]))}: training has made it ${Math.exp(kl[i]).toFixed(2)} times as probable (KL ${signed(kl[i])} nats).`);
+    lines.push(`After it the reward model says ${signed(scores[i + 1])}; before it, it would have said ${signed(scores[i])}.`);
+    if (value) lines.push(`The value network expected ${signed(value[i])} before it${i + 1 < ids.length ? `, and ${signed(value[i + 1])} after it` : "; after it there is nothing left to expect"}.`);
+    lines.push(`Instead it might have been: ${likeliest(name, prompt, ids, i)}.`);
+    return lines;
+  };
+  const values = columns[column] || [], title = COLUMNS[column][0];
+  const write = column === "probability" ? (v) => `${(100 * v).toFixed(0)} %` : (v) => signed(v);
+  const about = !columns[column] ? `: no ${title}, since ${COLUMNS[column][2]}`
+    : column === "kl" ? `: the sum is ${signed(kl.reduce((a, b) => a + b, 0))} nats` : "";
+  return make("div", {}, make("p", {className: "faint"}, make("b", {}, NAMES[name]), about),
+    strip(ids.map((id) => tokenizer.show(id)), values, STRONGEST[column], write, explain, $("details")));
+}
+
+// {column: a number for each token} of a model's answer, without those that it does not have.
+function columnsOf(name) {
+  const {prompt, ids, scores} = answers[name];
+  const columns = {probability: responseLogps(models[name], config, prompt, ids).map(Math.exp), score: scores.slice(1)};
+  if (TRAINED.includes(name)) columns.kl = klOf(name, prompt, ids);
+  if (name === "ppo") columns.value = numbersAlong(models.value, config, prompt, ids).slice(0, -1);
+  return columns;
+}
+
 // The tokens that were most probable in place of token i.
-function likeliest(prompt, ids, i) {
-  const reader = new Reader(models[chosen], config);
+function likeliest(name, prompt, ids, i) {
+  const reader = new Reader(models[name], config);
   let hidden;
   for (const id of [...prompt, ...ids.slice(0, i)]) hidden = reader.read(id);
   const logps = reader.logProbs(hidden), order = [...logps.keys()].sort((a, b) => logps[b] - logps[a]).slice(0, 4);
@@ -177,8 +192,9 @@ function watch() {
   $("watched-strip").replaceChildren(strip(row.tokens, kl, STRONGEST.kl, (v) => signed(v), explain, $("watched-details")));
   $("watched-details").replaceChildren(make("p", {className: "faint"}, "Point at a token."));
   const line = (name) => run.metrics[name].map((value, i) => [i, value]);
-  $("charts").replaceChildren(chart("reward model's score, mean of the batch", {score: line("score")}, row.step),
-    chart("KL from the start, nats per answer", {kl: line("kl")}, row.step));
+  const go = (step) => { $("iteration").value = steps.filter((own) => own <= step).length - 1; watch(); };
+  $("charts").replaceChildren(chart("reward model's score, mean of the batch", {score: line("score")}, row.step, go),
+    chart("KL from the start, nats per answer", {kl: line("kl")}, row.step, go));
 }
 
 // ---- the beginning --------------------------------------------------------------------------------------------------
@@ -202,6 +218,9 @@ function begin() {
   $("clear").onclick = () => { mine = []; rank(); };
   $("price").textContent = data.usual;
   $("people").textContent = data.people;
+  $("beside").append(make("option", {value: ""}, "nothing"), ...POLICIES.map((name) => make("option", {value: name}, NAMES[name])));
+  $("beside").value = "beta0";
+  $("beside").onchange = lookInside;
   const usual = data.runs.find((run) => run.beta === data.usual), prompts = [...new Set(usual.rows.map((row) => row.prompt))];
   const answersTo = (prompt) => new Set(usual.rows.filter((row) => row.prompt === prompt).map((row) => row.tokens.join(""))).size;
   $("watched").append(...prompts.map((prompt) => make("option", {value: prompt}, prompt.trim())));

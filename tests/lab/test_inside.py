@@ -170,13 +170,30 @@ def test_a_prompt_is_answered_by_all_and_an_answer_is_shown_token_by_token(brows
         "PPO-ptx",
         "PPO, beta 0",
     ]
-    tokens = by_id(browser, "strip").find_elements("class name", "token")
+    tokens = by_id(browser, "strips").find_elements("class name", "token")
     assert tokens and [b.text for b in by_id(browser, "columns").find_elements("tag name", "button")] == [
         "KL", "probability", "score so far", "value"]  # fmt: skip
     tokens[0].click()
     assert "training has made it" in by_id(browser, "details").text
     cards[0].find_element("tag name", "button").click()
-    assert "KL" not in by_id(browser, "columns").text  # GPT has no start
+    said = [p.text for p in by_id(browser, "strips").find_elements("css selector", "p.faint")]
+    assert said[0] == "GPT: no KL, since it was not trained by PPO"
+    assert len(said) == 2 and said[1].startswith("PPO, beta 0: the sum is ")  # stands beside
+    browser.execute_script("$('beside').value = ''; $('beside').onchange()")
+    assert len(by_id(browser, "strips").find_elements("css selector", "p.faint")) == 1
+
+
+def test_a_chart_says_its_value_where_it_is_pointed_at_and_takes_one_there(browser):
+    run = browser.execute_script("return data.runs[$('beta').value]")
+    last = len(run["metrics"]["kl"]) - 1
+    figure = by_id(browser, "charts").find_elements("tag name", "figure")[1]
+    assert figure.text.startswith(f"KL from the start, nats per answer. At 0: {run['metrics']['kl'][0]:.2f}")
+    point = """const svg = arguments[0].querySelector("svg"), box = svg.getBoundingClientRect();
+        svg[arguments[1]]({clientX: box.right - 1});"""
+    browser.execute_script(point, figure, "onpointermove")
+    assert f"At {last}: {run['metrics']['kl'][last]:.2f}" in figure.text
+    browser.execute_script(point, figure, "onclick")
+    assert by_id(browser, "iteration-is").text.startswith(f"{max(row['step'] for row in run['rows'])} (of ")
 
 
 def test_the_kl_on_the_page_is_the_policys_minus_the_starts(browser):
@@ -186,7 +203,7 @@ def test_the_kl_on_the_page_is_the_policys_minus_the_starts(browser):
         return [own.map((a, i) => a - start[i]).reduce((a, b) => a + b, 0)];""")[0]
     browser.execute_script("chosen = 'ppo'; column = 'kl'; showAnswers()")
     text = f"{found:+.2f}".replace("-0.00", "+0.00").replace("-", "\u2212")
-    assert f"the sum is {text} nats" in by_id(browser, "meaning").text
+    assert f"PPO: the sum is {text} nats" in by_id(browser, "strips").text
     score = browser.execute_script("return answers.ppo.scores.at(-1)")
     beta = browser.execute_script("return data.usual")
     total = f"{score - beta * found:+.2f}".replace("-", "\u2212")
