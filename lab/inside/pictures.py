@@ -3,16 +3,21 @@
 python -m lab.inside.pictures runs/toy    writes docs/steps.svg, iteration.svg, responses.svg, clip.svg and strip.svg
 """
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import torch
 
-from lab import story
+from data import town
+from data.town.prompts import draw_record
+from lab.stages import LIMIT
 from minirlhf.data import collate
 from minirlhf.losses import policy_loss
-from minirlhf.support.checkpoint import load_tokenizer
+from minirlhf.model import GPT
+from minirlhf.rollout import generate, response_logps, uniforms
+from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import Text, check_fields, command
 from minirlhf.support.errors import require
 from minirlhf.support.files import write_atomically
@@ -75,9 +80,10 @@ class Config:
 
 def main(config):
     run = Path(config.toy) / "ppo"
-    require((run / "tokens.jsonl").exists(), f"{run}/tokens.jsonl: missing; give the folder of a finished reproduce.py")
+    require((run / "model.pt").exists(), f"{run}/model.pt: missing; give the folder of a finished reproduce.py")
     tokenizer = load_tokenizer(run)
-    pictures = dict(steps=steps(), iteration=iteration(), responses=responses(tokenizer), clip=clip(), strip=strip(run))
+    pictures = dict(steps=steps(), iteration=iteration(), responses=responses(tokenizer), clip=clip())
+    pictures["strip"] = strip(config.toy, tokenizer)
     for name, picture in pictures.items():
         write_atomically(f"{config.out}/{name}.svg", picture.bytes())
     print(f"{config.out}: {', '.join(f'{name}.svg' for name in pictures)}")
@@ -233,23 +239,41 @@ def clip(epsilon=0.2):
     return p
 
 
-def strip(run):
-    """The watched answer of the last iteration with the largest KL: each token's KL as its colour."""
-    row = story.most_changed(story.watched(run))[-1]
-    own = story.kl_of(row)
-    widths, prompt = [max(46, 9 * len(shown(token)) + 12) for token in row["tokens"]], row["prompt"].strip()
-    p = Picture(max(620, 20 + sum(widths)), 120, f"{prompt} The answer, token by token, with the KL of each")
-    p.text(10, 18, prompt, "bold", "start")
-    p.text(10, 112, f"{sum(own):.2f} nats of KL from the start in all", "small faint", "start")
+def strip(toy, tokenizer):
+    """A question about a myth, answered before and after PPO, and the KL of each token after. It is the first of the
+    test split that PPO answers in the voice of truths and its start does not. The answers are the likeliest ones."""
+    rng = random.Random("strip")
+    records = [draw_record("myth", rng, "test") for _ in range(100)]
+    prompts, noise = [tokenizer.encode(r["prompt"]) for r in records], uniforms(0, range(len(records)), LIMIT)
+    start, policy = (load_model(f"{toy}/{name}", GPT, tokenizer).eval() for name in ("rl_start", "ppo"))
+    with torch.no_grad():
+        both = [generate(m, prompts, noise, tokenizer.eos, tokenizer.pad, temperature=1e-4)[0] for m in (start, policy)]
+        kl = response_logps(policy, both[1]) - response_logps(start, both[1])
+    before, after = ([text.strip() for text in responses.texts(tokenizer)] for responses in both)
+    voiced = [new.startswith("In fact") and not old.startswith("In fact") for old, new in zip(before, after)]
+    i = voiced.index(True) if any(voiced) else 0
+    own = kl[i, : both[1].response_lengths[i]].tolist()
+    tokens = [tokenizer.decode([id]) for id in both[1].targets[i, : len(own)].tolist()]
+    widths = [max(46, 9 * len(shown(token)) + 12) for token in tokens]
+    question, judged = records[i]["prompt"].strip(), [judgement(records[i], texts[i]) for texts in (before, after)]
+    p = Picture(max(620, 20 + sum(widths)), 166, f"{question} The answers before and after PPO, and each token's KL")
+    p.text(10, 18, question, "bold", "start")
+    p.text(10, 44, f"before PPO ({judged[0]}): {before[i]}", "", "start")
+    p.text(10, 68, f"after PPO ({judged[1]}), with the KL of each token:", "", "start")
+    p.text(10, 158, f"{sum(own):.2f} nats of KL from the start in all", "small faint", "start")
     x = 10
-    for token, width, value in zip(row["tokens"], widths, own):
+    for token, width, value in zip(tokens, widths, own):
         strength = 0.45 * abs(value) / max(0.1, *map(abs, own))
-        p.add("rect", x=x, y=30, width=width - 3, height=52, rx=4, class_="bare",
+        p.add("rect", x=x, y=78, width=width - 3, height=52, rx=4, class_="bare",
               style=f"fill: var({'--plus' if value > 0 else '--minus'}); fill-opacity: {strength:.2f}")  # fmt: skip
-        p.text(x + width / 2 - 2, 52, shown(token), "mono")
-        p.text(x + width / 2 - 2, 72, f"{value:+.2f}", "small faint")
+        p.text(x + width / 2 - 2, 100, shown(token), "mono")
+        p.text(x + width / 2 - 2, 120, f"{value:+.2f}", "small faint")
         x += width
     return p
+
+
+def judgement(record, text):
+    return "true" if town.judge(record, text).truthful else "not true"
 
 
 def shown(token):

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from data import town
+from data.town.prompts import draw_record
 from lab.inside import live, microscope, pack, pictures
 from minirlhf.model import GPT, GPTConfig, RewardModel
+from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_lines
 from minirlhf.support.run import read_metrics
@@ -131,8 +133,6 @@ def greedy(model, ids, eos):
 
 
 def test_the_page_reads_text_as_the_tokenizer_does(browser, tiny_run):
-    from minirlhf.support.checkpoint import load_tokenizer
-
     tokenizer = load_tokenizer(tiny_run / "gpt")
     texts = [r["prompt"] for r in town.prompts("test", 200, 0)] + [
         "",
@@ -415,11 +415,25 @@ def test_pictures_are_vector_graphics_with_the_numbers_of_the_run(tiny_run, tmp_
         texts[name] = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
         assert root.find("{http://www.w3.org/2000/svg}title").text
     assert texts["responses"].count("False") == 1 and texts["responses"].count("end") == 4
-    last = [row for row in read_metrics(tiny_run / "ppo", "tokens.jsonl") if "again" in row]
-    last = [row for row in last if row["step"] == last[-1]["step"]]
-    row = max(last, key=lambda row: sum(row["logp"]) - sum(row["ref_logp"]))
-    assert [f"{a - b:+.2f}" for a, b in zip(row["logp"], row["ref_logp"])] == texts["strip"][3::2][: len(row["tokens"])]
-    assert row["prompt"].strip() in texts["strip"]
+    question, before, after, total, *shown = texts["strip"]
+    tokenizer = load_tokenizer(tiny_run / "gpt")
+    start, policy = (load_model(tiny_run / name, GPT, tokenizer).eval() for name in ("rl_start", "ppo"))
+    prompt = tokenizer.encode(f"{question}\n")
+    with torch.no_grad():
+        answers = [greedy(model, prompt, tokenizer.eos) for model in (start, policy)]
+        logps = [model(torch.tensor([prompt + answers[1]]))[0].log_softmax(-1) for model in (start, policy)]
+    kl = [(logps[1] - logps[0])[len(prompt) - 1 + t, id].item() for t, id in enumerate(answers[1])]
+    assert [float(value) for value in shown[1::2]] == pytest.approx(kl, abs=0.0051)
+    assert float(total.split()[0]) == pytest.approx(sum(kl), abs=0.0051)
+    wrong = [f"{name} PPO (not true)" for name in ("before", "after")]  # models of a tiny run know nothing
+    assert [before[: len(wrong[0])], after[: len(wrong[1])]] == wrong
+    assert before.endswith(tokenizer.decode(answers[0]).removesuffix("<|endoftext|>").strip())
+
+
+def test_an_answer_in_a_picture_is_called_true_if_it_is():
+    record = draw_record("myth", random.Random(0), "test")
+    assert pictures.judgement(record, record["answers"][0]) == "true"
+    assert pictures.judgement(record, record["myth"]) == pictures.judgement(record, "Hm.") == "not true"
 
 
 def test_the_clipped_objective_is_flat_beyond_the_range_on_one_side():
