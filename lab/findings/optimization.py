@@ -3,11 +3,11 @@
 import numpy as np
 
 from lab.evaluation import kl, load, loss_difference, sample
+from lab.methods import dpo
 from lab.workers import at_once
 from minirlhf.model import GPT
 from minirlhf.support.run import read_metrics
 
-from . import dpo
 from .finding import Finding
 from .lab import LIMIT, certain, means, utilities
 from .overoptimization import best_of

@@ -140,7 +140,7 @@ def parse(config, argv, *positional, description=""):
     prog = package and f"python -m {package.name.removesuffix('.__main__')}"
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(prog, description=description, allow_abbrev=False, formatter_class=raw)
-    own = list(vars(config)["__annotations__"])  # these come before those of a base class
+    own = list(inspect.get_annotations(config))  # these come before those of a base class
     for field in sorted(dataclasses.fields(config), key=lambda f: own.index(f.name) if f.name in own else len(own)):
         name, kind = field.name, hints[field.name]
         options = {"help": comments[name].replace("%", "%%"), "default": argparse.SUPPRESS}

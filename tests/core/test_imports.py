@@ -21,7 +21,8 @@ PAPER = """
     model losses data
     rollout
 """
-FOLDERS = ("minirlhf", "minirlhf/support", "data/town", "tools", "tools/web", "lab", "lab/findings", "lab/inside", ".")
+LAB = ("lab", "lab/findings", "lab/methods", "lab/inside")
+FOLDERS = ("minirlhf", "minirlhf/support", "data/town", "tools", "tools/web", *LAB, ".")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
 TRAINING = {"pretrain", "train_sft", "train_rm", "train_ppo"}
 # What a folder's files may import of ours; a name stands for itself and all that is in it.
@@ -33,6 +34,7 @@ BELOW = {
     "tools.web": {"minirlhf", "data.town", "tools.web"},
     "lab": {"minirlhf", "data.town", "tools", "lab"} | TRAINING,
     "lab.findings": {"minirlhf", "data.town", "tools", "lab"} | TRAINING,
+    "lab.methods": {"minirlhf", "data.town", "lab", "train_ppo"},
     "lab.inside": {"minirlhf", "data.town", "lab"},
 }
 ALONE = {  # files that may import something else than their folder's

@@ -11,7 +11,7 @@ import pytest
 
 from data import town
 from data.town.prompts import draw_record
-from lab.findings import behaviour, dialogue, dpo, optimization, overoptimization, preferences, rewards, tasks
+from lab.findings import behaviour, dialogue, optimization, overoptimization, preferences, rewards, tasks
 from lab.findings import lab as lab_module
 from lab.findings.lab import Lab, apart, mean
 from lab.findings.seeds import combine
@@ -654,12 +654,6 @@ def test_scaling_compares_all_rankings_with_an_eighth_and_larger_with_smaller(sc
     f = rewards.RewardModelScaling().measure(Canned(records_of("story"), lambda *_: ""))
     assert means_of(f, *rewards.RewardModelScaling.differences) == [1, 1, 1]
     assert [value["mean"] for value in f["by share"]] == [0, 0, 0, 1]
-
-
-def test_dpos_pair_is_the_best_and_the_worst():
-    sequences = ["second", "worst", "best", "third"]
-    assert dpo.best_and_worst(SimpleNamespace(ranks=[2, 4, 1, 3], sequences=sequences)) == ("best", "worst")
-    assert dpo.best_and_worst(SimpleNamespace(ranks=[1, 1], sequences=sequences)) is None
 
 
 # --- optimizing ------------------------------------------------------------------------------------------------------

@@ -10,9 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
 
-import ranks
 import tiny
 import train_ppo
 import train_sft
@@ -22,13 +20,12 @@ from data.town.prompts import USERS, prompts
 from lab import provenance
 from lab.evaluation import judge_all
 from lab.findings import __main__ as command
-from lab.findings import benchmarks, claims, dpo, preferences, rewards, tasks
+from lab.findings import benchmarks, claims, preferences, rewards, tasks
 from lab.findings.finding import Claim, Finding, verdict
 from lab.findings.lab import Lab, mean
 from minirlhf.support import records
 from minirlhf.support.errors import InputError
 from minirlhf.support.folder import lock_output
-from tiny import to_flags
 
 KNOWN = command.known()
 
@@ -157,38 +154,6 @@ def test_no_seed_that_confirms_a_claim_was_used_before():
 
 
 # --- estimators ------------------------------------------------------------------------------------------------------
-
-
-def test_dpo_loss_is_the_papers_formula():
-    better, worse = torch.tensor([-1.0, -5.0]), torch.tensor([-2.0, -4.0])
-    ref_better, ref_worse = torch.tensor([-3.0, -5.5]), torch.tensor([-2.5, -1.0])
-    expected = 0.0
-    for pi_w, pi_l, ref_w, ref_l in ((-1.0, -2.0, -3.0, -2.5), (-5.0, -4.0, -5.5, -1.0)):
-        margin = 0.3 * ((pi_w - ref_w) - (pi_l - ref_l))
-        expected += -math.log(1 / (1 + math.exp(-margin))) / 2
-    assert dpo.dpo_loss(better, worse, ref_better, ref_worse, 0.3).item() == pytest.approx(expected, rel=1e-6)
-    assert dpo.dpo_loss(better, worse, better, worse, 0.3).item() == pytest.approx(math.log(2))
-
-
-def test_dpo_prefers_what_was_ranked_first(world, tmp_path, no_pictures):
-    flags = dict(init=world.gpt, data=(world.rankings,), epochs=20, batch_size=4, lr=3e-3, out=tmp_path / "dpo")
-    tiny.run(dpo, to_flags(flags))
-    rows = [json.loads(line) for line in (tmp_path / "dpo" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the policy is its own reference yet
-    assert rows[-1]["loss"] < 0.2
-
-
-def test_dpo_on_two_ranks_in_micro_batches_takes_the_steps_of_one_process(world, tmp_path):
-    flags = dict(init=world.gpt, data=[world.rankings], epochs=3, batch_size=4, lr=1e-2, seed=3)
-    for n, more in ((1, {}), (2, {"max_tokens": 30})):
-        folder = tmp_path / f"{n}"
-        folder.mkdir()
-        words = to_flags(flags | more | {"out": str(folder / "dpo")})
-        (folder / "jobs.json").write_text(json.dumps([["lab.findings.dpo", words]]))
-        ranks.launch(n, folder / "jobs.json")
-    one, two = (torch.load(tmp_path / n / "dpo" / "seen-0.pt") for n in "12")
-    assert len(one[0][0]) == 3
-    torch.testing.assert_close(one, two)
 
 
 def test_a_ratio_with_nothing_below_the_line_in_some_resamples_has_no_upper_end():

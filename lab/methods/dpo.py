@@ -1,6 +1,6 @@
 """DPO, direct preference optimization (Rafailov et al. 2023): rankings train the policy itself, without a reward model.
 
-python -m lab.findings.dpo --init runs/toy/rl_start --data runs/toy/town/rankings.jsonl --lr 1e-4 --out runs/dpo
+python -m lab.methods.dpo --init runs/toy/rl_start --data runs/toy/town/rankings.jsonl --lr 1e-4 --out runs/dpo
 """
 
 import copy
