@@ -136,7 +136,7 @@ def train(config, method, networks, tokenizer, prompts, reward=None):
 
 
 def judge_episodes(networks, responses, logp, config, method, scores=None):
-    """The Episodes of some responses, K neighbours to each prompt. Their values are the baselines, and their returns the
+    """The Episodes of some responses, K neighbours to each prompt. Their values are the baselines, their returns the
     rewards. Each process brings the responses that it sampled, and gets the Episodes of the whole batch."""
     if scores is None:
         scores = in_chunks(response_scores, networks.reward_model, responses, config.max_tokens)

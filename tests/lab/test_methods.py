@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 
 import ranks
 import tiny
-from lab.methods import dpo, expert_iteration, grpo, online, online_dpo, reinforce, rloo
-from minirlhf.model import GPT
-from minirlhf.rollout import generate, uniforms
+from data.town.prompts import draw_record
+from lab.methods import best_of_n, dpo, expert_iteration, grpo, online, online_dpo, reinforce, rloo, verifier
+from minirlhf.model import GPT, RewardModel
+from minirlhf.rollout import generate, response_scores, uniforms
 from minirlhf.support import folder, run
+from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_lines
 from minirlhf.support.run import read_metrics
@@ -247,6 +250,67 @@ def test_dpos_optimum_on_the_bandit_is_ppos():
 
     optimizer.step(loss)
     assert logits.softmax(0).tolist() == pytest.approx(tilted(start.tolist()), abs=1e-5)
+
+
+# --- best-of-n, and the verifier -------------------------------------------------------------------------------------
+
+
+def test_the_best_of_n_has_the_highest_score_and_is_written_as_a_demonstration(world, tmp_path, capsys):
+    flags = dict(policy=world.gpt, reward_model=world.rm, prompts=[world.prompts], n=5, max_response=8)
+    tiny.run(best_of_n, to_flags(flags | dict(out=tmp_path / "best.jsonl")))
+    rows = read_lines(tmp_path / "best.jsonl")
+    assert [row["prompt"] for row in rows] == [record["prompt"] for record in tiny.PROMPTS]
+    tokenizer = load_tokenizer(world.gpt)
+    policy, rm = load_model(world.gpt, GPT, tokenizer).eval(), load_model(world.rm, RewardModel, tokenizer).eval()
+    prompts = [tokenizer.encode(row["prompt"]) for row in rows]
+    for i in range(5):  # of each of the samples
+        responses, _ = generate(policy, prompts, uniforms((0, i), range(4), 8), tokenizer.eos, tokenizer.pad)
+        for row, text, score in zip(rows, responses.texts(tokenizer), response_scores(rm, responses).tolist()):
+            assert score < row["score"] or (score, text) == (pytest.approx(row["score"]), row["response"])
+    mean = np.mean([row["score"] for row in rows])
+    assert f"mean score {mean:.2f}, of all samples " in capsys.readouterr().out
+
+
+def test_the_kl_of_best_of_n_is_the_bound_where_all_answers_differ():
+    """Of N answers of equal probability, the best of n is the i-th with the probability (i/N)^n - ((i-1)/N)^n."""
+    N, n = 20_000, 8
+    p = (np.arange(1, N + 1) / N) ** n - (np.arange(N) / N) ** n
+    kl = (p[p > 0] * np.log(p[p > 0] * N)).sum()
+    assert best_of_n.kl_bound(n) == pytest.approx(kl, rel=1e-3) and best_of_n.kl_bound(1) == 0
+
+
+def test_the_verifier_rewards_what_is_right_and_all_that_was_asked(tmp_path):
+    rng = random.Random(0)
+    fact, rude = (draw_record(kind, rng, "train") for kind in ("myth", "rude_user"))
+    path = tiny.write_lines(tmp_path / "prompts.jsonl", [fact, rude])
+    reward = verifier.verifier([path])
+    assert reward([rude["prompt"]], ["Go away, you silly sock."]) == [0.0]
+    both = [fact["prompt"], fact["prompt"]]
+    assert reward(both, [fact["myth"], fact["answers"][0]]) == [0.0, 1.0]  # each text with its prompt
+    with pytest.raises(InputError, match="is not the town's"):
+        verifier.verifier([tiny.write_lines(tmp_path / "other.jsonl", [{"prompt": "Hi\n"}])])
+
+
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [({}, True), ({"truthful": True}, True), ({"truthful": False}, False), ({"satisfies_constraints": False}, False),
+     ({"made_up": True}, False), ({"toxic": True}, False)],
+)  # fmt: skip
+def test_an_answer_is_right_if_nothing_is_wrong_with_it(changed, wanted, monkeypatch):
+    judged = dict(satisfies_constraints=True, truthful=None, made_up=None, toxic=False) | changed
+    monkeypatch.setattr(verifier.town, "judge", lambda record, text: SimpleNamespace(**judged))
+    assert verifier.right({}, "") is wanted
+
+
+def test_the_verifier_is_grpos_reward(monkeypatch, tmp_path):
+    record = draw_record("myth", random.Random(0), "train")
+    path, seen = tiny.write_lines(tmp_path / "prompts.jsonl", [record]), []
+    monkeypatch.setattr(online, "main", lambda config, method, reward: seen.append((method, reward)))
+    verifier.main(verifier.Config(policy="p", prompts=(path,), out="o"))
+    (method, reward), *_ = seen
+    assert method.advantages is grpo.advantages and reward([record["prompt"]], record["answers"]) == [1.0]
+    with pytest.raises(InputError, match="--reward_model"):
+        verifier.Config(policy="p", prompts=(path,), out="o", reward_model="rm")
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
