@@ -48,6 +48,7 @@ function chart(title, lines, here, go) {
     return [low, high === low ? low + 1 : high];
   });
   const x = (v) => left + ((W - left - right) * (v - x0)) / (x1 - x0), y = (v) => H - 18 - ((H - 30) * (v - y0)) / (y1 - y0);
+  const digits = Math.max(1, Math.ceil(1 - Math.log10(y1 - y0))), write = (v) => v.toFixed(digits).replace("-", "\u2212");
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const draw = (tag, attributes, text) => {
     const element = document.createElementNS(svg.namespaceURI, tag);
@@ -58,8 +59,8 @@ function chart(title, lines, here, go) {
   svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", `${title}: ` + Object.entries(lines).map(([name, own]) =>
-    `${name} from ${own[0][1].toFixed(2)} to ${own.at(-1)[1].toFixed(2)}`).join("; "));
-  for (const v of [y0, y1]) draw("text", {x: left - 4, y: y(v) + 4, "text-anchor": "end"}, v.toFixed(1));
+    `${name} from ${write(own[0][1])} to ${write(own.at(-1)[1])}`).join("; "));
+  for (const v of [y0, y1]) draw("text", {x: left - 4, y: y(v) + 4, "text-anchor": "end"}, write(v));
   for (const v of [x0, x1]) draw("text", {x: x(v), y: H - 4, "text-anchor": v === x0 ? "start" : "end"}, v);
   const mark = draw("line", {y1: 8, y2: H - 18, class: "here"}), said = make("span", {});
   Object.entries(lines).forEach(([, own], i) => {
@@ -70,7 +71,7 @@ function chart(title, lines, here, go) {
   const nearest = (own, v) => own.reduce((best, p) => (Math.abs(p[0] - v) < Math.abs(best[0] - v) ? p : best));
   const say = (v) => {
     for (const name of ["x1", "x2"]) mark.setAttribute(name, x(v));
-    said.textContent = `. At ${v}: ${Object.values(lines).map((own) => nearest(own, v)[1].toFixed(2)).join(", ")}`;
+    said.textContent = `. At ${v}: ${Object.values(lines).map((own) => write(nearest(own, v)[1])).join(", ")}`;
   };
   const pointed = (event) => { // the x of a point under the pointer
     const box = svg.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * W;

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import random
 from xml.etree import ElementTree
 
@@ -187,11 +188,14 @@ def test_a_chart_says_its_value_where_it_is_pointed_at_and_takes_one_there(brows
     run = browser.execute_script("return data.runs[$('beta').value]")
     last = len(run["metrics"]["kl"]) - 1
     figure = by_id(browser, "charts").find_elements("tag name", "figure")[1]
-    assert figure.text.startswith(f"KL from the start, nats per answer. At 0: {run['metrics']['kl'][0]:.2f}")
+    kl = run["metrics"]["kl"]
+    digits = max(1, math.ceil(1 - math.log10(max(kl) - min(kl))))
+    at = [f"At {i}: {kl[i]:.{digits}f}".replace("-", "\u2212") for i in (0, last)]
+    assert figure.text.startswith(f"KL from the start, nats per answer. {at[0]}")
     point = """const svg = arguments[0].querySelector("svg"), box = svg.getBoundingClientRect();
         svg[arguments[1]]({clientX: box.right - 1});"""
     browser.execute_script(point, figure, "onpointermove")
-    assert f"At {last}: {run['metrics']['kl'][last]:.2f}" in figure.text
+    assert at[1] in figure.text
     browser.execute_script(point, figure, "onclick")
     assert by_id(browser, "iteration-is").text.startswith(f"{max(row['step'] for row in run['rows'])} (of ")
 
