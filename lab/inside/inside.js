@@ -5,13 +5,13 @@ let column = "kl";
 
 // column: [title, what it means, its values in a row, how a value is written]
 const COLUMNS = {
-  kl: ["KL", "The log of how many times more probable the policy has made this token than the reference did. The sum over the answer is its KL divergence.",
+  kl: ["KL", "The log of how many times more probable the policy has made this token than the reference did. PPO pays for the sum over the answer, in nats. Its mean over many answers is the KL divergence.",
     (row) => row.logp.map((own, i) => own - row.ref_logp[i])],
   probability: ["probability", "How probable the token was to the policy that sampled it.", (row) => row.logp.map(Math.exp), (v) => `${(100 * v).toFixed(0)} %`],
   reward: ["reward", "Minus beta times the KL of the token; at the last token the reward model's score, too (the paper's equation 2).", (row) => row.reward],
-  score: ["score so far", "What the reward model would say if the answer ended after this token. In training it is asked only at the end.", (row) => row.score_so_far],
+  score: ["score so far", "The reward model's score if the answer ended after this token. In training it scores whole answers only.", (row) => row.score_so_far],
   value: ["value", "What the value network expected, before this token, of all reward to come.", (row) => row.value],
-  advantage: ["advantage", "How much more reward this token led to than the value network expected (GAE). A token with a positive advantage becomes more probable.", (row) => row.advantage],
+  advantage: ["advantage", "How much more reward this token led to than the value network expected (GAE). PPO pushes a token with a positive advantage up.", (row) => row.advantage],
   whitened: ["whitened advantage", "The advantage, shifted and scaled so that all tokens of the batch have mean 0 and standard deviation 1: what the loss sees.", (row) => row.whitened],
   ratio: ["ratio", "The token's new probability over its old one, when it was learned. Beyond the clip range, on the side that its advantage asks for, nothing more is learned from it: these are marked as clipped.",
     (row) => row.ratio?.map((v) => v - 1), (v) => (v + 1).toFixed(2)],
@@ -31,8 +31,8 @@ function explain(run, row, i) {
   const kl = row.logp[i] - row.ref_logp[i], last = i + 1 === row.tokens.length;
   const lines = [`\u201c${visible(row.tokens[i])}\u201d: probability ${(100 * Math.exp(row.logp[i])).toFixed(1)} %, ${Math.exp(kl).toFixed(2)} times the reference's.`,
     `Its reward is ${signed(row.reward[i])}: \u2212${run.beta} \u00d7 ${kl.toFixed(2)}${last ? ` + the score, ${signed(row.score)}` : ""}.`,
-    `The value network expected ${signed(row.value[i])} before it, and ${last ? "0" : signed(row.value[i + 1])} after it. The advantage is ${signed(row.advantage[i])}: it becomes ${row.advantage[i] > 0 ? "more" : "less"} probable.`];
-  if (row.score_so_far) lines.push(`If the answer ended here, the reward model would say ${signed(row.score_so_far[i])}.`);
+    `The value network expected ${signed(row.value[i])} before it, and ${last ? "0" : signed(row.value[i + 1])} after it. The advantage is ${signed(row.advantage[i])}: PPO pushes the token ${row.advantage[i] > 0 ? "up" : "down"}.`];
+  if (row.score_so_far) lines.push(`If the answer ended here, its score would be ${signed(row.score_so_far[i])}.`);
   if (row.ratio) lines.push(`When it was learned, it was ${row.ratio[i].toFixed(2)} times as probable as when it was sampled${clipped(run, row, i) ? ": clipped, so nothing more was learned from it" : ""}.`);
   return lines;
 }

@@ -15,15 +15,17 @@ from data import town
 from data.town import world
 from data.town.prompts import KINDS, draw_record
 from lab import stages, story
+from lab.evaluation import answers, contents_of, judge_all, win_rate
 from lab.pipeline import Pipeline
-from lab.provenance import made_by
+from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import Text, check_fields, command
 from minirlhf.support.errors import InputError, require
-from minirlhf.support.files import read_json, write_atomically
+from minirlhf.support.files import read_json, read_lines, write_atomically
 from minirlhf.support.records import read
 from minirlhf.support.run import read_metrics
+from minirlhf.support.statistics import interval
 
 from .pack import pack
 from .page import fill
@@ -34,13 +36,7 @@ MODELS = [  # (name, folder, what it is stored as the difference from, bits)
     ("ppo", "ppo", "rl_start", 8), ("ppo_ptx", "ppo_ptx", "rl_start", 8), ("beta0", None, "rl_start", 12),
     ("rm", "rm", "sft", 12), ("value", "ppo/value.pt", "rm", 8),
 ]  # fmt: skip
-NAMES = {
-    "gpt": "GPT",
-    "sft": "SFT",
-    "ppo": "PPO",
-    "ppo_ptx": "PPO-ptx",
-    "beta0": "PPO, beta 0",
-}
+NAMES = {"gpt": "GPT", "sft": "SFT", "rl_start": "RL start", "ppo": "PPO", "ppo_ptx": "PPO-ptx", "beta0": "PPO, beta 0"}
 TITLES = {  # of kinds of prompt
     "say": "say something", "fact": "a fact", "myth": "a myth", "premise": "a false premise", "brainstorm": "name some",
     "feel": "how I feel", "rude_user": "an insult", "polite": "make it polite", "rename": "put a name in",
@@ -66,10 +62,9 @@ def main(config):
     toy = config.toy
     for name in ("results.json", "ppo/tokens.jsonl", "ppo/value.pt"):
         require(Path(f"{toy}/{name}").exists(), f"{toy}/{name}: missing; give the folder of a finished reproduce.py")
-    results = read_json(f"{toy}/results.json")
-    tiny = "--tiny" in results["made by"]["command"]
-    recipe = stages.recipe_of(results["size"], tiny)
-    own = Pipeline(config.work, f"{toy}/town", recipe, f"{toy}/tokenizer", results["seed"])
+    flags, commit = read_json(f"{toy}/config.json"), read_json(f"{toy}/results.json")["made by"]["commit"]
+    made = stages.Config(toy, *(flags[name] for name in ("judge_on", "seed", "size")), tiny=flags["tiny"])
+    recipe, own = made.recipe, Pipeline(config.work, f"{toy}/town", made.recipe, f"{toy}/tokenizer", made.seed)
     usual = recipe["ppo"]["kl_coef"]
     others = {f"beta-{beta}": own.ppo(f"{toy}/rl_start", f"{toy}/rm", ptx_coef=0.0, kl_coef=beta)
               for beta in BETAS if beta != usual}  # fmt: skip
@@ -78,16 +73,17 @@ def main(config):
     for name, folder, *_ in MODELS:
         kind = RewardModel if name in ("rm", "value") else GPT
         models[name] = load_model(f"{toy}/{folder}" if folder else folders["beta-0.0"], kind, tokenizer)
+    texts, measured = measure(toy, made.judge_prompts(), folders, made.seed)
     description, weights = pack(models, [(name, *rest) for name, _, *rest in MODELS])
     data = {
         "models": description,
         "tokens": [token.decode("latin-1") for token in sorted(tokenizer.ranks, key=tokenizer.ranks.get)],
         "names": NAMES, "limit": stages.LIMIT, "usual": usual,
         "words": words(read(f"{toy}/town/web.jsonl", "document")),
-        "people": preferred(results), "examples": examples(), "questions": questions(),
-        "runs": [run(beta, folders[f"beta-{beta}"]) for beta in sorted({*BETAS, usual})],
-        "made": f"Made by python -m lab.inside.live from a run of reproduce.py with seed {results['seed']}, commit "
-                f"{made_by()['commit'][:10]}. Weights are rounded to 8 or 12 bits.",
+        "people": people(texts, measured), "examples": examples(), "questions": questions(),
+        "runs": [run(beta, folders[f"beta-{beta}"], measured[f"beta-{beta}"]) for beta in sorted({*BETAS, usual})],
+        "made": f"Made by python -m lab.inside.live from a run of reproduce.py with seed {made.seed}, commit "
+                f"{commit[:10]}. Weights are rounded to 8 or 12 bits.",
     }  # fmt: skip
     page = fill("town", data=json.dumps(data), weights=base64.b64encode(weights).decode())
     if len(page) > MOST:
@@ -96,17 +92,45 @@ def main(config):
     print(f"{config.out}: {len(page) / 1e6:.1f} MB; open it in a browser")
 
 
-def preferred(results):
-    """What people prefer, in words."""
+def measure(toy, records, folders, seed):
+    """The answers to records of the models on the page and of PPO at all betas, {name: texts}; and two figures of each:
+    how often people prefer its answers to SFT's, and how often it does what was asked."""
+    rows = read_lines(f"{toy}/samples.jsonl")
+    texts = {name: [row[name] for row in rows] for name in NAMES if name in rows[0]}
+    others = [name for name, folder in folders.items() if folder != f"{toy}/ppo"]
+    calls = [(answers, folders[name], records, stages.LIMIT, (seed, *b"live")) for name in others]
+    texts |= dict(zip(others, at_once(*calls))) | {name: texts["ppo"] for name in folders.keys() - others}
+    texts["beta0"] = texts["beta-0.0"]
+    measured = {}
+    for name, own in texts.items():
+        rng = random.Random(f"live {seed}")  # the same labelers for all
+        labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
+        does = interval([j.follows for j in judge_all(records, own)], items=contents_of(records))
+        measured[name] = win_rate(records, own, texts["sft"], labelers, rng), does
+    return texts, measured
 
-    def times(name, column):
-        return f"{100 * results['models'][name][column]['mean']:.0f}"
 
-    wins = [times(name, "win_rate_vs_sft") for name in ("ppo", "gpt")]
-    does = [times(name, "follows_instruction") for name in ("gpt", "sft", "ppo")]
-    return f"""Of a hundred pairs of answers people prefer PPO's to SFT's {wins[0]} times, and GPT's to SFT's {wins[1]}.
-GPT does what was asked for {does[0]} of a hundred prompts, SFT for {does[1]}, and PPO for {does[2]}. (These are 2,000
-prompts about things that no model was trained on.)"""
+def people(texts, measured):
+    """The table of what people prefer: its columns, and its rows."""
+    columns = [
+        "",
+        "preferred to SFT's answer",
+        "does what was asked",
+        "begins with a capital and ends with a mark",
+        "words",
+    ]
+    rows = []
+    for name, title in NAMES.items():
+        own = [text.strip() for text in texts[name]]
+        neat = sum(text[:1].isupper() and text.endswith((".", "!", "?")) for text in own) / len(own)
+        words = sum(len(text.split()) for text in own) / len(own)
+        wins, does = map(in_hundred, measured[name])
+        rows.append([title, "" if name == "sft" else wins, does, f"{100 * neat:.0f} %", f"{words:.1f}"])
+    return {"columns": columns, "rows": rows}
+
+
+def in_hundred(figure):
+    return "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * figure[end] for end in ("mean", "low", "high")))
 
 
 def words(documents):
@@ -158,12 +182,13 @@ def question(fact, other):
             "answers": [{"text": text, "what": what} for text, what in answers.items()]}  # fmt: skip
 
 
-def run(beta, folder):
-    """A training's watched answers, and its score and KL in each iteration."""
+def run(beta, folder, measured):
+    """A training's watched answers, its score and KL in each iteration, and what was measured of it in words."""
     keep = ("step", "prompt", "score", "tokens", "logp", "ref_logp", "advantage")
     rows = [{name: row[name] for name in keep} for row in story.watched(folder)]
     metrics = read_metrics(folder)
-    return {"beta": beta, "rows": rows,
+    last = [f"{row:.2f}" for row in (sum(own[name] for own in metrics[-5:]) / 5 for name in ("kl", "score"))]
+    return {"beta": beta, "rows": rows, "measured": [*last, *map(in_hundred, measured)],
             "metrics": {name: [round(row[name], 3) for row in metrics] for name in ("score", "kl")}}  # fmt: skip
 
 

@@ -11,13 +11,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from minirlhf.model import RewardModel
+from minirlhf.rollout import per_sequence, response_scores
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import Text, check_fields
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import read_json, write_atomically
+from minirlhf.support.records import Sequence
 from minirlhf.support.run import read_metrics
 
 from .page import fill
@@ -73,7 +73,7 @@ def run(folder):
 
 
 def score_so_far(rows, reward_model, folder):
-    """Adds to the rows of watched prompts what the reward model says after each token, if it is there."""
+    """Adds to the rows of watched prompts the score if the answer ended after each token. Nothing without the model."""
     if not reward_model:
         return
     try:
@@ -87,7 +87,8 @@ def score_so_far(rows, reward_model, folder):
 
 
 def along(model, tokenizer, row):
-    """The reward model's number after each token of a row's response."""
-    ids = [*tokenizer.encode(row["prompt"]), *row["ids"]]
-    with torch.no_grad():
-        return [round(x, 4) for x in model(torch.tensor([ids]))[0, -len(row["ids"]) :].tolist()]
+    """The score of each beginning of a row's response, with end-of-text after it; the last is the response itself."""
+    prompt, ids = tokenizer.encode(row["prompt"]), row["ids"]
+    answers = [[*ids[:n], tokenizer.eos] for n in range(1, len(ids))] + [ids]
+    sequences = [Sequence(prompt + answer, len(prompt)) for answer in answers]
+    return [round(score, 4) for score in per_sequence(response_scores, model, sequences, tokenizer.pad).tolist()]

@@ -145,6 +145,15 @@ class Reader {
     return layerNorm(t["ln_f.weight"], t["ln_f.bias"], x);
   }
 
+  // Takes back the last token that was read.
+  forget() {
+    this.length -= 1;
+    for (const {keys, values} of this.cache) {
+      keys.pop();
+      values.pop();
+    }
+  }
+
   // For each head the mean of the values of all tokens so far, weighted by how their keys fit this token's query.
   attend(layer, x, of) {
     const D = this.config.n_embd, H = this.config.n_head, size = D / H, {keys, values} = this.cache[layer];
@@ -231,7 +240,21 @@ function responseLogps(tensors, config, prompt, response) {
   });
 }
 
-// What a reward model or a value network says after the prompt and after each token of the response (R + 1,).
+// A reward model's score of a response, if it ended before its first token, and after each (R + 1,). Scores are read at
+// end-of-text; that of the whole response is read at its last token, whatever this is.
+function scoresAlong(tensors, config, prompt, response, eos) {
+  const reader = new Reader(tensors, config), scores = [];
+  let hidden;
+  for (const id of prompt) hidden = reader.read(id);
+  for (const id of response) {
+    scores.push(reader.number(reader.read(eos)));
+    reader.forget();
+    hidden = reader.read(id);
+  }
+  return [...scores, reader.number(hidden)];
+}
+
+// What a value network says after the prompt and after each token of the response (R + 1,).
 function numbersAlong(tensors, config, prompt, response) {
   const reader = new Reader(tensors, config);
   let hidden;

@@ -40,14 +40,16 @@ function strip(tokens, values, most, write, explain, details) {
 }
 
 // A line chart: lines {name: [[x, y], ...]}, a mark at x = here, and their values there, or where the pointer is. go(x) is
-// called with the x that is clicked.
-function chart(title, lines, here, go) {
-  const points = Object.values(lines).flat(), W = 320, H = 130, left = 34, right = 8;
+// called with the x that is clicked. first: the other lines stand behind the first one. log: a logarithmic scale.
+function chart(title, lines, here, go, {first = false, log = false} = {}) {
+  const points = Object.values(lines).flat(), W = 320, H = 130, left = 34, right = 8, least = 0.01;
   const [x0, x1, y0, y1] = [0, 1].flatMap((k) => {
     const own = points.map((p) => p[k]), low = Math.min(...own), high = Math.max(...own);
     return [low, high === low ? low + 1 : high];
   });
-  const x = (v) => left + ((W - left - right) * (v - x0)) / (x1 - x0), y = (v) => H - 18 - ((H - 30) * (v - y0)) / (y1 - y0);
+  const x = (v) => left + ((W - left - right) * (v - x0)) / (x1 - x0);
+  const height = (v) => (log ? Math.log(Math.max(v, least) / least) / Math.log(y1 / least) : (v - y0) / (y1 - y0));
+  const y = (v) => H - 18 - (H - 30) * height(v);
   const digits = Math.max(1, Math.ceil(1 - Math.log10(y1 - y0))), write = (v) => v.toFixed(digits).replace("-", "\u2212");
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const draw = (tag, attributes, text) => {
@@ -60,18 +62,19 @@ function chart(title, lines, here, go) {
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", `${title}: ` + Object.entries(lines).map(([name, own]) =>
     `${name} from ${write(own[0][1])} to ${write(own.at(-1)[1])}`).join("; "));
-  for (const v of [y0, y1]) draw("text", {x: left - 4, y: y(v) + 4, "text-anchor": "end"}, write(v));
+  for (const v of log ? [least, 1, y1] : [y0, y1]) draw("text", {x: left - 4, y: y(v) + 4, "text-anchor": "end"}, write(v));
   for (const v of [x0, x1]) draw("text", {x: x(v), y: H - 4, "text-anchor": v === x0 ? "start" : "end"}, v);
   const mark = draw("line", {y1: 8, y2: H - 18, class: "here"}), said = make("span", {});
-  Object.entries(lines).forEach(([, own], i) => {
-    draw("polyline", {points: own.map(([a, b]) => `${x(a)},${y(b)}`).join(" "), class: `line-${i}`});
+  Object.values(lines).map((own, i) => [own, first && i ? "behind" : `line-${i}`]).reverse().forEach(([own, kind]) => {
+    draw("polyline", {points: own.map(([a, b]) => `${x(a)},${y(b)}`).join(" "), class: kind});
   });
-  const names = Object.keys(lines).length > 1 ? Object.keys(lines) : [];
+  const names = Object.keys(lines).length > 1 && !first ? Object.keys(lines) : [];
   const keys = names.map((name, i) => make("span", {className: `key line-${i}`}, ` ${name}`));
   const nearest = (own, v) => own.reduce((best, p) => (Math.abs(p[0] - v) < Math.abs(best[0] - v) ? p : best));
   const say = (v) => {
     for (const name of ["x1", "x2"]) mark.setAttribute(name, x(v));
-    said.textContent = `. At ${v}: ${Object.values(lines).map((own) => write(nearest(own, v)[1])).join(", ")}`;
+    const values = Object.values(lines).slice(0, first ? 1 : undefined).map((own) => write(nearest(own, v)[1]));
+    said.textContent = `. At ${v}: ${values.join(", ")}`;
   };
   const pointed = (event) => { // the x of a point under the pointer
     const box = svg.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * W;

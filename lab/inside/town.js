@@ -2,22 +2,28 @@
 "use strict";
 const data = JSON.parse($("data").textContent), {config} = data.models, NAMES = data.names, LIMIT = data.limit;
 const STRONGEST = {kl: 2, probability: 1, score: 4, value: 4}; // the value of the strongest colour
-const POLICIES = ["gpt", "sft", "ppo", "ppo_ptx", "beta0"], TRAINED = ["ppo", "ppo_ptx", "beta0"];
+const POLICIES = Object.keys(NAMES), TRAINED = ["ppo", "ppo_ptx", "beta0"];
 const tokenizer = new Tokenizer(data.tokens);
-let models, answers = {}, chosen = "ppo", column = "kl", seed = 1, question = data.questions[0], mine = [];
+let models, answers = {}, asked = "", chosen = "ppo", column = "kl", seed = 1, question = data.questions[0], mine = [];
 
 // column: [title, what it means, why a model has none]
 const COLUMNS = {
-  kl: ["KL", "How far has training moved the model here? For each token, the natural logarithm of how many times as probable it is now as for the model before PPO: +0.7 is twice, +2.3 ten times, \u22120.7 half as probable. The sum over an answer is its KL (Kullback-Leibler divergence), in nats. One answer's can be below 0; the mean over many cannot.",
+  kl: ["KL", "How far has PPO moved the model here? For each token, the natural logarithm of how many times as probable it is now as for RL start: +0.7 is twice, +2.3 ten times, \u22120.7 half as probable. PPO pays for the sum over its answer, in nats (the unit of natural logarithms). A sum below 0 earns a bonus: such answers have become less probable. The mean of the sums over many sampled answers is the KL (Kullback-Leibler) divergence, and never below 0.",
     "it was not trained by PPO"],
   probability: ["probability", "How probable this token was to the model that wrote it, after all tokens before it."],
-  score: ["score so far", "What the reward model would say if the answer ended after this token. In training it is asked only at the end."],
+  score: ["score so far", "The reward model's score if the answer ended after this token. In training it scores whole answers only."],
   value: ["value", "What the value network expects, before this token is written, of all reward to come. PPO learns from how far it is wrong.",
     "this value network learned beside PPO"],
 };
 
 function button(text, pressed, act) {
   return make("button", {type: "button", ariaPressed: String(pressed), className: pressed ? "main" : "", onclick: act}, text);
+}
+
+// The rows of a table. rows: [{cells, className}].
+function table(columns, rows) {
+  const head = make("tr", {}, ...columns.map((text) => make("th", {scope: "col"}, text)));
+  return [head, ...rows.map(({cells, className}) => make("tr", {className: className || ""}, ...cells.map((cell) => make("td", {}, cell))))];
 }
 
 // ---- 1. asking ------------------------------------------------------------------------------------------------------
@@ -27,8 +33,11 @@ function promptIds(text) {
 }
 
 function ask() {
-  const text = $("prompt").value.trim();
-  if (!text) return;
+  const text = asked = $("prompt").value.trim();
+  if (!text) {
+    $("unknown").textContent = "Write a prompt first.";
+    return;
+  }
   const prompt = promptIds(text);
   $("unknown").textContent = unknownIn(text);
   const known = data.examples.find((one) => one.prompt === text);
@@ -38,7 +47,7 @@ function ask() {
     const next = randomNumbers(seed * 1000 + text.length);
     let ids = generate(models[name], config, prompt, LIMIT, tokenizer.eos, (logps) => sampleToken(logps, next()));
     if (name === "gpt") ids = firstLine(ids);
-    answers[name] = {prompt, ids, text: tokenizer.decode(ids).trim(), scores: numbersAlong(models.rm, config, prompt, ids)};
+    answers[name] = {prompt, ids, text: tokenizer.decode(ids).trim(), scores: scoresAlong(models.rm, config, prompt, ids, tokenizer.eos)};
     if (TRAINED.includes(name)) answers[name].kl = klOf(name, prompt, ids).reduce((a, b) => a + b, 0);
   }
   if (!answers[chosen]) chosen = "ppo";
@@ -52,16 +61,13 @@ function unknownIn(text) {
   return quoted && `The town has no word ${quoted}. The models know ${data.words.length} words and nothing else: what they say of others is a guess.`;
 }
 
-// Nothing taught GPT to end, so only its first line is its answer.
+// Nothing taught GPT to end, so its answer is its first line, and is ended there.
 function firstLine(ids) {
-  for (let i = 0; i < ids.length; i++) {
-    const text = tokenizer.decode(ids.slice(0, i + 1));
-    if (text.trim() && text.includes("\n")) return ids.slice(0, i + 1);
-  }
-  return ids;
+  const text = tokenizer.decode(ids).trim(), line = text.split("\n")[0].trim();
+  return line === text && ids.at(-1) !== tokenizer.eos ? ids : [...tokenizer.encode(line), tokenizer.eos];
 }
 
-// The log of how many times as probable a policy makes each token as the model before PPO does.
+// The log of how many times as probable a policy makes each token as RL start does.
 function klOf(name, prompt, ids) {
   const start = responseLogps(models.rl_start, config, prompt, ids);
   return responseLogps(models[name], config, prompt, ids).map((own, i) => own - start[i]);
@@ -73,7 +79,7 @@ function showAnswers() {
     const price = name === "beta0" ? `would have cost ${data.usual}` : `cost ${data.usual}`;
     const notes = [`score ${signed(score)}`];
     if (kl !== undefined) notes.push(`${price} \u00d7 KL ${signed(kl)}: ${signed(score - cost)} in all`);
-    if (name !== "gpt" && ids.at(-1) !== tokenizer.eos) notes.push(`cut off after ${LIMIT} tokens: it did not end`);
+    if (ids.at(-1) !== tokenizer.eos) notes.push(`cut off after ${LIMIT} tokens: it did not end`);
     const card = make("div", {className: `card${name === chosen ? " chosen" : ""}`, id: `answer-${name}`},
       make("h3", {}, NAMES[name]), make("p", {className: "answer"}, text || "(an empty answer)"), make("p", {className: "faint"}, notes.join("; ")),
       make("button", {type: "button", ariaPressed: String(name === chosen), onclick: () => { chosen = name; showAnswers(); }}, "Look inside"));
@@ -93,14 +99,17 @@ function lookInside() {
   $("details").replaceChildren(make("p", {className: "faint"}, "Point at a token: its numbers are explained here."));
 }
 
+function percent(p) {
+  return p < 0.0005 ? "less than 0.1 %" : `${(100 * p).toFixed(1)} %`;
+}
+
 // A model's answer as a strip, under its name.
 function inside(name) {
   const {prompt, ids, scores} = answers[name], columns = columnsOf(name), {probability, kl, value} = columns;
-  const percent = (p) => `${(100 * p).toFixed(1)} %`;
   const explain = (i) => {
     const lines = [`\u201c${visible(tokenizer.show(ids[i]))}\u201d: ${NAMES[name]} gave it a probability of ${percent(probability[i])}.`];
-    if (kl) lines.push(`The model before PPO gave it ${percent(probability[i] / Math.exp(kl[i]))}: training has made it ${Math.exp(kl[i]).toFixed(2)} times as probable (KL ${signed(kl[i])} nats).`);
-    lines.push(`After it the reward model says ${signed(scores[i + 1])}; before it, it would have said ${signed(scores[i])}.`);
+    if (kl) lines.push(`RL start, from which it was trained, gave it ${percent(probability[i] / Math.exp(kl[i]))}: training has made it ${Math.exp(kl[i]).toFixed(2)} times as probable (KL ${signed(kl[i])} nats).`);
+    lines.push(ids[i] === tokenizer.eos ? `The score of the answer is ${signed(scores[i + 1])}.` : `If the answer ended after it, the score would be ${signed(scores[i + 1])}; before it, ${signed(scores[i])}.`);
     if (value) lines.push(`The value network expected ${signed(value[i])} before it${i + 1 < ids.length ? `, and ${signed(value[i + 1])} after it` : "; after it there is nothing left to expect"}.`);
     lines.push(`Instead it might have been: ${likeliest(name, prompt, ids, i)}.`);
     return lines;
@@ -127,20 +136,24 @@ function likeliest(name, prompt, ids, i) {
   const reader = new Reader(models[name], config);
   let hidden;
   for (const id of [...prompt, ...ids.slice(0, i)]) hidden = reader.read(id);
-  const logps = reader.logProbs(hidden), order = [...logps.keys()].sort((a, b) => logps[b] - logps[a]).slice(0, 4);
-  return order.map((id) => `\u201c${visible(tokenizer.show(id))}\u201d ${(100 * Math.exp(logps[id])).toFixed(0)} %`).join(", ");
+  const logps = reader.logProbs(hidden), order = [...logps.keys()].filter((id) => id !== ids[i]).sort((a, b) => logps[b] - logps[a]).slice(0, 4);
+  return order.map((id) => `\u201c${visible(tokenizer.show(id))}\u201d ${percent(Math.exp(logps[id]))}`).join(", ");
 }
 
 // ---- 3. fooling the reward model ------------------------------------------------------------------------------------
 
 function score(text) {
   const prompt = promptIds(question.prompt), ids = [...tokenizer.encode(text), tokenizer.eos];
-  return {ids, scores: numbersAlong(models.rm, config, prompt, ids.slice(0, config.n_ctx - prompt.length))};
+  return {ids, scores: scoresAlong(models.rm, config, prompt, ids.slice(0, config.n_ctx - prompt.length), tokenizer.eos)};
 }
 
 function showQuestion() {
-  $("questions").replaceChildren(...data.questions.map((one) => button(one.prompt, one === question, () => { question = one; mine = []; showQuestion(); })));
-  $("fact").textContent = `The truth, which the reward model is never told: ${question.truth} Many pages say: ${question.myth}`;
+  const choose = (one) => { question = one; mine = []; showQuestion(); };
+  const fromAbove = () => choose({prompt: asked, answers: POLICIES.map((name) => ({text: answers[name].text, what: NAMES[name]}))});
+  $("questions").replaceChildren(...data.questions.map((one) => button(one.prompt, one === question, () => choose(one))),
+    button("the prompt of section 1", !question.truth, fromAbove));
+  $("fact").textContent = question.truth ? `The truth, which the reward model is never told: ${question.truth} Many pages say: ${question.myth}`
+    : `The prompt: ${question.prompt} Start from an answer of the models, and change it.`;
   $("growing").replaceChildren();
   $("growing-details").replaceChildren();
   rank();
@@ -150,10 +163,8 @@ function rank() {
   const given = question.answers.filter((one) => !mine.some((own) => own.text === one.text));
   const rows = [...given, ...mine].map((one) => ({...one, score: score(one.text).scores.at(-1)}));
   rows.sort((a, b) => b.score - a.score);
-  const head = make("tr", {}, ...["answer", "what it is", "score"].map((text) => make("th", {scope: "col"}, text)));
-  $("ranking").replaceChildren(head, ...rows.map((one) => make("tr", {className: one.text === mine.at(-1)?.text ? "newest" : ""}, make("td", {}, one.text),
-    make("td", {className: one.what.startsWith("true") ? "good" : one.what.startsWith("false") ? "wrong" : ""}, one.what),
-    make("td", {className: "number"}, signed(one.score)))));
+  $("ranking").replaceChildren(...table(["answer", "what it is", "score"], rows.map((one) => ({className: one.text === mine.at(-1)?.text ? "newest" : "",
+    cells: [one.text, make("span", {className: one.what.startsWith("true") ? "good" : one.what.startsWith("false") ? "wrong" : ""}, one.what), signed(one.score)]}))));
 }
 
 function fool() {
@@ -161,18 +172,19 @@ function fool() {
   $("unknown-here").textContent = text ? unknownIn(text) : "Write an answer first.";
   if (!text) return;
   const {ids, scores} = score(text);
-  const explain = (i) => [`After \u201c${visible(tokenizer.show(ids[i]))}\u201d the reward model says ${signed(scores[i + 1])}, ${signed(scores[i + 1] - scores[i])} from before.`,
-    ids[i] === tokenizer.eos ? "This is the score: in training the reward model is asked here." : "It is asked only at the end of an answer, and was trained only there."];
+  const explain = (i) => [ids[i] === tokenizer.eos ? `The answer ends: its score is ${signed(scores[i + 1])}.`
+    : `If the answer ended after \u201c${visible(tokenizer.show(ids[i]))}\u201d, its score would be ${signed(scores[i + 1])}: ${signed(scores[i + 1] - scores[i])} by this token.`];
   $("growing").replaceChildren(strip(ids.map((id) => tokenizer.show(id)), scores.slice(1), 2, (v) => signed(v), explain, $("growing-details")));
   $("growing-details").replaceChildren(make("p", {}, `Your answer's score is ${signed(scores.at(-1))}.`));
   mine = [...mine.filter((one) => one.text !== text), {text, what: judge(text)}];
   rank();
 }
 
-// Whether an answer of one's own says what is true, or the myth; the page knows this of its own questions alone.
+// Whether an answer of one's own mentions what is true, or the myth; the page knows this of its own questions alone.
 function judge(text) {
+  if (!question.truth) return "yours";
   const says = (word) => new RegExp(`\\b${word}\\b`, "i").test(text);
-  const what = says(question.answer) ? (says(question.wrong) ? "says both" : "true") : says(question.wrong) ? "false" : "says neither";
+  const what = says(question.answer) ? (says(question.wrong) ? "says both" : "true word") : says(question.wrong) ? "false word" : "says neither";
   return `${what} (yours)`;
 }
 
@@ -183,18 +195,20 @@ function watch() {
   const row = rows[Math.min($("iteration").value, rows.length - 1)];
   const kl = row.logp.map((own, i) => own - row.ref_logp[i]), total = kl.reduce((a, b) => a + b, 0);
   const steps = [...new Set(run.rows.map((own) => own.step))], ended = row.tokens.at(-1) === "<|endoftext|>";
-  $("iteration-is").textContent = `${row.step} (of ${steps.join(", ")})`;
-  $("beta-is").textContent = `${run.beta} (of ${data.runs.map((own) => own.beta).join(", ")})`;
+  $("iteration-is").textContent = `${row.step}; answers are kept of ${steps.join(", ")}`;
+  $("beta-is").textContent = `${run.beta}; there are ${data.runs.map((own) => own.beta).join(", ")}`;
   $("watched-answer").textContent = row.tokens.filter((token) => token !== "<|endoftext|>").join("").trim() || "(an empty answer)";
-  $("watched-numbers").textContent = `Score ${signed(row.score)}; KL ${signed(total)} nats, which cost ${run.beta} times as much: ${signed(row.score - run.beta * total)} in all.${ended ? "" : " It was cut off."}`;
+  $("watched-numbers").textContent = `Score ${signed(row.score)}; KL ${signed(total)} nats, which cost ${run.beta ? `${run.beta} times as much: ${signed(row.score - run.beta * total)} in all` : "nothing"}.${ended ? "" : " It was cut off."}`;
   const explain = (i) => [`\u201c${visible(row.tokens[i])}\u201d: ${Math.exp(kl[i]).toFixed(2)} times as probable as before PPO (KL ${signed(kl[i])} nats).`,
-    `Its advantage, the reward that it led to beyond what the value network expected, is ${signed(row.advantage[i])}: it becomes ${row.advantage[i] > 0 ? "more" : "less"} probable.`];
+    `Its advantage is ${signed(row.advantage[i])}: the answer turned out ${row.advantage[i] > 0 ? "better" : "worse"} than the value network expected before this token. In a batch, PPO would push the token ${row.advantage[i] > 0 ? "up" : "down"}.`];
   $("watched-strip").replaceChildren(strip(row.tokens, kl, STRONGEST.kl, (v) => signed(v), explain, $("watched-details")));
   $("watched-details").replaceChildren(make("p", {className: "faint"}, "Point at a token."));
-  const line = (name) => run.metrics[name].map((value, i) => [i, value]);
+  const lines = (name) => Object.fromEntries([run, ...data.runs.filter((own) => own !== run)].map((own) => [`beta ${own.beta}`, own.metrics[name].map((value, i) => [i, value])]));
   const go = (step) => { $("iteration").value = steps.filter((own) => own <= step).length - 1; watch(); };
-  $("charts").replaceChildren(chart("reward model's score, mean of the batch", {score: line("score")}, row.step, go),
-    chart("KL from the start, nats per answer", {kl: line("kl")}, row.step, go));
+  $("charts").replaceChildren(chart("reward model's score, mean of the batch", lines("score"), row.step, go, {first: true}),
+    chart("KL from the start, nats per answer (on a logarithmic scale)", lines("kl"), row.step, go, {first: true, log: true}));
+  $("betas").replaceChildren(...table(["beta", "KL", "score", "preferred to SFT's", "does what was asked"], data.runs.map((own) =>
+    ({className: own === run ? "newest" : "", cells: [own.beta, ...own.measured]}))));
 }
 
 // ---- the beginning --------------------------------------------------------------------------------------------------
@@ -217,7 +231,7 @@ function begin() {
   $("fool").onsubmit = (event) => { event.preventDefault(); fool(); };
   $("clear").onclick = () => { mine = []; rank(); };
   $("price").textContent = data.usual;
-  $("people").textContent = data.people;
+  $("people").replaceChildren(...table(data.people.columns, data.people.rows.map((cells) => ({cells}))));
   $("beside").append(make("option", {value: ""}, "nothing"), ...POLICIES.map((name) => make("option", {value: name}, NAMES[name])));
   $("beside").value = "beta0";
   $("beside").onchange = lookInside;

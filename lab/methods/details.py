@@ -1,5 +1,5 @@
-"""PPO with one detail changed, such as those that Huang et al. list (2022, "The 37 Implementation Details of PPO"; 2024,
-"The N+ Implementation Details of RLHF with PPO").
+"""PPO with one detail changed, such as those that Huang et al. list (2022, "The 37 Implementation Details of PPO";
+2024, "The N+ Implementation Details of RLHF with PPO").
 
 python -m lab.methods.details --change no_whitening --policy runs/toy/rl_start --reward_model runs/toy/rm \\
     --prompts runs/toy/town/prompts_train.jsonl --ptx_coef 0 --out runs/no_whitening

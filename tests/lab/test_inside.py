@@ -16,7 +16,7 @@ from lab.inside import live, microscope, pack, pictures
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import InputError
-from minirlhf.support.files import read_json, write_lines
+from minirlhf.support.files import read_json, read_lines, write_lines
 from minirlhf.support.run import read_metrics
 
 LONGEST = 26
@@ -164,13 +164,8 @@ def test_a_prompt_is_answered_by_all_and_an_answer_is_shown_token_by_token(brows
     assert len(kinds) >= 20
     kinds[3].click()
     cards = by_id(browser, "answers").find_elements("class name", "card")
-    assert [card.find_element("tag name", "h3").text for card in cards] == [
-        "GPT",
-        "SFT",
-        "PPO",
-        "PPO-ptx",
-        "PPO, beta 0",
-    ]
+    names = [card.find_element("tag name", "h3").text for card in cards]
+    assert names == ["GPT", "SFT", "RL start", "PPO", "PPO-ptx", "PPO, beta 0"]
     tokens = by_id(browser, "strips").find_elements("class name", "token")
     assert tokens and [b.text for b in by_id(browser, "columns").find_elements("tag name", "button")] == [
         "KL", "probability", "score so far", "value"]  # fmt: skip
@@ -189,15 +184,16 @@ def test_a_chart_says_its_value_where_it_is_pointed_at_and_takes_one_there(brows
     last = len(run["metrics"]["kl"]) - 1
     figure = by_id(browser, "charts").find_elements("tag name", "figure")[1]
     kl = run["metrics"]["kl"]
-    digits = max(1, math.ceil(1 - math.log10(max(kl) - min(kl))))
+    all_kl = browser.execute_script("return data.runs.flatMap((own) => own.metrics.kl)")
+    digits = max(1, math.ceil(1 - math.log10(max(all_kl) - min(all_kl))))
     at = [f"At {i}: {kl[i]:.{digits}f}".replace("-", "\u2212") for i in (0, last)]
-    assert figure.text.startswith(f"KL from the start, nats per answer. {at[0]}")
+    assert figure.text.startswith(f"KL from the start, nats per answer (on a logarithmic scale). {at[0]}")
     point = """const svg = arguments[0].querySelector("svg"), box = svg.getBoundingClientRect();
         svg[arguments[1]]({clientX: box.right - 1});"""
     browser.execute_script(point, figure, "onpointermove")
     assert at[1] in figure.text
     browser.execute_script(point, figure, "onclick")
-    assert by_id(browser, "iteration-is").text.startswith(f"{max(row['step'] for row in run['rows'])} (of ")
+    assert by_id(browser, "iteration-is").text.startswith(f"{max(row['step'] for row in run['rows'])}; ")
 
 
 def test_the_kl_on_the_page_is_the_policys_minus_the_starts(browser):
@@ -233,8 +229,8 @@ def test_answers_are_ranked_by_the_reward_models_score_with_the_truth_beside(bro
     fact = next(fact for fact in town.MYTHS if fact.question == browser.execute_script("return question.prompt"))
     assert fact.statement in by_id(browser, "fact").text and fact.myth_statement in by_id(browser, "fact").text
     for text, what in (
-        (fact.statement, "true (yours)"),
-        (f"Perhaps {fact.myth}.", "false (yours)"),
+        (fact.statement, "true word (yours)"),
+        (f"Perhaps {fact.myth}.", "false word (yours)"),
         ("Who knows?", "says neither (yours)"),
     ):
         by_id(browser, "written").clear()
@@ -257,19 +253,77 @@ def test_the_training_that_is_replayed_is_the_recorded_one(browser, tiny_run):
         by_id(browser, "watched-answer").text == " ".join(text.split(" "))
         or by_id(browser, "watched-answer").get_attribute("textContent") == text
     )
-    assert by_id(browser, "beta-is").text.startswith(
-        f"{read_json(tiny_run / 'ppo' / 'config.json')['kl_coef']} (of 0, "
-    )
+    usual = read_json(tiny_run / "ppo" / "config.json")["kl_coef"]
+    assert by_id(browser, "beta-is").text.startswith(f"{usual}; there are 0, ")
     browser.execute_script("$('beta').value = 0; $('beta').oninput()")
-    assert by_id(browser, "beta-is").text.startswith("0 (of 0, ")
+    assert by_id(browser, "beta-is").text.startswith("0; there are 0, ")
+    assert by_id(browser, "watched-numbers").text.split("nats, which cost ")[1].startswith("nothing.")
 
 
-def test_what_people_prefer_is_said_as_it_was_measured(browser, tiny_run):
-    models, said = read_json(tiny_run / "results.json")["models"], by_id(browser, "people").text
-    wins = [f"{100 * models[name]['win_rate_vs_sft']['mean']:.0f}" for name in ("ppo", "gpt")]
-    does = [f"{100 * models[name]['follows_instruction']['mean']:.0f}" for name in ("gpt", "sft", "ppo")]
-    assert f"PPO's to SFT's {wins[0]} times, and GPT's to SFT's {wins[1]}." in said
-    assert f"for {does[0]} of a hundred prompts, SFT for {does[1]}, and PPO for {does[2]}." in said
+def test_what_people_prefer_is_what_was_measured(browser, tiny_run):
+    models, rows = read_json(tiny_run / "results.json")["models"], table_of(browser, "people")
+    assert [row[0] for row in rows] == ["", *live.NAMES.values()]
+    texts = {
+        name: [row[name].strip() for row in read_lines(tiny_run / "samples.jsonl")] for name in list(live.NAMES)[:5]
+    }
+    for (name, own), (_, wins, does, neat, words) in zip(texts.items(), rows[1:]):
+        follows = models[name]["follows_instruction"]
+        assert does == "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * follows[end] for end in ("mean", "low", "high")))
+        assert (wins == "") == (name == "sft")
+        assert float(words) == pytest.approx(np.mean([len(text.split()) for text in own]), abs=0.051)
+        tidy = [bool(text) and text[0] == text[0].upper() != text[0].lower() and text[-1] in ".!?" for text in own]
+        assert neat == f"{100 * np.mean(tidy):.0f} %"
+    betas = table_of(browser, "betas")
+    assert [row[0] for row in betas[1:]] == ["0", "0.03", "0.1", "0.3", "1"]
+    assert betas[1][3:] == rows[6][1:3] and betas[4][3:] == rows[4][1:3]  # beta 0, and PPO
+
+
+def test_held_out_labelers_compare_a_models_answers_with_sfts(tiny_run, monkeypatch):
+    """Here all like the longer answer."""
+    records = town.prompts("test", 40, 0)
+    texts = {name: ["long answer" if name == "ppo" else "short"] * 40 for name in live.NAMES}
+    monkeypatch.setattr(live, "read_lines", lambda path: [{name: own[0] for name, own in texts.items()}] * 40)
+    monkeypatch.setattr(live, "at_once", lambda *calls: [["long answer"] * 40 for _ in calls])
+    asked = []
+
+    def compare(record, one, other, labeler, rng):
+        asked.append(labeler)
+        return (len(one) > len(other)) + 0.5 * (len(one) == len(other))
+
+    monkeypatch.setattr(town, "compare", compare)
+    folders = {"beta-0.3": f"{tiny_run}/ppo", "beta-0.0": "elsewhere"}
+    found, measured = live.measure(str(tiny_run), records, folders, 0)
+    wanted = dict.fromkeys(texts, 0.5) | {"ppo": 1, "beta-0.3": 1, "beta-0.0": 1, "beta0": 1}
+    assert {name: wins["mean"] for name, (wins, _) in measured.items()} == wanted
+    assert found["beta0"] == ["long answer"] * 40 and set(asked) <= set(town.HELD_OUT_LABELERS)
+
+
+def test_an_answers_score_so_far_is_its_score_if_it_ended_there(browser):
+    """On the page, and in the microscope: as a text of its own has it."""
+    found = browser.execute_script("""
+        const {prompt, ids, scores} = answers.sft, along = (own) => numbersAlong(models.rm, config, prompt, own).at(-1);
+        return [scores, [...ids.keys()].map((i) => along([...ids.slice(0, i), tokenizer.eos])), along(ids)];""")
+    scores, ended, whole = found
+    assert scores[:-1] == pytest.approx(ended, abs=1e-5) and scores[-1] == pytest.approx(whole, abs=1e-5)
+    gpt = browser.execute_script("return [answers.gpt.ids, tokenizer.encode(answers.gpt.text), tokenizer.eos]")
+    assert gpt[0] == [*gpt[1], gpt[2]] or len(gpt[0]) == LONGEST
+
+
+def test_the_prompt_above_can_be_asked_in_section_3(browser):
+    by_id(browser, "questions").find_elements("tag name", "button")[-1].click()
+    prompt = browser.execute_script("return asked")
+    assert prompt in by_id(browser, "fact").text
+    texts = browser.execute_script("return POLICIES.map((name) => answers[name].text)")
+    rows = table_of(browser, "ranking")[1:]
+    assert sorted(row[1] for row in rows) == sorted(live.NAMES.values()) and len(texts) == len(rows)
+    by_id(browser, "written").send_keys("Mine.")
+    by_id(browser, "fool").submit()
+    assert ["Mine.", "yours"] in [row[:2] for row in table_of(browser, "ranking")]
+
+
+def table_of(browser, id):
+    rows = by_id(browser, id).find_elements("tag name", "tr")
+    return [[cell.text for cell in row.find_elements("css selector", "td, th")] for row in rows]
 
 
 def test_nothing_is_fetched_and_nothing_can_be(browser):
