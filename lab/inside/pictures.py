@@ -91,7 +91,7 @@ def main(config):
 
 def steps():
     """The paper's Figure 2, with the project's names."""
-    p = Picture(900, 372, "The three steps: supervised fine-tuning, the reward model, reinforcement learning by PPO")
+    p = Picture(920, 372, "The three steps: supervised fine-tuning, the reward model, reinforcement learning by PPO")
     columns = [
         ("1. Supervised fine-tuning", "train_sft.py", [
             ("A prompt", "What does the fox eat?"), ("A person writes the answer", "In fact, the fox eats berries."),
@@ -116,25 +116,25 @@ def steps():
             p.text(x + 142, y + 53, second, "small" if j < 2 else "")
             if j:
                 p.arrow((x + 142, y - 31), (x + 142, y - 3))
-    p.arrow((750, 342), (750, 362), (896, 362), (896, 96), (894, 96))  # step 3 is a loop
+    p.arrow((750, 342), (750, 362), (912, 362), (912, 96), (896, 96))  # step 3 is a loop
     return p
 
 
 def iteration():
     """Which network reads which text in an iteration of PPO, and what it gives."""
     p = Picture(900, 430, "One iteration of PPO: which network reads what, and what it gives")
-    p.box(20, 24, 160, 60, "prompts", "", "bold")
-    p.box(240, 24, 180, 60, "policy\nsamples answers", "model")
-    p.box(480, 24, 400, 60, "prompt + answer, token by token; log p of each token", "")
-    p.arrow((180, 54), (237, 54))
-    p.arrow((420, 54), (477, 54))
+    p.box(8, 24, 100, 60, "prompts", "", "bold")
+    p.box(138, 24, 150, 60, "policy\nsamples answers", "model")
+    p.box(318, 24, 574, 60, "prompt + answer, token by token; log p of each token", "")
+    p.arrow((108, 54), (135, 54))
+    p.arrow((288, 54), (315, 54))
     networks = {
         "reference\n(the start, frozen)": "log p_ref\nof each token",
         "reward model\n(frozen)": "score\nat the end",
         "value network": "V before\neach token",
     }
     for i, (network, gives) in enumerate(networks.items()):
-        x = 300 + 200 * i
+        x = 318 + 197 * i
         p.arrow((x + 90, 84), (x + 90, 117))
         p.box(x, 120, 180, 56, network, "model")
         p.arrow((x + 90, 176), (x + 90, 207))
@@ -153,7 +153,7 @@ def iteration():
         p.text(x + 106, 344, words, "small")
         if i:
             p.arrow((x - 12, 349), (x - 2, 349))
-    for x in (390, 590, 790):
+    for x in (408, 605, 802):
         p.add("path", d=f"M{x},250 L{x},268 L114,268")
     p.arrow((114, 268), (114, 287))
     return p
@@ -223,7 +223,7 @@ def clip(epsilon=0.2):
         p.text(
             left + 160,
             20,
-            f"advantage {advantage:+.0f}: the token becomes {'more' if advantage > 0 else 'less'} probable",
+            f"advantage {advantage:+.0f}: the token is pushed {'up' if advantage > 0 else 'down'}",
             "bold",
         )
         for ratio in (0.8, 1.0, 1.2):
@@ -233,7 +233,7 @@ def clip(epsilon=0.2):
         points = [at(ratio.item(), value) for ratio, value in zip(ratios, objective)]
         p.add("path", d="M" + " L".join(f"{x:.1f},{y:.1f}" for x, y in points), class_="curve")
         p.text(left + 160, 276, "ratio: new probability over old", "small faint")
-        p.text(*at(1.42 if advantage > 0 else 0.58, objective[-1] + 0.14 if advantage > 0 else objective[0] + 0.14),
+        p.text(*at(1.42 if advantage > 0 else 0.58, objective[-1] + 0.22 if advantage > 0 else objective[0] + 0.22),
                "flat: nothing\nmore to learn", "small")  # fmt: skip
     p.text(16, 135, "objective", "small faint", "start")
     return p
