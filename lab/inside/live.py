@@ -15,18 +15,16 @@ from data import town
 from data.town import world
 from data.town.prompts import KINDS, draw_record
 from lab import stages, story
-from lab.evaluation import answers, contents_of, judge_all, win_rate
 from lab.pipeline import Pipeline
-from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import Text, check_fields, command
 from minirlhf.support.errors import InputError, require
-from minirlhf.support.files import read_json, read_lines, write_atomically
+from minirlhf.support.files import read_json, write_atomically
 from minirlhf.support.records import read
 from minirlhf.support.run import read_metrics
-from minirlhf.support.statistics import interval
 
+from . import people
 from .pack import pack
 from .page import fill
 
@@ -62,75 +60,38 @@ def main(config):
     toy = config.toy
     for name in ("results.json", "ppo/tokens.jsonl", "ppo/value.pt"):
         require(Path(f"{toy}/{name}").exists(), f"{toy}/{name}: missing; give the folder of a finished reproduce.py")
-    flags, commit = read_json(f"{toy}/config.json"), read_json(f"{toy}/results.json")["made by"]["commit"]
+    flags, results = read_json(f"{toy}/config.json"), read_json(f"{toy}/results.json")
     made = stages.Config(toy, *(flags[name] for name in ("judge_on", "seed", "size")), tiny=flags["tiny"])
     recipe, own = made.recipe, Pipeline(config.work, f"{toy}/town", made.recipe, f"{toy}/tokenizer", made.seed)
     usual = recipe["ppo"]["kl_coef"]
-    others = {f"beta-{beta}": own.ppo(f"{toy}/rl_start", f"{toy}/rm", ptx_coef=0.0, kl_coef=beta)
-              for beta in BETAS if beta != usual}  # fmt: skip
-    folders = {f"beta-{usual}": f"{toy}/ppo"} | own.train(others)
+    policies = {beta: f"beta-{beta}" for beta in BETAS} | {usual: "ppo"}
+    others = {name: own.ppo(f"{toy}/rl_start", f"{toy}/rm", ptx_coef=0.0, kl_coef=beta)
+              for beta, name in policies.items() if beta != usual}  # fmt: skip
+    folders = own.train(others)
+    folders |= {name: f"{toy}/{folder}" if folder else folders["beta-0.0"] for name, folder, *_ in MODELS}
     tokenizer, models = load_tokenizer(f"{toy}/gpt"), {}
-    for name, folder, *_ in MODELS:
-        kind = RewardModel if name in ("rm", "value") else GPT
-        models[name] = load_model(f"{toy}/{folder}" if folder else folders["beta-0.0"], kind, tokenizer)
-    texts, measured = measure(toy, made.judge_prompts(), folders, made.seed)
+    for name, *_ in MODELS:
+        models[name] = load_model(folders[name], RewardModel if name in ("rm", "value") else GPT, tokenizer)
+    records = made.judge_prompts()
+    texts, liked = people.ask(toy, records, folders, [*NAMES, *others], made.seed)
     description, weights = pack(models, [(name, *rest) for name, _, *rest in MODELS])
     data = {
         "models": description,
         "tokens": [token.decode("latin-1") for token in sorted(tokenizer.ranks, key=tokenizer.ranks.get)],
         "names": NAMES, "limit": stages.LIMIT, "usual": usual,
         "words": words(read(f"{toy}/town/web.jsonl", "document")),
-        "people": people(texts, measured), "examples": examples(), "questions": questions(),
-        "runs": [run(beta, folders[f"beta-{beta}"], measured[f"beta-{beta}"]) for beta in sorted({*BETAS, usual})],
+        "people": people.table(NAMES, texts, liked, people.losses(made, folders, NAMES)),
+        "prompts": f"{len(records):,}", "accuracy": people.accuracy(results["reward_model"], models["rm"], tokenizer),
+        "examples": examples(), "questions": questions(),
+        "runs": [run(beta, folders[name], liked[name]) for beta, name in sorted(policies.items())],
         "made": f"Made by python -m lab.inside.live from a run of reproduce.py with seed {made.seed}, commit "
-                f"{commit[:10]}. Weights are rounded to 8 or 12 bits.",
+                f"{results['made by']['commit'][:10]}. Weights are rounded to 8 or 12 bits.",
     }  # fmt: skip
     page = fill("town", data=json.dumps(data), weights=base64.b64encode(weights).decode())
     if len(page) > MOST:
         raise InputError(f"{config.out}: {len(page):,} bytes, and at most {MOST:,} are allowed; take a smaller model")
     write_atomically(config.out, page)
     print(f"{config.out}: {len(page) / 1e6:.1f} MB; open it in a browser")
-
-
-def measure(toy, records, folders, seed):
-    """The answers to records of the models on the page and of PPO at all betas, {name: texts}; and two figures of each:
-    how often people prefer its answers to SFT's, and how often it does what was asked."""
-    rows = read_lines(f"{toy}/samples.jsonl")
-    texts = {name: [row[name] for row in rows] for name in NAMES if name in rows[0]}
-    others = [name for name, folder in folders.items() if folder != f"{toy}/ppo"]
-    calls = [(answers, folders[name], records, stages.LIMIT, (seed, *b"live")) for name in others]
-    texts |= dict(zip(others, at_once(*calls))) | {name: texts["ppo"] for name in folders.keys() - others}
-    texts["beta0"] = texts["beta-0.0"]
-    measured = {}
-    for name, own in texts.items():
-        rng = random.Random(f"live {seed}")  # the same labelers for all
-        labelers = [rng.choice(town.HELD_OUT_LABELERS) for _ in records]
-        does = interval([j.follows for j in judge_all(records, own)], items=contents_of(records))
-        measured[name] = win_rate(records, own, texts["sft"], labelers, rng), does
-    return texts, measured
-
-
-def people(texts, measured):
-    """The table of what people prefer: its columns, and its rows."""
-    columns = [
-        "",
-        "preferred to SFT's answer",
-        "does what was asked",
-        "begins with a capital and ends with a mark",
-        "words",
-    ]
-    rows = []
-    for name, title in NAMES.items():
-        own = [text.strip() for text in texts[name]]
-        neat = sum(text[:1].isupper() and text.endswith((".", "!", "?")) for text in own) / len(own)
-        words = sum(len(text.split()) for text in own) / len(own)
-        wins, does = map(in_hundred, measured[name])
-        rows.append([title, "" if name == "sft" else wins, does, f"{100 * neat:.0f} %", f"{words:.1f}"])
-    return {"columns": columns, "rows": rows}
-
-
-def in_hundred(figure):
-    return "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * figure[end] for end in ("mean", "low", "high")))
 
 
 def words(documents):
@@ -182,13 +143,14 @@ def question(fact, other):
             "answers": [{"text": text, "what": what} for text, what in answers.items()]}  # fmt: skip
 
 
-def run(beta, folder, measured):
+def run(beta, folder, liked):
     """A training's watched answers, its score and KL in each iteration, and what was measured of it in words."""
     keep = ("step", "prompt", "score", "tokens", "logp", "ref_logp", "advantage")
     rows = [{name: row[name] for name in keep} for row in story.watched(folder)]
     metrics = read_metrics(folder)
-    last = [f"{row:.2f}" for row in (sum(own[name] for own in metrics[-5:]) / 5 for name in ("kl", "score"))]
-    return {"beta": beta, "rows": rows, "measured": [*last, *map(in_hundred, measured)],
+    measured = [f"{sum(row[name] for row in metrics[-5:]) / 5:.2f}" for name in ("kl", "score")]
+    measured += [people.in_hundred(liked[name]) for name in ("wins", "does")]
+    return {"beta": beta, "rows": rows, "measured": measured,
             "metrics": {name: [round(row[name], 3) for row in metrics] for name in ("score", "kl")}}  # fmt: skip
 
 

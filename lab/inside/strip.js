@@ -50,7 +50,7 @@ function chart(title, lines, here, go, {first = false, log = false} = {}) {
   const x = (v) => left + ((W - left - right) * (v - x0)) / (x1 - x0);
   const height = (v) => (log ? Math.log(Math.max(v, least) / least) / Math.log(y1 / least) : (v - y0) / (y1 - y0));
   const y = (v) => H - 18 - (H - 30) * height(v);
-  const digits = Math.max(1, Math.ceil(1 - Math.log10(y1 - y0))), write = (v) => v.toFixed(digits).replace("-", "\u2212");
+  const digits = Math.max(1, Math.ceil(1 - Math.log10(y1 - y0))), write = (v) => (v.toFixed(digits) * 1).toFixed(digits).replace("-", "\u2212");
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const draw = (tag, attributes, text) => {
     const element = document.createElementNS(svg.namespaceURI, tag);

@@ -8,8 +8,8 @@ let models, answers = {}, asked = "", chosen = "ppo", column = "kl", seed = 1, q
 
 // column: [title, what it means, why a model has none]
 const COLUMNS = {
-  kl: ["KL", "How far has PPO moved the model here? For each token, the natural logarithm of how many times as probable it is now as for RL start: +0.7 is twice, +2.3 ten times, \u22120.7 half as probable. PPO pays for the sum over its answer, in nats (the unit of natural logarithms). A sum below 0 earns a bonus: such answers have become less probable. The mean of the sums over many sampled answers is the KL (Kullback-Leibler) divergence, and never below 0.",
-    "it was not trained by PPO"],
+  kl: ["KL", "How far has PPO moved the model here? For each token, the natural logarithm of how many times as probable it is now as for RL start: +0.7 is twice, +2.3 ten times, \u22120.7 half as probable. PPO pays for the sum over its answer, in nats (the unit of natural logarithms). A sum below 0 (the answer has become less probable) earns a bonus, so that on average PPO pays for the KL (Kullback-Leibler) divergence: the mean of the sums over many sampled answers, which is never below 0.",
+    "PPO did not train it"],
   probability: ["probability", "How probable this token was to the model that wrote it, after all tokens before it."],
   score: ["score so far", "The reward model's score if the answer ended after this token. In training it scores whole answers only."],
   value: ["value", "What the value network expects, before this token is written, of all reward to come. PPO learns from how far it is wrong.",
@@ -75,10 +75,11 @@ function klOf(name, prompt, ids) {
 
 function showAnswers() {
   $("answers").replaceChildren(...POLICIES.map((name) => {
-    const {text, scores, kl, ids} = answers[name], score = scores.at(-1), cost = data.usual * kl;
-    const price = name === "beta0" ? `would have cost ${data.usual}` : `cost ${data.usual}`;
-    const notes = [`score ${signed(score)}`];
-    if (kl !== undefined) notes.push(`${price} \u00d7 KL ${signed(kl)}: ${signed(score - cost)} in all`);
+    const {text, scores, kl, ids} = answers[name], score = scores.at(-1), notes = [`score ${signed(score)}`];
+    if (kl !== undefined) {
+      const sum = `score ${signed(score)} \u2212 ${data.usual} \u00d7 (${signed(kl)}) = ${signed(score - data.usual * kl)}`;
+      notes[0] = name === "beta0" ? `${sum}, if it had to pay` : sum;
+    }
     if (ids.at(-1) !== tokenizer.eos) notes.push(`cut off after ${LIMIT} tokens: it did not end`);
     const card = make("div", {className: `card${name === chosen ? " chosen" : ""}`, id: `answer-${name}`},
       make("h3", {}, NAMES[name]), make("p", {className: "answer"}, text || "(an empty answer)"), make("p", {className: "faint"}, notes.join("; ")),
@@ -231,6 +232,8 @@ function begin() {
   $("fool").onsubmit = (event) => { event.preventDefault(); fool(); };
   $("clear").onclick = () => { mine = []; rank(); };
   $("price").textContent = data.usual;
+  $("accuracy").textContent = data.accuracy;
+  $("prompts").textContent = data.prompts;
   $("people").replaceChildren(...table(data.people.columns, data.people.rows.map((cells) => ({cells}))));
   $("beside").append(make("option", {value: ""}, "nothing"), ...POLICIES.map((name) => make("option", {value: name}, NAMES[name])));
   $("beside").value = "beta0";

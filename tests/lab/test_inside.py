@@ -12,7 +12,7 @@ import torch
 
 from data import town
 from data.town.prompts import draw_record
-from lab.inside import live, microscope, pack, pictures
+from lab.inside import live, microscope, pack, people, pictures
 from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import InputError
@@ -173,7 +173,7 @@ def test_a_prompt_is_answered_by_all_and_an_answer_is_shown_token_by_token(brows
     assert "training has made it" in by_id(browser, "details").text
     cards[0].find_element("tag name", "button").click()
     said = [p.text for p in by_id(browser, "strips").find_elements("css selector", "p.faint")]
-    assert said[0] == "GPT: no KL, since it was not trained by PPO"
+    assert said[0] == "GPT: no KL, since PPO did not train it"
     assert len(said) == 2 and said[1].startswith("PPO, beta 0: the sum is ")  # stands beside
     browser.execute_script("$('beside').value = ''; $('beside').onchange()")
     assert len(by_id(browser, "strips").find_elements("css selector", "p.faint")) == 1
@@ -207,7 +207,8 @@ def test_the_kl_on_the_page_is_the_policys_minus_the_starts(browser):
     score = browser.execute_script("return answers.ppo.scores.at(-1)")
     beta = browser.execute_script("return data.usual")
     total = f"{score - beta * found:+.2f}".replace("-", "\u2212")
-    assert f"cost {beta} \u00d7 KL {text}: {total} in all" in by_id(browser, "answer-ppo").text
+    start = f"{score:+.2f}".replace("-", "\u2212")
+    assert f"score {start} \u2212 {beta} \u00d7 ({text}) = {total}" in by_id(browser, "answer-ppo").text
 
 
 def test_a_word_that_is_none_of_the_towns_is_named_and_text_stays_text(browser):
@@ -266,9 +267,11 @@ def test_what_people_prefer_is_what_was_measured(browser, tiny_run):
     texts = {
         name: [row[name].strip() for row in read_lines(tiny_run / "samples.jsonl")] for name in list(live.NAMES)[:5]
     }
-    for (name, own), (_, wins, does, neat, words) in zip(texts.items(), rows[1:]):
-        follows = models[name]["follows_instruction"]
-        assert does == "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * follows[end] for end in ("mean", "low", "high")))
+    for (name, own), (_, wins, does, true, loss, neat, words) in zip(texts.items(), rows[1:]):
+        for shown, column in ((does, "follows_instruction"), (true, "truthful_informative")):
+            figure = [100 * models[name][column][end] for end in ("mean", "low", "high")]
+            assert shown == "{:.0f} % ({:.0f} to {:.0f})".format(*figure)
+        assert float(loss) == pytest.approx(models[name]["pretraining_loss"]["mean"], abs=0.006)
         assert (wins == "") == (name == "sft")
         assert float(words) == pytest.approx(np.mean([len(text.split()) for text in own]), abs=0.051)
         tidy = [bool(text) and text[0] == text[0].upper() != text[0].lower() and text[-1] in ".!?" for text in own]
@@ -276,14 +279,25 @@ def test_what_people_prefer_is_what_was_measured(browser, tiny_run):
     betas = table_of(browser, "betas")
     assert [row[0] for row in betas[1:]] == ["0", "0.03", "0.1", "0.3", "1"]
     assert betas[1][3:] == rows[6][1:3] and betas[4][3:] == rows[4][1:3]  # beta 0, and PPO
+    said, pairs = by_id(browser, "accuracy").text, read_json(tiny_run / "results.json")["reward_model"]
+    assert f"higher in {100 * pairs['accuracy']['mean']:.0f} % of pairs" in said
+    assert f"agree on {100 * pairs['labeler_agreement']['mean']:.0f} %" in said
+    tokenizer = load_tokenizer(tiny_run / "rm")
+    rm, above = load_model(tiny_run / "rm", RewardModel, tokenizer).eval(), 0
+    facts = [fact for fact in town.MYTHS if fact.split == "test"]
+    for fact in facts:
+        ids = [tokenizer.encode(f"{fact.question}\n{text}") for text in (fact.statement, fact.myth_statement)]
+        scores = [rm(torch.tensor([own + [tokenizer.eos]]))[0, -1].item() for own in ids]
+        above += scores[0] > scores[1]
+    assert f"To {above} of {len(facts)} questions" in said
 
 
 def test_held_out_labelers_compare_a_models_answers_with_sfts(tiny_run, monkeypatch):
     """Here all like the longer answer."""
     records = town.prompts("test", 40, 0)
     texts = {name: ["long answer" if name == "ppo" else "short"] * 40 for name in live.NAMES}
-    monkeypatch.setattr(live, "read_lines", lambda path: [{name: own[0] for name, own in texts.items()}] * 40)
-    monkeypatch.setattr(live, "at_once", lambda *calls: [["long answer"] * 40 for _ in calls])
+    monkeypatch.setattr(people, "read_lines", lambda path: [{name: own[0] for name, own in texts.items()}] * 40)
+    monkeypatch.setattr(people, "at_once", lambda *calls: [["long answer"] * 40 for _ in calls])
     asked = []
 
     def compare(record, one, other, labeler, rng):
@@ -291,10 +305,11 @@ def test_held_out_labelers_compare_a_models_answers_with_sfts(tiny_run, monkeypa
         return (len(one) > len(other)) + 0.5 * (len(one) == len(other))
 
     monkeypatch.setattr(town, "compare", compare)
-    folders = {"beta-0.3": f"{tiny_run}/ppo", "beta-0.0": "elsewhere"}
-    found, measured = live.measure(str(tiny_run), records, folders, 0)
-    wanted = dict.fromkeys(texts, 0.5) | {"ppo": 1, "beta-0.3": 1, "beta-0.0": 1, "beta0": 1}
-    assert {name: wins["mean"] for name, (wins, _) in measured.items()} == wanted
+    del texts["beta0"]
+    names = [*texts, "beta0", "beta-1.0"]
+    found, liked = people.ask(str(tiny_run), records, {"beta0": "elsewhere", "beta-1.0": "there"}, names, 0)
+    wanted = dict.fromkeys(texts, 0.5) | {"ppo": 1, "beta0": 1, "beta-1.0": 1}
+    assert {name: own["wins"]["mean"] for name, own in liked.items()} == wanted
     assert found["beta0"] == ["long answer"] * 40 and set(asked) <= set(town.HELD_OUT_LABELERS)
 
 
