@@ -385,6 +385,15 @@ def test_a_token_can_be_read_on_the_strongest_colour(browser, scheme):
     assert len(contrasts) == 4 and min(contrasts) >= 4.5
 
 
+def test_the_page_that_is_checked_in_answers(chromium):
+    path = live.Path(__file__).parents[2] / "docs" / "town.html"
+    assert path.stat().st_size <= live.MOST
+    chromium.get(path.as_uri())
+    cards = by_id(chromium, "answers").find_elements("class name", "card")
+    assert len(cards) == len(live.NAMES) and all(card.find_element("class name", "answer").text for card in cards)
+    assert "with seed 0, commit " in by_id(chromium, "made").text
+
+
 def test_damaged_weights_are_said_to_be(chromium, page, tmp_path):
     text = page.read_text()
     start = text.index('id="weights">') + len('id="weights">')
