@@ -73,13 +73,15 @@ function klOf(name, prompt, ids) {
   return responseLogps(models[name], config, prompt, ids).map((own, i) => own - start[i]);
 }
 
+// The score, and what is left of it after the price of the KL.
+function inAll(score, beta, kl) {
+  return `score ${signed(score)} \u2212 ${beta} \u00d7 (${signed(kl)}) = ${signed(score - beta * kl)}`;
+}
+
 function showAnswers() {
   $("answers").replaceChildren(...POLICIES.map((name) => {
     const {text, scores, kl, ids} = answers[name], score = scores.at(-1), notes = [`score ${signed(score)}`];
-    if (kl !== undefined) {
-      const sum = `score ${signed(score)} \u2212 ${data.usual} \u00d7 (${signed(kl)}) = ${signed(score - data.usual * kl)}`;
-      notes[0] = name === "beta0" ? `${sum}, if it had to pay` : sum;
-    }
+    if (kl !== undefined) notes[0] = inAll(score, data.usual, kl) + (name === "beta0" ? ", if it had to pay" : "");
     if (ids.at(-1) !== tokenizer.eos) notes.push(`cut off after ${LIMIT} tokens: it did not end`);
     const card = make("div", {className: `card${name === chosen ? " chosen" : ""}`, id: `answer-${name}`},
       make("h3", {}, NAMES[name]), make("p", {className: "answer"}, text || "(an empty answer)"), make("p", {className: "faint"}, notes.join("; ")),
@@ -199,7 +201,7 @@ function watch() {
   $("iteration-is").textContent = `${row.step}; answers are kept of ${steps.join(", ")}`;
   $("beta-is").textContent = `${run.beta}; there are ${data.runs.map((own) => own.beta).join(", ")}`;
   $("watched-answer").textContent = row.tokens.filter((token) => token !== "<|endoftext|>").join("").trim() || "(an empty answer)";
-  $("watched-numbers").textContent = `Score ${signed(row.score)}; KL ${signed(total)} nats, which cost ${run.beta ? `${run.beta} times as much: ${signed(row.score - run.beta * total)} in all` : "nothing"}.${ended ? "" : " It was cut off."}`;
+  $("watched-numbers").textContent = `KL ${signed(total)} nats; ${inAll(row.score, run.beta, total)}${ended ? "" : "; cut off"}`;
   const explain = (i) => [`\u201c${visible(row.tokens[i])}\u201d: ${Math.exp(kl[i]).toFixed(2)} times as probable as before PPO (KL ${signed(kl[i])} nats).`,
     `Its advantage is ${signed(row.advantage[i])}: the answer turned out ${row.advantage[i] > 0 ? "better" : "worse"} than the value network expected before this token. In a batch, PPO would push the token ${row.advantage[i] > 0 ? "up" : "down"}.`];
   $("watched-strip").replaceChildren(strip(row.tokens, kl, STRONGEST.kl, (v) => signed(v), explain, $("watched-details")));
