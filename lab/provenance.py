@@ -15,19 +15,19 @@ ROOT = Path(__file__).parents[1]
 CLAIMS = ROOT / "lab" / "findings" / "claims.md"
 
 
-def made_by():
-    """{"commit", "changed" (files that differ from it), "claims" (the hash of claims.md), "machine", "command"}."""
+def made_by(claims=CLAIMS):
+    """{"commit", "changed" (files that differ from it), "claims" (the hash of that file), "machine", "command"}."""
     return {
         "commit": _git("rev-parse", "HEAD") or "unknown",
         "changed": _git("diff", "--name-only", "HEAD").split(),
-        "claims": hash_of_claims(),
+        "claims": hash_of_claims(claims),
         "machine": f"{_processor()}, {cores()} cores, torch {torch.__version__}, {_accelerator()}",
         "command": " ".join(["python", *sys.orig_argv[1:]]),
     }
 
 
-def hash_of_claims():
-    return hashlib.sha256(CLAIMS.read_bytes()).hexdigest() if CLAIMS.exists() else "none"
+def hash_of_claims(path=CLAIMS):
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "none"
 
 
 def _git(*words):

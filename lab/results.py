@@ -23,7 +23,9 @@ from minirlhf.support.files import read_json, write_atomically, write_json
 from .findings.__main__ import known
 from .findings.claims import RUN_SEEDS, seeds_of
 from .findings.seeds import combine
-from .provenance import ROOT, hash_of_claims
+from .methods.findings import CLAIMS as METHODS_CLAIMS
+from .methods.findings import FINDINGS as METHODS
+from .provenance import CLAIMS, ROOT, hash_of_claims
 from .report import draw_ladder
 from .tables import TABLES
 
@@ -68,21 +70,24 @@ def keep(folder):
             for picture in folder.glob("*.png"):
                 shutil.copy(picture, ROOT / "docs")
             return
-    results = {name: result for name, result in own.items() if name in known()}
-    require(results, f"{folder}: no results of reproduce.py or lab.findings; wait until a run has finished")
+    results = {name: result for name, result in own.items() if name in known() | METHODS}
+    require(
+        results, f"{folder}: no results of reproduce.py, lab.findings or lab.methods; wait until a run has finished"
+    )
     for name, result in results.items():
-        require_believable(result, f"{folder}/{name}.json")
-    path = FOLDER / "findings" / f"seed-{next(iter(results.values()))['seed']}.json"
+        require_believable(result, f"{folder}/{name}.json", METHODS_CLAIMS if name in METHODS else CLAIMS)
+    kind = "methods" if results.keys() <= METHODS.keys() else "findings"
+    path = FOLDER / kind / f"seed-{next(iter(results.values()))['seed']}.json"
     write_json(path, (read_json(path) if path.exists() else {}) | shorter(results))
 
 
-def require_believable(result, where):
-    why = why_not(result)
+def require_believable(result, where, claims=CLAIMS):
+    why = why_not(result, claims)
     require(why is None, f"{where}: {why}")
 
 
-def why_not(result):
-    """Why a result cannot confirm a claim; None if it can."""
+def why_not(result, claims=CLAIMS):
+    """Why a result cannot confirm a claim of the file `claims`; None if it can."""
     made = result.get("made by", {})
     if made.get("commit", "unknown") == "unknown":
         return "does not say of which commit it is; run it in a clone"
@@ -90,7 +95,7 @@ def why_not(result):
         return f"measured with files that differ from their commit ({made['changed'][0]}); commit them first"
     if "--judge_on" in made["command"] or "--tiny" in made["command"]:
         return "a trial, with --judge_on or --tiny"
-    if made["claims"] != hash_of_claims():
+    if made["claims"] != hash_of_claims(claims):
         return "measured with another claims.md"
     return None
 
@@ -110,8 +115,8 @@ def load():
     runs = [run for run in runs if run["seed"] in RUN_SEEDS]
     found = {"toy": combine(runs) | {"seeds": len(runs)}} if runs else {}
     found |= {path.stem: read_json(path) for path in FOLDER.glob("*.json")}
-    by_seed = [read_json(path) for path in sorted((FOLDER / "findings").glob("seed-*.json"))]
-    for name, finding in known().items():
+    by_seed = [read_json(path) for path in sorted(FOLDER.glob("*/seed-*.json"))]
+    for name, finding in (known() | METHODS).items():
         own = [one[name] for one in by_seed if name in one and one[name]["seed"] in seeds_of(finding)]
         if len(own) == len(seeds_of(finding)):  # a verdict waits for all seeds
             found[name] = combine([result["figures"] for result in own]) | {"seeds": len(own)}

@@ -96,8 +96,9 @@ def cost(findings, kept=()):
     return sum(finding.minutes for finding in findings) + sum(MINUTES[size] for size in missing)
 
 
-def run(finding, lab):
-    """Measures a finding, writes its figures and its picture, and prints its claims and its verdict."""
+def run(finding, lab, claims=CLAIMS):
+    """Measures a finding, writes its figures and its picture, and prints its claims and its verdict. claims: the file
+    that has its claims."""
     began = time.perf_counter()
     try:
         figures = finding.measure(lab)
@@ -105,7 +106,7 @@ def run(finding, lab):
         raise InputError(f'{finding.name()}: {error}; pip install "minirlhf[all]"') from None
     claimed = list(finding.claims(figures))
     result = {"verdict": verdict(claimed), "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
-    result |= {"seed": lab.seed, "made by": made_by()}
+    result |= {"seed": lab.seed, "made by": made_by(claims)}
     write_json(f"{lab.out}/{finding.name()}.json", result)
     with optional_picture(f"{lab.out}/{finding.name()}.png"):
         from matplotlib.figure import Figure

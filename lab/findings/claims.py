@@ -25,10 +25,10 @@ reproduced if one does not, and inconclusive otherwise.
 
 def seeds_of(finding):
     """The seeds on which a finding is confirmed."""
-    return MEDIUM_SEEDS if "medium" in finding.sizes else TOY_SEEDS
+    return finding.seeds or (MEDIUM_SEEDS if "medium" in finding.sizes else TOY_SEEDS)
 
 
-def text(findings):
+def text(findings, head=HEAD):
     """claims.md of {name: Finding}."""
     rows = []
     for name, finding in findings.items():
@@ -36,4 +36,4 @@ def text(findings):
         for said, figure, bounds in finding.hypotheses:
             what = bound(**bounds)
             rows.append(f"| `{name}` | {said} | {figure} | {what} | {finding.sample} | {seeds[0]} to {seeds[-1]} |")
-    return HEAD + "\n".join(rows) + "\n"
+    return head + "\n".join(rows) + "\n"

@@ -49,6 +49,7 @@ class Finding:
     sample = "2,000 test prompts"  # what the figures of a run are means over
     minutes = 0  # on two cores, without the training of the models that findings share
     sizes = ("toy",)  # the sizes of models that it needs
+    seeds = ()  # on which it is confirmed, if not on those of claims.py
     panels = {}  # {heading: names}: the picture's panels, each of the figures "heading: name"
     mark = None  # a value to compare with, drawn as a line
     hypotheses = ()  # claims about figures: (text, figure's name, its bounds: dict(above=..., below=...))
