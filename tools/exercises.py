@@ -18,8 +18,11 @@ ROOT = Path(__file__).parents[1]
 NAMES = (  # of functions to write again, the easier ones first
     "cosine_lr", "warmup_lr", "sft_loss", "ema_update", "ptx_loss", "whiten", "shaped_rewards", "sample_token",
     "ranked_above", "ranking_loss", "policy_loss", "value_loss", "gae", "set_bias",
+    "rloo.advantages", "grpo.advantages", "dpo_loss", "grpo_loss",
 )  # fmt: skip
+METHODS = {"rloo.advantages": "rloo", "grpo.advantages": "grpo", "dpo_loss": "dpo", "grpo_loss": "grpo"}
 ELSEWHERE = {"sample_token": "minirlhf/rollout.py", "set_bias": "train_rm.py"}
+ELSEWHERE |= {name: f"lab/methods/{file}.py" for name, file in METHODS.items()}
 EXERCISES = {name: ELSEWHERE.get(name, "minirlhf/losses.py") for name in NAMES}
 YOURS = 'raise NotImplementedError("yours to write")'
 LEFT_OUT = shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info")
@@ -27,12 +30,17 @@ LEFT_OUT = shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info")
 
 def tests(name):
     """The tests of an exercise: those of its file."""
-    return f"tests/core/test_{Path(EXERCISES[name]).name}"
+    return "tests/lab/test_methods.py" if name in METHODS else f"tests/core/test_{Path(EXERCISES[name]).name}"
+
+
+def function_of(name):
+    """rloo.advantages -> advantages."""
+    return name.rpartition(".")[2]
 
 
 def with_body(source, name, body):
     """The source with another body for the function; signature and docstring stay. {} in the body is its arguments."""
-    (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    (function,) = (node for node in ast.parse(source).body if getattr(node, "name", "") == function_of(name))
     first, last = function.body[1].lineno, function.end_lineno  # body[0] is the docstring
     lines = source.splitlines(keepends=True)
     arguments = ", ".join(argument.arg for argument in function.args.args)
@@ -48,7 +56,7 @@ def make(name, folder):
     if others:
         file.with_name("solved.py").write_text(source, encoding="utf-8")
     for other in others:
-        source = with_body(source, other, f"from .solved import {other} as solved; return solved({{}})")
+        source = with_body(source, other, f"from .solved import {function_of(other)} as solved; return solved({{}})")
     file.write_text(with_body(source, name, YOURS), encoding="utf-8")
 
 
@@ -72,7 +80,7 @@ def main(config):
         make(name, folder)
     file = folder / EXERCISES[name]
     lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-    line = next(number for number, text in lines if text.startswith(f"def {name}("))
+    line = next(number for number, text in lines if text.startswith(f"def {function_of(name)}("))
     print(f"open  {file}, line {line}\nrun   (cd {folder} && python -m pytest -x {tests(name)})")
     print("the tests are red until your function is right, then green")
 

@@ -79,11 +79,13 @@ def test_red_before(name, attempt):
     assert status == 1 and "yours to write" in said
 
 
-@pytest.mark.parametrize("name", ["gae", "ranked_above", "sample_token", "set_bias"])
+@pytest.mark.parametrize("name", ["gae", "ranked_above", "sample_token", "set_bias", "grpo.advantages"])
 def test_green_with_the_solution_while_the_others_are_out_of_sight(name, tmp_path, run_tests):
     exercises.make(name, tmp_path / name)
     file, original = tmp_path / name / exercises.EXERCISES[name], ROOT / exercises.EXERCISES[name]
-    (solution,) = (n for n in ast.parse(original.read_text()).body if getattr(n, "name", "") == name)
+    (solution,) = (
+        n for n in ast.parse(original.read_text()).body if getattr(n, "name", "") == exercises.function_of(name)
+    )
     lines = original.read_text().splitlines()[solution.body[1].lineno - 1 : solution.end_lineno]
     text = file.read_text()
     same_file = list(exercises.EXERCISES.values()).count(exercises.EXERCISES[name])
@@ -116,6 +118,13 @@ WRONG = {  # as readers wrote it, or might
         "return 0.5 * torch.maximum((values - returns) ** 2, (c - returns) ** 2).mean()",
         "c = old_values + (values - old_values).clamp(-clip, clip); "
         "return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (c - returns) ** 2), mask)",
+    ],
+    "rloo.advantages": ["b = rewards.mean(1, keepdim=True).expand_as(rewards); return rewards - b, b"],
+    "grpo.advantages": ["b = rewards.mean().expand_as(rewards); return (rewards - b) / (rewards.std() + 1e-4), b"],
+    "dpo_loss": ["return -F.logsigmoid(beta * (better - worse)).mean()"],
+    "grpo_loss": [
+        "r = torch.exp(logp - old_logp); g = torch.minimum(r * advantages, r.clamp(1 - clip, 1 + clip) * advantages); "
+        "return -((g - beta * k3(logp, ref_logp, mask)) * mask).sum() / mask.sum()"
     ],
 }  # fmt: skip
 
