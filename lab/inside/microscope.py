@@ -81,14 +81,15 @@ def score_so_far(rows, reward_model, folder):
         model = load_model(reward_model, RewardModel, tokenizer).eval()
     except InputError as error:
         return print(f"{folder}: without the score as an answer grows: {error}")
-    for row in rows:
-        if "again" in row:
-            row["score_so_far"] = along(model, tokenizer, row)
+    watched = [row for row in rows if "again" in row]
+    beginnings = [each for row in watched for each in beginnings_of(row, tokenizer)]
+    scores = iter(per_sequence(response_scores, model, beginnings, tokenizer.pad).tolist())
+    for row in watched:
+        row["score_so_far"] = [round(next(scores), 4) for _ in row["ids"]]
 
 
-def along(model, tokenizer, row):
-    """The score of each beginning of a row's response, with end-of-text after it; the last is the response itself."""
+def beginnings_of(row, tokenizer):
+    """A row's response cut after each token, with end-of-text, as Sequences; the last is the response itself."""
     prompt, ids = tokenizer.encode(row["prompt"]), row["ids"]
     answers = [[*ids[:n], tokenizer.eos] for n in range(1, len(ids))] + [ids]
-    sequences = [Sequence(prompt + answer, len(prompt)) for answer in answers]
-    return [round(score, 4) for score in per_sequence(response_scores, model, sequences, tokenizer.pad).tolist()]
+    return [Sequence(prompt + answer, len(prompt)) for answer in answers]
