@@ -113,9 +113,13 @@ def sentence_of_verdicts(found):
     says = Counter(state for _, state in verdicts(found).values() if state != "shown")
     claimed = [name for name, finding in known().items() if finding.hypotheses]
     missing = len(claimed) - sum(says.values())
-    later = f" ({missing} more are not measured on all of their seeds yet.)" if missing else ""
-    parts = [f"{says[state]} are {state}" for state in ("reproduced", "not reproduced", "inconclusive")]
+    later = f" ({missing} more {be(missing)} not measured on all of their seeds yet.)" if missing else ""
+    parts = [f"{says[state]} {be(says[state])} {state}" for state in ("reproduced", "not reproduced", "inconclusive")]
     return f"Of {sum(says.values())} findings {parts[0]}, {parts[1]}, and {parts[2]}.{later}\n"
+
+
+def be(count):
+    return "is" if count == 1 else "are"
 
 
 def table_of_dropped(found):

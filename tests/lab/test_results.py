@@ -208,7 +208,7 @@ def test_the_verdicts_are_counted_and_each_claim_has_a_row():
     ]
     assert any(row[0] == "`bias`, 5 seeds: not reproduced" for row in rows)
     missing = sum(bool(one.hypotheses) for one in claims.values()) - 2
-    words = f"Of 2 findings 1 are reproduced, 1 are not reproduced, and 0 are inconclusive. ({missing} more are"
+    words = f"Of 2 findings 1 is reproduced, 1 is not reproduced, and 0 are inconclusive. ({missing} more are"
     assert tables.TABLES["verdicts"](found).startswith(words)
 
 
