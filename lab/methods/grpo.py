@@ -18,7 +18,7 @@ from . import online
 class Config(online.Config):
     clip: float = 0.2  # the ratio's clip range
     kl_coef: float = 0.04  # beta, weight of the KL in the loss (Shao et al.: 0.04)
-    divide: bool = True  # divide advantages by the spread of the answers' rewards; without it: Liu et al. 2025
+    divide: bool = True  # advantages by the spread of the answers' rewards; without it: Liu et al. 2025, "Dr. GRPO"
 
     def __post_init__(self):
         super().__post_init__()
@@ -27,8 +27,9 @@ class Config(online.Config):
 
 
 def advantages(rewards, config):
-    """(R - mean) / std, over the K answers to the prompt (section 4.1.2). The mean holds the answer's own reward, too,
-    and so the gradient is (K - 1) / K of RLOO's; divided, easy and hard prompts weigh more than others.
+    """(r - mean) / std, over the K answers to the prompt (section 4.1.2). The mean holds the answer's own reward, too,
+    which makes the gradient (K - 1) / K of RLOO's. Divided, a prompt counts as much whether its answers' rewards differ
+    by much or by little.
 
     rewards (P, K) float. Returns advantages and baselines (P, K).
     """
@@ -38,11 +39,13 @@ def advantages(rewards, config):
 
 
 def k3(logp, ref_logp, mask):
-    """An estimate of the KL at each token, never negative (Schulman 2020; Shao et al. 2024, eq. 4), in nats:
+    """An estimate of the KL at each token, the third of three by Schulman (2020) and never negative (Shao et al. 2024,
+    eq. 4), in nats:
 
         pi_ref / pi - log(pi_ref / pi) - 1
 
-    Its mean over tokens that the policy samples is the KL. Its gradient's mean is not the KL's.
+    Its mean over tokens that the policy samples is the KL. The mean of its gradient is that of the KL with the two
+    models exchanged, KL(pi_ref || pi).
 
     logp, ref_logp (B, R) float, mask (B, R) bool. Returns (B, R), 0 where mask is False.
     """

@@ -30,7 +30,7 @@ from train_ppo import Episodes, endless, function_scores, statistics
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    """Each method's Config has these flags, too; their defaults are train_ppo.py's."""
+    """Each method's Config has these flags, too."""
 
     policy: str  # SFT checkpoint (start of RL): initial policy, and the reference
     reward_model: str | None = None  # checkpoint of the reward model
@@ -38,7 +38,7 @@ class Config(RunConfig):
     samples: int = 4  # K, answers to each prompt of a batch
     episodes: int = 256_000  # answers in all
     batch_size: int = 512  # answers in an iteration
-    minibatch_size: int = 512  # answers in an optimizer step
+    minibatch_size: int = 512  # answers in an optimizer step; REINFORCE and RLOO are right if it is the batch
     max_response: int = 512  # maximum tokens in an answer
     kl_coef: float = 0.02  # beta, weight of the KL penalty
     lr: float = 8.05e-6  # peak learning rate
@@ -63,11 +63,10 @@ class Config(RunConfig):
 
 
 class Method(NamedTuple):
-    # rewards (P, K) float, of K answers to each of P prompts -> their advantages (P, K), and the baselines that were
-    # subtracted (P, K)
+    # of rewards (P, K) float, of K answers to each of P prompts, and the Config: advantages and baselines, both (P, K)
     advantages: Callable
-    # log-probs (B, R) float by the policy, with gradient; the same B Episodes, those of a prompt together; the Config;
-    # and how many episodes there are in the whole minibatch -> the loss
+    # of log-probs (B, R) float by the policy, with gradient; the same B Episodes, those of a prompt together; the
+    # Config; and how many episodes the whole minibatch has, but for those left out: the loss, a mean over episodes
     loss: Callable
     kl_in_reward: bool  # whether a reward is the score minus beta times the KL, or the score alone
     skips: bool = False  # whether answers with an advantage of 0 are left out: they would cost time and teach nothing
@@ -111,7 +110,8 @@ def train(config, method, networks, tokenizer, prompts, reward=None):
         scale_lr(optimizer, losses.warmup_lr(iteration, config.warmup))
 
         # 1. The policy answers each prompt of a batch K times, split over processes.
-        batch = [prompt for _ in range(in_batch) for prompt in [prompts[next(order)]] * K]
+        drawn = [prompts[next(order)] for _ in range(in_batch)]
+        batch = [prompt for prompt in drawn for _ in range(K)]  # answers to a prompt are neighbours
         noise = uniforms((config.seed, iteration), range(len(batch)), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
         responses, logp = generate(policy, *mine, eos, pad, batch_size=config.rollout_batch_size)
@@ -121,11 +121,13 @@ def train(config, method, networks, tokenizer, prompts, reward=None):
         episodes: Episodes = judge_episodes(networks, responses, logp, config, method, scores)
 
         # 3. The policy learns from random minibatches of prompts, each with all its answers.
-        found, rng = [], np.random.default_rng((config.seed, iteration, 3))
+        steps, rng = [], np.random.default_rng((config.seed, iteration, 3))
         for chosen in torch.from_numpy(rng.permutation(in_batch)).split(config.minibatch_size // K):
-            found.append(update(learner, ema, optimizer, episodes, chosen.tolist(), config, method))
+            steps.append(update(learner, ema, optimizer, episodes, chosen.tolist(), config, method))
 
-        row = dict(loss=float(np.mean(found))) | statistics(episodes, config, eos)
+        row = dict(loss=float(np.mean(steps))) | statistics(episodes, config, eos)
+        if not method.kl_in_reward:
+            del row["objective"]  # the paper's equation 2 is not what is maximised
         row |= dict(episodes=(iteration + 1) * config.batch_size, episodes_per_second=run.rate(config.batch_size))
         tokens = shown.token_rows(episodes, config.show, tokenizer)
         run.log(*shown.sample_rows(episodes, config.show, tokenizer), tokens=tokens, **row)
@@ -147,8 +149,8 @@ def judge_episodes(networks, responses, logp, config, method, scores=None):
     beta = config.kl_coef if method.kl_in_reward else 0.0
     rewards = losses.shaped_rewards(scores, logp, ref_logp, mask, beta)
     total = rewards.sum(1)
-    found = method.advantages(total.view(-1, config.samples), config)
-    advantages, baselines, returns = (x.reshape(-1, 1) * mask for x in (*found, total))  # the same at each token
+    advantages, baselines = method.advantages(total.view(-1, config.samples), config)
+    advantages, baselines, returns = (x.reshape(-1, 1) * mask for x in (advantages, baselines, total))  # at each token
     learned = rewards, baselines, advantages, returns, torch.zeros_like(logp)
     return Episodes(responses, scores, logp, ref_logp, *learned)
 
@@ -158,19 +160,20 @@ def update(learner, ema, optimizer, episodes, chosen, config, method):
     Each process takes its share. Returns the loss."""
     K, lengths, loss = config.samples, episodes.responses.lengths.tolist(), 0.0
     teaches = episodes.advantages.any(1) | (not method.skips)
-    answers = [[row for row in range(K * i, K * i + K) if teaches[row]] for i in chosen]
-    answers = [rows for rows in answers if rows]
-    longest, counts = [max(lengths[row] for row in rows) for rows in answers], list(map(len, answers))
-    for part in pieces(answers, longest, config.max_tokens, learner, rows=counts):
-        rows = sum(part, [])
-        own = episodes.select(rows or [0])
+    groups = [[i for i in range(K * prompt, K * prompt + K) if teaches[i]] for prompt in chosen]
+    groups = [group for group in groups if group]
+    longest, sizes = [max(lengths[i] for i in group) for group in groups], list(map(len, groups))
+    for part in pieces(groups, longest, config.max_tokens, learner, rows=sizes):
+        if not part:  # all processes take part in the sum of gradients
+            (0 * response_logps(learner, episodes.responses.select([0])).sum()).backward()
+            continue
+        rows = [i for group in part for i in group]
+        own = episodes.select(rows)
         logp = response_logps(learner, own.responses)
-        # A process without answers takes part in the backward, too.
-        part_loss = method.loss(logp, own, config, sum(counts)) if rows else 0 * logp.sum()
+        part_loss = method.loss(logp, own, config, sum(sizes))
         part_loss.backward()
         loss += part_loss.item()
-        ratio = (logp.detach() - own.logp).exp() * own.responses.mask
-        episodes.ratios[rows, : logp.shape[1]] = ratio[: len(rows)]
+        episodes.ratios[rows, : logp.shape[1]] = (logp.detach() - own.logp).exp() * own.responses.mask
     take_step(learner, optimizer, config.max_grad_norm)
     losses.ema_update(ema, learner, config.ema_decay)
     return distributed.all_reduce(loss)[0]
