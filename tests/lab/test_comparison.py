@@ -58,6 +58,13 @@ def test_every_method_is_searched_as_long_and_what_was_chosen_was_tried():
         assert lr in findings.RATES and price in findings.PRICES[name]
 
 
+def test_methods_without_a_ratio_take_one_step_with_each_batch():
+    for name in ("REINFORCE", "RLOO", "online DPO"):
+        flags = findings.ARMS[name][1]
+        assert flags["minibatch_size"] == flags["batch_size"]
+    assert findings.ARMS["GRPO, not divided"][1]["divide"] is False
+
+
 def test_at_ppos_cost_a_method_samples_more_answers():
     """Forwards for each token of an answer: PPO samples, asks reference, reward model and value network, and learns
     two networks; the others have no value network."""
@@ -107,6 +114,23 @@ def test_figures_are_means_over_prompts_and_differences_on_the_same_prompts(lab,
     }  # fmt: skip
     assert {name: f[name]["mean"] for name in wanted} == pytest.approx(wanted)
     assert f["true: PPO"]["n"] == 2 and "true utility: PPO minus PPO" not in f
+
+
+def test_differences_are_paired_by_prompt(lab, found):
+    """Each answer is better by the same: the interval has no length."""
+    lab.wins = lambda records, texts, others, purpose: np.zeros(4)
+    lab.losses = lambda folders: {"start": (np.full(4, 10.0), np.full(4, 10))}
+    found["RLOO"] = found["PPO"]._replace(utilities=[1.5, 2.5, 3.5, 4.5])
+    difference = findings.figures(lab, found, RECORDS, "PPO")["true utility: RLOO minus PPO"]
+    assert (difference["low"], difference["high"]) == pytest.approx((0.5, 0.5))
+
+
+def test_frontiers_begin_at_the_start_and_all_points_count(found):
+    points = [found["RLOO"]._replace(kl=certain(kl)) for kl in (1.0, 2.25)]
+    swept = {("PPO", 1.0): found["PPO"], ("RLOO", 0.1): points[0], ("RLOO", 0.3): points[1]}
+    gold = {("PPO", 1.0): np.full(4, 2.0), ("RLOO", 0.1): np.full(4, 3.0), ("RLOO", 0.3): np.full(4, 6.0)}
+    f = Methods().frontiers(swept, gold, np.zeros(4), RECORDS)
+    assert f["above PPO's frontier: RLOO"]["mean"] == pytest.approx((2.0 + 4.5) / 2)  # PPO's: 1 at d = 1, 1.5 at 1.5
 
 
 def test_frontiers_are_compared_at_the_same_kl(found):

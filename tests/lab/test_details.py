@@ -139,6 +139,13 @@ def test_dropout_is_on_in_policy_and_value_network_alone(change, world, tokenize
     tokens = torch.tensor([[1, 2, 3]])
     differs = {name: not network(tokens).equal(network(tokens)) for name, network in networks._asdict().items()}
     assert differs == dict(policy=True, reference=False, reward_model=False, value=True, ema=False)
+    shares = {m.p for m in networks.policy.modules() if isinstance(m, torch.nn.Dropout)}
+    assert shares == {0.1}
+
+
+def test_without_warmup_the_learning_rate_is_whole_at_once(change):
+    change(details.no_warmup)
+    assert [losses.warmup_lr(i, 10) for i in range(3)] == [1.0] * 3
 
 
 def test_adams_epsilon_is_larger(change):
@@ -236,6 +243,13 @@ def test_a_change_changes_the_run_and_leaves_nothing_behind(name, settings, tmp_
     assert len(one) == len(two) and np.isfinite([row["score"] for row in one]).all()
     after = [vars(module) for module in (losses, rollout, train_ppo)]
     assert all(old[key] is new[key] for old, new in zip(before, after) for key in old if callable(old[key]))
+
+
+def test_a_reward_of_ones_own_is_passed_on(settings, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_ppo, "main", lambda config, reward: seen.append(reward))
+    details.main(details.Config(**settings | dict(prompts=("p",))), len)
+    assert seen == [len]
 
 
 def test_an_unknown_change_is_named(settings):

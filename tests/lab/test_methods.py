@@ -114,6 +114,11 @@ def test_the_mean_of_k3_is_the_kl_and_that_of_its_gradient_the_reversed_kls():
 # --- losses by hand --------------------------------------------------------------------------------------------------
 
 
+def test_reinforces_baseline_is_the_mean_of_all_other_answers_of_the_batch():
+    rewards = torch.tensor([[1.0, 2.0], [6.0, 7.0]])
+    assert reinforce.advantages(rewards)[1].tolist() == [[5, 14 / 3], [10 / 3, 3]]
+
+
 def test_reinforce_loss_by_hand():
     logp, advantages = torch.tensor([[-1.0, -2.0], [-3.0, -9.0]]), torch.tensor([[0.5, 0.5], [-2.0, -2.0]])
     mask = torch.tensor([[True, True], [True, False]])
@@ -136,6 +141,16 @@ def test_grpo_loss_by_hand():
     A = torch.tensor(advantages)[:, None].expand(2, 3)
     assert grpo.grpo_loss(logp, old, ref, A, mask, 0.2, beta).item() == pytest.approx(-expected / 2)
     assert grpo.grpo_loss(logp, old, ref, A, mask, 0.2, beta, total=6).item() == pytest.approx(-expected / 6)
+
+
+def test_grpos_flags_reach_its_loss():
+    """One token, whose ratio is clipped at 1.3."""
+    one = torch.ones(1, 1)
+    episodes = SimpleNamespace(responses=SimpleNamespace(mask=one.bool()), logp=0 * one, ref_logp=-one, advantages=one)
+    x = math.exp(-1) / 1.5
+    wanted = -(1.3 - 0.5 * (x - math.log(x) - 1)) / 4
+    found = grpo.loss(torch.log(1.5 * one), episodes, SimpleNamespace(clip=0.3, kl_coef=0.5), 4)
+    assert found.item() == pytest.approx(wanted)
 
 
 def test_dpo_loss_is_the_papers_formula():

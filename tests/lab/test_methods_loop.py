@@ -14,8 +14,9 @@ import ranks
 import tiny
 from data.town.prompts import draw_record
 from lab.methods import best_of_n, dpo, expert_iteration, grpo, online, online_dpo, reinforce, rloo, verifier
+from minirlhf import losses
 from minirlhf.model import GPT, RewardModel
-from minirlhf.rollout import generate, response_scores, uniforms
+from minirlhf.rollout import generate, response_logps, response_scores, uniforms
 from minirlhf.support import folder, run
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import InputError
@@ -45,16 +46,103 @@ def settings(world, tmp_path, no_pictures):
 
 @pytest.mark.parametrize("method", ONLINE, ids=lambda method: method.__name__)
 def test_on_two_processes_in_micro_batches_a_run_takes_the_steps_of_one(method, settings, tmp_path):
-    seen = []
+    """And says the same loss. Gradients are not clipped, so that their size counts, too."""
+    seen, losses = [], []
+    flags = settings | dict(batch_size=16, minibatch_size=8, max_grad_norm=1e9)
     for n, more in ((1, {}), (2, {"max_tokens": 40})):
         folder = tmp_path / f"{n}"
         folder.mkdir()
-        words = to_flags(settings | more | {"out": str(folder / "run")})
+        words = to_flags(flags | more | {"out": str(folder / "run")})
         (folder / "jobs.json").write_text(json.dumps([[method.__name__, words]]))
         ranks.launch(n, folder / "jobs.json")
         seen.append(torch.load(folder / "run" / "seen-0.pt"))
-    assert len(seen[0][0][0]) == 12
+        losses.append([row["loss"] for row in read_metrics(folder / "run")])
+    assert len(seen[0][0][0]) == 6
     torch.testing.assert_close(*seen)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.fixture
+def steps(settings, monkeypatch):
+    """Runs a method, and returns what was there after each step: {lr, chosen, episodes, learner, ema}."""
+
+    def run(method, **changes):
+        seen, update = [], online.update
+
+        def watched(learner, ema, optimizer, episodes, chosen, *rest):
+            loss = update(learner, ema, optimizer, episodes, chosen, *rest)
+            lr = optimizer.param_groups[0]["lr"]
+            seen.append(SimpleNamespace(lr=lr, chosen=chosen, episodes=episodes, learner=learner, ema=ema))
+            return loss
+
+        monkeypatch.setattr(online, "update", watched)
+        tiny.run(method, to_flags(settings | changes))
+        return seen
+
+    return run
+
+
+def test_the_warmup_counts_iterations_and_minibatches_share_out_the_prompts(steps):
+    seen = steps(rloo, samples=2, warmup=3)
+    assert [step.lr for step in seen[::2]] == pytest.approx([1e-3 * min(1, 0.1 + 0.3 * i) for i in range(6)])
+    for one, other in zip(seen[::2], seen[1::2]):
+        assert sorted(one.chosen + other.chosen) == [0, 1, 2, 3] and len(one.chosen) == 2
+    assert any(step.chosen != sorted(step.chosen) for step in seen)
+
+
+def test_ratios_are_those_of_the_policy_that_learns_to_the_one_that_sampled(settings, monkeypatch):
+    update, differ = online.update, []
+
+    def watched(learner, ema, optimizer, episodes, chosen, *rest):
+        rows = [row for i in chosen for row in (2 * i, 2 * i + 1)]
+        with torch.no_grad():
+            wanted = (response_logps(learner, episodes.responses) - episodes.logp).exp() * episodes.responses.mask
+        loss = update(learner, ema, optimizer, episodes, chosen, *rest)
+        torch.testing.assert_close(episodes.ratios[rows], wanted[rows], atol=1e-4, rtol=1e-4)
+        differ.append((wanted[rows] - 1.0 * episodes.responses.mask[rows]).abs().max().item())
+        return loss
+
+    monkeypatch.setattr(online, "update", watched)
+    tiny.run(grpo, to_flags(settings | dict(samples=2)))
+    assert max(differ[::2]) < 1e-4 < max(differ[1::2])  # 1 in the first step with a batch
+
+
+def test_the_policy_and_its_average_are_saved_under_their_names(steps, settings, monkeypatch):
+    decays, ema_update = [], losses.ema_update
+    monkeypatch.setattr(losses, "ema_update", lambda *all: decays.append(all[2]) or ema_update(*all))
+    last = steps(rloo, ema_decay=0.5)[-1]
+    assert decays == [0.5] * 12
+    tokenizer = load_tokenizer(settings["policy"])
+    for name, network in (("policy.pt", last.learner), ("model.pt", last.ema)):
+        saved = load_model(f"{settings['out']}/{name}", GPT, tokenizer)
+        torch.testing.assert_close(saved.state_dict(), network.state_dict(), check_dtype=False)
+
+
+def test_each_iteration_has_noise_of_its_own(settings):
+    tiny.run(rloo, to_flags(settings | dict(lr=1e-12)))
+    answers = {}
+    for i, row in enumerate(read_lines(f"{settings['out']}/samples.jsonl")):
+        answers.setdefault((i % 8, row["prompt"]), []).append(row["response"])
+    again = [own for own in answers.values() if len(own) > 1]
+    assert again and all(len(set(own)) > 1 for own in again)
+
+
+def test_the_kl_is_in_no_reward_of_grpo(settings):
+    tiny.run(grpo, to_flags(settings | dict(kl_coef=0.5)))
+    for row in read_lines(f"{settings['out']}/tokens.jsonl"):
+        assert sum(row["reward"]) == pytest.approx(row["score"], abs=1e-3)
+    assert "objective" not in read_metrics(settings["out"])[0]
+
+
+def test_answers_that_tie_are_learned_by_grpo_and_not_by_online_dpo(settings, monkeypatch):
+    """GRPO's loss has the KL, too."""
+    totals = {}
+    for method in (grpo, online_dpo):
+        loss, own = method.loss, totals.setdefault(method, [])
+        monkeypatch.setattr(method, "loss", lambda *all, own=own, loss=loss: own.append(all[3]) or loss(*all))
+        flags = dict(prompts=tuple(settings["prompts"]), reward_model=None, out=f"{settings['out']}-{method.__name__}")
+        method.main(method.Config(**settings | flags), lambda prompts, texts: [0.0] * len(texts))
+    assert set(totals[grpo]) == {4} and totals[online_dpo] == []
 
 
 @pytest.mark.parametrize("method", ONLINE, ids=lambda method: method.__name__)
@@ -150,6 +238,18 @@ def test_dpo_prefers_what_was_ranked_first(world, tmp_path, no_pictures):
     assert rows[-1]["loss"] < 0.2
 
 
+def test_dpos_flags_reach_its_steps(world, tmp_path, no_pictures, monkeypatch):
+    betas, rates, loss, step = [], [], dpo.dpo_loss, dpo.take_step
+    monkeypatch.setattr(dpo, "dpo_loss", lambda *all, **more: betas.append(all[4]) or loss(*all, **more))
+    lr = lambda optimizer: optimizer.param_groups[0]["lr"]  # noqa: E731
+    monkeypatch.setattr(dpo, "take_step", lambda *all: rates.append(lr(all[1])) or step(*all))
+    flags = dict(
+        init=world.gpt, data=(world.rankings,), epochs=3, batch_size=3, beta=0.7, lr=1e-3, out=tmp_path / "dpo"
+    )
+    tiny.run(dpo, to_flags(flags))
+    assert set(betas) == {0.7} and rates == pytest.approx([1e-3, 5.5e-4, 1e-4])
+
+
 def test_dpo_on_two_ranks_in_micro_batches_takes_the_steps_of_one_process(world, tmp_path):
     flags = dict(init=world.gpt, data=[world.rankings], epochs=3, batch_size=4, lr=1e-2, seed=3)
     for n, more in ((1, {}), (2, {"max_tokens": 30})):
@@ -184,8 +284,11 @@ def test_the_best_of_n_has_the_highest_score_and_is_written_as_a_demonstration(w
         responses, _ = generate(policy, prompts, uniforms((0, i), range(4), 8), tokenizer.eos, tokenizer.pad)
         for row, text, score in zip(rows, responses.texts(tokenizer), response_scores(rm, responses).tolist()):
             assert score < row["score"] or (score, text) == (pytest.approx(row["score"]), row["response"])
-    mean = np.mean([row["score"] for row in rows])
-    assert f"mean score {mean:.2f}, of all samples " in capsys.readouterr().out
+    said, mean = capsys.readouterr().out, np.mean([row["score"] for row in rows])
+    assert f"mean score {mean:.2f}, of all samples " in said and "at most 0.81 nats" in said  # log 5 - 4/5
+    assert float(said.split("of all samples ")[1].split()[0]) < mean
+    tiny.run(best_of_n, to_flags(flags | dict(out=tmp_path / "other.jsonl", seed=1)))
+    assert read_lines(tmp_path / "other.jsonl") != rows
 
 
 def test_the_kl_of_best_of_n_is_the_bound_where_all_answers_differ():
@@ -217,6 +320,14 @@ def test_an_answer_is_right_if_nothing_is_wrong_with_it(changed, wanted, monkeyp
     judged = dict(satisfies_constraints=True, truthful=None, made_up=None, toxic=False) | changed
     monkeypatch.setattr(verifier.town, "judge", lambda record, text: SimpleNamespace(**judged))
     assert verifier.right({}, "") is wanted
+
+
+def test_the_verifier_knows_the_prompts_of_all_files(tmp_path):
+    rng = random.Random(0)
+    records = [draw_record(kind, rng, "train") for kind in ("myth", "fact")]
+    paths = [tiny.write_lines(tmp_path / f"{i}.jsonl", [record]) for i, record in enumerate(records)]
+    reward = verifier.verifier(paths)
+    assert [reward([r["prompt"]], r["answers"]) for r in records] == [[1.0], [1.0]]
 
 
 def test_the_verifier_is_grpos_reward(monkeypatch, tmp_path):
