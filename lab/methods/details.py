@@ -40,13 +40,13 @@ def no_whitening(put, config):
     put(losses, "whiten", lambda x, mask: x * mask)
 
 
-def whitening_keeps_the_mean(put, config):
+def whitening_without_shift(put, config):
     """Advantages are divided by their standard deviation, and not shifted."""
     put(losses, "whiten", lambda x, mask: x * mask * torch.rsqrt(_variance(x, mask) + 1e-8))
 
 
 def whitening_by_minibatch(put, config):
-    """Advantages are whitened over each minibatch, when it is learned."""
+    """Advantages are whitened over each minibatch, when it is learned (over each micro-batch, if it has several)."""
     put(losses, "whiten", lambda x, mask: x * mask)
     put(losses, "policy_loss", lambda logp, old, A, mask, *rest: policy_loss(logp, old, whiten(A, mask), mask, *rest))
 
@@ -266,7 +266,7 @@ def score_at_the_padding(put, config):
 
 
 CHANGES = {function.__name__: function for function in (
-    nothing, no_whitening, whitening_keeps_the_mean, whitening_by_minibatch, lambda_1, lambda_0,
+    nothing, no_whitening, whitening_without_shift, whitening_by_minibatch, lambda_1, lambda_0,
     no_value_clipping, value_from_sft, value_from_sft_with_zero_head,
     k2_in_the_reward, k3_in_the_reward, k1_in_the_loss, k2_in_the_loss, k3_in_the_loss,
     four_inner_epochs, one_minibatch, no_warmup, no_average, no_gradient_clipping, adam_eps_1e_5, dropout,

@@ -18,7 +18,9 @@ from . import online
 class Config(online.Config):
     clip: float = 0.2  # the ratio's clip range
     kl_coef: float = 0.04  # beta, weight of the KL in the loss (Shao et al.: 0.04)
-    divide: bool = True  # advantages by the spread of the answers' rewards; without it: Liu et al. 2025, "Dr. GRPO"
+    divide: bool = (
+        True  # advantages by the spread of the answers' rewards (Liu et al. 2025 leave it and 1 / length out)
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -27,9 +29,9 @@ class Config(online.Config):
 
 
 def advantages(rewards, config):
-    """(r - mean) / std, over the K answers to the prompt (section 4.1.2). The mean holds the answer's own reward, too,
-    which makes the gradient (K - 1) / K of RLOO's. Divided, a prompt counts as much whether its answers' rewards differ
-    by much or by little.
+    """(r - mean) / std, over the K answers to the prompt (section 4.1.2), with K - 1 in the std. The mean has the
+    answer's own reward in it, so r - mean is (K - 1) / K of RLOO's advantage. Divided, a prompt counts as much whether
+    its answers' rewards differ by much or by little.
 
     rewards (P, K) float. Returns advantages and baselines (P, K).
     """

@@ -1,4 +1,4 @@
-"""RLOO, REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024, "Back to Basics", section 3.2): an answer
+"""RLOO, REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024, "Back to Basics"): an answer
 becomes more probable if it is better than the other answers to the same prompt.
 
 python -m lab.methods.rloo --policy runs/toy/rl_start --reward_model runs/toy/rm \\

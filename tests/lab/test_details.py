@@ -51,9 +51,9 @@ def test_without_whitening_advantages_are_what_they_were(change):
     assert losses.whiten(x, MASK).equal(x * MASK)
 
 
-def test_whitening_that_keeps_the_mean_only_divides(change):
+def test_whitening_without_shift_only_divides(change):
     x = numbers(2, 3) + 5
-    change(details.whitening_keeps_the_mean)
+    change(details.whitening_without_shift)
     real = x[MASK]
     torch.testing.assert_close(losses.whiten(x, MASK)[MASK], real / real.std(correction=0))
 

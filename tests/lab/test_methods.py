@@ -2,6 +2,7 @@
 against numbers worked out by hand."""
 
 import copy
+import doctest
 import itertools
 import math
 from types import SimpleNamespace
@@ -112,6 +113,12 @@ def test_the_mean_of_k3_is_the_kl_and_that_of_its_gradient_the_reversed_kls():
 
 
 # --- losses by hand --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [dpo, expert_iteration, grpo, online_dpo, reinforce, rloo])
+def test_the_examples_of_the_docstrings_are_right(method):
+    torch.set_default_dtype(torch.float32)
+    assert doctest.testmod(method).failed == 0
 
 
 def test_reinforces_baseline_is_the_mean_of_all_other_answers_of_the_batch():
