@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 # Before torch looks, and for the processes that tests start.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -81,3 +82,11 @@ def chromium():
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def float64():
+    """New tensors have float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -12,6 +12,7 @@ import numpy as np
 from data import town
 from data.town.world import FACT
 from lab.evaluation import contents_of, load, rm_scores, sample, texts_of
+from lab.methods.best_of_n import kl_bound
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.run import read_metrics
@@ -321,7 +322,7 @@ def expect_best(proxy, values, ns):
 
 def distances():
     """d of best-of-n for each n, at most: the root of log n - (n - 1) / n."""
-    return [math.sqrt(math.log(n) - (n - 1) / n) for n in NS]
+    return [math.sqrt(kl_bound(n)) for n in NS]
 
 
 def film(lab, rows, gold, count=12):

@@ -64,23 +64,25 @@ def main(config):
     made = stages.Config(toy, *(flags[name] for name in ("judge_on", "seed", "size")), tiny=flags["tiny"])
     recipe, own = made.recipe, Pipeline(config.work, f"{toy}/town", made.recipe, f"{toy}/tokenizer", made.seed)
     usual = recipe["ppo"]["kl_coef"]
-    policies = {beta: f"beta-{beta}" for beta in BETAS} | {usual: "ppo"}
+    policies = {beta: f"beta-{beta}" for beta in BETAS} | {0.0: "beta0", usual: "ppo"}
     others = {name: own.ppo(f"{toy}/rl_start", f"{toy}/rm", ptx_coef=0.0, kl_coef=beta)
               for beta, name in policies.items() if beta != usual}  # fmt: skip
     folders = own.train(others)
-    folders |= {name: f"{toy}/{folder}" if folder else folders["beta-0.0"] for name, folder, *_ in MODELS}
+    folders |= {name: f"{toy}/{folder}" for name, folder, *_ in MODELS if folder}
     tokenizer, models = load_tokenizer(f"{toy}/gpt"), {}
     for name, *_ in MODELS:
         models[name] = load_model(folders[name], RewardModel if name in ("rm", "value") else GPT, tokenizer)
     records = made.judge_prompts()
-    texts, liked = people.ask(toy, records, folders, [*NAMES, *others], made.seed)
+    losses = {name: own["pretraining_loss"]["mean"] for name, own in results["models"].items()}
+    losses["beta0"] = people.loss_on_pages(folders["beta0"], read(made.file("web_held_out"), "document"))
+    texts, liked = people.ask(toy, records, folders, [*dict.fromkeys([*NAMES, *others])], made.seed)
     description, weights = pack(models, [(name, *rest) for name, _, *rest in MODELS])
     data = {
         "models": description,
         "tokens": [token.decode("latin-1") for token in sorted(tokenizer.ranks, key=tokenizer.ranks.get)],
         "names": NAMES, "limit": stages.LIMIT, "usual": usual,
         "words": words(read(f"{toy}/town/web.jsonl", "document")),
-        "people": people.table(NAMES, texts, liked, people.losses(made, folders, NAMES)),
+        "people": people.table(NAMES, texts, liked, losses),
         "prompts": f"{len(records):,}", "accuracy": people.accuracy(results["reward_model"], models["rm"], tokenizer),
         "examples": examples(), "questions": questions(),
         "runs": [run(beta, folders[name], liked[name]) for beta, name in sorted(policies.items())],

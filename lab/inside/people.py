@@ -18,7 +18,6 @@ from lab.stages import LIMIT
 from lab.workers import at_once
 from minirlhf.model import GPT
 from minirlhf.support.files import read_lines
-from minirlhf.support.records import read
 from minirlhf.support.statistics import interval
 
 COLUMNS = ("", "preferred to SFT's answer", "does what was asked", "right about the town",
@@ -47,13 +46,8 @@ def ask(toy, records, folders, names, seed):
     return texts, liked
 
 
-def losses(made, folders, names):
-    """{name: the mean loss on held-out pages, in nats per token}."""
-    documents = read(made.file("web_held_out"), "document")
-    return dict(zip(names, at_once(*[(loss_on_pages, folders[name], documents) for name in names])))
-
-
 def loss_on_pages(folder, documents):
+    """The mean loss of a model on documents, in nats per token."""
     nats, tokens = document_losses(*load(folder, GPT), documents)
     return nats.sum() / tokens.sum()
 

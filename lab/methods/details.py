@@ -14,16 +14,15 @@ from dataclasses import dataclass, replace
 from unittest import mock
 
 import torch
-import torch.nn.functional as F
 
 import train_ppo
 from minirlhf import losses, rollout
 from minirlhf.losses import masked_mean, policy_loss, shaped_rewards, whiten
 from minirlhf.model import RewardModel
-from minirlhf.rollout import response_scores
+from minirlhf.rollout import response_logps, response_scores
 from minirlhf.support.checkpoint import load_model
 from minirlhf.support.config import Text, command, require_choice
-from minirlhf.support.device import at_least_fp32, place
+from minirlhf.support.device import place
 
 NEVER = 1e9  # a bound that nothing reaches
 
@@ -227,9 +226,7 @@ def temperature_07_scored_at_1(put, config):
 
 
 def _logps_at_07(model, responses):
-    logits = at_least_fp32(model(responses.tokens[:, :-1], at=responses.positions)) / 0.7
-    loss = F.cross_entropy(logits.flatten(0, 1), responses.targets.flatten(), reduction="none")
-    return -loss.view(responses.mask.shape)
+    return response_logps(lambda tokens, at: model(tokens, at=at) / 0.7, responses)
 
 
 def short_limit(put, config):

@@ -65,13 +65,13 @@ COST = {"PPO": 4 + 3 + 3, "REINFORCE": 3 + 3, "RLOO": 3 + 3, "GRPO": 3 + 3, "GRP
         "online DPO": 3 + 3, "expert iteration": 3 + 3 / 4}  # fmt: skip
 
 
-def stage(lab, name, lr, price, episodes=EPISODES, **changes):
+def stage(lab, name, lr, price, episodes=EPISODES):
     """A method's training: a script and its flags."""
     script, flags, price_flag = ARMS[name]
     start, ppo = lab.models()["rl_start"], lab.recipe("ppo")
     flags = flags | {"lr": lr, price_flag: price}
     if script is dpo:
-        return dpo, dict(init=start, data=(lab.file("rankings"),), save_every=100) | flags | changes
+        return dpo, dict(init=start, data=(lab.file("rankings"),), save_every=100) | flags
     common = dict(policy=start, prompts=(lab.file("prompts_train"),), episodes=32 if lab.tiny else episodes,
                   max_response=LIMIT, ema_decay=ppo["ema_decay"], save_every=50)  # fmt: skip
     if lab.tiny:
@@ -80,7 +80,7 @@ def stage(lab, name, lr, price, episodes=EPISODES, **changes):
         common |= dict(reward_model=f"{lab.toy}/rm")
     if script is train_ppo:
         common |= dict(value_lr=ppo["value_lr"])
-    return script, common | flags | changes
+    return script, common | flags
 
 
 def measured(lab, folders, records):

@@ -27,11 +27,7 @@ from tiny import to_flags
 ONLINE = (reinforce, rloo, grpo, online_dpo, expert_iteration)
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
