@@ -5,34 +5,44 @@
 // A matrix is stored as whole numbers of 8 or 12 bits and a scale for each row, so that w = number * scale. All models
 // but the first are stored as the difference from another, which is small, and so exact enough in 8 bits.
 
-// The weights of all models: {name: {tensor's name: {shape, values: Float32Array}}}. description: see pack.py; bytes:
-// Uint8Array.
+// The bytes (Uint8Array) of a text in base64.
+function fromBase64(text) {
+  const characters = atob(text), bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+  return bytes;
+}
+
+// The weights of all models: {name: {tensor's name: {shape, values: Float32Array}}}. Each model is unpacked when it is
+// first asked for. description: see pack.py; bytes: Uint8Array.
 function unpackModels(description, bytes) {
   const models = {};
   let at = 0;
   for (const {name, base, bits} of description.models) {
-    const tensors = {};
-    for (const [tensor, shape] of description.shapes) {
-      if (tensor.startsWith("head") && !description.heads.includes(name)) continue;
-      const size = shape.reduce((a, b) => a * b, 1), rows = shape.length > 1 ? shape[0] : 0;
-      const values = new Float32Array(size);
-      if (rows) {
-        const scales = new Float32Array(bytes.slice(at, at + 4 * rows).buffer), width = size / rows;
-        at += 4 * rows;
-        at = bits === 8 ? unpack8(bytes, at, values) : unpack12(bytes, at, values);
-        for (let i = 0; i < size; i++) values[i] *= scales[Math.floor(i / width)];
-      } else {
-        values.set(new Float32Array(bytes.slice(at, at + 4 * size).buffer));
-        at += 4 * size;
-      }
-      const before = base && models[base][tensor];
-      if (before) for (let i = 0; i < size; i++) values[i] += before.values[i];
-      tensors[tensor] = {shape, values};
-    }
-    models[name] = tensors;
+    const shapes = description.shapes.filter(([tensor]) => !tensor.startsWith("head") || description.heads.includes(name));
+    const from = at;
+    let tensors;
+    Object.defineProperty(models, name, {get: () => tensors ??= unpack(shapes, bits, bytes, from, base ? models[base] : {})});
+    for (const [, [rows, width]] of shapes) at += width ? 4 * rows + (rows * width * bits) / 8 : 4 * rows;
   }
   if (at !== bytes.length) throw new Error("the weights in this page are damaged; make the page again");
   return models;
+}
+
+// The tensors of one model, which begin at `at`. before: the tensors from which these are stored as the difference.
+function unpack(shapes, bits, bytes, at, before) {
+  const tensors = {}, floats = (n) => new Float32Array(bytes.slice(at, at += 4 * n).buffer);
+  for (const [name, shape] of shapes) {
+    const [rows, width] = shape, scales = floats(rows);
+    const values = width ? new Float32Array(rows * width) : scales;
+    if (width) {
+      at = bits === 8 ? unpack8(bytes, at, values) : unpack12(bytes, at, values);
+      for (let r = 0, i = 0; r < rows; r++) for (const end = i + width; i < end; i++) values[i] *= scales[r];
+    }
+    const start = before[name];
+    if (start) for (let i = 0; i < values.length; i++) values[i] += start.values[i];
+    tensors[name] = {shape, values};
+  }
+  return tensors;
 }
 
 function unpack8(bytes, at, values) {
@@ -145,13 +155,10 @@ class Reader {
     return layerNorm(t["ln_f.weight"], t["ln_f.bias"], x);
   }
 
-  // Takes back the last token that was read.
-  forget() {
-    this.length -= 1;
-    for (const {keys, values} of this.cache) {
-      keys.pop();
-      values.pop();
-    }
+  // Takes back all tokens but the first `length`.
+  forget(length) {
+    this.length = length;
+    for (const {keys, values} of this.cache) keys.length = values.length = length;
   }
 
   // For each head the mean of the values of all tokens so far, weighted by how their keys fit this token's query.
@@ -167,7 +174,7 @@ class Reader {
         for (let i = from; i < from + size; i++) sum += qkv[i] * key[i];
         return sum / Math.sqrt(size);
       });
-      const weights = fits.map((fit) => Math.exp(fit - Math.max(...fits)));
+      const most = Math.max(...fits), weights = fits.map((fit) => Math.exp(fit - most));
       const total = weights.reduce((a, b) => a + b, 0);
       weights.forEach((weight, j) => {
         for (let i = from; i < from + size; i++) y[i] += (weight / total) * values[j][i];
@@ -214,50 +221,64 @@ function mostLikely(logProbs) {
   return logProbs.reduce((best, value, id) => (value > logProbs[best] ? id : best), 0);
 }
 
-// A response to a prompt (ids): its ids, with end-of-text if it came. choose(logProbs) gives the next token.
-function generate(tensors, config, prompt, limit, eos, choose, temperature = 1) {
-  const reader = new Reader(tensors, config), response = [];
-  let hidden;
-  for (const id of prompt) hidden = reader.read(id);
-  while (response.length < limit && reader.length < config.n_ctx) {
-    const id = choose(reader.logProbs(hidden, temperature));
-    response.push(id);
-    if (id === eos) break;
-    hidden = reader.read(id);
+// A model that has read a prompt (ids). It reads each response from there, and forgets it again.
+class Prompted {
+  constructor(tensors, config, prompt) {
+    this.reader = new Reader(tensors, config);
+    this.prompt = prompt;
+    for (const id of prompt) this.hidden = this.reader.read(id);
   }
-  return response;
-}
 
-// The log-prob of each token of a response.
-function responseLogps(tensors, config, prompt, response) {
-  const reader = new Reader(tensors, config);
-  let hidden;
-  for (const id of prompt) hidden = reader.read(id);
-  return response.map((id, i) => {
-    const logp = reader.logProbs(hidden)[id];
-    if (i + 1 < response.length) hidden = reader.read(id);
-    return logp;
-  });
-}
-
-// A reward model's score of a response, if it ended before its first token, and after each (R + 1,). Scores are read at
-// end-of-text; that of the whole response is read at its last token, whatever this is.
-function scoresAlong(tensors, config, prompt, response, eos) {
-  const reader = new Reader(tensors, config), scores = [];
-  let hidden;
-  for (const id of prompt) hidden = reader.read(id);
-  for (const id of response) {
-    scores.push(reader.number(reader.read(eos)));
-    reader.forget();
-    hidden = reader.read(id);
+  // A response: its ids, with end-of-text if it came. choose(logProbs) gives the next token.
+  generate(limit, eos, choose) {
+    const reader = this.reader, response = [];
+    let hidden = this.hidden;
+    while (response.length < limit && reader.length < reader.config.n_ctx) {
+      const id = choose(reader.logProbs(hidden));
+      response.push(id);
+      if (id === eos) break;
+      hidden = reader.read(id);
+    }
+    reader.forget(this.prompt.length);
+    return response;
   }
-  return [...scores, reader.number(hidden)];
-}
 
-// What a value network says after the prompt and after each token of the response (R + 1,).
-function numbersAlong(tensors, config, prompt, response) {
-  const reader = new Reader(tensors, config);
-  let hidden;
-  for (const id of prompt) hidden = reader.read(id);
-  return [reader.number(hidden), ...response.map((id) => reader.number(reader.read(id)))];
+  // The last hidden states after the prompt and after each token of a response (R + 1, D).
+  along(response) {
+    const states = [this.hidden, ...response.map((id) => this.reader.read(id))];
+    this.reader.forget(this.prompt.length);
+    return states;
+  }
+
+  // The log-probs (V,) of what might follow the prompt and some tokens.
+  next(tokens) {
+    return this.reader.logProbs(this.along(tokens).at(-1));
+  }
+
+  // The log-prob of each token of a response (R,).
+  logps(response) {
+    const states = this.along(response.slice(0, -1));
+    return response.map((id, i) => this.reader.logProbs(states[i])[id]);
+  }
+
+  // What a value network says after the prompt and after each token of a response (R + 1,). A reward model's last number
+  // is the score of the whole response.
+  numbers(response) {
+    return this.along(response).map((hidden) => this.reader.number(hidden));
+  }
+
+  // A reward model's score of a response, if it ended before its first token, and after each (R + 1,). Scores are read at
+  // end-of-text; that of the whole response is read at its last token, whatever this is.
+  scores(response, eos) {
+    const reader = this.reader, scores = [];
+    let hidden = this.hidden;
+    for (const id of response) {
+      const length = reader.length;
+      scores.push(reader.number(reader.read(eos)));
+      reader.forget(length);
+      hidden = reader.read(id);
+    }
+    reader.forget(this.prompt.length);
+    return [...scores, reader.number(hidden)];
+  }
 }

@@ -4,7 +4,8 @@ const data = JSON.parse($("data").textContent), {config} = data.models, NAMES = 
 const STRONGEST = {kl: 2, probability: 1, score: 4, value: 4}; // the value of the strongest colour
 const POLICIES = Object.keys(NAMES), TRAINED = ["ppo", "ppo_ptx", "beta0"];
 const tokenizer = new Tokenizer(data.tokens);
-let models, answers = {}, asked = "", chosen = "ppo", column = "kl", seed = 1, question = data.questions[0], mine = [];
+let models, readers = {}, answers = {}, asked = "", turn = 0, chosen = "ppo", column = "kl", seed = 1;
+let question = data.questions[0], scorer, mine = [];
 
 // column: [title, what it means, why a model has none]
 const COLUMNS = {
@@ -32,26 +33,49 @@ function promptIds(text) {
   return tokenizer.encode(text.trim() + "\n").slice(-(config.n_ctx - LIMIT));
 }
 
-function ask() {
-  const text = asked = $("prompt").value.trim();
+// A model that has read the prompt.
+function reader(name) {
+  return readers[name] ??= new Prompted(models[name], config, promptIds(asked));
+}
+
+// Shows each answer when it is there; then what each of them costs.
+async function ask() {
+  const text = $("prompt").value.trim(), own = ++turn;
   if (!text) {
     $("unknown").textContent = "Write a prompt first.";
     return;
   }
-  const prompt = promptIds(text);
   $("unknown").textContent = unknownIn(text);
   const known = data.examples.find((one) => one.prompt === text);
   $("truth").textContent = known?.truth || "";
-  answers = {};
-  for (const name of POLICIES) {
-    const next = randomNumbers(seed * 1000 + text.length);
-    let ids = generate(models[name], config, prompt, LIMIT, tokenizer.eos, (logps) => sampleToken(logps, next()));
-    if (name === "gpt") ids = firstLine(ids);
-    answers[name] = {prompt, ids, text: tokenizer.decode(ids).trim(), scores: scoresAlong(models.rm, config, prompt, ids, tokenizer.eos)};
-    if (TRAINED.includes(name)) answers[name].kl = klOf(name, prompt, ids).reduce((a, b) => a + b, 0);
-  }
-  if (!answers[chosen]) chosen = "ppo";
+  $("answers").ariaBusy = "true";
+  [asked, readers, answers] = [text, {}, {}];
   showAnswers();
+  lookInside();
+  for (const step of [answer, weigh]) {
+    for (const name of POLICIES) {
+      await new Promise((resolve) => setTimeout(resolve)); // the browser draws, and takes clicks
+      if (own !== turn) return; // another prompt was asked
+      step(name);
+      $(`answer-${name}`).replaceWith(card(name));
+    }
+  }
+  lookInside();
+  $("answers").ariaBusy = "false";
+}
+
+function answer(name) {
+  const next = randomNumbers(seed * 1000 + asked.length);
+  let ids = reader(name).generate(LIMIT, tokenizer.eos, (logps) => sampleToken(logps, next()));
+  if (name === "gpt") ids = firstLine(ids);
+  answers[name] = {ids, text: tokenizer.decode(ids).trim()};
+}
+
+// The score of an answer, and what PPO pays for it.
+function weigh(name) {
+  const {ids} = answers[name];
+  answers[name].score = reader("rm").numbers(ids).at(-1);
+  if (TRAINED.includes(name)) answers[name].kl = klOf(name).reduce((a, b) => a + b, 0);
 }
 
 // A sentence about the words that the models do not know.
@@ -67,10 +91,10 @@ function firstLine(ids) {
   return line === text && ids.at(-1) !== tokenizer.eos ? ids : [...tokenizer.encode(line), tokenizer.eos];
 }
 
-// The log of how many times as probable a policy makes each token as RL start does.
-function klOf(name, prompt, ids) {
-  const start = responseLogps(models.rl_start, config, prompt, ids);
-  return responseLogps(models[name], config, prompt, ids).map((own, i) => own - start[i]);
+// The log of how many times as probable a policy makes each token of its answer as RL start does.
+function klOf(name) {
+  const {ids} = answers[name], start = reader("rl_start").logps(ids);
+  return reader(name).logps(ids).map((own, i) => own - start[i]);
 }
 
 // The score, and what is left of it after the price of the KL.
@@ -79,16 +103,18 @@ function inAll(score, beta, kl) {
 }
 
 function showAnswers() {
-  $("answers").replaceChildren(...POLICIES.map((name) => {
-    const {text, scores, kl, ids} = answers[name], score = scores.at(-1), notes = [`score ${signed(score)}`];
-    if (kl !== undefined) notes[0] = inAll(score, data.usual, kl) + (name === "beta0" ? ", if it had to pay" : "");
-    if (ids.at(-1) !== tokenizer.eos) notes.push(`cut off after ${LIMIT} tokens: it did not end`);
-    const card = make("div", {className: `card${name === chosen ? " chosen" : ""}`, id: `answer-${name}`},
-      make("h3", {}, NAMES[name]), make("p", {className: "answer"}, text || "(an empty answer)"), make("p", {className: "faint"}, notes.join("; ")),
-      make("button", {type: "button", ariaPressed: String(name === chosen), onclick: () => { chosen = name; showAnswers(); }}, "Look inside"));
-    return card;
-  }));
-  lookInside();
+  $("answers").replaceChildren(...POLICIES.map(card));
+}
+
+// A model's answer, as far as it is known.
+function card(name) {
+  const {ids, text, score, kl} = answers[name] || {text: "\u2026"}, notes = [];
+  if (score !== undefined) notes.push(kl === undefined ? `score ${signed(score)}` : inAll(score, data.usual, kl) + (name === "beta0" ? ", if it had to pay" : ""));
+  if (ids && ids.at(-1) !== tokenizer.eos) notes.push(`cut off after ${LIMIT} tokens: it did not end`);
+  const look = () => { chosen = name; showAnswers(); lookInside(); };
+  return make("div", {className: `card${name === chosen ? " chosen" : ""}`, id: `answer-${name}`},
+    make("h3", {}, NAMES[name]), make("p", {className: "answer"}, text || "(an empty answer)"), make("p", {className: "faint"}, notes.join("; ")),
+    make("button", {type: "button", ariaPressed: String(name === chosen), onclick: look}, "Look inside"));
 }
 
 // ---- 2. answers token by token ---------------------------------------------------------------------------------------
@@ -97,7 +123,7 @@ function lookInside() {
   $("columns").replaceChildren(...Object.entries(COLUMNS).map(([name, [title]]) =>
     button(title, name === column, () => { column = name; lookInside(); })));
   $("meaning").textContent = COLUMNS[column][1];
-  const names = [...new Set([chosen, $("beside").value])].filter((name) => name);
+  const names = [...new Set([chosen, $("beside").value])].filter((name) => answers[name]);
   $("strips").replaceChildren(...names.map(inside));
   $("details").replaceChildren(make("p", {className: "faint"}, "Point at a token: its numbers are explained here."));
 }
@@ -108,13 +134,13 @@ function percent(p) {
 
 // A model's answer as a strip, under its name.
 function inside(name) {
-  const {prompt, ids, scores} = answers[name], columns = columnsOf(name), {probability, kl, value} = columns;
+  const {ids} = answers[name], columns = columnsOf(name), {probability, kl, value, scores} = columns;
   const explain = (i) => {
     const lines = [`\u201c${visible(tokenizer.show(ids[i]))}\u201d: ${NAMES[name]} gave it a probability of ${percent(probability[i])}.`];
     if (kl) lines.push(`RL start, from which it was trained, gave it ${percent(probability[i] / Math.exp(kl[i]))}: training has made it ${Math.exp(kl[i]).toFixed(2)} times as probable (KL ${signed(kl[i])} nats).`);
     lines.push(ids[i] === tokenizer.eos ? `The score of the answer is ${signed(scores[i + 1])}.` : `If the answer ended after it, the score would be ${signed(scores[i + 1])}; before it, ${signed(scores[i])}.`);
     if (value) lines.push(`The value network expected ${signed(value[i])} before it${i + 1 < ids.length ? `, and ${signed(value[i + 1])} after it` : "; after it there is nothing left to expect"}.`);
-    lines.push(`Instead it might have been: ${likeliest(name, prompt, ids, i)}.`);
+    lines.push(`Instead it might have been: ${likeliest(name, i)}.`);
     return lines;
   };
   const values = columns[column] || [], title = COLUMNS[column][0];
@@ -125,34 +151,33 @@ function inside(name) {
     strip(ids.map((id) => tokenizer.show(id)), values, STRONGEST[column], write, explain, $("details")));
 }
 
-// {column: a number for each token} of a model's answer, without those that it does not have.
+// {column: a number for each token} of a model's answer, without those that it does not have; and the scores (R + 1,).
 function columnsOf(name) {
-  const {prompt, ids, scores} = answers[name];
-  const columns = {probability: responseLogps(models[name], config, prompt, ids).map(Math.exp), score: scores.slice(1)};
-  if (TRAINED.includes(name)) columns.kl = klOf(name, prompt, ids);
-  if (name === "ppo") columns.value = numbersAlong(models.value, config, prompt, ids).slice(0, -1);
+  const {ids} = answers[name], scores = reader("rm").scores(ids, tokenizer.eos);
+  const columns = {probability: reader(name).logps(ids).map(Math.exp), scores, score: scores.slice(1)};
+  if (TRAINED.includes(name)) columns.kl = klOf(name);
+  if (name === "ppo") columns.value = reader("value").numbers(ids).slice(0, -1);
   return columns;
 }
 
 // The tokens that were most probable in place of token i.
-function likeliest(name, prompt, ids, i) {
-  const reader = new Reader(models[name], config);
-  let hidden;
-  for (const id of [...prompt, ...ids.slice(0, i)]) hidden = reader.read(id);
-  const logps = reader.logProbs(hidden), order = [...logps.keys()].filter((id) => id !== ids[i]).sort((a, b) => logps[b] - logps[a]).slice(0, 4);
+function likeliest(name, i) {
+  const {ids} = answers[name], logps = reader(name).next(ids.slice(0, i));
+  const order = [...logps.keys()].filter((id) => id !== ids[i]).sort((a, b) => logps[b] - logps[a]).slice(0, 4);
   return order.map((id) => `\u201c${visible(tokenizer.show(id))}\u201d ${percent(Math.exp(logps[id]))}`).join(", ");
 }
 
 // ---- 3. fooling the reward model ------------------------------------------------------------------------------------
 
-function score(text) {
-  const prompt = promptIds(question.prompt), ids = [...tokenizer.encode(text), tokenizer.eos];
-  return {ids, scores: scoresAlong(models.rm, config, prompt, ids.slice(0, config.n_ctx - prompt.length), tokenizer.eos)};
+// The tokens of an answer to the question, cut off where the context ends.
+function answerIds(text) {
+  return [...tokenizer.encode(text), tokenizer.eos].slice(0, config.n_ctx - scorer.prompt.length);
 }
 
 function showQuestion() {
   const choose = (one) => { question = one; mine = []; showQuestion(); };
-  const fromAbove = () => choose({prompt: asked, answers: POLICIES.map((name) => ({text: answers[name].text, what: NAMES[name]}))});
+  const fromAbove = () => choose({prompt: asked, answers: POLICIES.filter((name) => answers[name]).map((name) => ({text: answers[name].text, what: NAMES[name]}))});
+  scorer = new Prompted(models.rm, config, promptIds(question.prompt));
   $("questions").replaceChildren(...data.questions.map((one) => button(one.prompt, one === question, () => choose(one))),
     button("the prompt of section 1", !question.truth, fromAbove));
   $("fact").textContent = question.truth ? `The truth, which the reward model is never told: ${question.truth} Many pages say: ${question.myth}`
@@ -164,7 +189,7 @@ function showQuestion() {
 
 function rank() {
   const given = question.answers.filter((one) => !mine.some((own) => own.text === one.text));
-  const rows = [...given, ...mine].map((one) => ({...one, score: score(one.text).scores.at(-1)}));
+  const rows = [...given, ...mine].map((one) => ({...one, score: scorer.numbers(answerIds(one.text)).at(-1)}));
   rows.sort((a, b) => b.score - a.score);
   $("ranking").replaceChildren(...table(["answer", "what it is", "score"], rows.map((one) => ({className: one.text === mine.at(-1)?.text ? "newest" : "",
     cells: [one.text, make("span", {className: one.what.startsWith("true") ? "good" : one.what.startsWith("false") ? "wrong" : ""}, one.what), signed(one.score)]}))));
@@ -174,7 +199,7 @@ function fool() {
   const text = $("written").value.trim();
   $("unknown-here").textContent = text ? unknownIn(text) : "Write an answer first.";
   if (!text) return;
-  const {ids, scores} = score(text);
+  const ids = answerIds(text), scores = scorer.scores(ids, tokenizer.eos);
   const explain = (i) => [ids[i] === tokenizer.eos ? `The answer ends: its score is ${signed(scores[i + 1])}.`
     : `If the answer ended after \u201c${visible(tokenizer.show(ids[i]))}\u201d, its score would be ${signed(scores[i + 1])}: ${signed(scores[i + 1] - scores[i])} by this token.`];
   $("growing").replaceChildren(strip(ids.map((id) => tokenizer.show(id)), scores.slice(1), 2, (v) => signed(v), explain, $("growing-details")));
@@ -216,9 +241,9 @@ function watch() {
 
 // ---- the beginning --------------------------------------------------------------------------------------------------
 
-function begin() {
+async function begin() {
   try {
-    models = unpackModels(data.models, Uint8Array.from(atob($("weights").textContent), (c) => c.charCodeAt(0)));
+    models = unpackModels(data.models, fromBase64($("weights").textContent));
   } catch (error) {
     $("said").textContent = error.message.includes("damaged") ? error.message : `This page's weights cannot be read (${error.message}). Make the page again.`;
     $("said").className = "bad";
@@ -251,9 +276,9 @@ function begin() {
   for (const id of ["watched", "iteration", "beta"]) $(id).oninput = watch;
   $("made").textContent = data.made;
   $("prompt").value = data.examples[0].prompt;
-  ask();
-  showQuestion();
+  await ask();
   watch();
+  showQuestion();
 }
 
 begin();

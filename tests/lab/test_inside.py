@@ -62,10 +62,18 @@ def page(tiny_run, tmp_path_factory, in_one_process):
 @pytest.fixture
 def browser(chromium, page):
     chromium.get(page.as_uri())
+    wait(chromium)
     yield chromium
     assert chromium.title != "hacked" and not [
         line for line in chromium.get_log("browser") if "favicon" not in str(line)
     ]
+
+
+def wait(browser):
+    """Until all models have answered."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60).until(lambda _: by_id(browser, "answers").get_attribute("aria-busy") == "false")
 
 
 def by_id(browser, id):
@@ -99,16 +107,17 @@ def test_the_pages_forward_is_pytorchs(browser, networks, tokenizer):
     answers = [[rng.randrange(tokenizer.n_vocab) for _ in range(rng.randint(1, 12))] for _ in range(200)]
     script = """
         const [description, weights, texts, answers, eos] = arguments;
-        const models = unpackModels(description, Uint8Array.from(atob(weights), (c) => c.charCodeAt(0)));
+        const models = unpackModels(description, fromBase64(weights));
         const along = (name, ids) => {
             const reader = new Reader(models[name], description.config);
             return ids.map((id) => [...reader.logProbs(reader.read(id))]);
         };
-        const greedy = (name, ids) => generate(models[name], description.config, ids, 26, eos, mostLikely);
+        const greedy = (name, ids) => new Prompted(models[name], description.config, ids).generate(26, eos, mostLikely);
+        const scorer = new Prompted(models.rm, description.config, texts[0]);
         return {
             logps: Object.fromEntries(["gpt", "ppo"].map((name) => [name, texts.map((ids) => along(name, ids))])),
             greedy: Object.fromEntries(["gpt", "ppo"].map((name) => [name, texts.map((ids) => greedy(name, ids))])),
-            scores: answers.map((ids) => numbersAlong(models.rm, description.config, texts[0], ids).at(-1)),
+            scores: answers.map((ids) => scorer.numbers(ids).at(-1)),
         };"""
     packed = base64.b64encode(weights).decode()
     found = browser.execute_script(script, description, packed, texts, answers, tokenizer.eos)
@@ -164,6 +173,7 @@ def test_a_prompt_is_answered_by_all_and_an_answer_is_shown_token_by_token(brows
     kinds = by_id(browser, "kinds").find_elements("tag name", "button")
     assert len(kinds) >= 20
     kinds[3].click()
+    wait(browser)
     cards = by_id(browser, "answers").find_elements("class name", "card")
     names = [card.find_element("tag name", "h3").text for card in cards]
     assert names == ["GPT", "SFT", "RL start", "PPO", "PPO-ptx", "PPO, beta 0"]
@@ -199,13 +209,13 @@ def test_a_chart_says_its_value_where_it_is_pointed_at_and_takes_one_there(brows
 
 def test_the_kl_on_the_page_is_the_policys_minus_the_starts(browser):
     found = browser.execute_script("""
-        const {prompt, ids} = answers.ppo;
-        const [own, start] = ["ppo", "rl_start"].map((name) => responseLogps(models[name], config, prompt, ids));
+        const {ids} = answers.ppo, prompt = tokenizer.encode(asked + "\\n");
+        const [own, start] = ["ppo", "rl_start"].map((name) => new Prompted(models[name], config, prompt).logps(ids));
         return [own.map((a, i) => a - start[i]).reduce((a, b) => a + b, 0)];""")[0]
     browser.execute_script("chosen = 'ppo'; column = 'kl'; showAnswers()")
     text = f"{found:+.2f}".replace("-0.00", "+0.00").replace("-", "\u2212")
     assert f"PPO: the sum is {text} nats" in by_id(browser, "strips").text
-    score = browser.execute_script("return answers.ppo.scores.at(-1)")
+    score = browser.execute_script("return answers.ppo.score")
     beta = browser.execute_script("return data.usual")
     total = f"{score - beta * found:+.2f}".replace("-", "\u2212")
     start = f"{score:+.2f}".replace("-", "\u2212")
@@ -216,6 +226,7 @@ def test_a_word_that_is_none_of_the_towns_is_named_and_text_stays_text(browser):
     by_id(browser, "prompt").clear()
     by_id(browser, "prompt").send_keys(f"How do I bake a cake {EVIL}")
     by_id(browser, "ask").submit()
+    wait(browser)
     assert (
         "The town has no word" in by_id(browser, "unknown").text
         and "\u201cbake\u201d" in by_id(browser, "unknown").text
@@ -318,7 +329,9 @@ def test_held_out_labelers_compare_a_models_answers_with_sfts(tiny_run, monkeypa
 def test_an_answers_score_so_far_is_its_score_if_it_ended_there(browser):
     """On the page, and in the microscope: as a text of its own has it."""
     found = browser.execute_script("""
-        const {prompt, ids, scores} = answers.sft, along = (own) => numbersAlong(models.rm, config, prompt, own).at(-1);
+        const {ids, score} = answers.sft, prompt = tokenizer.encode(asked + "\\n");
+        const along = (own) => new Prompted(models.rm, config, prompt).numbers(own).at(-1), {scores} = columnsOf("sft");
+        if (scores.at(-1) !== score) throw new Error("two scores");
         return [scores, [...ids.keys()].map((i) => along([...ids.slice(0, i), tokenizer.eos])), along(ids)];""")
     scores, ended, whole = found
     assert scores[:-1] == pytest.approx(ended, abs=1e-5) and scores[-1] == pytest.approx(whole, abs=1e-5)
@@ -391,6 +404,7 @@ def test_the_page_that_is_checked_in_answers(chromium):
     path = live.Path(__file__).parents[2] / "docs" / "town.html"
     assert path.stat().st_size <= live.MOST
     chromium.get(path.as_uri())
+    wait(chromium)
     cards = by_id(chromium, "answers").find_elements("class name", "card")
     assert len(cards) == len(live.NAMES) and all(card.find_element("class name", "answer").text for card in cards)
     assert "with seed 0, commit " in by_id(chromium, "made").text
