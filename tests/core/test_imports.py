@@ -13,15 +13,15 @@ SUPPORT = """
     config files distributed device forward statistics
     muon formats rows accumulation sampling progress shown
     folder records tokenizer cuda_graph curves
-    huggingface
-    checkpoint
+    huggingface signs
+    checkpoint diagnosis
     run
 """
 PAPER = """
     model losses data
     rollout
 """
-LAB = ("lab", "lab/findings", "lab/methods", "lab/inside")
+LAB = ("lab", "lab/findings", "lab/methods", "lab/inside", "lab/doctor")
 FOLDERS = ("minirlhf", "minirlhf/support", "data/town", "tools", "tools/web", *LAB, ".")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
 TRAINING = {"pretrain", "train_sft", "train_rm", "train_ppo"}
@@ -36,6 +36,7 @@ BELOW = {
     "lab.findings": {"minirlhf", "data.town", "tools", "lab"} | TRAINING,
     "lab.methods": {"minirlhf", "data.town", "lab", "train_ppo"},
     "lab.inside": {"minirlhf", "data.town", "lab"},
+    "lab.doctor": {"minirlhf", "lab"} | TRAINING,
 }
 ALONE = {  # files that may import something else than their folder's
     "data.town.__main__": {"data.town", "minirlhf"},

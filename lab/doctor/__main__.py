@@ -1,0 +1,183 @@
+"""Puts faults into runs, and sees what minirlhf.support.diagnosis says of them.
+
+    python -m lab.doctor train     makes runs, half of them with a fault, and learns the healthy bands from the others
+    python -m lab.doctor judge     makes runs of other seeds, sizes, towns and data, and counts how often it is right
+
+Each takes up to three hours on two cores. After a stop or a kill, the same command continues.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.provenance import made_by
+from lab.workers import at_once
+from minirlhf.support import diagnosis, signs
+from minirlhf.support.config import Text, command, require_choice
+from minirlhf.support.errors import InputError, require
+from minirlhf.support.files import read_json, write_json, write_lines
+from minirlhf.support.folder import lock_output
+from minirlhf.support.records import read
+
+from . import faults
+from .bases import VALIDATION, People, Town
+from .cases import FAULTS, changed, strength
+
+BANDS = Path(diagnosis.__file__).parent / "bands.json"
+HEALTHY = {"gpt": 2, "sft": 3, "rm": 3, "ppo": 6, "ppo_ptx": 4}  # healthy runs for each base, of other seeds
+PAIRS = 4  # trials with two faults at once, for each base
+MARGIN = 0.25  # a band is as wide as all healthy runs, and a quarter on each side
+
+
+@dataclass(frozen=True)
+class Config:
+    part: Text  # train or judge
+    out: str = "runs/doctor"  # output folder
+    tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
+
+    def __post_init__(self):
+        require_choice(self, "part", ("train", "judge"))
+
+
+def bases(config):
+    """{name: where trials begin} of a part. What judges was not used to train."""
+    out, common = f"{config.out}/{config.part}", dict(judge_on="validation", stage="rm", tiny=config.tiny)
+
+    def town(name, seed, size="nano", changes=()):
+        return Town(out=f"{out}/{name}", seed=seed, size=size, changes=changes, **common)
+
+    if config.part == "train":
+        found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62)}
+        return found | {"toy-63": town("toy-63", 63, "toy")}
+    small = (("gpt", dict(n_layer=3, n_embd=96, n_head=4)),)
+    poor = (("town", dict(web=30_000, demonstration=2_000, prompt_train=4_000)), ("rankings", dict(prompts=4_000)))
+    return {
+        "nano-70": town("nano-70", 70), "nano-71": town("nano-71", 71), "toy-72": town("toy-72", 72, "toy"),
+        "another size": town("size-73", 73, "toy", small), "another town": town("town-74", 74, "nano", poor),
+        "people": People(out=f"{out}/people", seed=75),
+    }  # fmt: skip
+
+
+def main(config):
+    lock_output(config, ignore=("part",))
+    if config.part == "judge" and not BANDS.exists():
+        raise InputError("no bands.json yet: train first (python -m lab.doctor train)")
+    patients = []
+    for name, base in bases(config).items():
+        own = base.prepare()
+        calls = [(trial, own, *case) for case in cases_of(own, name, config)]
+        patients += [{"base": name} | found for found in at_once(*calls)]
+    if config.part == "train":
+        write_json(BANDS, {"bands": bands_of([Path(one["folder"]) for one in patients if not one["diseases"]])})
+    found = at_once(*[(say, one) for one in patients])
+    write_json(f"{config.out}/{config.part}.json", {"patients": found, "made by": made_by()})
+    right = sum(one["said"] in (one["diseases"] or [""]) for one in found)
+    print(f"{config.out}/{config.part}.json: right in {right} of {len(found)} runs")
+
+
+def cases_of(own, name, config):
+    """(stage, [(Fault, strength)], seed) of each trial of a base."""
+    rng, found = random.Random(f"doctor {name}"), []
+    for stage, known in FAULTS.items():
+        healthy, *sick = known
+        for fault in [healthy] * (1 if config.tiny else HEALTHY[stage]) + sick:
+            found.append((stage, [(fault, strength(fault, rng))]))
+    if config.part == "judge":
+        functions = [fault for fault in FAULTS["ppo"][1:] if fault.name in faults.FAULTS]
+        for _ in range(1 if config.tiny else PAIRS):
+            found.append(("ppo", [(fault, strength(fault, rng)) for fault in rng.sample(functions, 2)]))
+    return [(*case, 1000 * own.seed + number) for number, case in enumerate(found)]
+
+
+def trial(own, stage, given, seed):
+    """Trains with faults, and keeps the log. Returns what is known of the run."""
+    script, name = stage.removesuffix("_ptx"), "-".join(f"{fault.name}-{how:.3g}" for fault, how in given)
+    folder = Path(own.out) / "trials" / f"{stage}-{name}-{seed}"
+    if not (folder / "trial.json").exists():
+        settings = settings_of(own, stage) | {"out": str(folder), "seed": seed, "resume": True, "save_every": 10_000}
+        of_data = [(fault.name, how) for fault, how in given if fault.name not in faults.FAULTS]
+        for fault, how in of_data:
+            settings |= spoilt(own, script, fault, how, folder)
+        own_faults = [(fault.name, how) for fault, how in given if fault.name in faults.FAULTS]
+        ended = "finished"
+        try:
+            faults.train(script, settings, own_faults)
+        except InputError as error:
+            require("last good checkpoint" in str(error), str(error))  # a figure is not finite
+            ended = str(error)
+        for path in folder.glob("*.pt"):
+            path.unlink()
+        (Path(own.out) / "data" / f"{folder.name}.jsonl").unlink(missing_ok=True)
+        result = {"folder": str(folder), "stage": stage, "faults": [[fault.name, how] for fault, how in given]}
+        result |= {"diseases": [fault.disease for fault, _ in given if fault.disease], "ended": ended}
+        write_json(folder / "trial.json", result)
+    return read_json(folder / "trial.json")
+
+
+def settings_of(own, stage):
+    """The flags of a healthy run."""
+    start, out = {"ppo": "rl_start", "ppo_ptx": "rl_start"}, own.out
+    if stage in start:
+        changes = dict(ptx_coef=0.0) if stage == "ppo" else {}
+        return own.ppo(f"{out}/rl_start", f"{out}/rm", **changes)[1]
+    validation = {"validation": own.file(VALIDATION[stage])}
+    if stage == "gpt":
+        return own.gpt(data=own.file("web_part"), **validation)[1]
+    if stage == "sft":
+        return own.sft(f"{out}/gpt", **validation)[1]
+    return own.rm(f"{out}/sft", data=own.file("rankings_training"), **validation)[1]
+
+
+def spoilt(own, script, fault, how, folder):
+    """The flag of a file with a fault."""
+    if script == "ppo":  # a reward model that learned from such rankings
+        return {"reward_model": f"{own.out}/rm-{fault}"}
+    names = {"gpt": "web_part", "sft": "demonstrations", "rm": "rankings_training"}
+    rows = read(own.file(names[script]), {"gpt": "document", "sft": "demonstration", "rm": "ranking"}[script])
+    path = Path(own.out) / "data" / f"{folder.name}.jsonl"
+    write_lines(path, changed(rows, fault, how, random.Random(str(folder))))
+    return {"data": str(path)}
+
+
+def bands_of(folders):
+    """{kind: {sign: [[low, high] at each tenth]}} of healthy runs."""
+    values = {}
+    for folder in folders:
+        log = signs.read_log(folder)
+        for part in range(1, 21):
+            so_far = log.upto(max(1, round(len(log.rows) * part / 20)))
+            for name in (name for name in diagnosis.names_of(log.kind) if name not in diagnosis.EXACT):
+                own = values.setdefault(log.kind, {}).setdefault(name, [[] for _ in range(10)])
+                own[so_far.tenth - 1].append(getattr(signs, name)(so_far))
+    return {kind: {name: [widened(own) for own in tenths] for name, tenths in known.items()}
+            for kind, known in values.items()}  # fmt: skip
+
+
+def widened(values):
+    """[low, high] of values (None: there was none), with a margin; [None, None] if there are none."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return [None, None]
+    margin = MARGIN * (max(values) - min(values))
+    return [min(values) - margin, max(values) + margin]
+
+
+def say(patient):
+    """What the diagnosis of a trial is, and after which share of the run it was known."""
+    log = signs.read_log(patient["folder"])
+    found = diagnosis.diagnose(log)
+    said = found.disease.name if found.disease else ""
+    knew = next((part / 20 for part in range(1, 21) if all(disease_at(log, p) == said for p in range(part, 21))), 1.0)
+    values = {name: getattr(signs, name)(log) for name in diagnosis.names_of(log.kind)}
+    others = [disease.name for disease in found.others]
+    return patient | {"said": said, "others": others, "knew": knew, "values": values, "rows": len(log.rows)}
+
+
+def disease_at(log, part):
+    """The name of the disease that is seen after some twentieths of a log."""
+    found = diagnosis.diagnose(log.upto(max(1, round(len(log.rows) * part / 20))), quick=True)
+    return found.disease.name if found.disease else ""
+
+
+if __name__ == "__main__":
+    command(main, Config, "part")

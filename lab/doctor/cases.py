@@ -1,0 +1,93 @@
+"""Runs of which it is known what is wrong: healthy ones, and some with a fault of a strength drawn at random.
+
+All share a few starting points, here called bases: the models and files that a training starts from.
+"""
+
+import math
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """What is put into a run, and what a doctor should say."""
+
+    name: str  # a function of faults.py; or repeated, shuffled, flipped, which are faults of the data
+    low: float  # strengths are drawn between low and high, evenly on a logarithmic scale
+    high: float
+    disease: str  # of minirlhf/support/diagnosis.py; "" is healthy
+
+
+SLOW, FAST = "it learns too slowly", "it learns too fast"
+FAULTS = {
+    "gpt": (
+        Fault("none", 1, 1, ""),
+        Fault("learning_rate", 8, 40, FAST),
+        Fault("learning_rate", 0.01, 0.1, SLOW),
+        Fault("repeated", 5, 20, "data are repeated"),
+    ),
+    "sft": (
+        Fault("none", 1, 1, ""),
+        Fault("learning_rate", 8, 40, FAST),
+        Fault("learning_rate", 0.01, 0.1, SLOW),
+        Fault("epochs", 10, 20, "it memorises its data"),
+        Fault("repeated", 5, 20, "data are repeated"),
+    ),
+    "rm": (
+        Fault("none", 1, 1, ""),
+        Fault("learning_rate", 8, 40, FAST),
+        Fault("learning_rate", 0.01, 0.1, SLOW),
+        Fault("epochs", 6, 10, "it memorises its data"),
+        Fault("repeated", 5, 20, "it memorises its data"),
+        Fault("shuffled", 1, 1, "the rankings teach nothing"),
+        Fault("flipped", 1, 1, "the rankings contradict the validation"),
+    ),
+    "ppo": (
+        Fault("none", 1, 1, ""),
+        Fault("learning_rate", 5, 40, FAST),
+        Fault("learning_rate", 0.01, 0.1, SLOW),
+        Fault("value_learning_rate", 30, 200, "the value network does not learn"),
+        Fault("value_learning_rate", 0.0005, 0.02, "the value network does not learn"),
+        Fault("both_learning_rates", 5, 40, FAST),
+        Fault("beta", 0.001, 0.05, "beta is too small"),
+        Fault("beta", 20, 200, "beta is too large"),
+        Fault("kl_sign", 0.3, 3, "rewards are wrong"),
+        Fault("kl_clamped", 1, 1, "rewards are wrong"),
+        Fault("less_entropy", 0.3, 2, "the entropy collapses"),
+        Fault("scaled", 5, 30, "scores are too large"),
+        Fault("scaled", 0.03, 0.2, "scores are too small"),
+        Fault("reversed_scores", 1, 1, "the reward model is wrong"),
+        Fault("shuffled", 1, 1, "the reward model is wrong"),
+        Fault("likes_length", 0.1, 0.5, "answers do not end"),
+        Fault("likes_length", -0.5, -0.1, "answers end at once"),
+        Fault("at_padding", 1, 1, "the same answer has several scores"),
+        Fault("temperature", 0.5, 0.8, "sampling and learning differ"),
+        Fault("temperature", 1.25, 1.6, "sampling and learning differ"),
+        Fault("dropout", 0.05, 0.2, "sampling and learning differ"),
+        Fault("stale", 1, 4, "answers are stale"),
+        Fault("padding_counts", 1, 1, "padding counts"),
+        Fault("short", 0.9995, 0.99999, "the average is too slow"),
+    ),
+    "ppo_ptx": (
+        Fault("none", 1, 1, ""),
+        Fault("gamma", 30, 300, "gamma is too large"),
+        Fault("learning_rate", 5, 40, FAST),
+        Fault("beta", 0.001, 0.05, "beta is too small"),
+        Fault("less_entropy", 0.3, 2, "the entropy collapses"),
+    ),
+}  # fmt: skip
+
+
+def strength(fault, rng):
+    """A strength between a fault's low and high."""
+    sign = -1 if fault.low < 0 else 1
+    ends = sorted((abs(fault.low), abs(fault.high)))
+    return sign * math.exp(rng.uniform(*map(math.log, ends)))
+
+
+def changed(records, fault, strength, rng):
+    """Records with a fault that is in the data."""
+    if fault == "repeated":
+        few = rng.sample(records, max(1, round(len(records) / strength)))
+        return (few * math.ceil(strength))[: len(records)]
+    if fault == "shuffled":
+        return [r | {"ranks": rng.sample(r["ranks"], len(r["ranks"]))} for r in records]
+    return [r | {"ranks": [max(r["ranks"]) + 1 - rank for rank in r["ranks"]]} for r in records]  # flipped

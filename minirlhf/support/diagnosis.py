@@ -1,0 +1,276 @@
+"""Which disease a run has: the signs that are outside the healthy band, and what they mean together.
+
+A disease is a row of DISEASES: the signs that it needs, each too high or too low, and what to change first. The first
+row whose signs are all there is the diagnosis. So what must be exactly so stands before what is usually so, and causes
+stand before what follows from them.
+
+The healthy band of a sign is where healthy runs had it, at each tenth of the run (bands.json, which lab.doctor writes).
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from . import signs
+
+PPO, PTX, RM, SFT = ("ppo", "ppo_ptx"), ("ppo_ptx",), ("rm",), ("gpt", "sft")
+FEW = 10
+# The bands of what must be exactly so need no healthy run: (low, high) of a sign.
+EXACT = {
+    "first_kl": (None, 0.02),  # rounding, in bfloat16 too
+    "first_ratios": (0.25, None),  # of eight minibatches, with eight answers shown: 0.66 of the iterations
+    "wrong_rewards": (None, 0.01),  # four digits are logged
+    "after_the_end": (None, 0.0),
+    "unequal_scores": (None, 0.01),  # rounding, in bfloat16 too
+    "share_of_start": (None, 0.5),
+    "learned": (3.0, None),  # standard errors
+    "pairs_right": (0.5, None),
+}
+
+
+class Disease(NamedTuple):
+    name: str
+    kinds: tuple  # of runs that can have it
+    needs: dict  # {sign: "high" or "low"}
+    advice: str  # what to look at, or to change, first
+
+
+class Sign(NamedTuple):
+    """A sign that is outside: its value, the healthy band there, and since which step it has been outside."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    since: int
+
+    @property
+    def side(self):
+        return "high" if self.high is not None and self.value > self.high else "low"
+
+
+class Diagnosis(NamedTuple):
+    disease: Disease | None  # None: healthy, as far as the log shows
+    evidence: tuple  # its Signs
+    others: tuple  # further Diseases whose signs are all there
+    also: tuple  # Signs outside that the disease does not need
+    unseen: tuple  # names of signs that this log does not have
+
+
+DISEASES = (
+    # what must be exactly so
+    Disease(
+        "padding counts",
+        PPO,
+        {"after_the_end": "high"},
+        "Answers have tokens after their end: the mask is True at padding. Look at where it is made.",
+    ),
+    Disease(
+        "sampling and learning differ",
+        PPO,
+        {"first_kl": "high"},
+        "Before the first step policy and reference are one model. Look for dropout that is left on, another "
+        "temperature, top-k or top-p in sampling, tokens that are forbidden, another precision.",
+    ),
+    Disease(
+        "answers are stale",
+        PPO,
+        {"first_ratios": "low"},
+        "No answer is learned from with a ratio of 1. Learn from each batch before the next is sampled, and take "
+        "the old log-probs from the policy that sampled it.",
+    ),
+    Disease(
+        "rewards are wrong",
+        PPO,
+        {"wrong_rewards": "high"},
+        "A token's reward is not minus beta times its KL (plus the score, at the last). Look at the sign of the "
+        "KL, and for a clamp.",
+    ),
+    Disease(
+        "the same answer has several scores",
+        PPO,
+        {"unequal_scores": "high"},
+        "The reward depends on more than prompt and answer. Is it read at the last token, and not at padding?",
+    ),
+    Disease(
+        "the average is too slow",
+        PPO,
+        {"share_of_start": "high"},
+        "Most of model.pt is the initial weights. Lower --ema_decay, or train longer; policy.pt has the last.",
+    ),
+    Disease(
+        "the rankings contradict the validation",
+        RM,
+        {"pairs_right": "low"},
+        "Fewer than half of the validation pairs are in the right order. Are two columns swapped in one file?",
+    ),
+    # the scale of scores
+    Disease(
+        "scores are too large",
+        PPO,
+        {"score_size": "high"},
+        "Beta and the value's clip range are made for scores that differ by about 1. Divide the reward.",
+    ),
+    Disease(
+        "scores are too small",
+        PPO,
+        {"score_size": "low"},
+        "Beta is made for scores that differ by about 1. Multiply the reward, or lower --kl_coef.",
+    ),
+    # PPO's curves
+    Disease(
+        "it learns too fast",
+        PPO,
+        {"clipped_at_first": "high"},
+        "The policy moves too far with each batch. Lower --lr (and --value_lr).",
+    ),
+    Disease(
+        "gamma is too large",
+        PTX,
+        {"ended": "low", "ptx_fall": "high"},
+        "The policy learns to write like the documents, which do not end as answers do. Lower --ptx_coef.",
+    ),
+    Disease(
+        "answers do not end",
+        PPO,
+        {"ended": "low"},
+        "The reward rises with each token. Look at what it likes, or set --no_end_penalty.",
+    ),
+    Disease(
+        "answers end at once",
+        PPO,
+        {"length": "low"},
+        "The shortest answers have the highest reward. Look at what it likes.",
+    ),
+    Disease(
+        "beta is too large",
+        PPO,
+        {"price": "high", "score_gain": "low"},
+        "Answers differ more in the price of their KL than in score, which is not learned. Lower --kl_coef.",
+    ),
+    Disease(
+        "the entropy collapses",
+        PPO,
+        {"entropy": "low", "score_gain": "low"},
+        "Answers become alike, and not because of their score. Look at what else is in the loss.",
+    ),
+    Disease(
+        "beta is too small",
+        PPO,
+        {"kl": "high"},
+        "The policy moves far from its start, to where the reward model has seen nothing. Raise --kl_coef, and "
+        "read answers: the score says nothing there.",
+    ),
+    Disease(
+        "the reward model is wrong",
+        PPO,
+        {"explained": "low", "score_gain": "low"},
+        "Nobody can predict the score, and it does not rise. Measure the reward model on held-out pairs.",
+    ),
+    Disease(
+        "the value network does not learn",
+        PPO,
+        {"explained": "low"},
+        "Its predictions explain less of the returns than they should. Change --value_lr.",
+    ),
+    Disease("it learns too slowly", PPO, {"clipped": "low", "kl": "low"}, "The policy hardly moves. Raise --lr."),
+    # losses
+    Disease(
+        "data are repeated",
+        SFT,
+        {"first_gap": "high"},
+        "In the first epoch the loss on training data is below the validation loss: records occur several times.",
+    ),
+    Disease(
+        "it memorises its data",
+        SFT,
+        {"validation_rise": "high"},
+        "The validation loss has risen since its lowest. Take an earlier epoch, fewer epochs, or more data.",
+    ),
+    Disease("it learns too fast", SFT, {"loss_end": "high"}, "The loss has stalled. Lower the learning rate."),
+    Disease("it learns too slowly", SFT, {"slowness": "high"}, "The loss falls slowly. Raise the learning rate."),
+    Disease(
+        "the rankings teach nothing",
+        RM,
+        {"learned": "low"},
+        "The model orders pairs no better than chance. Are ranks shuffled, or labelers at odds?",
+    ),
+    Disease(
+        "it memorises its data",
+        RM,
+        {"pairs_gap": "high"},
+        "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions.",
+    ),
+    Disease("it learns too fast", RM, {"loss_peak": "high"}, "The loss has risen at first. Lower the learning rate."),
+    Disease("it learns too slowly", RM, {"slowness": "high"}, "The loss falls slowly. Raise the learning rate."),
+)
+
+
+@functools.cache
+def learned():
+    """{"bands": {kind of run: {sign: [[low, high] at each tenth]}}, "trials": {disease: [right, said]}}."""
+    path = Path(__file__).parent / "bands.json"
+    return json.loads(path.read_text()) if path.exists() else {"bands": {}}
+
+
+def trials():
+    """{disease: (in how many trials it was rightly said, in how many it was said)}."""
+    return learned().get("trials", {})
+
+
+def band(log, name):
+    """(low, high) of healthy runs; None where there is no bound. A run of fewer than FEW steps has no curves."""
+    if name in EXACT:
+        return EXACT[name]
+    own = learned()["bands"].get(log.kind, {}).get(name)
+    return tuple(own[log.tenth - 1]) if own and log.steps >= FEW else (None, None)
+
+
+def outside(value, low, high):
+    return value is not None and ((low is not None and value < low) or (high is not None and value > high))
+
+
+def history(log, name, points=20):
+    """[(step, value, low, high)] of a sign, as it was after each twentieth of the log."""
+    found, n = [], len(log.rows)
+    for count in sorted({max(1, round(n * part / points)) for part in range(1, points + 1)}):
+        part = log.upto(count)
+        value = getattr(signs, name)(part)
+        if value is not None:
+            found.append((part.rows[-1]["step"], value, *band(part, name)))
+    return found
+
+
+def line(log):
+    """A Diagnosis in one line."""
+    found = diagnose(log, quick=True).disease
+    return found.name if found else "healthy, as far as the log shows"
+
+
+def since(rows):
+    """The step of the first of the last rows of a history that are all outside."""
+    inside = [i for i, (_, *value) in enumerate(rows) if not outside(*value)]
+    return rows[inside[-1] + 1 if inside else 0][0]
+
+
+def names_of(kind):
+    """The names of the signs that diseases of a kind of run need."""
+    return list(dict.fromkeys(name for disease in DISEASES if kind in disease.kinds for name in disease.needs))
+
+
+def diagnose(log, quick=False):
+    """The Diagnosis of a signs.Log. quick: without looking since when."""
+    values = {name: getattr(signs, name)(log) for name in names_of(log.kind)}
+    found = {}
+    for name, value in values.items():
+        low, high = band(log, name)
+        if outside(value, low, high):
+            step = log.rows[-1]["step"] if quick else since(history(log, name))
+            found[name] = Sign(name, value, low, high, step)
+    has = [own for own in DISEASES if log.kind in own.kinds
+           and all(name in found and found[name].side == side for name, side in own.needs.items())]  # fmt: skip
+    evidence = tuple(found[name] for name in has[0].needs) if has else ()
+    also = tuple(sign for sign in found.values() if sign not in evidence)
+    unseen = tuple(name for name, value in values.items() if value is None)
+    return Diagnosis(has[0] if has else None, evidence, tuple(has[1:]), also, unseen)

@@ -1,0 +1,266 @@
+"""Signs of a run's health: numbers that are computed from its log, and that a learner could read off the curves.
+
+A sign is a function below. It takes a Log and returns a number, or None if the log does not have what it needs. Its
+docstring says what the number tells. Where healthy runs have it is in bands.json, for each tenth of a run. diagnosis.py
+says which signs make which disease.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from .curves import read_metrics
+from .errors import require
+
+FIRST = 10  # iterations that count as the first ones
+EXACT = 2e-3  # what rounding to four digits, twice, may change of a number of a few units
+
+
+class Log:
+    """A run's log. kind: gpt, sft, rm, ppo or ppo_ptx; rows: those of metrics.jsonl; tokens: of tokens.jsonl; flags: of
+    config.json; steps: how many the run has in all, where it is known."""
+
+    def __init__(self, rows, tokens=(), flags=None, kind=None):
+        self.rows, self.tokens, self.flags = rows, list(tokens), flags or {}
+        self.kind = kind or kind_of(rows, self.flags)
+        self.steps = steps_of(self.kind, self.flags) or len(rows)
+
+    def __getitem__(self, name):
+        """A column's values, a float array; of rows without a value nothing."""
+        return np.array([row[name] for row in self.rows if row.get(name) is not None], float)
+
+    def upto(self, count):
+        """The log as it was after `count` rows."""
+        last = self.rows[:count][-1]["step"] if count else -1
+        log = Log(self.rows[:count], [row for row in self.tokens if row["step"] <= last], self.flags, self.kind)
+        log.steps = self.steps
+        return log
+
+    @property
+    def tenth(self):
+        """Which tenth of the run is reached, 1 to 10."""
+        return min(10, max(1, 10 * len(self.rows) // max(1, self.steps)))
+
+
+def read_log(folder):
+    """The Log of a run's folder. InputError, with file and line, if it is not one."""
+    require((Path(folder) / "metrics.jsonl").is_file(), f"{folder}: no metrics.jsonl; give the folder of a run")
+    rows = [row for row in read_metrics(folder) if len(row) > 1]
+    tokens = read_metrics(folder, "tokens.jsonl") if (Path(folder) / "tokens.jsonl").is_file() else []
+    path = Path(folder) / "config.json"
+    return Log(rows, tokens, json.loads(path.read_text()) if path.is_file() else {})
+
+
+def kind_of(rows, flags):
+    """Which script wrote a log, by its columns."""
+    columns = set().union(*rows)
+    if "kl" in columns:
+        return "ppo_ptx" if "ptx_loss" in columns else "ppo"
+    return "rm" if "accuracy" in columns else "gpt" if "tokenizer" in flags else "sft"
+
+
+def steps_of(kind, flags):
+    """How many steps a run of PPO has; None for others, whose number depends on their data."""
+    return flags["episodes"] // flags["batch_size"] if kind.startswith("ppo") and "episodes" in flags else None
+
+
+def last(values, share=5):
+    """The mean of the last fifth."""
+    return float(values[-max(1, len(values) // share) :].mean()) if len(values) else None
+
+
+def first(values, count=3):
+    return float(values[:count].mean()) if len(values) else None
+
+
+# --- PPO: what must be exactly so ------------------------------------------------------------------------------------
+
+
+def first_kl(log):
+    """The KL of the first iteration, nats per answer, without its sign. Policy and reference are one model then: if it
+    is not 0, sampling and learning do not compute the same log-probs."""
+    return abs(float(log["kl"][0])) if len(log["kl"]) else None
+
+
+def first_ratios(log):
+    """The share of iterations of which an answer is shown that was learned from before any step: the ratios of all its
+    tokens are 1. (Of a batch the answers of the first minibatch are.)"""
+    iterations = {}
+    for row in log.tokens:
+        if row.get("ratio"):
+            whole = max(abs(ratio - 1) for ratio in row["ratio"]) < EXACT
+            iterations[row["step"]] = iterations.get(row["step"], False) or whole
+    return float(np.mean([*iterations.values()])) if len(iterations) >= 5 else None
+
+
+def wrong_rewards(log):
+    """The largest difference between the reward at a token and what it should be: minus beta times the KL at the token,
+    and at the last one the score, too."""
+    beta, worst = log.flags.get("kl_coef") if "gae_lambda" in log.flags else None, None  # of train_ppo.py
+    for row in log.tokens if beta is not None else ():
+        right = -beta * (np.array(row["logp"]) - row["ref_logp"])
+        right[-1] += row["score"]
+        worst = max(worst or 0.0, float(np.abs(right - row["reward"]).max()))
+    return worst
+
+
+def after_the_end(log):
+    """The most tokens that an answer has after its end-of-text."""
+    ids = [row["tokens"] for row in log.tokens]
+    return max((len(own) - 1 - own.index("<|endoftext|>") for own in ids if "<|endoftext|>" in own), default=None)
+
+
+def unequal_scores(log):
+    """The largest difference between two scores of the same answer to the same prompt."""
+    seen = {}
+    for row in log.tokens:
+        seen.setdefault((row["prompt"], *row["ids"]), []).append(row["score"])
+    return max((max(scores) - min(scores) for scores in seen.values() if len(scores) > 1), default=None)
+
+
+def share_of_start(log):
+    """The share of the initial weights in the saved average."""
+    flags = log.flags
+    if not {"ema_decay", "inner_epochs", "minibatch_size"} <= flags.keys() or not log.kind.startswith("ppo"):
+        return None
+    return flags["ema_decay"] ** (log.steps * flags["inner_epochs"] * flags["batch_size"] / flags["minibatch_size"])
+
+
+# --- PPO: curves -----------------------------------------------------------------------------------------------------
+
+
+def score_size(log):
+    """The standard deviation of the scores of the answers shown in the first iterations."""
+    scores = [row["score"] for row in log.tokens if row["step"] < FIRST and not row.get("again")]
+    return float(np.std(scores)) if len(scores) >= 8 else None
+
+
+def score_gain(log):
+    """How much the score has risen, in standard deviations of scores at the beginning."""
+    size, scores = score_size(log), log["score"]
+    return (last(scores) - first(scores)) / size if size else None
+
+
+def kl(log):
+    """The KL from the start, nats per token of an answer."""
+    return last(log["kl"]) / last(log["response_length"]) if len(log["kl"]) and len(log["response_length"]) else None
+
+
+def price(log):
+    """How much answers differ in the price of their KL, beta times it, divided by how much they differ in score (both
+    standard deviations, of the answers shown in the newest fifth)."""
+    beta, rows = log.flags.get("kl_coef"), [row for row in log.tokens if not row.get("again")]
+    rows = rows[-max(16, len(rows) // 5) :]
+    if beta is None or len(rows) < 16:
+        return None
+    kls = [sum(row["logp"]) - sum(row["ref_logp"]) for row in rows]
+    return beta * float(np.std(kls)) / max(1e-8, float(np.std([row["score"] for row in rows])))
+
+
+def clipped_at_first(log):
+    """The largest share of clipped tokens in the first iterations: how far the policy moves with each batch."""
+    values = log["clip_fraction"][:FIRST]
+    return float(values.max()) if len(values) else None
+
+
+def clipped(log):
+    """The share of clipped tokens."""
+    return last(log["clip_fraction"])
+
+
+def explained(log):
+    """The share of the returns' variance that the value network explains."""
+    return last(log["explained_variance"])
+
+
+def ended(log):
+    """The share of answers that end."""
+    return last(log["ended"])
+
+
+def length(log):
+    """The length of answers, divided by that at the beginning."""
+    return last(log["response_length"]) / first(log["response_length"], 1) if len(log["response_length"]) else None
+
+
+def entropy(log):
+    """The entropy of a token, divided by that at the beginning."""
+    return last(log["entropy"]) / max(1e-8, first(log["entropy"], 1)) if len(log["entropy"]) else None
+
+
+def ptx_fall(log):
+    """How far the loss on documents has fallen, nats per token."""
+    return first(log["ptx_loss"]) - last(log["ptx_loss"]) if len(log["ptx_loss"]) else None
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def smooth(values, width=10):
+    """The means of successive parts of ten steps, or fewer if there are few."""
+    return np.array([part.mean() for part in np.array_split(values, max(1, len(values) // width)) if len(part)])
+
+
+def loss_peak(log):
+    """The largest loss in the first fifth of the run (means of ten steps), divided by the first ten steps' mean."""
+    values = smooth(log["loss"])
+    return float(values[: max(2, len(values) // 5)].max() / values[0]) if len(values) >= 10 else None
+
+
+def loss_end(log):
+    """The loss of the last fifth, divided by the loss of the first ten steps."""
+    values = smooth(log["loss"])
+    return last(values) / float(values[0]) if len(values) >= 10 else None
+
+
+def slowness(log):
+    """The share of the run after which four fifths of the loss's fall are done."""
+    values = smooth(log["loss"])
+    if len(values) < 10:
+        return None
+    fall = values[0] - last(values, 10)
+    return float(np.argmax(values <= values[0] - 0.8 * fall) / len(values)) if fall > 0 else 1.0
+
+
+def gap(log):
+    """How much lower the loss is on training data than on validation data: their difference after the newest epoch,
+    divided by the latter."""
+    measured = [i for i, row in enumerate(log.rows) if row.get("validation_loss") is not None]
+    if not measured:
+        return None
+    rows = log.rows[: measured[-1] + 1]
+    epoch = [row["loss"] for row in rows if row.get("epoch") == rows[-1].get("epoch")]
+    return 1 - last(np.array(epoch), 4) / rows[-1]["validation_loss"]
+
+
+def first_gap(log):
+    """The same after the first epoch, in which each record should be new."""
+    measured = [i for i, row in enumerate(log.rows) if row.get("validation_loss") is not None]
+    return gap(log.upto(measured[0] + 1)) if measured else None
+
+
+def validation_rise(log):
+    """How far the validation loss is above its lowest value, as a share of it."""
+    values = log["validation_loss"]
+    return float(values[-1] / values.min() - 1) if len(values) else None
+
+
+def learned(log):
+    """How far the share of pairs in the right order is above one half in the last fifth, in standard errors."""
+    values = log["accuracy"][-max(10, len(log["accuracy"]) // 5) :]
+    error = values.std() / len(values) ** 0.5 if len(values) >= 10 else 0
+    return float((values.mean() - 0.5) / error) if error else None
+
+
+def pairs_gap(log):
+    """How much larger the share of pairs in the right order is on training data (the last fifth) than on validation
+    data."""
+    values = log["validation_accuracy"]
+    return last(log["accuracy"]) - float(values[-1]) if len(values) else None
+
+
+def pairs_right(log):
+    """The share of validation pairs in the right order."""
+    values = log["validation_accuracy"]
+    return float(values[-1]) if len(values) else None

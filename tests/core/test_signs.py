@@ -1,0 +1,184 @@
+"""Signs of a run's health, and the diseases that they make: each by hand, and each row of the table once alone."""
+
+import json
+
+import numpy as np
+import pytest
+
+from health import EOS, FALL, FLAGS, HEALTHY, N, T, bands, ppo, ppo_rows, rm, sft, token_rows  # noqa: F401
+from minirlhf.support import diagnosis, signs
+from minirlhf.support.errors import InputError
+from minirlhf.support.files import write_lines
+from minirlhf.support.signs import Log, read_log
+
+# --- signs by hand ---------------------------------------------------------------------------------------------------
+
+TWO = {"tokens": ["a", EOS, "pad"]}
+SEVERAL = {"prompt": "same\n", "score": lambda i, row: 0.5 * (i == 3)}
+STALE = {"ratio": lambda i, row: [1.0, 1.0, 1.1 if i % 2 else 1.0]}
+
+
+@pytest.mark.parametrize(("name", "log", "value"), [
+    ("first_kl", ppo(kl=-0.3), 0.3),
+    ("first_ratios", ppo(STALE), 0.5),
+    ("first_ratios", ppo({"ratio": None}), None),
+    ("wrong_rewards", ppo(), 0.0),
+    ("wrong_rewards", ppo(flags=FLAGS | {"kl_coef": -0.5}), 0.2),  # a KL of 0.2, times the difference of two betas
+    ("wrong_rewards", ppo({"score": 3.0}), 4.0),
+    ("wrong_rewards", ppo(flags={"kl_coef": 0.5}), None),  # not of train_ppo.py
+    ("after_the_end", ppo(TWO), 1),
+    ("after_the_end", ppo({"tokens": ["a", "b", "c"]}), None),  # cut off
+    ("unequal_scores", ppo(SEVERAL), 0.5),
+    ("unequal_scores", ppo(), None),  # no answer comes twice
+    ("share_of_start", ppo(), 0.9**160),
+    ("score_size", ppo(), 1.0),
+    ("score_gain", ppo(), np.linspace(0, 1, N)[-8:].mean() - np.linspace(0, 1, N)[:3].mean()),
+    ("score_gain", ppo({"score": lambda i, row: 2 * row["score"]}, score=3.0), 0.0),
+    ("price", ppo({"logp": lambda i, row: [-1.0 + (-1.0) ** i, -0.5, -0.1]}), 0.5),
+    ("kl", ppo(kl=6.0, response_length=12.0), 0.5),
+    ("clipped_at_first", ppo(clip_fraction=np.arange(N) / 100), 0.09),
+    ("clipped", ppo(clip_fraction=np.arange(N) / 100), np.mean(np.arange(32, 40)) / 100),
+    ("explained", ppo(explained_variance=0.3), 0.3),
+    ("ended", ppo(ended=np.arange(N) / N), np.mean(np.arange(32, 40)) / N),
+    ("length", ppo(response_length=np.where(np.arange(N), 5.0, 10.0)), 0.5),
+    ("entropy", ppo(entropy=np.where(np.arange(N), 0.1, 0.4)), 0.25),
+    ("ptx_fall", ppo(ptx_loss=np.where(np.arange(N) < 3, 2.0, 1.5)), 0.5),
+    ("ptx_fall", ppo(), None),
+    ("loss_peak", sft(np.where(np.arange(400) // 10 == 4, 3.0, 2.0)), 1.5),
+    ("loss_end", sft(np.where(np.arange(400) < 10, 4.0, 1.0)), 0.25),
+    ("slowness", sft(np.linspace(2, 1, 400)), 0.75),  # parts of ten steps: 30 of 40
+    ("slowness", sft(np.linspace(1, 2, 400)), 1.0),
+    ("gap", sft(1.0 + 0 * FALL, {199: 1.0, 399: 2.0}), 0.5),
+    ("first_gap", sft(1.0 + 0 * FALL, {199: 1.25, 399: 2.0}), 0.2),
+    ("first_gap", sft(validation_loss={}), None),
+    ("validation_rise", sft(validation_loss={100: 2.0, 200: 1.0, 399: 1.5}), 0.5),
+    ("learned", rm(accuracy=0.6), 0.1 / (0.1 / 80**0.5)),
+    ("pairs_gap", rm(accuracy=0.9, validation=0.6), 0.3),
+    ("pairs_right", rm(validation=0.4), 0.4),
+])  # fmt: skip
+def test_a_sign_by_hand(name, log, value):
+    found = getattr(signs, name)(log)
+    assert found is None if value is None else found == pytest.approx(value, abs=0.026 if name == "slowness" else 1e-9)
+
+
+def test_curves_that_are_too_short_have_no_sign():
+    for name in ("loss_peak", "loss_end", "slowness", "learned"):
+        assert getattr(signs, name)(Log([{"step": 0, "loss": 1.0, "accuracy": 0.5}])) is None
+    assert signs.kl(Log([{"step": 0, "kl": 1.0}])) is None  # without lengths
+
+
+# --- diseases --------------------------------------------------------------------------------------------------------
+
+SICK = {  # (disease, kind): a log that has it
+    ("padding counts", "ppo"): ppo(TWO),
+    ("sampling and learning differ", "ppo"): ppo(kl=1 + T),
+    ("answers are stale", "ppo"): ppo({"ratio": [1.0, 1.1, 1.0]}),
+    ("rewards are wrong", "ppo"): ppo(flags=FLAGS | {"kl_coef": 0.3}),
+    ("the same answer has several scores", "ppo"): ppo({"prompt": "x", "score": lambda i, row: row["score"]}),
+    ("the average is too slow", "ppo"): ppo(flags=FLAGS | {"ema_decay": 0.999}),
+    ("scores are too large", "ppo"): ppo({"score": lambda i, row: 9.0 * row["score"]}),
+    ("scores are too small", "ppo"): ppo({"score": lambda i, row: 0.1 * row["score"]}),
+    ("it learns too fast", "ppo"): ppo(clip_fraction=0.3),
+    ("gamma is too large", "ppo_ptx"): ppo(ptx_loss=1.3 - 0.6 * T, ended=1 - 0.5 * T),
+    ("answers do not end", "ppo"): ppo(ended=1 - 0.5 * T),
+    ("answers end at once", "ppo"): ppo(response_length=10 - 8 * T, kl=0.4 * T),
+    ("beta is too large", "ppo"): ppo({"logp": lambda i, row: [9.0 * (-1) ** i, 0, 0]}, score=0.0),
+    ("the entropy collapses", "ppo"): ppo(entropy=0.4 - 0.39 * T, score=0.0),
+    ("beta is too small", "ppo"): ppo(kl=30 * T),
+    ("the reward model is wrong", "ppo"): ppo(explained_variance=0.0, score=0.0),
+    ("the value network does not learn", "ppo"): ppo(explained_variance=0.0),
+    ("it learns too slowly", "ppo"): ppo(clip_fraction=0.0, kl=0.0),
+    ("data are repeated", "sft"): sft(validation_loss={199: 2.0, 399: 2.0}),
+    ("it memorises its data", "sft"): sft(validation_loss={199: 1.1, 399: 1.5}),
+    ("it learns too fast", "sft"): sft(2 + 0 * FALL),
+    ("it learns too slowly", "sft"): sft(np.linspace(FALL[0], FALL[-1], 400)),
+    ("it learns too fast", "rm"): rm(FALL + np.where((np.arange(400) > 10) & (np.arange(400) < 40), 3, 0)),
+    ("it learns too slowly", "rm"): rm(np.linspace(FALL[0], FALL[-1], 400)),
+    ("it memorises its data", "rm"): rm(accuracy=0.95),
+    ("the rankings teach nothing", "rm"): rm(accuracy=0.5, validation=0.5),
+    ("the rankings contradict the validation", "rm"): rm(validation=0.3),
+}
+for own in (("rewards are wrong", "ppo"), ("scores are too large", "ppo"), ("scores are too small", "ppo"),
+            ("the same answer has several scores", "ppo"), ("beta is too large", "ppo")):  # fmt: skip
+    for row in SICK[own].tokens if own[0] != "rewards are wrong" else ():  # what the change left behind
+        row["reward"] = list(-0.5 * (np.array(row["logp"]) - row["ref_logp"]) + [0, 0, row["score"]])
+
+
+@pytest.mark.parametrize(("name", "kind"), SICK, ids=lambda value: value.replace(" ", "-"))
+def test_each_disease_is_found_and_by_its_own_row_alone(name, kind, monkeypatch):
+    log = SICK[name, kind]
+    found = diagnosis.diagnose(log)
+    assert log.kind == kind and found.disease.name == name
+    assert [sign.name for sign in found.evidence] == [*found.disease.needs]
+    assert all(sign.side == found.disease.needs[sign.name] for sign in found.evidence)
+    others = tuple(row for row in diagnosis.DISEASES if row is not found.disease)
+    monkeypatch.setattr(diagnosis, "DISEASES", others)
+    without = diagnosis.diagnose(log).disease
+    assert without is None or without.name != name
+
+
+def test_every_row_of_the_table_has_such_a_log():
+    kinds = {"gpt": "sft"}
+    rows = {(row.name, kinds.get(kind, kind)) for row in diagnosis.DISEASES for kind in row.kinds[:1]}
+    assert rows == {(name, "ppo_ptx" if kind == "ppo_ptx" else kind) for name, kind in SICK}
+
+
+@pytest.mark.parametrize("kind", HEALTHY)
+def test_a_healthy_run_has_no_sign_outside_from_beginning_to_end(kind):
+    log = HEALTHY[kind]
+    for part in range(1, 21):
+        found = diagnosis.diagnose(log.upto(max(1, len(log.rows) * part // 20)))
+        assert found.disease is None and not found.also, part
+
+
+def test_it_says_since_when_and_only_of_what_stays_outside():
+    jump = np.where(np.arange(N) >= 20, 30.0, 2 * T)
+    found = diagnosis.diagnose(ppo(kl=jump))
+    (sign,) = found.evidence
+    assert found.disease.name == "beta is too small" and 20 <= sign.since <= 23
+    rows = [(0, 5, 0, 1), (1, 0.5, 0, 1), (2, 5, 0, 1), (3, 6, 0, 1)]
+    assert diagnosis.since(rows) == 2 and diagnosis.since(rows[2:]) == 2
+
+
+def test_a_part_of_a_run_is_compared_with_the_same_part_of_healthy_runs():
+    log = ppo()
+    assert [log.upto(n).tenth for n in (1, 4, 7, 8, 20, 40)] == [1, 1, 1, 2, 5, 10]
+    assert log.upto(4).steps == N and len(log.upto(4).tokens) == 4
+    slow = ppo(kl=np.minimum(2 * T, 0.2))  # as in a healthy run at first, and then no more
+    assert not diagnosis.diagnose(slow.upto(4)).also and diagnosis.diagnose(slow).also
+
+
+def test_what_the_log_does_not_have_is_named_and_no_disease_comes_from_it():
+    rows = [{"step": row["step"], "score": row["score"], "kl": 0.0} for row in ppo_rows()]
+    found = diagnosis.diagnose(Log(rows))
+    assert found.disease is None and {"explained", "ended", "wrong_rewards", "price"} <= set(found.unseen)
+
+
+def test_of_a_run_of_a_few_steps_only_what_must_be_so_is_looked_at():
+    short = FLAGS | {"episodes": 3 * 16}
+    for kl, name in ((0.0, None), (1.0, "sampling and learning differ")):
+        found = diagnosis.diagnose(Log(ppo_rows(kl=kl, clip_fraction=0.9)[:3], flags=short))
+        assert (found.disease.name if found.disease else None) == name
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_and_a_broken_line_is_named(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", ppo_rows())
+    assert read_log(tmp_path).kind == "ppo" and not read_log(tmp_path).flags  # an older run, without records
+    write_lines(tmp_path / "tokens.jsonl", token_rows())
+    (tmp_path / "config.json").write_text(json.dumps(FLAGS))
+    log = read_log(tmp_path)
+    assert log.steps == N and len(log.tokens) == N and diagnosis.line(log) == "healthy, as far as the log shows"
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "kl"')  # a kill
+    assert len(read_log(tmp_path).rows) == N
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "kl": 1}\nnot JSON\n')
+    with pytest.raises(InputError, match="metrics.jsonl:2"):
+        read_log(tmp_path)
+
+
+def test_kinds_are_told_by_columns():
+    kinds = {kind: log.kind for kind, log in HEALTHY.items()}
+    assert kinds == {kind: kind for kind in HEALTHY}

@@ -1,0 +1,81 @@
+"""Logs of healthy runs, made by hand, for tests of minirlhf/support/signs.py and of what reads them."""
+
+import numpy as np
+import pytest
+
+from minirlhf.support import diagnosis, signs
+from minirlhf.support.signs import Log
+
+N = 40  # iterations of a run of PPO here
+T = np.linspace(0, 1, N)
+EOS = "<|endoftext|>"
+FLAGS = dict(kl_coef=0.5, gae_lambda=0.95, episodes=N * 16, batch_size=16, minibatch_size=4, inner_epochs=1,
+             ema_decay=0.9)  # fmt: skip
+
+
+def ppo_rows(**changed):
+    """Rows of a healthy run. changed: columns, as arrays of N values."""
+    t = T
+    columns = dict(score=t, kl=2 * t, clip_fraction=0.02 + 0 * t, explained_variance=0.9 * t, entropy=0.4 - 0.1 * t,
+                   response_length=10 + t, ended=1 + 0 * t)  # fmt: skip
+    columns |= {name: values + 0 * t for name, values in changed.items()}
+    return [{"step": i} | {name: float(values[i]) for name, values in columns.items()} for i in range(N)]
+
+
+def token_rows(**changed):
+    """An answer of three tokens in each iteration, the scores 1 and -1 in turn. changed: of every row."""
+    rows = []
+    for i in range(N):
+        logp, ref_logp, score = np.array([-1.0, -0.5, -0.1]), np.array([-1.2, -0.4, -0.1]), (-1.0) ** i
+        reward = -0.5 * (logp - ref_logp)
+        reward[-1] += score
+        row = dict(step=i, prompt=f"{i}\n", score=score, ids=[5, 6, 7], tokens=["a", "b", EOS], logp=list(logp),
+                   ref_logp=list(ref_logp), reward=list(reward), ratio=[1.0, 1.0, 1.0])  # fmt: skip
+        rows.append(row | {name: value(i, row) if callable(value) else value for name, value in changed.items()})
+    return rows
+
+
+def ppo(tokens=None, flags=FLAGS, **changed):
+    return Log(ppo_rows(**changed), token_rows(**(tokens or {})), flags)
+
+
+def losses(loss, n=400, **columns):
+    """A log with a loss, and other columns: {step: value} or an array."""
+    rows = [{"step": i, "epoch": 1 + 2 * i // n, "loss": float(loss[i])} for i in range(n)]
+    for name, values in columns.items():
+        for i, value in values.items() if isinstance(values, dict) else enumerate(values):
+            rows[i][name] = float(value)
+    return rows
+
+
+FALL = 1 + np.exp(-np.arange(400) / 20)  # to half of it, most of it in the first tenth
+NOISE = np.where(np.arange(400) % 2, 0.1, -0.1)
+HALVES = {199: 1.1, 399: 1.05}  # validation losses
+
+
+def sft(loss=FALL, validation_loss=HALVES):
+    return Log(losses(loss, validation_loss=validation_loss))
+
+
+def rm(loss=FALL, accuracy=0.7, validation=0.68):
+    return Log(losses(loss, accuracy=accuracy + NOISE, validation_accuracy={399: validation}))
+
+
+HEALTHY = {"ppo": ppo(), "ppo_ptx": ppo(ptx_loss=1.0), "sft": sft(), "gpt": Log(sft().rows, flags={"tokenizer": "x"}),
+           "rm": rm()}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def bands(monkeypatch):
+    """The bands that these healthy runs give, with some room."""
+    found = {}
+    for kind, log in HEALTHY.items():
+        parts = [log.upto(max(1, len(log.rows) * part // 20)) for part in range(1, 21)]
+        for name in diagnosis.names_of(kind):
+            values = [[] for _ in range(10)]
+            for part in parts:
+                values[part.tenth - 1] += [v for v in [getattr(signs, name)(part)] if v is not None]
+            ends = [[min(v) - 0.1 * abs(min(v)) - 0.01, max(v) + 0.1 * abs(max(v)) + 0.01] if v else [None, None]
+                    for v in values]  # fmt: skip
+            found.setdefault(kind, {})[name] = ends
+    monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": found})

@@ -1,0 +1,234 @@
+"""The faults that are put into runs do what their names say, and what is learned and counted of the runs is right."""
+
+import random
+from contextlib import ExitStack
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+
+import health
+import train_ppo
+from lab import stages
+from lab.doctor import __main__ as doctor
+from lab.doctor import cases, faults
+from minirlhf import losses, rollout
+from minirlhf.losses import shaped_rewards
+from minirlhf.support import diagnosis, signs
+from minirlhf.support.files import read_json, write_lines
+from minirlhf.support.records import read
+
+MASK = torch.tensor([[True, True, True], [True, False, False]])
+CONFIG = SimpleNamespace(lr=1.0, value_lr=2.0, kl_coef=0.3, ptx_coef=0.1, batch_size=2, dropout=0.1)
+
+
+@pytest.fixture
+def fault():
+    """Puts a fault until the test ends, and returns its flags."""
+    with ExitStack() as stack:
+
+        def make(function, strength=1.0, config=CONFIG):
+            put = lambda where, name, new: stack.enter_context(mock.patch.object(where, name, new))  # noqa: E731
+            return function(put, config, strength)
+
+        yield make
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_faults_in_flags(fault):
+    assert fault(faults.learning_rate, 8) == {"lr": 8} and fault(faults.value_learning_rate, 8) == {"value_lr": 16}
+    assert fault(faults.learning_rate, 8, SimpleNamespace(lr=1, muon_lr=2)) == {"lr": 8, "muon_lr": 16}
+    assert fault(faults.both_learning_rates, 8) == {"lr": 8, "value_lr": 16}
+    assert fault(faults.beta, 10) == {"kl_coef": 3.0} and fault(faults.gamma, 30) == {"ptx_coef": 3.0}
+    assert fault(faults.short, 0.999) == {"ema_decay": 0.999}
+    assert fault(faults.epochs, 6.9) == {"epochs": 6, "dropout": 0.0}
+    assert fault(faults.epochs, 6.9, SimpleNamespace()) == {"epochs": 6} and fault(faults.none) is None
+
+
+def test_faults_in_rewards(fault):
+    scores, logp, ref_logp = numbers(2), numbers(2, 3), numbers(2, 3, seed=1)
+    right = shaped_rewards(scores, logp, ref_logp, MASK, 0.3)
+    fault(faults.kl_sign, 2.0)
+    torch.testing.assert_close(losses.shaped_rewards(scores, logp, ref_logp, MASK, 0.3), shaped_rewards(
+        scores, logp, ref_logp, MASK, -0.6))  # fmt: skip
+    fault(faults.kl_clamped)
+    clamped = losses.shaped_rewards(scores, logp, ref_logp, MASK, 0.3)
+    less = (logp < ref_logp) & MASK
+    torch.testing.assert_close(clamped[~less], right[~less])
+    assert (clamped[less] < right[less]).all() and less.any()
+
+
+def test_the_term_that_lowers_the_entropy_has_its_gradient(fault, float64):
+    """The sum over all tokens, weighted by their probability: what it is of samples on average."""
+    logits, mask = numbers(1, 6).double().requires_grad_(), torch.ones(1, 6, dtype=torch.bool)
+    logp = logits.log_softmax(-1)
+    p = logp.exp().detach()
+    (wanted,) = torch.autograd.grad((logp.exp() * logp).sum(), logits, retain_graph=True)
+    fault(faults.less_entropy, 2.0)
+    with (
+        mock.patch.object(faults, "policy_loss", lambda *args: torch.zeros(())),
+        mock.patch.object(faults, "masked_mean", lambda x, mask, total=None: (p * x).sum()),
+    ):
+        loss = losses.policy_loss(logp, logp, None, mask, 0.2, None)
+    (found,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(found, -2.0 * wanted)
+
+
+def test_faults_in_scores(monkeypatch, fault):
+    monkeypatch.setattr(faults, "response_scores", lambda model, responses: torch.tensor([1.0, -2.0]))
+    responses = SimpleNamespace(response_lengths=torch.tensor([3, 1]))
+    for function, strength, wanted in (
+        (faults.scaled, 5.0, [5.0, -10.0]),
+        (faults.reversed_scores, 1.0, [-1.0, 2.0]),
+        (faults.likes_length, 0.5, [2.5, -1.5]),
+    ):
+        fault(function, strength)
+        assert train_ppo.response_scores(None, responses).tolist() == wanted
+    fault(faults.at_padding)
+    model = lambda tokens: tokens.float()  # noqa: E731
+    assert train_ppo.response_scores(model, SimpleNamespace(tokens=torch.tensor([[1, 9], [2, 0]]))).tolist() == [9, 0]
+
+
+def test_faults_in_sampling(monkeypatch, fault):
+    responses = SimpleNamespace(mask=MASK, _replace=lambda mask: mask)
+    monkeypatch.setattr(rollout, "generate", lambda *args, temperature=1.0, **kwargs: (responses, temperature))
+    fault(faults.temperature, 0.7)
+    assert rollout.generate("prompts", decode=None)[1] == 0.7
+    fault(faults.padding_counts)
+    assert rollout.generate("prompts")[0].all()
+
+
+def test_stale_answers_are_those_of_iterations_before(monkeypatch, fault):
+    monkeypatch.setattr(train_ppo, "judge_episodes", lambda own, n=2: SimpleNamespace(scores=[0] * n, own=own))
+    fault(faults.stale, 2)
+    watched = train_ppo.judge_episodes("watched", 1).own
+    assert [train_ppo.judge_episodes(i).own for i in range(5)] == [0, 0, 0, 1, 2] and watched == "watched"
+
+
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_fault_is_known_and_its_disease_is_a_row():
+    rows = {(disease.name, kind) for disease in diagnosis.DISEASES for kind in disease.kinds}
+    for kind, known in cases.FAULTS.items():
+        assert known[0].name == "none" and known[0].disease == ""
+        assert {(fault.disease, kind) for fault in known[1:]} <= rows
+        assert {fault.name for fault in known} <= {*faults.FAULTS, "repeated", "shuffled", "flipped"}
+        tried = {fault.disease for fault in known[1:]}
+        if kind not in ("ppo_ptx", "gpt"):  # whose other rows are tried in plain PPO and in SFT
+            assert {name for name, own in rows if own == kind} <= tried | {""}
+
+
+def test_strengths_are_drawn_evenly_on_a_logarithmic_scale():
+    rng = random.Random(0)
+    for low, high in ((0.01, 1.0), (-0.5, -0.05)):
+        found = [cases.strength(cases.Fault("x", low, high, ""), rng) for _ in range(2000)]
+        assert low <= min(found) and max(found) <= high
+        middle = sorted(map(abs, found))[1000]
+        assert middle == pytest.approx((abs(low) * abs(high)) ** 0.5, rel=0.15)
+
+
+def test_faults_in_data():
+    rng, records = random.Random(0), [{"ranks": [1, 2, 2], "n": n} for n in range(100)]
+    repeated = cases.changed(records, "repeated", 9.6, rng)
+    assert len(repeated) == 100 and len({r["n"] for r in repeated}) == 10
+    shuffled = cases.changed(records, "shuffled", 1, rng)
+    assert {tuple(r["ranks"]) for r in shuffled} == {(1, 2, 2), (2, 1, 2), (2, 2, 1)}
+    assert cases.changed(records, "flipped", 1, rng)[0] == {"ranks": [2, 1, 1], "n": 0}
+
+
+def test_each_base_has_each_fault_once_and_those_who_judge_pairs_too():
+    own = SimpleNamespace(seed=7)
+    trained = doctor.cases_of(own, "a", doctor.Config(part="train"))
+    judged = doctor.cases_of(own, "a", doctor.Config(part="judge"))
+    sick = sum(len(known) - 1 for known in cases.FAULTS.values())
+    assert len(trained) == sick + sum(doctor.HEALTHY.values()) and len(judged) == len(trained) + doctor.PAIRS
+    assert len({seed for *_, seed in judged}) == len(judged)
+    assert all(len(given) == 2 and given[0] != given[1] for _, given, _ in judged[-doctor.PAIRS :])
+    assert doctor.cases_of(own, "b", doctor.Config(part="train")) != trained
+    both = [doctor.bases(doctor.Config(part=part)) for part in ("train", "judge")]
+    assert not {base.seed for base in both[0].values()} & {base.seed for base in both[1].values()}
+
+
+# --- what is learned and counted -------------------------------------------------------------------------------------
+
+
+def folder_of(path, log):
+    write_lines(path / "metrics.jsonl", log.rows)
+    write_lines(path / "tokens.jsonl", log.tokens)
+    (path / "config.json").write_text(str(log.flags).replace("'", '"'))
+    return path
+
+
+def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
+    folders = []
+    for i, kl in enumerate((2.0, 3.0, 4.0)):
+        (tmp_path / str(i)).mkdir()
+        folders.append(folder_of(tmp_path / str(i), health.ppo(kl=kl, response_length=10.0)))
+    bands = doctor.bands_of(folders)
+    for low, high in bands["ppo"]["kl"]:
+        assert (low, high) == (pytest.approx(0.15), pytest.approx(0.45))
+    assert bands["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.EXACT)
+    assert doctor.widened([None, None]) == [None, None] and doctor.widened([1.0, None]) == [1.0, 1.0]
+
+
+def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path, monkeypatch):
+    bands = {"ppo": {"kl": [[0.0, 1.0]] * 10}}
+    monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": bands})
+    jump = torch.where(torch.arange(health.N) >= 20, 40.0, 0.0).numpy()
+    found = doctor.say({"folder": str(folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))), "diseases": []})
+    assert found["said"] == "beta is too small" and 0.5 < found["knew"] <= 0.6
+    assert found["values"]["kl"] == 4.0 and found["others"] == []
+
+
+@pytest.fixture
+def base(tiny_run, tmp_path, in_one_process):
+    """A Pipeline in an own folder, with the models and files of a tiny run."""
+    for name in ("gpt", "sft", "rl_start", "rm", "town", "tokenizer"):
+        (tmp_path / name).symlink_to(tiny_run / name)
+    own = stages.Config(out=str(tmp_path), tiny=True).pipeline
+    own.records = str(tmp_path / "files")
+    (tmp_path / "files").mkdir()
+    for path in (tiny_run / "town").glob("*.jsonl"):
+        (tmp_path / "files" / path.name).symlink_to(path)
+    with in_one_process():
+        yield own
+
+
+def test_a_trial_is_trained_with_its_fault_and_kept(base):
+    kinds = {fault.disease: fault for fault in cases.FAULTS["ppo"]}
+    given = [(kinds["beta is too small"], 0.01), (cases.Fault("kl_sign", 1, 1, "rewards are wrong"), 1.0)]
+    found = doctor.trial(base, "ppo", given, 5)
+    log = signs.read_log(found["folder"])
+    assert log.flags["kl_coef"] == pytest.approx(0.003) and signs.wrong_rewards(log) > 0
+    assert found["diseases"] == ["beta is too small", "rewards are wrong"] and found["ended"] == "finished"
+    assert not list((base_of(found)).glob("*.pt"))
+    assert doctor.trial(base, "ppo", given, 5) == found == read_json(base_of(found) / "trial.json")
+
+
+def base_of(found):
+    return doctor.Path(found["folder"])
+
+
+def test_faults_of_data_reach_the_script(base):
+    doctor_files = read(base.file("rankings"), "ranking")
+    write_lines(base.file("rankings_training"), doctor_files)
+    write_lines(base.file("rankings_validation"), doctor_files)
+    found = doctor.trial(base, "rm", [(cases.Fault("flipped", 1, 1, "x"), 1.0)], 5)
+    log = signs.read_log(found["folder"])
+    assert log.kind == "rm" and signs.pairs_right(log) is not None and "/data/rm-flipped-1-5" in str(log.flags["data"])
+    assert not list((base_of(found).parents[1] / "data").iterdir())
+
+
+def test_the_healthy_settings_of_each_stage_are_the_recipes(base):
+    assert doctor.settings_of(base, "ppo")["ptx_coef"] == 0.0
+    assert doctor.settings_of(base, "ppo_ptx")["ptx_coef"] == base.recipe["ppo"]["ptx_coef"]
+    for stage in ("gpt", "sft", "rm"):
+        assert "validation" in doctor.settings_of(base, stage)

@@ -1,0 +1,134 @@
+"""tools.doctor reads runs and other projects' logs, and says what it sees in words and on a page."""
+
+import csv
+import json
+import re
+import subprocess
+
+import pytest
+
+from forked import PYTHON
+from health import FLAGS, N, T, bands, ppo_rows, token_rows  # noqa: F401
+from minirlhf.support import diagnosis
+from minirlhf.support.errors import InputError
+from minirlhf.support.files import write_lines
+from tools import doctor
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Writes a run's folder."""
+
+    def write(**changed):
+        write_lines(tmp_path / "metrics.jsonl", ppo_rows(**changed))
+        write_lines(tmp_path / "tokens.jsonl", token_rows())
+        (tmp_path / "config.json").write_text(json.dumps(FLAGS))
+        return str(tmp_path)
+
+    return write
+
+
+def said(capsys, run, **flags):
+    doctor.main(doctor.Config(run=run, **flags))
+    return capsys.readouterr().out
+
+
+def test_a_healthy_run_is_called_so_and_what_the_log_lacks_is_named(run, capsys):
+    text = said(capsys, run())
+    assert f"PPO, {N} steps\nhealthy, as far as the log shows\nthe log does not show: unequal_scores" in text
+
+
+def test_a_disease_comes_with_evidence_since_when_how_sure_and_what_to_do(run, capsys, monkeypatch):
+    learned = diagnosis.learned() | {"trials": {"beta is too small": [23, 24]}}
+    monkeypatch.setattr(diagnosis, "learned", lambda: learned)
+    text = said(capsys, run(kl=30 * T))
+    assert "it has: beta is too small (right in 23 of the 24 trials in which this was said)\n  kl 2.5" in text
+    healthy = r"since step [1-3]; healthy is at least \S+ and at most \S+\. The KL from the start, nats per token"
+    assert re.search(healthy, text)
+    assert "first: The policy moves far from its start" in text
+
+
+def test_what_is_outside_besides_is_said_too(run, capsys):
+    text = said(capsys, run(kl=30 * T, explained_variance=-T))
+    assert "it has: beta is too small" in text and "it may also have: the value network does not learn" in text
+    assert "outside the healthy band, too:   explained" not in text and "too: explained -0.9" in text
+
+
+def test_the_page_has_a_curve_for_each_sign_before_the_healthy_band(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "doctor.html"
+    doctor.main(doctor.Config(run=run(kl=30 * T, explained_variance=-T), out=str(out)))
+    text = out.read_text()
+    assert text.count("<svg") == 2 and "it has: beta is too small" in text and "<script" not in text
+    assert "<!DOCTYPE svg" not in text
+
+
+def test_a_run_is_watched_until_its_last_step(run, tmp_path, capsys, monkeypatch):
+    folder = run()
+    write_lines(tmp_path / "metrics.jsonl", ppo_rows()[:20])
+    looks = []
+
+    def sleep(seconds):  # meanwhile the run goes on
+        looks.append(seconds)
+        write_lines(tmp_path / "metrics.jsonl", ppo_rows()[: 20 + 10 * len(looks)])
+
+    monkeypatch.setattr(doctor.time, "sleep", sleep)
+    text = said(capsys, folder, watch=True)
+    assert looks == [30, 30] and [f"{n} steps" in text for n in (20, 30, 40)] == [True] * 3
+
+
+# --- other projects --------------------------------------------------------------------------------------------------
+
+TRL = [{"objective/scores": t, "objective/kl": 2 * t, "objective/entropy": 40 - 39 * t, "policy/clipfrac_avg": 0.02,
+        "epoch": t} for t in T]  # fmt: skip
+VERL = [{"critic/score/mean": t, "actor/entropy": 0.4 - 0.1 * t, "actor/pg_clipfrac": 0.02,
+         "response_length/mean": 10 + t, "response_length/clip_ratio": 0.5 * t, "critic/vf_explained_var": 0.9 * t}
+        for t in T]  # fmt: skip
+
+
+def test_other_projects_columns_are_ours(tmp_path):
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps({"log_history": [*TRL, {"train_runtime": 3.0}]}))
+    log = doctor.read_foreign(str(path))
+    assert len(log.rows) == N and log["kl"][-1] == 2 and log["entropy"][-1] == 1 and log.kind == "ppo"
+    write_lines(tmp_path / "verl.jsonl", VERL)
+    log = doctor.read_foreign(str(tmp_path / "verl.jsonl"))
+    assert log["ended"][-1] == 0.5 and log["explained_variance"][-1] == 0.9
+    with open(tmp_path / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, VERL[0])
+        writer.writeheader()
+        writer.writerows([*VERL[:-1], dict.fromkeys(VERL[0], "")])
+    assert len(doctor.read_foreign(str(tmp_path / "log.csv")).rows) == N - 1
+
+
+def test_of_another_projects_run_it_speaks_by_analogy(tmp_path, capsys):
+    write_lines(tmp_path / "verl.jsonl", [row | {"kl": 0.0} for row in VERL])
+    text = said(capsys, str(tmp_path / "verl.jsonl"))
+    assert "another project's: by analogy" in text and "it has: answers do not end" in text
+    assert "wrong_rewards" in text.split("the log does not show: ")[1]
+
+
+@pytest.mark.parametrize(("content", "fault"), [
+    ("", "no step is logged yet|none of the known columns"),
+    ("not JSON\n", "no log of a kind that is known"),
+    ('{"perplexity": 3}\n', "none of the known columns; it has perplexity"),
+])  # fmt: skip
+def test_a_file_that_is_no_log_is_named(tmp_path, content, fault):
+    (tmp_path / "log.jsonl").write_text(content)
+    with pytest.raises(InputError, match=fault):
+        doctor.main(doctor.Config(run=str(tmp_path / "log.jsonl")))
+
+
+def test_bad_flags_end_in_one_line(tmp_path):
+    for flags, fault in (
+        (["nowhere"], "nowhere: no such folder or file"),
+        ([tmp_path], "no metrics.jsonl; give the folder of a run"),
+        ([tmp_path, "--out", "page.txt"], "choose a name.html"),
+    ):
+        done = subprocess.run([*PYTHON, "-m", "tools.doctor", *map(str, flags)], capture_output=True, text=True)
+        assert done.returncode != 0 and fault in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_table_of_columns_has_no_name_twice():
+    theirs = [column for names in doctor.COLUMNS.values() for column in names]
+    assert len(theirs) == len(set(theirs)) and set(ppo_rows()[0]) - {"step"} <= set(doctor.COLUMNS)

@@ -1,0 +1,189 @@
+"""Says whether a training run is healthy, and if not, what it has and what to change first.
+
+    python -m tools.doctor runs/mine/ppo                       reads the run's log
+    python -m tools.doctor runs/mine/ppo --watch               reads it again every half minute while the run goes on
+    python -m tools.doctor runs/mine/ppo --out doctor.html     writes a page, with the curves in question
+    python -m tools.doctor trainer_state.json                  a log of TRL, verl or OpenRLHF: JSON, JSON lines or CSV
+
+It compares with healthy runs of the town's small models (docs/healthy.md says how often it is right). So of runs of
+other projects it speaks by analogy.
+"""
+
+import csv
+import html
+import io
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from minirlhf.support import diagnosis, signs
+from minirlhf.support.config import check_fields, command, require_positive
+from minirlhf.support.diagnosis import diagnose, history
+from minirlhf.support.errors import InputError, require, reraise
+from minirlhf.support.files import write_atomically
+
+COMMON = Path(__file__).parent / "web" / "common.html"
+KINDS = {"gpt": "pretraining", "sft": "SFT", "rm": "reward model", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+# Other projects' columns, by ours. "1 -": one minus theirs. The first of several that is there is taken.
+COLUMNS = {
+    "score": ("objective/scores", "ppo/mean_scores", "env/reward_mean", "critic/score/mean", "reward"),
+    "kl": ("objective/kl", "kl"),
+    "entropy": ("objective/entropy", "policy/entropy_avg", "actor/entropy", "actor/entropy_loss", "entropy"),
+    "clip_fraction": ("policy/clipfrac_avg", "ppo/policy/clipfrac", "actor/pg_clipfrac", "clip_ratio/region_mean",
+                      "ppo_clip_ratio"),
+    "explained_variance": ("ppo/val/var_explained", "critic/vf_explained_var"),
+    "response_length": ("tokens/responses_len_mean", "val/sequence_lengths", "response_length/mean",
+                        "completions/mean_length", "response_length"),
+    "ended": ("1 - completions/clipped_ratio", "1 - response_length/clip_ratio", "1 - truncated_rate"),
+    "ptx_loss": ("ptx_loss",),
+    "validation_loss": ("eval_loss",),
+    "accuracy": ("accuracy", "rewards/accuracies", "acc_mean"),
+    "validation_accuracy": ("eval_accuracy", "eval_rewards/accuracies"),
+    "loss": ("loss", "train_loss"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    run: str  # folder of a run, or another project's log file
+    watch: bool = False  # look again every half minute, until the run has finished
+    every: float = 30.0  # seconds between two looks
+    out: str | None = None  # page to write, .html
+
+    def __post_init__(self):
+        check_fields(self)
+        require_positive(self, "every")
+        if self.out:
+            require(self.out.endswith(".html"), f"--out {self.out}: a page is written there; choose a name.html")
+
+
+def main(config):
+    own = Path(config.run).is_dir()
+    require(own or Path(config.run).is_file(), f"{config.run}: no such folder or file; give a run's folder, or a log")
+    while True:
+        log = signs.read_log(config.run) if own else read_foreign(config.run)
+        require(log.rows, f"{config.run}: no step is logged yet; look again later")
+        found = diagnose(log)
+        print(report(config.run, log, found, own), flush=True)
+        if config.out:
+            write_atomically(config.out, page(config.run, log, found, own).encode())
+        if not config.watch or len(log.rows) >= log.steps or (Path(config.run) / "model.pt").exists():
+            return
+        time.sleep(config.every)
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+def report(name, log, found, own=True):
+    """A Diagnosis in a few lines."""
+    lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if own else ", another project's: by analogy")]
+    if found.disease:
+        lines += [f"it has: {found.disease.name}{how_sure(found.disease)}", *map(sentence, found.evidence)]
+        lines += [f"first: {found.disease.advice}"]
+    else:
+        lines += ["healthy, as far as the log shows"]
+    if found.others:
+        lines += [f"it may also have: {', '.join(disease.name for disease in found.others)}"]
+    lines += [f"outside the healthy band, too: {sentence(sign).strip()}" for sign in found.also]
+    if found.unseen:
+        lines += [f"the log does not show: {', '.join(found.unseen)}"]
+    return "\n".join(lines)
+
+
+def sentence(sign):
+    """A Sign in words."""
+    what = " ".join(getattr(signs, sign.name).__doc__.split())
+    ends = [f"{word} {write(end)}" for word, end in (("at least", sign.low), ("at most", sign.high)) if end is not None]
+    return f"  {sign.name} {write(sign.value)}, since step {sign.since}; healthy is {' and '.join(ends)}. {what}"
+
+
+def write(value):
+    return f"{value:.3g}"
+
+
+def how_sure(disease):
+    """How often the diagnosis was right in trials."""
+    right, said = diagnosis.trials().get(disease.name, (0, 0))
+    return f" (right in {right} of the {said} trials in which this was said)" if said else ""
+
+
+# --- other projects' logs ---------------------------------------------------------------------------------------------
+
+
+def read_foreign(path):
+    """The Log of another project's file."""
+    with reraise(f"{path}: no log of a kind that is known; give JSON lines, CSV, or a trainer_state.json"):
+        text = Path(path).read_text(encoding="utf-8")
+        if path.endswith(".csv"):
+            given = [{name: number(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
+        elif text.lstrip().startswith("{") and "log_history" in text:
+            given = json.loads(text)["log_history"]
+        else:
+            given = [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = [{"step": i} | ours(row) for i, row in enumerate(given)]
+    rows = [row for row in rows if len(row) > 1]
+    require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(set().union(*given)))[:200]}")
+    return signs.Log(rows)
+
+
+def ours(row):
+    """A row of another project with our names."""
+    found = {}
+    for name, theirs in COLUMNS.items():
+        for column in theirs:
+            value = row.get(column.removeprefix("1 - "))
+            if isinstance(value, (int, float)):
+                found[name] = 1 - value if column.startswith("1 - ") else value
+                break
+    return found
+
+
+def number(text):
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def page(name, log, found, own=True):
+    """The report as an HTML page, with a curve for each sign that is outside, before the healthy band."""
+    lines = [html.escape(line) for line in report(name, log, found, own).split("\n")]
+    pictures = "".join(picture(log, sign) for sign in (*found.evidence, *found.also))
+    style = COMMON.read_text(encoding="utf-8").partition("<script>")[0]
+    return (f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(name)}</title>\n{style}'
+            f"<h1>{lines[0]}</h1>\n" + "".join(f"<p>{line}</p>\n" for line in lines[1:]) + pictures)  # fmt: skip
+
+
+def picture(log, sign):
+    """A sign as it went through the run, as an SVG."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError('pictures need matplotlib; pip install "minirlhf[plots]"') from None
+    figure = Figure(figsize=(5, 2.4), layout="constrained")
+    axis, rows = figure.subplots(), history(log, sign.name)
+    steps, values, lows, highs = zip(*rows)
+    draw_band(axis, steps, lows, highs, values)
+    axis.plot(steps, values, linewidth=1.5)
+    axis.set(title=sign.name.replace("_", " "), xlabel="step")
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True)
+    return f'<div class="card">{file.getvalue().partition("?>")[2].partition(">")[2]}</div>\n'
+
+
+def draw_band(axis, steps, lows, highs, values):
+    """Shades where healthy runs are; to the edge of the picture where there is no bound."""
+    known = [value for value in (*values, *lows, *highs) if value is not None]
+    room = 0.05 * (max(known) - min(known) or 1)
+    lows = [min(known) - room if value is None else value for value in lows]
+    highs = [max(known) + room if value is None else value for value in highs]
+    axis.fill_between(steps, lows, highs, color="tab:green", alpha=0.15, linewidth=0)
+
+
+if __name__ == "__main__":
+    command(main, Config, "run")
