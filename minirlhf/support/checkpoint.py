@@ -57,16 +57,19 @@ def no_checkpoint(source):
     return InputError(f"{checkpoint_path(source)}: no checkpoint there; give a run's folder or one of its .pt files")
 
 
-def read_pt(path):
-    """What torch.save wrote to a file, read as data and never as code."""
+def read_pt(path, check=None):
+    """What torch.save wrote to a file, read as data and never as code. Its tensors are mapped into memory, and read
+    when they are used. check: whether to verify it first; unless given, rank 0 does."""
     with reraise(f"{path}: truncated, or not a checkpoint; train it again or take another"):
-        verify(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if rank() == 0 if check is None else check:
+            verify(path)
+        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
 
 
-def checksums(path):
-    """What verify returns, or None if the file is damaged or no such file. NotPermitted if it can't be read."""
-    return if_valid(lambda: verify(path))
+def checksums(path, check=True):
+    """The checksums of a file's parts, or None if the file is damaged or no such file. NotPermitted if it can't be
+    read. check: whether to verify them."""
+    return if_valid(lambda: verify(path) if check else recorded(path))
 
 
 def if_valid(read):
@@ -85,6 +88,12 @@ def verify(path):
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(damaged)
+    return recorded(path)
+
+
+def recorded(path):
+    """The checksums that a file states of its parts, without reading these."""
+    with zipfile.ZipFile(path) as archive:
         return [(part.filename, part.CRC) for part in archive.infolist()]
 
 

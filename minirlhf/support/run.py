@@ -7,13 +7,17 @@ tokens.jsonl        of PPO: the numbers of each of their tokens
 state-00000050.pt   all that training holds after 50 steps: networks and optimizers. The newest two are kept
 
 A resumed run is bit-identical: all that is random at a step (order, noise, dropout) is drawn from the seed and the
-step's number, so no other state is needed. (On a GPU, attention's backward is nondeterministic, resumed or not.)"""
+step's number, so no other state is needed. (On a GPU, attention's backward is nondeterministic, resumed or not. Another
+number of processes may go on with a state; it sums in another order.)"""
 
+import copy
 import json
 import math
 import os
+import signal
+import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +26,7 @@ import torch
 from .checkpoint import checksums, finite, if_valid, read_pt, save_model
 from .config import Text, check_fields, refuse_unused, require_positive
 from .curves import draw_curves, read_metrics
-from .distributed import from_rank_0, of_all_ranks, print0, rank, world_size
+from .distributed import all_reduce, from_rank_0, of_all_ranks, print0, rank, world_size
 from .errors import InputError, require, reraise
 from .files import disk_errors, write_atomically, write_lines
 from .folder import describe, lock_output
@@ -30,7 +34,9 @@ from .progress import progress
 
 LOGS = ("samples.jsonl", "tokens.jsonl", "metrics.jsonl")  # in the order in which a step writes them
 # Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
-PLACE = ("resume", "device", "compile", "graph", "recompute", "max_tokens", "rollout_batch_size", "save_every")
+PLACE = ("resume", "device", "compile", "graph", "recompute", "max_tokens", "rollout_batch_size", "save_every",
+         "save_minutes")  # fmt: skip
+STOPPED = 128 + signal.SIGTERM  # the exit status of a run that SIGTERM has ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,7 @@ class RunConfig:
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm (ours)
     max_tokens: int = 16384  # tokens in one forward of a process, except in sampling; larger batches are split
     save_every: int = 500  # steps between the states that are saved for --resume
+    save_minutes: float | None = None  # minutes between states, too
     resume: bool = False  # continue from the newest state in --out, if there is one
     seed: int = 0  # of all random draws
     device: Text = "auto"  # cpu, cuda, mps, or auto: the fastest there is
@@ -50,7 +57,7 @@ class RunConfig:
 
     def __post_init__(self):
         check_fields(self)
-        require_positive(self, "max_grad_norm", "max_tokens", "save_every")
+        require_positive(self, "max_grad_norm", "max_tokens", "save_every", "save_minutes")
         if not getattr(self, "documents", True):
             refuse_unused(self, "document_share", "--documents")
 
@@ -99,7 +106,9 @@ class Run:
     def __init__(self, config, *parts, last_good="none was saved yet", **curves):
         self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good
         self.curves, self.newest, self.example = curves, {}, ""
-        self.next_picture = time.perf_counter() + 30
+        self.save_seconds = 60 * (config.save_minutes or math.inf)
+        self.saved = time.perf_counter()
+        self.next_picture = self.saved + 30
         self.step = self.first = self._load_state()  # steps that are done
         for path in (self.out / name for name in LOGS):  # removes the rows of steps that are about to be repeated
             if rank() == 0 and path.exists():
@@ -107,14 +116,21 @@ class Run:
                 write_lines(path, [row for row in read_metrics(self.out, path.name) if row["step"] < self.first])
 
     def steps(self, plan):
-        """Yields (step, plan[step]) for all that are left, and saves a state after every `save_every` steps."""
-        for step, item in progress(plan, str(self.out), self.first, self._note):
-            self.step, self.began = step, time.perf_counter()
-            yield step, item
-            if (step + 1) % self.save_every == 0:
-                self._save_state(step + 1)
-            if time.perf_counter() > self.next_picture and step + 1 < len(plan):
-                self._draw()
+        """Yields (step, plan[step]) for all that are left. Saves a state after every `save_every` steps, after every
+        `save_minutes`, and at SIGTERM, which ends the run."""
+        with terminated() as asked:
+            for step, item in progress(plan, str(self.out), self.first, self._note):
+                self.step, self.began = step, time.perf_counter()
+                yield step, item
+                now = time.perf_counter()
+                stop, late = all_reduce(bool(asked), now > self.saved + self.save_seconds)  # of any process
+                if (step + 1) % self.save_every == 0 or (step + 1 < len(plan) and (stop or late)):
+                    self._save_state(step + 1)
+                if stop and step + 1 < len(plan):
+                    print0(f"{self.out}: ended by SIGTERM after step {step + 1}; go on with --resume")
+                    raise SystemExit(STOPPED)
+                if now > self.next_picture and step + 1 < len(plan):
+                    self._draw()
 
     def _note(self):
         """The newest metrics in a few words, and an example."""
@@ -188,28 +204,43 @@ class Run:
             require(checksums(self.last_good), f"{self.last_good}: cannot be read back; the older state is kept")
             for old in [path for path in state_paths(self.out) if path < self.last_good][:-1]:
                 old.unlink()
+        self.saved = time.perf_counter()
 
     def _load_state(self):
         """Restores the parts from the newest valid state; returns how many steps it was saved after, 0 without one. All
-        ranks read the state that rank 0 chooses."""
+        ranks read the state that rank 0 has chosen and verified."""
         name, content = from_rank_0(lambda: newest_state(self.out))
         if not name:
             return 0
         path = self.out / name
-        same = of_all_ranks(path.is_file() and checksums(path) == content)
+        same = of_all_ranks(path.is_file() and checksums(path, check=False) == content)
         others = f"process {same.index(False)} does not find it, or another" if not all(same) else ""
         require(all(same), f"{path}: {others}; all processes need the same folder")
-        state = read_state(path)
-        if (n := state["world"]) != world_size():
-            raise InputError(f"{path}: made by {n} processes, and there are {world_size()} now; go on with {n}")
         with reraise(f"{path}: not a state of this run; remove it to go on from the one before"):
-            for part, values in zip(self.parts, state["parts"], strict=True):
-                part.load_state_dict(values)
+            step, n = (read_state(path)[key] for key in ("step", "world"))
+            for i, part in enumerate(self.parts):
+                part.load_state_dict(read_part(path, i, len(self.parts)))
                 for optimizer in getattr(part, "optimizers", [part]):
                     if len({frozenset(own) for own in getattr(optimizer, "state", {}).values()}) > 1:
                         raise ValueError("Adam and Muon keep the same of each parameter")
-        print0(f"{self.out}: going on after step {state['step']}")
-        return state["step"]
+        if n != (own := world_size()):
+            print0(f"{path}: made by {n} processes, and there are {own} now: sums are rounded otherwise")
+        print0(f"{self.out}: going on after step {step}")
+        return step
+
+
+@contextmanager
+def terminated():
+    """Context manager: gives a list that is empty until SIGTERM comes, which then does not end the process."""
+    asked = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def state_paths(out):
@@ -225,18 +256,26 @@ def drop_states(out):
 def newest_state(out):
     """(name, checksums) of the newest valid state, or (None, None)."""
     for path in reversed(state_paths(out)):
-        if read_state(path):
-            return path.name, checksums(path)
+        if (content := checksums(path)) and read_state(path):
+            return path.name, content
         print(f"{path}: truncated or corrupt; trying the one before it", flush=True)
     return None, None
 
 
 def read_state(path):
-    """The dict that _save_state wrote, or None if the file is not valid."""
+    """The dict that _save_state wrote, or None if it is none. The file is not verified."""
 
     def read():
-        state = read_pt(path)
+        state = read_pt(path, check=False)
         complete = state.keys() == {"step", "world", "parts"} and path.name == f"state-{state['step']:08d}.pt"
         return state if complete else None
 
     return if_valid(read)
+
+
+def read_part(path, i, count):
+    """The part i, of `count`, of a state. Nothing else of the state is read or stays in memory."""
+    parts = read_state(path)["parts"]
+    if len(parts) != count:
+        raise ValueError("another number of networks and optimizers")
+    return copy.deepcopy(parts[i])

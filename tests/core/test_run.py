@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import signal
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -237,11 +239,80 @@ def test_a_state_whose_members_have_no_names_is_passed_over(six, capsys):
     assert "state-00000006.pt: truncated or corrupt" in capsys.readouterr().out
 
 
-def test_a_state_of_another_number_of_processes_is_refused(six, monkeypatch):
+def test_another_number_of_processes_may_go_on_with_a_state(six, monkeypatch, capsys):
     monkeypatch.setattr(run, "world_size", lambda: 2)
-    with pytest.raises(InputError, match="state-00000006.pt: made by 1 processes, and there are 2 now; go on with 1"):
-        Learner().run(six)
-    assert len(logged(six)) == 7
+    learner = Learner()
+    assert learner.run(six).first == 6 and same_weights(learner.model, after(6).model)
+    assert "state-00000006.pt: made by 1 processes, and there are 2 now: sums are" in capsys.readouterr().out
+
+
+def test_a_state_is_read_part_by_part(six, monkeypatch):
+    """What was read for one network is out of memory when the next is read."""
+    tensors, alive, read = [], [], run.read_pt
+
+    def watched(path, **how):
+        alive.append(sum(tensor() is not None for tensor in tensors))
+        state = read(path, **how)
+        tensors.extend(weakref.ref(tensor) for tensor in state["parts"][0].values())
+        return state
+
+    monkeypatch.setattr(run, "read_pt", watched)
+    Learner().run(six)
+    assert len(tensors) == 2 * len(alive) >= 6 and max(alive) == 0
+
+
+# --- the end by SIGTERM, and states by the clock ------------------------------------------------------------
+
+
+def test_at_sigterm_a_run_saves_a_state_after_its_step_and_ends(config, capsys):
+    start_run(config)
+    learner, begun = Learner(), 0
+    own, before = learner.run(config), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        for step, _ in own.steps(range(9)):
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            learner.step()
+            own.log(loss=float(step))
+            begun += 1
+    assert ended.value.code == 143 and begun == 3 and states(config)[-1] == "state-00000003.pt"
+    assert "ended by SIGTERM after step 3; go on with --resume" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before
+    again = Learner(seed=1)
+    assert again.run(change(config, resume=True)).first == 3 and same_weights(again.model, after(3).model)
+
+
+def test_at_sigterm_in_its_last_step_a_run_ends_as_it_would(config):
+    start_run(config)
+    own, learner = Learner().run(config), Learner()
+    for step, _ in own.steps(range(3)):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        learner.step()
+    assert states(config) == ["state-00000002.pt"]
+
+
+def test_a_signal_that_another_process_got_ends_this_one_too(config, monkeypatch):
+    start_run(config)
+    monkeypatch.setattr(run, "all_reduce", lambda stop, late: [stop + 1, late])
+    own, learner = Learner().run(config), Learner()
+    with pytest.raises(SystemExit):
+        for _ in own.steps(range(3)):
+            learner.step()
+    assert states(config) == ["state-00000001.pt"]
+
+
+def test_states_are_saved_by_the_clock_too(config, monkeypatch):
+    config = change(config, save_every=100, save_minutes=1.0)
+    start_run(config)
+    clock = SimpleNamespace(perf_counter=lambda: clock.now, now=0.0)
+    monkeypatch.setattr(run, "time", clock)
+    own, learner, saved = Learner().run(config), Learner(), []
+    for step, _ in own.steps(range(9)):
+        clock.now += 25
+        learner.step()
+        saved.append((step, states(config)))
+    assert states(config) == ["state-00000003.pt", "state-00000006.pt"] and saved[3][1] == ["state-00000003.pt"]
 
 
 @pytest.mark.parametrize("rule", ["code", "list", "lacking", "step", "less"])
