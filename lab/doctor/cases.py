@@ -33,11 +33,11 @@ FAULTS = {
     ),
     "rm": (
         Fault("none", 1, 1, ""),
-        Fault("learning_rate", 8, 40, FAST),
+        Fault("learning_rate", 8, 40, "it learns nothing"),
         Fault("learning_rate", 0.01, 0.1, SLOW),
         Fault("epochs", 6, 10, "it memorises its data"),
         Fault("repeated", 5, 20, "it memorises its data"),
-        Fault("shuffled", 1, 1, "the rankings teach nothing"),
+        Fault("shuffled", 1, 1, "it learns nothing"),
         Fault("flipped", 1, 1, "the rankings contradict the validation"),
     ),
     "ppo": (

@@ -60,151 +60,63 @@ class Diagnosis(NamedTuple):
 
 DISEASES = (
     # what must be exactly so
-    Disease(
-        "padding counts",
-        PPO,
-        {"after_the_end": "high"},
-        "Answers have tokens after their end: the mask is True at padding. Look at where it is made.",
-    ),
-    Disease(
-        "sampling and learning differ",
-        PPO,
-        {"first_kl": "high"},
-        "Before the first step policy and reference are one model. Look for dropout that is left on, another "
-        "temperature, top-k or top-p in sampling, tokens that are forbidden, another precision.",
-    ),
-    Disease(
-        "answers are stale",
-        PPO,
-        {"first_ratios": "low"},
-        "No answer is learned from with a ratio of 1. Learn from each batch before the next is sampled, and take "
-        "the old log-probs from the policy that sampled it.",
-    ),
-    Disease(
-        "rewards are wrong",
-        PPO,
-        {"wrong_rewards": "high"},
-        "A token's reward is not minus beta times its KL (plus the score, at the last). Look at the sign of the "
-        "KL, and for a clamp.",
-    ),
-    Disease(
-        "the same answer has several scores",
-        PPO,
-        {"unequal_scores": "high"},
-        "The reward depends on more than prompt and answer. Is it read at the last token, and not at padding?",
-    ),
-    Disease(
-        "the average is too slow",
-        PPO,
-        {"share_of_start": "high"},
-        "Most of model.pt is the initial weights. Lower --ema_decay, or train longer; policy.pt has the last.",
-    ),
-    Disease(
-        "the rankings contradict the validation",
-        RM,
-        {"pairs_right": "low"},
-        "Fewer than half of the validation pairs are in the right order. Are two columns swapped in one file?",
-    ),
-    # the scale of scores
-    Disease(
-        "scores are too large",
-        PPO,
-        {"score_size": "high"},
-        "Beta and the value's clip range are made for scores that differ by about 1. Divide the reward.",
-    ),
-    Disease(
-        "scores are too small",
-        PPO,
-        {"score_size": "low"},
-        "Beta is made for scores that differ by about 1. Multiply the reward, or lower --kl_coef.",
-    ),
+    Disease("padding counts", PPO, {"after_the_end": "high"},
+            "Answers have tokens after their end: the mask is True at padding. Look at where it is made."),
+    Disease("sampling and learning differ", PPO, {"first_kl": "high"},
+            "Before the first step policy and reference are one model. Look for dropout that is left on, another "
+            "temperature, top-k or top-p in sampling, tokens that are forbidden, another precision."),
+    Disease("answers are stale", PPO, {"first_ratios": "low"},
+            "No answer is learned from with a ratio of 1. Learn from each batch before the next is sampled, and take "
+            "the old log-probs from the policy that sampled it."),
+    Disease("rewards are wrong", PPO, {"wrong_rewards": "high"},
+            "A token's reward is not minus beta times its KL (plus the score, at the last). Look at the sign of the "
+            "KL, and for a clamp."),
+    Disease("the same answer has several scores", PPO, {"unequal_scores": "high"},
+            "The reward depends on more than prompt and answer. Is it read at the last token, and not at padding?"),
+    Disease("the average is too slow", PPO, {"share_of_start": "high"},
+            "Most of model.pt is the initial weights. Lower --ema_decay, or train longer; policy.pt has the last."),
+    Disease("the rankings contradict the validation", RM, {"pairs_right": "low"},
+            "Fewer than half of the validation pairs are in the right order. Are two columns swapped in one file?"),
+    # the size of scores
+    Disease("scores are too large", PPO, {"score_size": "high"},
+            "Beta and the value's clip range are made for scores that differ by about 1. Divide the reward."),
+    Disease("scores are too small", PPO, {"score_size": "low"},
+            "Beta is made for scores that differ by about 1. Multiply the reward, or lower --kl_coef."),
     # PPO's curves
-    Disease(
-        "it learns too fast",
-        PPO,
-        {"clipped_at_first": "high"},
-        "The policy moves too far with each batch. Lower --lr (and --value_lr).",
-    ),
-    Disease(
-        "gamma is too large",
-        PTX,
-        {"ended": "low", "ptx_fall": "high"},
-        "The policy learns to write like the documents, which do not end as answers do. Lower --ptx_coef.",
-    ),
-    Disease(
-        "answers do not end",
-        PPO,
-        {"ended": "low"},
-        "The reward rises with each token. Look at what it likes, or set --no_end_penalty.",
-    ),
-    Disease(
-        "answers end at once",
-        PPO,
-        {"length": "low"},
-        "The shortest answers have the highest reward. Look at what it likes.",
-    ),
-    Disease(
-        "beta is too large",
-        PPO,
-        {"price": "high", "score_gain": "low"},
-        "Answers differ more in the price of their KL than in score, which is not learned. Lower --kl_coef.",
-    ),
-    Disease(
-        "the entropy collapses",
-        PPO,
-        {"entropy": "low", "score_gain": "low"},
-        "Answers become alike, and not because of their score. Look at what else is in the loss.",
-    ),
-    Disease(
-        "beta is too small",
-        PPO,
-        {"kl": "high"},
-        "The policy moves far from its start, to where the reward model has seen nothing. Raise --kl_coef, and "
-        "read answers: the score says nothing there.",
-    ),
-    Disease(
-        "the reward model is wrong",
-        PPO,
-        {"explained": "low", "score_gain": "low"},
-        "Nobody can predict the score, and it does not rise. Measure the reward model on held-out pairs.",
-    ),
-    Disease(
-        "the value network does not learn",
-        PPO,
-        {"explained": "low"},
-        "Its predictions explain less of the returns than they should. Change --value_lr.",
-    ),
-    Disease("it learns too slowly", PPO, {"clipped": "low", "kl": "low"}, "The policy hardly moves. Raise --lr."),
+    Disease("it learns too fast", PPO, {"clipped_at_first": "high"},
+            "The policy moves too far with each batch. Lower --lr (and --value_lr)."),
+    Disease("gamma is too large", PTX, {"ended": "low", "ptx_fall": "high"},
+            "The policy learns to write like the documents, which do not end as answers do. Lower --ptx_coef."),
+    Disease("answers do not end", PPO, {"ended": "low"},
+            "The reward rises with each token. Look at what it likes, or set --no_end_penalty."),
+    Disease("answers end at once", PPO, {"length": "low"},
+            "The shortest answers have the highest reward. Look at what it likes."),
+    Disease("beta is too large", PPO, {"price": "high", "score_gain": "low"},
+            "Answers differ more in the price of their KL than in score, which is not learned. Lower --kl_coef."),
+    Disease("the entropy collapses", PPO, {"entropy": "low", "score_gain": "low"},
+            "Answers become alike, and not because of their score. Look at what else is in the loss."),
+    Disease("beta is too small", PPO, {"kl": "high"},
+            "The policy moves far from its start, to where the reward model has seen nothing. Raise --kl_coef, and "
+            "read answers: the score says nothing there."),
+    Disease("the reward model is wrong", PPO, {"explained": "low", "score_gain": "low"},
+            "Nobody can predict the score, and it does not rise. Measure the reward model on held-out pairs."),
+    Disease("the value network does not learn", PPO, {"explained": "low"},
+            "Its predictions explain less of the returns than they should. Change --value_lr."),
+    Disease("it learns too slowly", PPO, {"clipped": "low", "kl": "low"},
+            "The policy hardly moves. Raise --lr."),
     # losses
-    Disease(
-        "data are repeated",
-        SFT,
-        {"first_gap": "high"},
-        "In the first epoch the loss on training data is below the validation loss: records occur several times.",
-    ),
-    Disease(
-        "it memorises its data",
-        SFT,
-        {"validation_rise": "high"},
-        "The validation loss has risen since its lowest. Take an earlier epoch, fewer epochs, or more data.",
-    ),
+    Disease("data are repeated", SFT, {"first_gap": "high"},
+            "In the first epoch the loss on training data is below the validation loss: records occur several times."),
+    Disease("it memorises its data", SFT, {"validation_rise": "high"},
+            "The validation loss has risen since its lowest. Take an earlier epoch, fewer epochs, or more data."),
     Disease("it learns too fast", SFT, {"loss_end": "high"}, "The loss has stalled. Lower the learning rate."),
     Disease("it learns too slowly", SFT, {"slowness": "high"}, "The loss falls slowly. Raise the learning rate."),
-    Disease(
-        "the rankings teach nothing",
-        RM,
-        {"learned": "low"},
-        "The model orders pairs no better than chance. Are ranks shuffled, or labelers at odds?",
-    ),
-    Disease(
-        "it memorises its data",
-        RM,
-        {"pairs_gap": "high"},
-        "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions.",
-    ),
-    Disease("it learns too fast", RM, {"loss_peak": "high"}, "The loss has risen at first. Lower the learning rate."),
-    Disease("it learns too slowly", RM, {"slowness": "high"}, "The loss falls slowly. Raise the learning rate."),
-)
+    Disease("it learns nothing", RM, {"learned": "low"},
+            "The model orders pairs no better than chance. Lower --lr; then look at the ranks: are they shuffled?"),
+    Disease("it memorises its data", RM, {"pairs_gap": "high"},
+            "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions."),
+    Disease("it learns too slowly", RM, {"loss_end": "high"}, "The loss has hardly fallen. Raise --lr."),
+)  # fmt: skip
 
 
 @functools.cache

@@ -202,12 +202,6 @@ def smooth(values, width=10):
     return np.array([part.mean() for part in np.array_split(values, max(1, len(values) // width)) if len(part)])
 
 
-def loss_peak(log):
-    """The largest loss in the first fifth of the run (means of ten steps), divided by the first ten steps' mean."""
-    values = smooth(log["loss"])
-    return float(values[: max(2, len(values) // 5)].max() / values[0]) if len(values) >= 10 else None
-
-
 def loss_end(log):
     """The loss of the last fifth, divided by the loss of the first ten steps."""
     values = smooth(log["loss"])
