@@ -113,12 +113,12 @@ def spread_embeddings(transformer, std):
 def make_optimizer(model, config):
     """Adam for everything, or Muon for the blocks' matrices and Adam for the rest."""
     if config.optimizer == "adam":
-        return adam(model.parameters(), config.lr)
+        return adam(model.parameters(), config.lr, config.shard)
     blocks = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name}
     stacked = {name: p for name, p in blocks.items() if name.endswith("c_attn.weight")}
     rest = [p for name, p in model.named_parameters() if name not in blocks]
     matrices = [p for name, p in blocks.items() if name not in stacked]
-    return Both(adam(rest, config.lr), Muon(matrices, stacked.values(), config.muon_lr))
+    return Both(adam(rest, config.lr, config.shard), Muon(matrices, stacked.values(), config.muon_lr))
 
 
 if __name__ == "__main__":

@@ -345,7 +345,7 @@ def load_data(config, tokenizer, networks):
 def make_optimizers(networks, config):
     """Adam for the policy and for the value network."""
     policy, value = networks.policy.parameters(), networks.value.parameters()
-    return adam(policy, config.lr), adam(value, config.value_lr)
+    return adam(policy, config.lr, config.shard), adam(value, config.value_lr, config.shard)
 
 
 def endless(n, start, seed):

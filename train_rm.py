@@ -64,7 +64,7 @@ def main(config):
 
 
 def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
-    optimizer = adam(model.parameters(), config.lr)
+    optimizer = adam(model.parameters(), config.lr, config.shard)
     run = Run(config, model, optimizer, last_good=config.init, loss="RM loss", accuracy="accuracy")
     learner, rng = distributed.wrap(model), np.random.default_rng(config.seed)
     lengths, size = [r.length for r in rankings], config.batch_size

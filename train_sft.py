@@ -68,7 +68,8 @@ def main(config):
     validation = records.load_demonstrations(config.validation, tokenizer, n_ctx)
     if start_run(config):
         steps = list(plan(demonstrations, config, documents, config.documents_in_batch))
-        train(config, model, adam(model.parameters(), config.lr), tokenizer, steps, validation)
+        optimizer = adam(model.parameters(), config.lr, config.shard)
+        train(config, model, optimizer, tokenizer, steps, validation)
     distributed.finish()
 
 
@@ -78,8 +79,7 @@ def train(config, model, optimizer, tokenizer, steps, validation=()):
     run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
     learner, device = distributed.wrap(model), next(model.parameters()).device
     for step, (epoch, batch, last_of_epoch) in run.steps(steps):
-        decay = cosine_lr(step, len(steps))
-        scale_lr(optimizer, decay)
+        scale_lr(optimizer, cosine_lr(step, len(steps)))
         torch.manual_seed(distributed.seed_of(config.seed, step))  # for dropout
         model.train()
         loss = 0.0
@@ -92,8 +92,7 @@ def train(config, model, optimizer, tokenizer, steps, validation=()):
         take_step(model, optimizer, config.max_grad_norm)
 
         (loss,) = distributed.all_reduce(loss)
-        row = dict(epoch=epoch, loss=loss, lr=config.lr * decay)
-        row |= dict(tokens_per_second=run.rate(sum(s.length for s in batch)))
+        row = dict(epoch=epoch, loss=loss, tokens_per_second=run.rate(sum(s.length for s in batch)))
         if last_of_epoch:
             measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens)
             row |= dict(validation_loss=measured)

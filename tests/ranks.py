@@ -22,6 +22,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import tiny  # noqa: E402
+import train_sft  # noqa: E402
 from forked import PYTHON  # noqa: E402
 from minirlhf import losses  # noqa: E402
 from minirlhf.support import distributed, run  # noqa: E402
@@ -30,6 +31,7 @@ from minirlhf.support.errors import InputError  # noqa: E402
 
 Adam = torch.optim.Adam
 RANKS = __file__
+LOSSES = {}  # the scripts' own
 
 
 class Watched(Adam):
@@ -60,17 +62,24 @@ def die(step):
     return 1.0
 
 
+def term(step):
+    """Rank 1, or the only one, is told to end in its third step."""
+    if step == 2 and distributed.rank() == distributed.world_size() - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 1.0
+
+
 def harm(script, fault):
-    name = {"train_sft": "sft_loss", "train_rm": "ranking_loss", "train_ppo": "policy_loss"}[script.__name__]
-    script = losses if script.__name__ == "train_ppo" else script
-    steps, loss = itertools.count(), getattr(script, name)
+    name = {"train_rm": "ranking_loss", "train_ppo": "policy_loss"}.get(script.__name__, "sft_loss")
+    script = {"train_ppo": losses, "pretrain": train_sft}.get(script.__name__, script)
+    steps, loss = itertools.count(), LOSSES.setdefault(name, getattr(script, name))
     setattr(script, name, lambda *args, **kwargs: loss(*args, **kwargs) * fault(next(steps)))
 
 
 @dataclass(frozen=True)
 class Config:
     jobs: str  # jobs.json
-    fault: str | None = None  # nan or die
+    fault: str | None = None  # nan, die or term
 
 
 def main(config):
@@ -86,13 +95,15 @@ def main(config):
             [word.replace("{rank}", os.environ.get("RANK", "0")) for word in flags],
         )
         if fault:
-            harm(script, {"nan": nan, "die": die}[fault])
+            harm(script, {"nan": nan, "die": die, "term": term}[fault])
         Watched.made.clear()
         try:
             tiny.run(script, flags)
         except InputError:
             (Path(path).parent / f"stopped-{distributed.rank()}").touch()
             raise
+        except SystemExit as ended:
+            assert ended.code == run.STOPPED
         seen = [(o.gradients, [p.detach() for p in o.parameters()]) for o in Watched.made]
         torch.save(seen, Path(flags[flags.index("--out") + 1]) / f"seen-{distributed.rank()}.pt")
     finish()
@@ -103,13 +114,13 @@ def torchrun(n, *words, python=PYTHON, options=()):
     return subprocess.run([*command, "--no-python", *python, *words], capture_output=True, text=True, timeout=60)
 
 
-def launch(n, jobs):
+def launch(n, jobs, *fault):
     """Runs jobs in n processes that meet as those of torchrun do."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     shared = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(n), LOCAL_WORLD_SIZE=str(n))
     ranks = [shared | dict(RANK=str(i), LOCAL_RANK=str(i)) if n > 1 else {} for i in range(n)]
-    words = [*PYTHON, __file__, str(jobs)]
+    words = [*PYTHON, __file__, str(jobs), *fault]
     processes = [subprocess.Popen(words, env=os.environ | rank) for rank in ranks]
     assert [process.wait(120) for process in processes] == [0] * n
 

@@ -190,7 +190,7 @@ def no_gradient_clipping(put, config):
 def adam_eps_1e_5(put, config):
     """Adam's epsilon is 1e-5 in place of 1e-8."""
 
-    def adam(parameters, lr):
+    def adam(parameters, lr, shard=False):
         return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.95), eps=1e-5)
 
     put(train_ppo, "adam", adam)

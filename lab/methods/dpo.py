@@ -68,7 +68,7 @@ def main(config):
 
 
 def train(config, policy, reference, tokenizer, pairs):
-    optimizer = adam(policy.parameters(), config.lr)
+    optimizer = adam(policy.parameters(), config.lr, config.shard)
     run = Run(config, policy, optimizer, last_good=config.init, loss="DPO loss")
     learner, device = distributed.wrap(policy), next(policy.parameters()).device
     order = [np.random.default_rng((config.seed, epoch)).permutation(len(pairs)) for epoch in range(config.epochs)]

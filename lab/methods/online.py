@@ -99,7 +99,8 @@ def main(config, method, reward=None):
 
 
 def train(config, method, networks, tokenizer, prompts, reward=None):
-    policy, ema, optimizer = networks.policy, networks.ema, adam(networks.policy.parameters(), config.lr)
+    policy, ema = networks.policy, networks.ema
+    optimizer = adam(policy.parameters(), config.lr, config.shard)
     curves = dict(score="RM score", kl="KL to the reference (nats)", loss="loss")
     run = Run(config, policy, ema, optimizer, last_good=config.policy, **curves)
     learner, eos, pad, K = distributed.wrap(policy), tokenizer.eos, tokenizer.pad, config.samples

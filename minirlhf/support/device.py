@@ -1,5 +1,7 @@
 """The device of a model, and the precision in which its forward is computed."""
 
+import resource
+import sys
 from contextlib import nullcontext
 
 import torch
@@ -29,6 +31,13 @@ def place(model, config):
     if getattr(config, "compile", False):
         model.compile(dynamic=True)
     return model
+
+
+def peak_memory():
+    """The most bytes that this process has held so far: of the GPU, or else of the machine."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def precision(model):

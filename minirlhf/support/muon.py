@@ -1,5 +1,6 @@
 """Muon (Jordan et al. 2024): momentum whose step is made orthogonal, for the matrices of a network. Unlike
-torch.optim.Muon it computes in float32, and all matrices of a shape in one batched product, dealt out to ranks."""
+torch.optim.Muon it computes in float32, and all matrices of a shape in one batched product. Matrices are dealt out to
+ranks: each keeps the momentum of its own, makes their steps, and all get all steps."""
 
 import math
 from collections import defaultdict
@@ -18,25 +19,62 @@ class Muon(torch.optim.Optimizer):
         groups = [dict(params=list(matrices), stacked=False), dict(params=list(stacked), stacked=True)]
         super().__init__([group for group in groups if group["params"]], dict(lr=lr, momentum=momentum))
 
-    @torch.no_grad()
-    def step(self):
-        same_shape = defaultdict(list)  # shape -> (weights, the direction to make orthogonal, learning rate)
+    def matrices(self):
+        """{shape: [(its group, its parameter, its rows there)]} of all matrices; every N-th is this rank's."""
+        same_shape = defaultdict(list)
         for group in self.param_groups:
             for p in group["params"]:
-                if p not in self.state:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                nesterov = p.grad.lerp(momentum, group["momentum"])
-                parts = p.shape[0] // p.shape[1] if group["stacked"] else 1
-                for weights, direction in zip(p.chunk(parts), nesterov.chunk(parts)):
-                    if weights.shape[0] > weights.shape[1]:
-                        weights, direction = weights.T, direction.T
-                    same_shape[weights.shape].append((weights, direction, group["lr"]))
-        for shape, matrices in same_shape.items():
-            directions = torch.stack([direction for _, direction, _ in matrices])
-            steps = distributed.all_gather(orthogonal(distributed.shard(directions))) * 0.2 * math.sqrt(max(shape))
-            for (weights, _, lr), step in zip(matrices, steps):
-                weights.sub_(step, alpha=lr)
+                height = p.shape[1] if group["stacked"] else p.shape[0]
+                for first in range(0, p.shape[0], height):
+                    shape = min(height, p.shape[1]), max(height, p.shape[1])
+                    same_shape[shape].append((group, p, slice(first, first + height)))
+        return same_shape
+
+    @torch.no_grad()
+    def step(self):
+        for shape, matrices in self.matrices().items():
+            directions = [self.direction(*matrix) for matrix in distributed.shard(matrices)]
+            mine = orthogonal(torch.stack(directions)) if directions else matrices[0][1].new_zeros((0, *shape))
+            steps = distributed.all_gather(mine) * 0.2 * math.sqrt(max(shape))
+            for (group, p, rows), step in zip(matrices, steps):
+                wide(p[rows]).sub_(step, alpha=group["lr"])
+
+    def direction(self, group, p, rows):
+        """What is made orthogonal: the gradient, mixed with its momentum (Nesterov's)."""
+        momenta, gradient = self.state[p].setdefault("momenta", {}), wide(p.grad[rows])
+        momentum = momenta.setdefault(rows.start, torch.zeros_like(gradient))
+        return gradient.lerp(momentum.lerp_(gradient, 1 - group["momentum"]), group["momentum"])
+
+    def consolidate_state_dict(self, to=0):
+        """Gathers the momenta of all ranks on rank `to`, for its next state_dict(). All ranks call it."""
+        for shape, matrices in self.matrices().items():
+            mine = [self.state[p]["momenta"][rows.start] for _, p, rows in distributed.shard(matrices)]
+            mine = torch.stack(mine) if mine else matrices[0][1].new_zeros((0, *shape))
+            for (_, p, rows), momentum in zip(matrices, distributed.all_gather(mine)):
+                if distributed.rank() == to:
+                    self.state[p].setdefault("momenta", {}).setdefault(rows.start, momentum.clone())
+
+    def state_dict(self):
+        state = super().state_dict()  # names the tensors
+        state["state"] = {i: {"momenta": dict(own["momenta"])} for i, own in state["state"].items()}
+        self.keep_mine()
+        return state
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.keep_mine()
+
+    def keep_mine(self):
+        """Forgets the momenta of matrices that are other ranks'."""
+        for matrices in self.matrices().values():
+            for i, (_, p, rows) in enumerate(matrices):
+                if i % distributed.world_size() != distributed.rank() and p in self.state:
+                    self.state[p]["momenta"].pop(rows.start, None)
+
+
+def wide(matrix):
+    """The matrix, transposed if it has more rows than columns."""
+    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 class Both:

@@ -2,10 +2,18 @@
 
 import torch
 
+from .distributed import world_size
 
-def adam(parameters, lr):
-    """Adam with the paper's betas, for all its models (App. C)."""
-    return torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.95), fused=True)
+
+def adam(parameters, lr, shard=False):
+    """Adam with the paper's betas, for all its models (App. C). shard: each rank keeps the moments of a part of the
+    parameters, makes their steps, and sends them to the others (ZeRO's first stage, Rajbhandari et al. 2020)."""
+    own = dict(lr=lr, betas=(0.9, 0.95), fused=True)
+    if shard and world_size() > 1:
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        return ZeroRedundancyOptimizer(parameters, torch.optim.Adam, **own)
+    return torch.optim.Adam(parameters, **own)
 
 
 def scale_lr(optimizer, factor):
@@ -15,7 +23,8 @@ def scale_lr(optimizer, factor):
 
 
 def take_step(network, optimizer, max_grad_norm):
-    """Clips the gradients' norm (ours: not in the paper), takes the step, and zeroes the gradients."""
-    torch.nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
+    """Clips the gradients' norm (ours: not in the paper), takes the step, and zeroes the gradients. The norm before is
+    optimizer.grad_norm afterwards, which Run.log reads."""
+    optimizer.grad_norm = torch.nn.utils.clip_grad_norm_(network.parameters(), max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()

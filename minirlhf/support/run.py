@@ -26,6 +26,7 @@ import torch
 from .checkpoint import checksums, finite, if_valid, read_pt, save_model
 from .config import Text, check_fields, refuse_unused, require_positive
 from .curves import draw_curves, read_metrics
+from .device import peak_memory
 from .distributed import all_reduce, from_rank_0, of_all_ranks, print0, rank, world_size
 from .errors import InputError, require, reraise
 from .files import disk_errors, write_atomically, write_lines
@@ -35,7 +36,7 @@ from .progress import progress
 LOGS = ("samples.jsonl", "tokens.jsonl", "metrics.jsonl")  # in the order in which a step writes them
 # Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
 PLACE = ("resume", "device", "compile", "graph", "recompute", "max_tokens", "rollout_batch_size", "save_every",
-         "save_minutes")  # fmt: skip
+         "save_minutes", "shard")  # fmt: skip
 STOPPED = 128 + signal.SIGTERM  # the exit status of a run that SIGTERM has ended
 
 
@@ -54,6 +55,7 @@ class RunConfig:
     dtype: Text = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
     compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
     recompute: bool = False  # recompute activations in backward: less memory, a third slower
+    shard: bool = False  # share out Adam's moments to the processes: less memory, the same steps
 
     def __post_init__(self):
         check_fields(self)
@@ -104,7 +106,7 @@ class Run:
     columns of the metrics that are drawn, {column: title}; progress says the newest of the first two."""
 
     def __init__(self, config, *parts, last_good="none was saved yet", **curves):
-        self.out, self.save_every, self.parts, self.last_good = Path(config.out), config.save_every, parts, last_good
+        self.config, self.out, self.parts, self.last_good = config, Path(config.out), parts, last_good
         self.curves, self.newest, self.example = curves, {}, ""
         self.save_seconds = 60 * (config.save_minutes or math.inf)
         self.saved = time.perf_counter()
@@ -124,7 +126,7 @@ class Run:
                 yield step, item
                 now = time.perf_counter()
                 stop, late = all_reduce(bool(asked), now > self.saved + self.save_seconds)  # of any process
-                if (step + 1) % self.save_every == 0 or (step + 1 < len(plan) and (stop or late)):
+                if (step + 1) % self.config.save_every == 0 or (step + 1 < len(plan) and (stop or late)):
                     self._save_state(step + 1)
                 if stop and step + 1 < len(plan):
                     print0(f"{self.out}: ended by SIGTERM after step {step + 1}; go on with --resume")
@@ -157,8 +159,9 @@ class Run:
         return count / (time.perf_counter() - self.began)
 
     def log(self, *samples, tokens=(), **row):
-        """Appends `row` to metrics.jsonl, samples (dicts) to samples.jsonl, tokens (dicts), if any, to tokens.jsonl.
-        InputError if a figure is not finite."""
+        """Appends `row` to metrics.jsonl, with what each step has (_figures), samples (dicts) to samples.jsonl, tokens
+        (dicts), if any, to tokens.jsonl. InputError if a figure is not finite."""
+        row |= self._figures()
         for name, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise self._not_finite(name, value)
@@ -173,6 +176,17 @@ class Run:
                 path, advice = self.out / name, "then go on from the newest state with --resume"
                 with disk_errors(path, advice), open(path, "a", encoding="utf-8") as file:
                     file.writelines(json.dumps({"step": self.step} | r, ensure_ascii=False) + "\n" for r in rows)
+
+    def _figures(self):
+        """Learning rates, the norms of the newest gradients before they were clipped, and the most memory that this
+        process has held. The second optimizer's begin as its flag does: value_lr, value_grad_norm."""
+        found, flags = {}, [name for name in vars(self.config) if name == "lr" or name.endswith("_lr")]
+        for name, optimizer in zip(flags, self.optimizers()):
+            found[name] = optimizer.param_groups[0]["lr"]
+        optimizers = [part for part in self.parts if hasattr(part, "grad_norm")]  # Muon's is Adam's, too
+        for name, optimizer in zip(flags, optimizers):
+            found[f"{name.removesuffix('lr')}grad_norm"] = float(optimizer.grad_norm)
+        return found | {"memory_gb": peak_memory() / 1e9}
 
     def save(self, name, model, tokenizer):
         """Writes a checkpoint into the run's folder."""
@@ -198,6 +212,9 @@ class Run:
         if not all(finite(p.detach()) for network in networks for p in network.parameters()):
             raise self._not_finite("weights", math.nan)
         self.last_good = self.out / f"state-{step:08d}.pt"
+        for optimizer in self.optimizers():
+            if world_size() > 1 and hasattr(optimizer, "consolidate_state_dict"):  # which is shared out to ranks
+                optimizer.consolidate_state_dict(0)
         if rank() == 0:
             state = {"step": step, "world": world_size(), "parts": [part.state_dict() for part in self.parts]}
             write_atomically(self.last_good, lambda file: torch.save(state, file))
@@ -205,6 +222,11 @@ class Run:
             for old in [path for path in state_paths(self.out) if path < self.last_good][:-1]:
                 old.unlink()
         self.saved = time.perf_counter()
+
+    def optimizers(self):
+        """All optimizers among the parts, also those that are used as one."""
+        found = [own for part in self.parts for own in getattr(part, "optimizers", [part])]
+        return [own for own in found if not isinstance(own, torch.nn.Module)]
 
     def _load_state(self):
         """Restores the parts from the newest valid state; returns how many steps it was saved after, 0 without one. All
@@ -220,9 +242,10 @@ class Run:
             step, n = (read_state(path)[key] for key in ("step", "world"))
             for i, part in enumerate(self.parts):
                 part.load_state_dict(read_part(path, i, len(self.parts)))
-                for optimizer in getattr(part, "optimizers", [part]):
-                    if len({frozenset(own) for own in getattr(optimizer, "state", {}).values()}) > 1:
-                        raise ValueError("Adam and Muon keep the same of each parameter")
+            for optimizer in self.optimizers():
+                kept = getattr(optimizer, "optim", optimizer).state.values()
+                if len({frozenset(own) for own in kept}) > 1:
+                    raise ValueError("Adam and Muon keep the same of each parameter")
         if n != (own := world_size()):
             print0(f"{path}: made by {n} processes, and there are {own} now: sums are rounded otherwise")
         print0(f"{self.out}: going on after step {step}")

@@ -15,7 +15,7 @@ from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
 from ranks import RANKS, launch, torchrun
 from tiny import to_flags
 
-JOBS = ("gpt", "sft", "mixed", "rm", "ppo", "ppo_ptx")
+JOBS = ("gpt", "muon", "sft", "mixed", "rm", "ppo", "ppo_ptx")
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def inputs(world, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(world, inputs, tmp_path_factory):
-    """What each job leaves when n processes do it."""
+    """What each job leaves when n processes do it. flags: other ones. told_to_end: they are, in their third step."""
 
-    def jobs(folder):
+    def jobs(folder, **others):
         common = dict(max_tokens=90, batch_size=8, lr=1e-2, seed=3)
         further = dict(init=world.gpt, data=[inputs["documents"]], validation=[inputs["documents"]]) | common
-        further |= dict(epochs=5, optimizer="adam")
+        further |= dict(epochs=5)
         tuned = dict(init=world.gpt, data=[inputs["demonstrations"]], validation=[inputs["demonstrations"]]) | common
         tuned |= dict(epochs=2, dropout=0.0)
         ppo = dict(policy=inputs["policy"], reward_model=world.rm, prompts=[world.prompts]) | common
@@ -56,23 +56,25 @@ def outcome(world, inputs, tmp_path_factory):
         ptx = dict(documents=[inputs["documents"]], ptx_coef=2.0, documents_per_episode=0.5)
         rm = dict(init=world.gpt, data=[inputs["rankings"]], validation=[inputs["rankings"]], epochs=2)
         every = {
-            "gpt": ("pretrain", further),
+            "gpt": ("pretrain", further | dict(optimizer="adam")),
+            "muon": ("pretrain", further),
             "sft": ("train_sft", tuned),
             "mixed": ("train_sft", tuned | dict(documents=[inputs["documents"]], document_share=0.3)),
             "rm": ("train_rm", common | rm | dict(demonstrations=[inputs["demonstrations"]])),
             "ppo": ("train_ppo", ppo | dict(ptx_coef=0.0)),
             "ppo_ptx": ("train_ppo", ppo | ptx),
         }
-        return [(script, to_flags(flags | dict(out=str(folder / name)))) for name, (script, flags) in every.items()]
+        return [(script, to_flags(flags | dict(out=str(folder / name)) | others))
+                for name, (script, flags) in every.items()]  # fmt: skip
 
     done = {}
 
-    def of(n):
-        if n not in done:
-            folder = done[n] = tmp_path_factory.mktemp(f"ranks-{n}")
-            (folder / "jobs.json").write_text(json.dumps(jobs(folder)))
-            launch(n, folder / "jobs.json")
-        return done[n]
+    def of(n, folder=None, told_to_end=False, **flags):
+        if folder or n not in done:
+            folder = folder or done.setdefault(n, tmp_path_factory.mktemp(f"ranks-{n}"))
+            (folder / "jobs.json").write_text(json.dumps(jobs(folder, **flags)))
+            launch(n, folder / "jobs.json", *(["term"] if told_to_end else []))
+        return folder or done[n]
 
     return of
 
@@ -145,6 +147,34 @@ def test_the_tokens_that_are_shown_are_those_of_one_process(outcome, job, n):
         assert a.keys() == b.keys() and (a["prompt"], a["tokens"]) == (b["prompt"], b["tokens"])
         for name in a.keys() - {"prompt", "tokens"}:
             assert a[name] == pytest.approx(b[name], abs=1.1e-4), name
+
+
+# --- runs that are ended and go on, with states that are shared out ----------------------------------------
+
+
+def assert_same_models(one, other, **how):
+    for job in JOBS:
+        a, b = (torch.load(folder / job / "model.pt")["model"] for folder in (one, other))
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], **how, msg=lambda text, job=job: f"{job}: {text}")
+
+
+@pytest.mark.parametrize("shard", [False, True])
+def test_ended_by_sigterm_and_gone_on_ranks_leave_the_same_model_bit_by_bit(outcome, tmp_path, shard):
+    """With --shard also the same as without."""
+    outcome(2, tmp_path, told_to_end=True, shard=shard)
+    for job in JOBS:
+        assert [path.name for path in (tmp_path / job).glob("state-*")] and not (tmp_path / job / "model.pt").exists()
+    outcome(2, tmp_path, resume=True, shard=shard)
+    assert_same_models(tmp_path, outcome(2), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("numbers", [(2, 4), (4, 2), (1, 2), (2, 1)])
+def test_another_number_of_ranks_goes_on_but_for_rounding(outcome, tmp_path, numbers):
+    begun, ended = numbers
+    outcome(begun, tmp_path, told_to_end=True, shard=begun > 1)
+    outcome(ended, tmp_path, resume=True, shard=ended > 1)
+    assert_same_models(tmp_path, outcome(1), rtol=0, atol=1e-9)
 
 
 def test_dropout_differs_between_ranks_steps_and_seeds(monkeypatch):

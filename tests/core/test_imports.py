@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # minirlhf/support/, the lowest line first; a file imports from lines above its own here.
 SUPPORT = """
-    errors shapes optim chats marks
+    errors shapes chats marks
     config files distributed device forward statistics
-    muon formats rows accumulation sampling progress shown
+    muon formats rows accumulation sampling progress shown optim
     folder records tokenizer cuda_graph curves
     huggingface signs
     checkpoint diagnosis

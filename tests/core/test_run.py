@@ -13,6 +13,8 @@ import tiny
 from minirlhf.support import distributed, run
 from minirlhf.support.curves import draw_curves, read_metrics
 from minirlhf.support.errors import InputError
+from minirlhf.support.muon import Both
+from minirlhf.support.optim import take_step
 from minirlhf.support.progress import progress
 from minirlhf.support.run import Run, RunConfig, start_run
 
@@ -398,11 +400,36 @@ def test_metrics_come_back_row_by_row(config):
     for _ in metrics.steps("ab"):
         metrics.log(loss=1.5, other=None)
     metrics.log(step=2, bias=1)
-    assert read_metrics(config.out) == [
+    rows = read_metrics(config.out)
+    assert all(0.01 < row.pop("memory_gb") < 100 for row in rows)
+    assert rows == [
         {"step": 0, "loss": 1.5, "other": None},
         {"step": 1, "loss": 1.5, "other": None},
         {"step": 2, "bias": 1},
     ]
+
+
+def test_learning_rates_and_norms_are_logged_under_their_flags_names(tmp_path):
+    """Of two optimizers beside each other, and of two that are used as one, whose gradients have one norm."""
+    config = SimpleNamespace(out=str(tmp_path), save_every=9, save_minutes=None, lr=0.1, value_lr=0.2, muon_lr=0.3)
+    for names, join in ((("lr", "value_lr"), False), (("lr", "muon_lr"), True)):
+        own = SimpleNamespace(
+            **{name: value for name, value in vars(config).items() if name[-2:] != "lr" or name in names}
+        )
+        learners = [Learner(), Learner()]
+        optimizers = [learner.optimizer for learner in learners]
+        for rate, (optimizer, learner) in enumerate(zip(optimizers, learners), 1):
+            learner.model.weight.grad = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+            optimizer.param_groups[0]["lr"] = rate
+            if not join:
+                take_step(learner.model, optimizer, 100 if rate == 1 else 0.1)
+        if join:
+            optimizers = [Both(*optimizers)]
+            take_step(torch.nn.ModuleList([learner.model for learner in learners]), optimizers[0], 1.0)
+        found = Run(own, *[learner.model for learner in learners], *optimizers)._figures()
+        del found["memory_gb"]
+        norms = {"grad_norm": pytest.approx(50**0.5)} if join else {"grad_norm": 5, "value_grad_norm": 5}
+        assert found == dict(zip(names, (1, 2))) | norms
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
