@@ -60,7 +60,7 @@ class Config(RunConfig):
 
 
 def main(config):
-    distributed.start(pick_device(config.device))
+    distributed.start(pick_device(config.device), config.timeout)
     distributed.require_divisible(config, "batch_size")
     model, tokenizer = start_model(config)
     place(model, config)

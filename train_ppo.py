@@ -129,7 +129,7 @@ def main(config, reward=None):
     two lists of B texts, prompts and responses, and returns B numbers."""
     if reward is None and config.reward_model is None:
         raise InputError("required: --reward_model (--help lists and explains every flag)")
-    distributed.start(pick_device(config.device))
+    distributed.start(pick_device(config.device), config.timeout)
     distributed.require_divisible(config, "batch_size", "minibatch_size")
     if config.graph and pick_device(config.device) != "cuda":
         raise InputError("--graph needs a CUDA device; leave the flag out, or use --device cuda")

@@ -47,7 +47,7 @@ class Config(RunConfig):
 
 
 def main(config):
-    distributed.start(pick_device(config.device))
+    distributed.start(pick_device(config.device), config.timeout)
     distributed.require_divisible(config, "batch_size")
     tokenizer = load_tokenizer(config.init)
     torch.manual_seed(config.seed)  # for the head

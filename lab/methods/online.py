@@ -83,7 +83,7 @@ def main(config, method, reward=None):
     """Trains a policy by a Method. reward: a function in place of the reward model, as for train_ppo.main."""
     if reward is None and config.reward_model is None:
         raise InputError("required: --reward_model (--help lists and explains every flag)")
-    distributed.start(pick_device(config.device))
+    distributed.start(pick_device(config.device), config.timeout)
     distributed.require_divisible(config, "batch_size", "minibatch_size")
     tokenizer = load_tokenizer(config.policy)
     policy = load_model(config.policy, GPT, tokenizer).eval()

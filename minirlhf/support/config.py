@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+import time
 import types
 import typing
 from contextlib import suppress
@@ -15,6 +16,7 @@ from contextlib import suppress
 from .errors import InputError, require
 
 Text = typing.NewType("Text", str)  # the type of a field that is a string, but no file name
+LAST = 8  # seconds until a process says what only follows from the error of another one
 
 
 def command(main, config, *positional):
@@ -25,24 +27,31 @@ def command(main, config, *positional):
     try:
         main(parse(config, sys.argv[1:], *positional, description=sys.modules[main.__module__].__doc__))
     except (InputError, MemoryError, RuntimeError, OSError) as error:
-        line = str(error).replace("\n", " ")
+        line, wait = str(error).replace("\n", " "), turn()
         if isinstance(error, OSError):
             if not error.filename:
                 raise
             line = f"{error.filename}: {error.strerror}; is it the path you mean, and may you use it?"
         elif isinstance(error, RuntimeError) and re.search(r"gloo|NCCL|Connection (closed|reset)", line):
-            line = f"another process of this run has ended ({line[:100]}); see what it says"
+            line, wait = f"another process of this run has ended ({line[:100]}); see what it says", LAST
         elif not isinstance(error, InputError):
             if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", line):
                 raise
             line = f"out of memory ({line[:200]}); take a smaller model, or less at once (--max_tokens)"
-        if os.environ.get("LOCAL_RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ:
-            print(f"error: {line}", file=sys.stderr)  # under torchrun only one process prints it
+        time.sleep(wait)  # meanwhile torchrun may end this process, if another has said the same, or the reason
+        print(f"error: {line}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         advice = "a training script goes on from its newest state with --resume, others with the same command"
         print(f"stopped: {advice}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def turn():
+    """Seconds until this process may print an error that other ranks may have, too: none for rank 0, three for the
+    first of another machine, six for the others."""
+    first_of_all, first_here = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+    return 0 if first_of_all else 3 if first_here else 6
 
 
 def ignore_write_errors():

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from .errors import InputError, require
 
 
-def start(device):
-    """Joins the process group if torchrun started this process; on CUDA each rank takes a GPU of its own."""
+def start(device, minutes=30.0):
+    """Joins the process group if torchrun started this process; on CUDA each rank takes a GPU of its own. minutes: how
+    long a rank waits for others before the run ends."""
     if "RANK" not in os.environ or dist.is_initialized():
         return
     address = check_environment()
@@ -32,12 +34,14 @@ def start(device):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if "TORCHELASTIC_RUN_ID" not in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
         print(f"waiting for {os.environ['WORLD_SIZE']} processes to meet at {address}", flush=True)
-    options = {}
+    options = {"timeout": timedelta(minutes=minutes)}
+    if device == "cuda":
+        options["device_id"] = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # After a restart the store still has the addresses of the old processes. A prefix for each start hides them.
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        options = dict(store=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
+        options |= dict(store=store, rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))
     try:
         dist.init_process_group("nccl" if device == "cuda" else "gloo", **options)
     except dist.DistError as error:

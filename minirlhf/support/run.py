@@ -36,7 +36,7 @@ from .progress import progress
 LOGS = ("samples.jsonl", "tokens.jsonl", "metrics.jsonl")  # in the order in which a step writes them
 # Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
 PLACE = ("resume", "device", "compile", "graph", "recompute", "max_tokens", "rollout_batch_size", "save_every",
-         "save_minutes", "shard")  # fmt: skip
+         "save_minutes", "shard", "timeout")  # fmt: skip
 STOPPED = 128 + signal.SIGTERM  # the exit status of a run that SIGTERM has ended
 
 
@@ -55,11 +55,12 @@ class RunConfig:
     dtype: Text = "auto"  # of matrix products: float32, bfloat16, or auto: bfloat16 on CUDA
     compile: bool = False  # by torch.compile: starts slower, runs faster on a GPU
     recompute: bool = False  # recompute activations in backward: less memory, a third slower
+    timeout: float = 30.0  # minutes that a process waits for the others, such as while a state is written
     shard: bool = False  # share out Adam's moments to the processes: less memory, the same steps
 
     def __post_init__(self):
         check_fields(self)
-        require_positive(self, "max_grad_norm", "max_tokens", "save_every", "save_minutes")
+        require_positive(self, "max_grad_norm", "max_tokens", "save_every", "save_minutes", "timeout")
         if not getattr(self, "documents", True):
             refuse_unused(self, "document_share", "--documents")
 

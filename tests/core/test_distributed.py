@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,25 @@ def test_ranks_with_other_data_or_flags_end_in_one_line(world, tmp_path, flags, 
     result = torchrun(2, RANKS, str(tmp_path / "jobs.json"))
     assert result.returncode != 0 and result.stderr.count("error: process 1 has another") == 1
     assert says in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_what_only_another_rank_finds_is_said_too(world, tmp_path):
+    tiny.write_lines(tmp_path / "0.jsonl", tiny.DEMONSTRATIONS)
+    words = sft(world, str(tmp_path / "out"), data=[f"{tmp_path}/{{rank}}.jsonl"])
+    (tmp_path / "jobs.json").write_text(json.dumps([("train_sft", words)]))
+    result = torchrun(2, RANKS, str(tmp_path / "jobs.json"))
+    assert result.returncode != 0 and result.stderr.count("error: ") == 1
+    assert f"error: {tmp_path}/1.jsonl: no such file" in result.stderr
+
+
+def test_ranks_wait_for_each_other_as_long_as_the_flag_says(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, **options: asked.update(options))
+    for name, value in dict(RANK=0, WORLD_SIZE=1, MASTER_PORT=1, LOCAL_RANK=0, LOCAL_WORLD_SIZE=1).items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    distributed.start("cpu", 2.5)
+    assert asked == {"timeout": timedelta(seconds=150)}
 
 
 def test_a_nan_on_one_rank_stops_all_with_one_message(world, tmp_path):
