@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from . import signs
 
-PPO, PTX, RM, SFT = ("ppo", "ppo_ptx"), ("ppo_ptx",), ("rm",), ("gpt", "sft")
+PPO, PTX, RM, GPT, SFT = ("ppo", "ppo_ptx"), ("ppo_ptx",), ("rm",), ("gpt",), ("sft",)
 FEW = 10
 # The bands of what must be exactly so need no healthy run: (low, high) of a sign.
 EXACT = {
@@ -105,17 +105,19 @@ DISEASES = (
     Disease("it learns too slowly", PPO, {"clipped": "low", "kl": "low"},
             "The policy hardly moves. Raise --lr."),
     # losses
-    Disease("data are repeated", SFT, {"first_gap": "high"},
+    Disease("data are repeated", GPT + SFT, {"first_gap": "high"},
             "In the first epoch the loss on training data is below the validation loss: records occur several times."),
-    Disease("it memorises its data", SFT, {"validation_rise": "high"},
+    Disease("it memorises its data", GPT + SFT, {"validation_rise": "high"},
             "The validation loss has risen since its lowest. Take an earlier epoch, fewer epochs, or more data."),
-    Disease("it learns too fast", SFT, {"loss_end": "high"}, "The loss has stalled. Lower the learning rate."),
-    Disease("it learns too slowly", SFT, {"slowness": "high"}, "The loss falls slowly. Raise the learning rate."),
+    Disease("it learns too fast", SFT, {"loss_peak": "high"}, "The first steps raise the loss. Lower --lr."),
+    Disease("it learns too slowly", SFT, {"loss_end": "high"}, "The loss has hardly fallen. Raise --lr."),
+    Disease("it learns too slowly", GPT, {"slowness": "high"}, "The loss falls slowly. Raise --lr and --muon_lr."),
+    Disease("it learns too fast", GPT, {"loss_end": "high"}, "The loss has stalled. Lower --lr and --muon_lr."),
     Disease("it learns nothing", RM, {"learned": "low"},
             "The model orders pairs no better than chance. Lower --lr; then look at the ranks: are they shuffled?"),
     Disease("it memorises its data", RM, {"pairs_gap": "high"},
             "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions."),
-    Disease("it learns too slowly", RM, {"loss_end": "high"}, "The loss has hardly fallen. Raise --lr."),
+    Disease("it learns too slowly", RM, {"ranking_loss": "high"}, "The loss has hardly fallen. Raise --lr."),
 )  # fmt: skip
 
 

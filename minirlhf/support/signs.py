@@ -6,6 +6,7 @@ says which signs make which disease.
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -202,10 +203,20 @@ def smooth(values, width=10):
     return np.array([part.mean() for part in np.array_split(values, max(1, len(values) // width)) if len(part)])
 
 
-def loss_end(log):
-    """The loss of the last fifth, divided by the loss of the first ten steps."""
+def loss_peak(log):
+    """The largest loss of ten steps among the first fifth, divided by the loss before the first step."""
     values = smooth(log["loss"])
-    return last(values) / float(values[0]) if len(values) >= 10 else None
+    return float(values[: max(2, len(values) // 5)].max()) / log["loss"][0] if len(values) >= 10 else None
+
+
+def loss_end(log):
+    """The loss of the last fifth, divided by the loss before the first step."""
+    return last(log["loss"]) / log["loss"][0] if len(log["loss"]) >= 100 else None
+
+
+def ranking_loss(log):
+    """The ranking loss of the last fifth, divided by log 2, which is that of equal scores."""
+    return last(log["loss"]) / math.log(2) if len(log["loss"]) >= 100 else None
 
 
 def slowness(log):
