@@ -68,7 +68,7 @@ def main(config):
     validation = records.load_documents(config.validation, tokenizer, model.config.n_ctx)
     if start_run(config):
         steps = list(train_sft.plan(documents, config))
-        train_sft.train(config, model, make_optimizer(model, config), tokenizer, steps, validation)
+        train_sft.train(config, model, make_optimizer(model, config), tokenizer, documents, steps, validation)
     distributed.finish()
 
 

@@ -67,7 +67,7 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
     optimizer = adam(model.parameters(), config.lr, config.shard)
     run = Run(config, model, optimizer, last_good=config.init, loss="RM loss", accuracy="accuracy")
     learner, rng = distributed.wrap(model), np.random.default_rng(config.seed)
-    lengths, size = [r.length for r in rankings], config.batch_size
+    lengths, size = rankings.lengths, config.batch_size
     plan = [rows for _ in range(config.epochs) for rows in batches(lengths, size, rng)]
     for step, rows in run.steps(plan):
         scale_lr(optimizer, cosine_lr(step, len(plan)))

@@ -69,16 +69,18 @@ def main(config):
     if start_run(config):
         steps = list(plan(demonstrations, config, documents, config.documents_in_batch))
         optimizer = adam(model.parameters(), config.lr, config.shard)
-        train(config, model, optimizer, tokenizer, steps, validation)
+        sequences = records.Joined((demonstrations, documents))
+        train(config, model, optimizer, tokenizer, sequences, steps, validation)
     distributed.finish()
 
 
-def train(config, model, optimizer, tokenizer, steps, validation=()):
+def train(config, model, optimizer, tokenizer, sequences, steps, validation=()):
     """Takes the steps of a plan. `pieces` yields this process's share of a batch in micro-batches
     that fit in memory. All their gradients add up to the gradient of the batch."""
     run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
     learner, device = distributed.wrap(model), next(model.parameters()).device
-    for step, (epoch, batch, last_of_epoch) in run.steps(steps):
+    for step, (epoch, rows, last_of_epoch) in run.steps(steps):
+        batch = [sequences[row] for row in rows]
         scale_lr(optimizer, cosine_lr(step, len(steps)))
         torch.manual_seed(distributed.seed_of(config.seed, step))  # for dropout
         model.train()
@@ -114,22 +116,21 @@ def validation_loss(model, sequences, pad, max_tokens=16384):
 
 
 def plan(sequences, config, documents=(), documents_in_batch=0):
-    """Yields (epoch, batch, whether it is the epoch's last) for the whole run. Batches hold
-    Sequences of similar length, and some documents among them."""
-    rng, lengths = np.random.default_rng(config.seed), [s.length for s in sequences]
-    document_order = endless(documents, rng)
+    """Yields (epoch, rows, whether it is the epoch's last) for the whole run. A batch's rows are of
+    Sequences of similar length, and of some documents, whose numbers follow the Sequences'."""
+    rng, lengths = np.random.default_rng(config.seed), sequences.lengths
+    document_order = endless(len(documents), rng)
     for epoch in range(1, config.epochs + 1):
         epoch_batches = batches(lengths, config.batch_size - documents_in_batch, rng)
         for i, rows in enumerate(epoch_batches, 1):
-            mixed_in = [next(document_order) for _ in range(documents_in_batch)]
-            yield epoch, [sequences[row] for row in rows] + mixed_in, i == len(epoch_batches)
+            mixed_in = [len(lengths) + next(document_order) for _ in range(documents_in_batch)]
+            yield epoch, rows + mixed_in, i == len(epoch_batches)
 
 
-def endless(items, rng):
-    """Yields all items in random order, then all again in a new order, endlessly."""
+def endless(n, rng):
+    """Yields 0 .. n - 1 in random order, then again in a new order, endlessly."""
     while True:
-        for i in rng.permutation(len(items)):
-            yield items[i]
+        yield from rng.permutation(n)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from .config import Text
 from .errors import InputError, require, reraise
 from .files import HALF, disk_errors, read_json, unchanged, write_json
 from .rows import files
+from .tokens import ABOUT, is_encoded
 
 LOCK = ".lock"  # names the process that uses a folder
 PATIENCE = 3  # seconds that lock() waits: a killed process may need a moment to end
@@ -95,6 +96,8 @@ def hash_of_files(value):
 def named(path):
     """The files of a model, or of data, that a path stands for: of a finished run model.pt and its tokenizer alone."""
     model = []
+    if is_encoded(path):  # its description has the hash of the other files
+        return [os.path.join(path, ABOUT)]
     if os.path.isdir(path):
         names = sorted(name for name in os.listdir(path) if not name.startswith("state-"))
         weights = ["model.pt"] if "model.pt" in names else [name for name in names if name.endswith(WEIGHTS)]

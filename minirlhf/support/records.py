@@ -9,8 +9,8 @@ Other people's records become these in formats.py. Prompt and response are encod
 every stage; a response ends with end-of-text."""
 
 import functools
+import math
 from collections import Counter, defaultdict
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,32 +20,10 @@ from .distributed import print0
 from .errors import InputError, require
 from .marks import says_bad
 from .progress import progress
+from .tokens import Documents, Encoder, Joined, Ranking, Records, Sequence, is_encoded, open_encoded  # noqa: F401
 
-
-class Sequence(NamedTuple):
-    """Token ids, of which those from `start` on are targets: a prompt and its response, or (start 1) a document."""
-
-    tokens: np.ndarray
-    start: int
-
-    @property
-    def length(self):
-        return len(self.tokens)
-
-
-class Ranking(NamedTuple):
-    """A prompt's K responses, each prompt + response + end-of-text, and their ranks."""
-
-    sequences: list
-    ranks: list
-
-    @property
-    def length(self):
-        return max(s.length for s in self.sequences)
-
-    @property
-    def has_pair(self):
-        return len(set(self.ranks)) > 1  # else all responses tie
+FITS, SHORTENED = 1, 2  # what may be said of a record; 0 if it is too long
+MANY = 20_000  # records whose encoding shows its progress
 
 
 def read(path, kind):
@@ -139,10 +117,19 @@ def fault_of(record, kind, where, shape):
 
 
 def pack(records, tokenizer, n_ctx):
-    """Documents, each ended by end-of-text, concatenated and cut into Sequences of n_ctx + 1 tokens. Neighbours share
-    one token, so that each token but the very first is a target exactly once."""
-    stream = np.concatenate([np.array([*tokenizer.encode(r["text"]), tokenizer.eos], np.int32) for r in records])
-    return [Sequence(stream[i : i + n_ctx + 1], 1) for i in range(0, len(stream) - 1, n_ctx)]
+    """Documents, each ended by end-of-text, concatenated and cut into Sequences of n_ctx + 1 tokens (tokens.py)."""
+    return Documents([encode(records, "document", tokenizer)[0]["tokens"]], n_ctx)
+
+
+def arrays_of(path, kind, tokenizer, limit=math.inf):
+    """The arrays (tokens.py) of the records of a file, or of a folder that tools.encode has written."""
+    if is_encoded(path):
+        return open_encoded(path, kind, tokenizer, None if kind == "document" else limit)
+    records = read(path, kind)
+    shown = (record for _, record in progress(records, f"{path}: encoding")) if len(records) > MANY else records
+    arrays, fits = encode(shown, kind, tokenizer, limit)
+    tell(fits, kind, limit, path)
+    return arrays
 
 
 def encode_response(prompt, response, tokenizer):
@@ -153,56 +140,69 @@ def encode_response(prompt, response, tokenizer):
 
 def encode_demonstrations(records, tokenizer, n_ctx, where=""):
     """Sequences of prompt + response + end-of-text, of at most n_ctx tokens."""
-
-    def encode(prompt, record):
-        return encode_response(prompt, record["response"], tokenizer)
-
-    return encode_fitting(records, encode, tokenizer, n_ctx, where, "demonstrations")[1]
+    return encode_fitting(records, "demonstration", tokenizer, n_ctx, where)[1]
 
 
 def encode_rankings(records, tokenizer, n_ctx, where=""):
     """Rankings whose longest prompt + response + end-of-text has at most n_ctx tokens."""
-
-    def encode(prompt, record):
-        return Ranking([encode_response(prompt, text, tokenizer) for text in record["responses"]], record["ranks"])
-
-    return encode_fitting(records, encode, tokenizer, n_ctx, where, "rankings")[1]
+    return encode_fitting(records, "ranking", tokenizer, n_ctx, where)[1]
 
 
 def encode_prompts(records, tokenizer, limit, where=""):
     """(records, their token lists) of the prompts that have at most `limit` tokens."""
-    return encode_fitting(records, lambda prompt, _: tokenizer.encode(prompt), tokenizer, limit, where, "prompts")
+    return encode_fitting(records, "prompt", tokenizer, limit, where)
 
 
-def encode_fitting(records, encode, tokenizer, limit, where, what):
-    """(records, encode(prompt, record) for each) of those that fit in `limit` tokens. A long conversation loses as many
-    of its oldest turns as must go; if it is still too long, it is dropped. Prints how many."""
+def encode_fitting(records, kind, tokenizer, limit, where=""):
+    """(records, Records) of those that fit in `limit` tokens. Prints how many do not, or lost their oldest turns."""
+    arrays, fits = encode(records, kind, tokenizer, limit)
+    tell(fits, kind, limit, where)
+    return [record for record, fit in zip(records, fits) if fit], Records(kind, **arrays)
+
+
+def encode(records, kind, tokenizer, limit=math.inf):
+    """The arrays of records (tokens.Encoder), and for each record whether it fits in `limit` tokens: FITS, SHORTENED,
+    or 0. Documents have no limit. A long conversation loses as many of its oldest turns as must go; if it is still too
+    long, it is left out."""
+    encoder, fits = Encoder(tokenizer), []
     count = functools.lru_cache(10_000)(lambda text: len(tokenizer.encode(text)))  # turns stand in several records
+    for record in records:
+        if kind == "document":
+            end = [] if record.get(rows.MORE) else [tokenizer.eos]
+            encoder.add([[*tokenizer.encode(record["text"]), *end]])
+            continue
+        texts = record["responses"] if kind == "ranking" else [record["response"]] if kind == "demonstration" else []
+        responses = [[*tokenizer.encode(text), tokenizer.eos] for text in texts]
+        room = limit - max(map(len, responses), default=0)
+        prompt, fit = fitting(record["prompt"], room, limit, tokenizer, count)
+        fits.append(fit)
+        if fit:
+            encoder.add([prompt, *responses], record.get("ranks", [0] * len(responses)))
+    return encoder.arrays(), fits
 
-    def tokens(item):
-        return len(item) if isinstance(item, list) else item.length
 
-    kept, items, shortened, many = [], [], 0, len(records) > 20_000
-    for record in (record for _, record in progress(records, f"{where}: encoding")) if many else records:
-        prompt, n = record["prompt"], 0
-        if len(prompt) > limit and prompt.count(HUMAN) > 1:
-            n = turns_to_drop(prompt, limit - tokens(encode("", record)), count)
-        item = encode(without_turns(prompt, n), record)
-        while n and tokens(item) <= limit and tokens(more := encode(without_turns(prompt, n - 1), record)) <= limit:
-            n, item = n - 1, more
-        while tokens(item) > limit and (shorter := without_turns(prompt, n + 1)):
-            n, item = n + 1, encode(shorter, record)
-        if tokens(item) <= limit:
-            kept.append(record)
-            items.append(item)
-            shortened += n > 0
+def fitting(prompt, room, limit, tokenizer, count):
+    """(tokens, FITS, SHORTENED or 0) of a prompt that may have `room` tokens."""
+    n = 0  # exchanges that it loses
+    if len(prompt) > limit and prompt.count(HUMAN) > 1:
+        n = turns_to_drop(prompt, room, count)
+    tokens = tokenizer.encode(without_turns(prompt, n))
+    while n and len(tokens) <= room and len(more := tokenizer.encode(without_turns(prompt, n - 1))) <= room:
+        n, tokens = n - 1, more
+    while len(tokens) > room and (shorter := without_turns(prompt, n + 1)):
+        n, tokens = n + 1, tokenizer.encode(shorter)
+    return tokens, 0 if len(tokens) > room else SHORTENED if n else FITS
+
+
+def tell(fits, kind, limit, where):
+    """Prints how many records of those that were encoded do not fit, or were shortened. InputError if none fits."""
+    shortened, dropped = fits.count(SHORTENED), fits.count(0)
     if shortened:
-        print0(f"{where}: {shortened} of {len(records)} {what} lost their oldest turns, to fit in {limit} tokens")
-    if len(kept) < len(records):
-        print0(f"{where}: dropped {len(records) - len(kept)} of {len(records)} {what}, longer than {limit} tokens")
-    advice = "take a smaller --max_response, or a longer context" if what == "prompts" else "use a longer context"
-    require(kept, f"{where}: none of its {what} fits in {limit} tokens; {advice}")
-    return kept, items
+        print0(f"{where}: {shortened} of {len(fits)} {kind}s lost their oldest turns, to fit in {limit} tokens")
+    if dropped:
+        print0(f"{where}: dropped {dropped} of {len(fits)} {kind}s, longer than {limit} tokens")
+    advice = "take a smaller --max_response, or a longer context" if kind == "prompt" else "use a longer context"
+    require(dropped < len(fits) or not fits, f"{where}: none of its {kind}s fits in {limit} tokens; {advice}")
 
 
 def turns_to_drop(prompt, room, count):
@@ -219,23 +219,31 @@ def turns_to_drop(prompt, room, count):
 
 
 def load_documents(paths, tokenizer, n_ctx):
-    """The Sequences of files of documents."""
-    records = [record for path in paths for record in read(path, "document")]
-    return pack(records, tokenizer, n_ctx) if records else []
+    """The Sequences of documents, of files or folders that tools.encode has written."""
+    documents = Documents([arrays_of(path, "document", tokenizer)["tokens"] for path in paths], n_ctx)
+    documents.vocabulary, documents.where = tokenizer.n_vocab, ", ".join(map(str, paths))
+    return documents
 
 
 def load_demonstrations(paths, tokenizer, n_ctx):
-    """The Sequences of files of demonstrations, of at most n_ctx tokens."""
-    return [s for path in paths for s in encode_demonstrations(read(path, "demonstration"), tokenizer, n_ctx, path)]
+    """The Sequences of demonstrations of at most n_ctx tokens, of files or folders as above."""
+    return load(paths, "demonstration", tokenizer, n_ctx)
 
 
 def load_rankings(paths, tokenizer, n_ctx):
-    """The Rankings of files of rankings, of at most n_ctx tokens."""
-    return [r for path in paths for r in encode_rankings(read(path, "ranking"), tokenizer, n_ctx, path)]
+    """The Rankings of at most n_ctx tokens, of files or folders as above."""
+    return load(paths, "ranking", tokenizer, n_ctx)
 
 
 def load_prompts(paths, tokenizer, n_ctx, max_response):
-    """The token lists of files of prompts, of those that leave room in n_ctx for max_response tokens."""
+    """The token lists of prompts, of files or folders as above, that leave room in n_ctx for max_response tokens."""
     room, fault = n_ctx - max_response, f"leaves no room for a prompt in a context of {n_ctx} tokens"
     require(room > 0, f"--max_response {max_response} {fault}; take less than {n_ctx}")
-    return [tokens for path in paths for tokens in encode_prompts(read(path, "prompt"), tokenizer, room, path)[1]]
+    return load(paths, "prompt", tokenizer, room)
+
+
+def load(paths, kind, tokenizer, limit):
+    parts = [Records(kind, **arrays_of(path, kind, tokenizer, limit)) for path in paths]
+    for part, path in zip(parts, paths):
+        part.vocabulary, part.where = tokenizer.n_vocab, path
+    return Joined(parts)

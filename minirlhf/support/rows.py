@@ -31,6 +31,8 @@ PACKED = {b"PK\x03\x04": "a zip archive (or .xlsx, or a model)", b"BZh": "packed
           b"7z\xbc\xaf": "a 7z archive", b"%PDF": "a PDF", b"PAR1": "parquet", b"\x1f\x8b": "packed by gzip",
           b"\x28\xb5\x2f\xfd": "packed by zstandard", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
           b"version https://git-lfs": "a Git LFS pointer"}  # fmt: skip
+MORE = "<|more|>"  # a field of a piece of a document that others follow
+PIECE = 16_000_000  # characters of a .txt after which a document is cut
 LOGS = {"metrics.jsonl", "samples.jsonl", "tokens.jsonl"}  # of a run
 ABOUT = LOGS | {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json",
          "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "generation_config.json",
@@ -228,15 +230,23 @@ def csv_rows(path, separator):
 
 
 def documents(path):
-    """The whole text, or if there is <|endoftext|> in it, each part without the line breaks at its ends."""
-    parts, begun, several = [], 1, False
+    """The whole text, or if there is <|endoftext|> in it, each part without the line breaks at its ends. A long one
+    comes in pieces, of which all but the last have {MORE: True}. A piece begins at a line that begins with a letter or
+    sign, after one that ends so. No token spans such a place, so the pieces' tokens are those of the whole. (But the
+    first of several documents keeps the line breaks that it begins with, if it is cut.)"""
+    parts, begun, several, size = [], 1, False, 0
     for number, line in lines(path):
         first, *others = line.split(ENDOFTEXT)
+        if size > PIECE and parts[-1][-1:].strip() and first[:1].strip():
+            text = "\n".join([*parts, ""])
+            yield f"{path}:{begun}", {"text": text.lstrip("\n") if several else text, MORE: True}
+            parts, begun, size = [], number, 0
         parts.append(first)
+        size += len(first)
         for other in others:
             if text := "\n".join(parts).strip("\n"):
                 yield f"{path}:{begun}", {"text": text}
-            parts, begun, several = [other], number, True
+            parts, begun, several, size = [other], number, True, len(other)
     text = "\n".join(parts)
     if not several or text.strip():
         yield f"{path}:{begun}", {"text": text.strip("\n") if several else text}

@@ -113,7 +113,7 @@ def test_over_long_rankings_are_dropped_and_counted(tokenizer, capsys):
 def test_over_long_prompts_are_dropped_and_counted(tokenizer, capsys):
     kept, tokens = records.encode_prompts([*tiny.PROMPTS, {"prompt": "x" * 80}], tokenizer, 60, "p.jsonl")
     assert kept == tiny.PROMPTS
-    assert tokens == [tokenizer.encode(r["prompt"]) for r in tiny.PROMPTS]
+    assert list(tokens) == [tokenizer.encode(r["prompt"]) for r in tiny.PROMPTS]
     assert "dropped 1 of 5 prompts" in capsys.readouterr().out
 
 
@@ -140,7 +140,7 @@ def test_rankings_and_prompts_lose_oldest_turns_too(tokenizer):
     texts = [tokenizer.decode(s.tokens[:-1]) for s in ranking.sequences]
     assert texts == [short + y for y in responses] and ranking.ranks == [1, 2]
     kept, tokens = records.encode_prompts([{"prompt": long}], tokenizer, len(tokenizer.encode(short)))
-    assert tokens == [tokenizer.encode(short)] and kept == [{"prompt": long}]
+    assert list(tokens) == [tokenizer.encode(short)] and kept == [{"prompt": long}]
 
 
 def test_a_prompt_leaves_room_for_the_longest_response(tokenizer, tmp_path):

@@ -1093,7 +1093,7 @@ class Counted:
     """A tokenizer that counts the characters it is given."""
 
     def __init__(self, tokenizer):
-        self.tokenizer, self.eos, self.characters = tokenizer, tokenizer.eos, 0
+        self.tokenizer, self.eos, self.n_vocab, self.characters = tokenizer, tokenizer.eos, tokenizer.n_vocab, 0
 
     def encode(self, text):
         self.characters += len(text)

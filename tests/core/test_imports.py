@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SUPPORT = """
     errors shapes chats marks
     config files distributed device forward statistics
-    muon formats rows accumulation sampling progress shown optim
+    muon formats rows accumulation sampling progress shown optim tokens
     folder records tokenizer cuda_graph curves
     huggingface signs
     checkpoint diagnosis

@@ -1,5 +1,7 @@
 """Step 1: which tokens are learned, how fast, what is mixed in, and what a run leaves behind."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -170,38 +172,37 @@ def test_dropout_is_on_in_training_and_off_in_what_is_measured(settings, monkeyp
 
 
 def mixed_batches(demonstrations, documents, **changes):
+    """The plan's (epoch, batch): a demonstration's number is its own, a document's follows theirs."""
     config = train_sft.Config(data=(), init="", out="", batch_size=20, **changes)
-    demos = [Sequence(np.full(3 + i % 5, i), 2) for i in range(demonstrations)]
-    docs = [Sequence(np.full(9, 1000 + i), 1) for i in range(documents)]
-    return list(train_sft.plan(demos, config, docs, documents_in_batch=2))
+    sequences = SimpleNamespace(lengths=np.array([3 + i % 5 for i in range(demonstrations)]))
+    steps = train_sft.plan(sequences, config, range(documents), documents_in_batch=2)
+    return [(epoch, [int(row) for row in rows]) for epoch, rows, _ in steps]
 
 
 def test_every_epoch_has_each_demonstration_once_with_a_tenth_of_each_batch_documents():
     for epoch in (1, 2):
-        batches = [batch for e, batch, _ in mixed_batches(90, 7, epochs=2) if e == epoch]
-        names = [[int(s.tokens[0]) for s in batch] for batch in batches]
-        assert sorted(n for batch in names for n in batch if n < 1000) == list(range(90))
-        assert [sum(n >= 1000 for n in batch) for batch in names] == [2] * 5
-        assert [len(batch) for batch in names] == [20] * 5
+        batches = [batch for e, batch in mixed_batches(90, 7, epochs=2) if e == epoch]
+        assert sorted(n for batch in batches for n in batch if n < 90) == list(range(90))
+        assert [sum(n >= 90 for n in batch) for batch in batches] == [2] * 5
+        assert [len(batch) for batch in batches] == [20] * 5
 
 
 def test_each_document_comes_once_before_any_comes_twice():
-    documents = [int(s.tokens[0]) for _, batch, _ in mixed_batches(90, 7, epochs=2) for s in batch if s.start == 1]
-    assert sorted(documents[:7]) == sorted(documents[7:14]) == list(range(1000, 1007))
+    documents = [n for _, batch in mixed_batches(90, 7, epochs=2) for n in batch if n >= 90]
+    assert sorted(documents[:7]) == sorted(documents[7:14]) == list(range(90, 97))
 
 
 def test_demonstrations_and_documents_come_in_an_order_of_each_seed_and_round():
     def order(seed):
-        batches = [batch for _, batch, _ in mixed_batches(90, 30, epochs=6, seed=seed)]
-        names = [int(s.tokens[0]) for batch in batches for s in batch]
-        documents = [name for name in names if name >= 1000]
+        numbers = [n for _, batch in mixed_batches(90, 30, epochs=6, seed=seed) for n in batch]
+        documents = [n for n in numbers if n >= 90]
         assert len(documents) == 60
-        return [n for n in names if n < 1000], documents[:30], documents[30:]
+        return [n for n in numbers if n < 90], documents[:30], documents[30:]
 
     assert order(0) == order(0)
     for one, other in zip(order(0), order(1)):
         assert one != other
-    assert len({tuple(documents) for documents in (*order(0)[1:], range(1000, 1030))}) == 3
+    assert len({tuple(documents) for documents in (*order(0)[1:], range(90, 120))}) == 3
 
 
 @pytest.mark.parametrize(("batch_size", "documents"), [(20, 2), (10, 1), (4, 1)])
@@ -210,9 +211,9 @@ def test_a_run_mixes_at_least_one_document_into_each_batch(settings, world, monk
     seen, plan = [], train_sft.plan
 
     def spy(*args):
-        for epoch, batch, last in plan(*args):
-            seen.append(sum(s.start == 1 for s in batch))
-            yield epoch, batch, last
+        for epoch, rows, last in plan(*args):
+            seen.append(sum(row >= len(args[0]) for row in rows))
+            yield epoch, rows, last
 
     monkeypatch.setattr(train_sft, "plan", spy)
     train(settings, documents=(world.documents,), batch_size=batch_size)
