@@ -7,12 +7,14 @@ The paper starts from GPT-3. The optimizer and the start of the embeddings are h
 train a small model; the learning rate is that of GPT-3's smallest (Brown et al. 2020, table 2.1).
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
 
 import train_sft
+from minirlhf.losses import cosine_lr
 from minirlhf.model import GPT, PRESETS, GPTConfig
 from minirlhf.support import distributed, records
 from minirlhf.support import tokenizer as tokenizers
@@ -43,12 +45,16 @@ class Config(RunConfig):
     dropout: float = 0.0  # on the embedding and the residual stream
     optimizer: Text = "muon"  # muon for the blocks' matrices and Adam for the rest, or adam for all
     muon_lr: float = 0.02  # peak learning rate of muon's matrices, which need a larger one
+    warmup: int = 0  # steps over which learning rates rise to their peaks (GPT-3: 375 million tokens)
+    weight_decay: float = 0.0  # of matrices: a step takes the learning rate times this share of them (GPT-3: 0.1)
+    validate_every: int | None = None  # steps between measurements of --validation, besides those after each epoch
 
     def __post_init__(self):
         super().__post_init__()
         require_positive(self, "lr", "muon_lr", "n_head", "embedding_std")
         require_positive(self, "epochs", "n_layer", most=10_000)
         require_positive(self, "batch_size", "n_ctx", "n_embd", most=1_000_000)
+        require_positive(self, "validate_every")
         require_fraction(self, "dropout", below_one=True)
         require_choice(self, "size", PRESETS)
         require_choice(self, "optimizer", ("adam", "muon"))
@@ -67,9 +73,21 @@ def main(config):
     documents = records.load_documents(config.data, tokenizer, model.config.n_ctx)
     validation = records.load_documents(config.validation, tokenizer, model.config.n_ctx)
     if start_run(config):
-        steps = list(train_sft.plan(documents, config))
-        train_sft.train(config, model, make_optimizer(model, config), tokenizer, documents, steps, validation)
+        steps = [(epoch, rows, last or is_due(step, config.validate_every))
+                 for step, (epoch, rows, last) in enumerate(train_sft.plan(documents, config))]  # fmt: skip
+        optimizer, schedule = make_optimizer(model, config), functools.partial(warm_cosine, config.warmup)
+        train_sft.train(config, model, optimizer, tokenizer, documents, steps, validation, schedule)
     distributed.finish()
+
+
+def is_due(step, every):
+    """Whether a step is the last of `every` steps."""
+    return bool(every) and (step + 1) % every == 0
+
+
+def warm_cosine(warmup, step, steps):
+    """The share of the peak learning rate at a step: a linear rise over `warmup` steps, and the cosine's decay."""
+    return min(1.0, (step + 1) / (warmup + 1)) * cosine_lr(step, steps)
 
 
 def start_model(config):
@@ -112,13 +130,15 @@ def spread_embeddings(transformer, std):
 
 def make_optimizer(model, config):
     """Adam for everything, or Muon for the blocks' matrices and Adam for the rest."""
+    own = dict(shard=config.shard, weight_decay=config.weight_decay)
     if config.optimizer == "adam":
-        return adam(model.parameters(), config.lr, config.shard)
+        return adam(model.parameters(), config.lr, **own)
     blocks = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name}
     stacked = {name: p for name, p in blocks.items() if name.endswith("c_attn.weight")}
     rest = [p for name, p in model.named_parameters() if name not in blocks]
     matrices = [p for name, p in blocks.items() if name not in stacked]
-    return Both(adam(rest, config.lr, config.shard), Muon(matrices, stacked.values(), config.muon_lr))
+    muon = Muon(matrices, stacked.values(), config.muon_lr, weight_decay=config.weight_decay)
+    return Both(adam(rest, config.lr, **own), muon)
 
 
 if __name__ == "__main__":

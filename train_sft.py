@@ -74,14 +74,14 @@ def main(config):
     distributed.finish()
 
 
-def train(config, model, optimizer, tokenizer, sequences, steps, validation=()):
+def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), lr=cosine_lr):
     """Takes the steps of a plan. `pieces` yields this process's share of a batch in micro-batches
     that fit in memory. All their gradients add up to the gradient of the batch."""
     run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
     learner, device = distributed.wrap(model), next(model.parameters()).device
     for step, (epoch, rows, last_of_epoch) in run.steps(steps):
         batch = [sequences[row] for row in rows]
-        scale_lr(optimizer, cosine_lr(step, len(steps)))
+        scale_lr(optimizer, lr(step, len(steps)))
         torch.manual_seed(distributed.seed_of(config.seed, step))  # for dropout
         model.train()
         loss = 0.0

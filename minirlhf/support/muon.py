@@ -13,11 +13,13 @@ from . import distributed
 class Muon(torch.optim.Optimizer):
     """matrices: parameters (rows, columns). stacked: parameters that stack several square matrices, as c_attn stacks
     query, key and value: each is made orthogonal by itself, which on the town learns copying from the prompt a third
-    sooner. A step's elements are about as large as Adam's, 0.2 on average, for any shape."""
+    sooner. A step's elements are about as large as Adam's, 0.2 on average, for any shape. weight_decay: a step also
+    takes the learning rate times this share of each matrix."""
 
-    def __init__(self, matrices, stacked=(), lr=0.02, momentum=0.8):
+    def __init__(self, matrices, stacked=(), lr=0.02, momentum=0.8, weight_decay=0.0):
         groups = [dict(params=list(matrices), stacked=False), dict(params=list(stacked), stacked=True)]
-        super().__init__([group for group in groups if group["params"]], dict(lr=lr, momentum=momentum))
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay)
+        super().__init__([group for group in groups if group["params"]], defaults)
 
     def matrices(self):
         """{shape: [(its group, its parameter, its rows there)]} of all matrices; every N-th is this rank's."""
@@ -37,7 +39,7 @@ class Muon(torch.optim.Optimizer):
             mine = orthogonal(torch.stack(directions)) if directions else matrices[0][1].new_zeros((0, *shape))
             steps = distributed.all_gather(mine) * 0.2 * math.sqrt(max(shape))
             for (group, p, rows), step in zip(matrices, steps):
-                wide(p[rows]).sub_(step, alpha=group["lr"])
+                wide(p[rows]).mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=group["lr"])
 
     def direction(self, group, p, rows):
         """What is made orthogonal: the gradient, mixed with its momentum (Nesterov's)."""

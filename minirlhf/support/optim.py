@@ -5,10 +5,16 @@ import torch
 from .distributed import world_size
 
 
-def adam(parameters, lr, shard=False):
+def adam(parameters, lr, shard=False, weight_decay=0.0):
     """Adam with the paper's betas, for all its models (App. C). shard: each rank keeps the moments of a part of the
-    parameters, makes their steps, and sends them to the others (ZeRO's first stage, Rajbhandari et al. 2020)."""
+    parameters, makes their steps, and sends them to the others (ZeRO's first stage, Rajbhandari et al. 2020).
+    weight_decay: of matrices, apart from the gradient (AdamW, Loshchilov & Hutter 2019)."""
     own = dict(lr=lr, betas=(0.9, 0.95), fused=True)
+    if weight_decay:
+        parameters = list(parameters)
+        matrices, vectors = ([p for p in parameters if (p.ndim > 1) == two] for two in (True, False))
+        parameters = [dict(params=matrices, weight_decay=weight_decay), dict(params=vectors, weight_decay=0.0)]
+        own["decoupled_weight_decay"] = True
     if shard and world_size() > 1:
         from torch.distributed.optim import ZeroRedundancyOptimizer
 

@@ -1,6 +1,7 @@
 """Step 0: a new model's shape and start, its optimizers, and a checkpoint that is trained on."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import pretrain
 import tiny
 import train_sft
+from minirlhf.losses import cosine_lr
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.support.checkpoint import load_model
 from minirlhf.support.curves import read_metrics
@@ -128,3 +130,42 @@ def test_with_muon_each_weight_belongs_to_exactly_one_optimizer_and_the_blocks_m
     blocks = {id(p) for p in gpt.transformer.h.parameters() if p.ndim == 2}
     assert muons == blocks
     assert adams | muons == {id(p) for p in gpt.parameters()} and not adams & muons
+
+
+# --- schedules and decay ------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_linearly_and_then_falls_by_the_cosine():
+    rates = [pretrain.warm_cosine(3, step, 100) for step in range(100)]
+    assert rates[:3] == [pytest.approx(share * cosine_lr(i, 100)) for i, share in enumerate((0.25, 0.5, 0.75))]
+    assert rates[3:] == [cosine_lr(step, 100) for step in range(3, 100)]
+    assert [pretrain.warm_cosine(0, step, 9) for step in range(9)] == [cosine_lr(step, 9) for step in range(9)]
+
+
+def test_a_run_takes_its_steps_at_those_rates(settings):
+    train(settings, warmup=2, lr=1.0, muon_lr=2.0, epochs=2)
+    rows = read_metrics(settings["out"])
+    rates = [pretrain.warm_cosine(2, step, len(rows)) for step in range(len(rows))]
+    assert [row["lr"] for row in rows] == pytest.approx(rates)
+    assert [row["muon_lr"] for row in rows] == pytest.approx([2 * rate for rate in rates])
+
+
+def test_the_validation_loss_is_measured_inside_an_epoch_too(settings, world):
+    train(settings, validation=(world.documents,), validate_every=3, epochs=5)
+    rows = read_metrics(settings["out"])
+    measured = [row["step"] + 1 for row in rows if "validation_loss" in row]
+    assert len(rows) == 10 and measured == [2, 3, 4, 6, 8, 9, 10]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_weight_decay_takes_its_share_of_matrices_alone(optimizer):
+    """Without a gradient nothing else changes them."""
+    model = tiny.make(GPT, 50)
+    config = SimpleNamespace(optimizer=optimizer, lr=0.1, muon_lr=0.2, shard=False, weight_decay=0.5)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    pretrain.make_optimizer(model, config).step()
+    for name, p in model.named_parameters():
+        rate = 0.2 if optimizer == "muon" and ".h." in name else 0.1
+        torch.testing.assert_close(p.detach(), before[name] * (1 - rate * 0.5 if p.ndim > 1 else 1.0))
