@@ -26,7 +26,8 @@ from minirlhf.support.curves import read_metrics  # noqa: E402
 from tiny import to_flags  # noqa: E402
 
 SCRIPTS = ("train_sft", "train_rm", "train_ppo")
-CLOCK = ("tokens_per_second", "rankings_per_second", "episodes_per_second", "memory_gb")
+CLOCK = ("tokens_per_second", "rankings_per_second", "episodes_per_second", "memory_gb", "seconds",
+         "sampling_seconds", "learning_seconds", "slowest_rank", "others_wait")  # fmt: skip
 
 
 def jobs(world, folder, steps=1, **other):

@@ -1,5 +1,6 @@
 """Gradient accumulation: a batch in micro-batches that fit in memory, whose gradients add up to the batch's."""
 
+from .clock import spent
 from .distributed import no_sync, shard
 
 
@@ -12,9 +13,9 @@ def pieces(batch, lengths, max_tokens, *learners, rows=None, sync_later=()):
     batch, lengths = shard(batch), shard(lengths)
     *first, last = micro_batches(lengths, max_tokens, rows and shard(rows))
     for part in first:
-        with no_sync(*learners, *sync_later):
+        with no_sync(*learners, *sync_later), spent("learning"):
             yield [batch[i] for i in part]
-    with no_sync(*sync_later):
+    with no_sync(*sync_later), spent("learning"):
         yield [batch[i] for i in last]
 
 

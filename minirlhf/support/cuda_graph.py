@@ -5,10 +5,12 @@ as one, so no shape and no address may change from step to step."""
 
 import torch
 
+from .clock import spent
 from .forward import Cache
 from .sampling import left_padded
 
 
+@spent("sampling")
 def decode_by_graph(model, prompts, noise, eos, pad, draw):
     """Like sampling.decode, but rows that have ended stay in the batch. Stops after a 16th step if all have ended."""
     tokens, left_padding = left_padded(prompts, pad, noise.device)

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from .clock import waits
 from .errors import InputError, require
 
 
@@ -149,6 +150,7 @@ def all_gather(x):
     """The inverse of shard: (B / N, ...) to all (B, ...). Other dimensions are zero-padded to the longest rank's."""
     if world_size() == 1:
         return x
+    waits()
     shape = torch.tensor(x.shape, device=x.device)
     dist.all_reduce(shape, dist.ReduceOp.MAX)
     padded = x.new_zeros(shape.tolist())
@@ -162,6 +164,7 @@ def all_reduce(*numbers):
     """Sums of numbers over all ranks, as a list of floats: the same on every rank, NaN if any rank has a NaN."""
     if world_size() == 1:
         return list(numbers)
+    waits()
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
     dist.all_reduce(sums)
@@ -192,6 +195,7 @@ def wrap(model):
 
 def sum_gradients(_, bucket):
     """Communication hook: sums, where DDP's default averages. Losses divide by the size of the whole batch."""
+    waits()
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from . import clock
 from .checkpoint import checksums, finite, if_valid, read_pt, save_model
 from .config import Text, check_fields, refuse_unused, require_positive
 from .curves import draw_curves, read_metrics
@@ -111,7 +112,7 @@ class Run:
         self.curves, self.newest, self.example = curves, {}, ""
         self.save_seconds = 60 * (config.save_minutes or math.inf)
         self.saved = time.perf_counter()
-        self.next_picture = self.saved + 30
+        self.next_picture, self.ready = self.saved + 30, []
         self.step = self.first = self._load_state()  # steps that are done
         for path in (self.out / name for name in LOGS):  # removes the rows of steps that are about to be repeated
             if rank() == 0 and path.exists():
@@ -124,9 +125,12 @@ class Run:
         with terminated() as asked:
             for step, item in progress(plan, str(self.out), self.first, self._note):
                 self.step, self.began = step, time.perf_counter()
+                clock.begin()
                 yield step, item
-                now = time.perf_counter()
-                stop, late = all_reduce(bool(asked), now > self.saved + self.save_seconds)  # of any process
+                now, ready = time.perf_counter(), clock.before_waiting()
+                own = [ready * (process == rank()) for process in range(world_size())]
+                stop, late, *ready = all_reduce(bool(asked), now > self.saved + self.save_seconds, *own)
+                self.ready = ready
                 if (step + 1) % self.config.save_every == 0 or (step + 1 < len(plan) and (stop or late)):
                     self._save_state(step + 1)
                 if stop and step + 1 < len(plan):
@@ -179,15 +183,20 @@ class Run:
                     file.writelines(json.dumps({"step": self.step} | r, ensure_ascii=False) + "\n" for r in rows)
 
     def _figures(self):
-        """Learning rates, the norms of the newest gradients before they were clipped, and the most memory that this
-        process has held. The second optimizer's begin as its flag does: value_lr, value_grad_norm."""
+        """Learning rates, the norms of the newest gradients before they were clipped, seconds by phase, and the most
+        memory that this process has held. The second optimizer's begin as its flag does: value_lr, value_grad_norm. Of
+        several processes also which was the last to be ready in the step before, and the seconds that the first one
+        waited for it."""
         found, flags = {}, [name for name in vars(self.config) if name == "lr" or name.endswith("_lr")]
         for name, optimizer in zip(flags, self.optimizers()):
             found[name] = optimizer.param_groups[0]["lr"]
         optimizers = [part for part in self.parts if hasattr(part, "grad_norm")]  # Muon's is Adam's, too
         for name, optimizer in zip(flags, optimizers):
             found[f"{name.removesuffix('lr')}grad_norm"] = float(optimizer.grad_norm)
-        return found | {"memory_gb": peak_memory() / 1e9}
+        if len(self.ready) > 1:
+            slowest = max(range(len(self.ready)), key=self.ready.__getitem__)
+            found |= {"slowest_rank": slowest, "others_wait": self.ready[slowest] - min(self.ready)}
+        return found | clock.seconds() | {"memory_gb": peak_memory() / 1e9}
 
     def save(self, name, model, tokenizer):
         """Writes a checkpoint into the run's folder."""

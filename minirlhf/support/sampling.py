@@ -2,9 +2,11 @@
 
 import torch
 
+from .clock import spent
 from .forward import Cache
 
 
+@spent("sampling")
 def decode(model, prompts, noise, eos, pad, draw):
     """Sampled tokens, padding past the end, and log-probs, 0 past the end; (B, limit) each. prompts: B lists of
     token ids; noise (B, limit). draw(logits (B, V), noise (B,)) gives tokens and log-probs, (B,) each (rollout.draw).

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # minirlhf/support/, the lowest line first; a file imports from lines above its own here.
 SUPPORT = """
-    errors shapes chats marks
+    errors shapes chats marks clock
     config files distributed device forward statistics
     muon formats rows accumulation sampling progress shown optim tokens
     folder records tokenizer cuda_graph curves

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tiny
-from minirlhf.support import distributed, run
+from minirlhf.support import clock, distributed, run
 from minirlhf.support.curves import draw_curves, read_metrics
 from minirlhf.support.errors import InputError
 from minirlhf.support.muon import Both
@@ -296,7 +296,7 @@ def test_at_sigterm_in_its_last_step_a_run_ends_as_it_would(config):
 
 def test_a_signal_that_another_process_got_ends_this_one_too(config, monkeypatch):
     start_run(config)
-    monkeypatch.setattr(run, "all_reduce", lambda stop, late: [stop + 1, late])
+    monkeypatch.setattr(run, "all_reduce", lambda stop, late, *ready: [stop + 1, late, *ready])
     own, learner = Learner().run(config), Learner()
     with pytest.raises(SystemExit):
         for _ in own.steps(range(3)):
@@ -401,7 +401,7 @@ def test_metrics_come_back_row_by_row(config):
         metrics.log(loss=1.5, other=None)
     metrics.log(step=2, bias=1)
     rows = read_metrics(config.out)
-    assert all(0.01 < row.pop("memory_gb") < 100 for row in rows)
+    assert all(0.01 < row.pop("memory_gb") < 100 and 0 <= row.pop("seconds") < 60 for row in rows)
     assert rows == [
         {"step": 0, "loss": 1.5, "other": None},
         {"step": 1, "loss": 1.5, "other": None},
@@ -427,7 +427,7 @@ def test_learning_rates_and_norms_are_logged_under_their_flags_names(tmp_path):
             optimizers = [Both(*optimizers)]
             take_step(torch.nn.ModuleList([learner.model for learner in learners]), optimizers[0], 1.0)
         found = Run(own, *[learner.model for learner in learners], *optimizers)._figures()
-        del found["memory_gb"]
+        del found["memory_gb"], found["seconds"]
         norms = {"grad_norm": pytest.approx(50**0.5)} if join else {"grad_norm": 5, "value_grad_norm": 5}
         assert found == dict(zip(names, (1, 2))) | norms
 
@@ -453,8 +453,8 @@ def test_a_run_that_goes_back_forgets_the_rows_that_will_come_again(six):
 
 def test_a_steps_rate_is_what_it_handled_by_the_seconds_it_took(config, monkeypatch):
     start_run(config)
-    clocked, now = Learner().run(config), iter([0.0, 10.0, 12.0, 20.0, 20.0])
-    monkeypatch.setattr(run.time, "perf_counter", lambda: next(now))
+    clocked, now = Learner().run(config), iter([10.0, 12.0, 20.0])
+    monkeypatch.setattr(run, "time", SimpleNamespace(perf_counter=lambda: next(now)))
     for _ in clocked.steps("a"):
         assert clocked.rate(100) == 50
 
@@ -518,3 +518,23 @@ def test_metrics_that_are_no_file_are_refused_before_a_step_is_taken(name, six):
     os.mkfifo(path)
     with pytest.raises(InputError, match=f"{name}: not a file that rows can be written to; remove it"):
         Learner().run(six)
+
+
+def test_a_row_says_where_the_time_went_and_who_was_waited_for(config, monkeypatch):
+    now = SimpleNamespace(at=0.0)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now.at))
+    start_run(config)
+    own, rows = Learner().run(config), []
+    monkeypatch.setattr(run, "world_size", lambda: 2)
+    monkeypatch.setattr(run, "all_reduce", lambda stop, late, mine, other: [stop, late, mine, 5.0])
+    for _ in own.steps(range(3)):
+        for phase, seconds in (("sampling", 1), ("learning", 2), ("sampling", 3)):
+            with clock.spent(phase):
+                now.at += seconds
+            if phase == "learning":
+                clock.waits()
+        now.at += 10
+        rows.append(own._figures())
+    assert all((row["seconds"], row["sampling_seconds"], row["learning_seconds"]) == (16, 4, 2) for row in rows)
+    assert "slowest_rank" not in rows[0]
+    assert all((row["slowest_rank"], row["others_wait"]) == (1, 2.0) for row in rows[1:])  # this one was ready after 3
