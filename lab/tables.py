@@ -149,15 +149,15 @@ def table_of_fits(found):
         learning = tokens * (4 * D * L + 68 * D + 12 * V)  # with --recompute
         sampling = 8 * 1024 * 8 * D * L - 8 * parameters  # when two networks have no gradients
         sft = 16 * parameters + learning
-        ppo, ptx = (each * parameters + max(learning, sampling) for each in (44, 52))
-        cells = [name, f"{parameters / 1e6:,.0f}M", *(f"{size / 1e9:.1f}" for size in (sft, ppo, ptx))]
+        ppo, ptx, shared = (each * parameters + max(learning, sampling) for each in (44, 52, 52 - 16 * 7 / 8))
+        cells = [name, f"{parameters / 1e6:,.0f}M", *(f"{size / 1e9:.1f}" for size in (sft, ppo, ptx, shared))]
         for gpu in (8, 24, 80, 141):
             fits = [what for what, size in (("SFT", sft), ("PPO", ppo)) if size < gpu * 1e9]
             one = " on one" if "PPO" in fits and ptx > gpu * 1e9 else ""
             cells.append(", ".join(fits) + one or "-")
         rows.append(cells)
-    heading = ["", "parameters", "SFT, RM", "PPO", "PPO-ptx on several GPUs", "8 GB", "24 GB", "80 GB", "141 GB"]
-    return rows_of(heading, rows)
+    heading = ["", "parameters", "SFT, RM", "PPO", "PPO-ptx on several GPUs", "on eight with `--shard`"]
+    return rows_of([*heading, "8 GB", "24 GB", "80 GB", "141 GB"], rows)
 
 
 TABLES = {
