@@ -61,6 +61,8 @@ FAULTS = {
         Fault("at_padding", 1, 1, "the same answer has several scores"),
         Fault("temperature", 0.5, 0.8, "sampling and learning differ"),
         Fault("temperature", 1.25, 1.6, "sampling and learning differ"),
+        Fault("another_policy", 0.5, 0.8, "answers are not the policy's own"),
+        Fault("another_policy", 1.25, 1.6, "answers are not the policy's own"),
         Fault("dropout", 0.05, 0.2, "sampling and learning differ"),
         Fault("stale", 1, 4, "answers are stale"),
         Fault("padding_counts", 1, 1, "padding counts"),
@@ -91,3 +93,38 @@ def changed(records, fault, strength, rng):
     if fault == "shuffled":
         return [r | {"ranks": rng.sample(r["ranks"], len(r["ranks"]))} for r in records]
     return [r | {"ranks": [max(r["ranks"]) + 1 - rank for rank in r["ranks"]]} for r in records]  # flipped
+
+
+class Thread(NamedTuple):
+    """A public question about a run that went wrong, and what is put into a run to see the same."""
+
+    link: str
+    seen: str  # what the asker saw
+    stage: str
+    faults: tuple  # ((name, strength), ...)
+    found: str  # what the thread found out in the end
+
+
+GITHUB = "https://github.com/"
+THREADS = (
+    Thread(f"{GITHUB}huggingface/trl/issues/204", "The score settles and the KL goes on rising; in the end all prompts "
+           "get the same answer", "ppo", (("beta", 0.02),), "nothing"),
+    Thread(f"{GITHUB}huggingface/trl/issues/355", "The KL is below 0 when a minimal length is set for answers", "ppo",
+           (("another_policy", 1.4),), "that setting is the cause"),
+    Thread(f"{GITHUB}huggingface/trl/issues/615", "The score is unsteady, and the KL falls below 0", "ppo",
+           (("another_policy", 0.6),), "maintainers suspect the settings of sampling, and advise other learning rates"),
+    Thread(f"{GITHUB}huggingface/trl/issues/925", "The KL is below 0 with a LoRA adapter, and not without", "ppo",
+           (("dropout", 0.1),), "the asker found other parameters that work"),
+    Thread(f"{GITHUB}huggingface/trl/issues/1857", "Batches are skipped since their ratio is 12 on average", "ppo",
+           (("learning_rate", 30),), "the policy moves too far; no cause is named"),
+    Thread(f"{GITHUB}huggingface/trl/issues/4159", "Ratios are 2 before the first step at temperature 0.6", "ppo",
+           (("temperature", 0.6),), "log-probs were not divided by the temperature; it was mended"),
+    Thread(f"{GITHUB}hpcaitech/ColossalAI/issues/3574", "The reward is between -300 and -10", "ppo", (("scaled", 50),),
+           "nothing; maintainers advise to look at statistics"),
+    Thread(f"{GITHUB}deepspeedai/DeepSpeedExamples/issues/489", "The reward goes up and down at random", "ppo",
+           (("learning_rate", 0.01),), "nothing"),
+    Thread(f"{GITHUB}deepspeedai/DeepSpeedExamples/issues/556", "The value network's loss does not fall", "ppo",
+           (("value_learning_rate", 0.001),), "nothing"),
+    Thread(f"{GITHUB}CarperAI/trlx/issues/338", "The loss falls, and half of the validation pairs are right",
+           "rm", (("shuffled", 1.0), ("epochs", 8.0)), "to fine-tune the model on demonstrations first was advised"),
+)  # fmt: skip

@@ -20,7 +20,7 @@ import train_sft
 from lab.methods import details
 from minirlhf import losses, rollout
 from minirlhf.losses import masked_mean, policy_loss, shaped_rewards
-from minirlhf.rollout import response_scores
+from minirlhf.rollout import in_chunks, response_logps, response_scores
 
 
 def none(put, config, strength):
@@ -119,6 +119,17 @@ def temperature(put, config, strength):
     put(rollout, "generate", functools.partial(rollout.generate, temperature=strength))
 
 
+def another_policy(put, config, strength):
+    """Answers are sampled at another temperature; all of their log-probs are computed afterwards, at temperature 1."""
+    generate = rollout.generate
+
+    def again(model, *args, **kwargs):
+        responses, _ = generate(model, *args, temperature=strength, **kwargs)
+        return responses, in_chunks(response_logps, model, responses, config.max_tokens)
+
+    put(rollout, "generate", again)
+
+
 def dropout(put, config, strength):
     """Dropout is left on, in sampling and in learning."""
     load_networks = train_ppo.load_networks
@@ -175,7 +186,8 @@ def epochs(put, config, strength):
 SCRIPTS = {"gpt": pretrain, "sft": train_sft, "rm": train_rm, "ppo": train_ppo}
 FAULTS = {function.__name__: function for function in (
     none, learning_rate, value_learning_rate, both_learning_rates, beta, gamma, kl_sign, kl_clamped, less_entropy,
-    scaled, reversed_scores, likes_length, at_padding, temperature, dropout, stale, padding_counts, short, epochs,
+    scaled, reversed_scores, likes_length, at_padding, temperature, another_policy, dropout, stale, padding_counts,
+    short, epochs,
 )}  # fmt: skip
 
 

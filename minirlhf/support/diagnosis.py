@@ -24,6 +24,7 @@ EXACT = {
     "after_the_end": (None, 0.0),
     "unequal_scores": (None, 0.01),  # rounding, in bfloat16 too
     "share_of_start": (None, 0.5),
+    "least_kl": (-0.1, None),  # chance, of a hundred answers and more
     "learned": (3.0, None),  # standard errors
     "pairs_right": (0.5, None),
 }
@@ -83,6 +84,9 @@ DISEASES = (
     Disease("scores are too small", PPO, {"score_size": "low"},
             "Beta is made for scores that differ by about 1. Multiply the reward, or lower --kl_coef."),
     # PPO's curves
+    Disease("answers are not the policy's own", PPO, {"least_kl": "low"},
+            "The KL is negative: answers are drawn from another distribution than their log-probs are of. Look for "
+            "temperature, top-k, top-p, a minimal length, and for log-probs that are computed again after sampling."),
     Disease("it learns too fast", PPO, {"clipped_at_first": "high"},
             "The policy moves too far with each batch. Lower --lr (and --value_lr)."),
     Disease("gamma is too large", PTX, {"ended": "low", "ptx_fall": "high"},

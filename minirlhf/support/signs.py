@@ -148,6 +148,13 @@ def kl(log):
     return last(log["kl"]) / last(log["response_length"]) if len(log["kl"]) and len(log["response_length"]) else None
 
 
+def least_kl(log):
+    """The lowest mean KL of five iterations, nats per answer. The mean over answers that the policy itself draws is
+    never below 0, but for chance."""
+    values = log["kl"]
+    return float(np.convolve(values, np.full(5, 0.2), "valid").min()) if len(values) >= 5 else None
+
+
 def price(log):
     """How much answers differ in the price of their KL, beta times it, divided by how much they differ in score (both
     standard deviations, of the answers shown in the newest fifth)."""

@@ -105,6 +105,23 @@ def test_faults_in_sampling(monkeypatch, fault):
     assert rollout.generate("prompts")[0].all()
 
 
+def test_another_policys_answers_have_the_log_probs_of_the_policy(monkeypatch, fault):
+    monkeypatch.setattr(
+        faults, "in_chunks", lambda function, model, responses, most: (function, model, responses, most)
+    )
+    monkeypatch.setattr(rollout, "generate", lambda model, prompts, temperature=1.0: (f"{prompts} at {temperature}", 0))
+    fault(faults.another_policy, 0.6, SimpleNamespace(max_tokens=7))
+    wanted = "x at 0.6", (faults.response_logps, "model", "x at 0.6", 7)
+    assert rollout.generate("model", "x") == wanted
+
+
+def test_ten_public_threads_have_faults_that_are_known():
+    assert len(cases.THREADS) == 10 == len({thread.link for thread in cases.THREADS})
+    for thread in cases.THREADS:
+        known = {fault.name for fault in cases.FAULTS[thread.stage]}
+        assert thread.faults and {name for name, _ in thread.faults} <= known
+
+
 def test_stale_answers_are_those_of_iterations_before(monkeypatch, fault):
     monkeypatch.setattr(train_ppo, "judge_episodes", lambda own, n=2: SimpleNamespace(scores=[0] * n, own=own))
     fault(faults.stale, 2)
