@@ -30,7 +30,8 @@ from .report import draw_ladder
 from .tables import TABLES
 
 FOLDER = ROOT / "results"
-PAGES = ("README.md", *(f"docs/{name}.md" for name in ("results", "scaling", "healthy", "exercises", "own_reward")))
+NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
 FENCED, CODE = re.compile(r"^```.*?^```", re.M | re.S), re.compile(r"(`[^`\n]+`)")
@@ -53,6 +54,18 @@ def main(config):
     if "toy" in found:
         with optional_picture(ROOT / "docs" / "ladder.png"):
             save_figure(draw_ladder(found["toy"]), ROOT / "docs" / "ladder.png")
+    if "overoptimization" in found:
+        with optional_picture(ROOT / "docs" / "overoptimization.png"):
+            save_figure(drawn("overoptimization", found), ROOT / "docs" / "overoptimization.png")
+
+
+def drawn(name, found):
+    """A finding's picture, of all its seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    known()[name]().draw(figure, found[name])
+    return figure
 
 
 def keep(folder):
