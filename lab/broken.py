@@ -24,6 +24,7 @@ from minirlhf.support.records import read
 from minirlhf.support.statistics import interval
 
 from . import stages
+from .doctor.cases import changed
 from .evaluation import answers, contents_of, count_right, judge_all, pairs_right
 from .findings.lab import utilities
 from .pipeline import Pipeline
@@ -119,7 +120,7 @@ def write_shuffled(own):
     """Writes the rankings with each one's ranks shuffled, and returns the file."""
     rng, path = random.Random(0), f"{own.out}/shuffled.jsonl"
     rankings = read(own.file("rankings"), "ranking")
-    write_lines(path, [r | {"ranks": rng.sample(r["ranks"], len(r["ranks"]))} for r in rankings])
+    write_lines(path, changed(rankings, "shuffled", 1, rng))
     return path
 
 

@@ -20,6 +20,7 @@ from minirlhf.support.curves import optional_picture, save_figure
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import read_json, write_atomically, write_json
 
+from .findings import pictures
 from .findings.__main__ import known
 from .findings.claims import RUN_SEEDS, seeds_of
 from .findings.seeds import combine
@@ -55,17 +56,8 @@ def main(config):
         with optional_picture(ROOT / "docs" / "ladder.png"):
             save_figure(draw_ladder(found["toy"]), ROOT / "docs" / "ladder.png")
     if "overoptimization" in found:
-        with optional_picture(ROOT / "docs" / "overoptimization.png"):
-            save_figure(drawn("overoptimization", found), ROOT / "docs" / "overoptimization.png")
-
-
-def drawn(name, found):
-    """A finding's picture, of all its seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    known()[name]().draw(figure, found[name])
-    return figure
+        finding = known()["overoptimization"]()
+        pictures.write(finding, found["overoptimization"], ROOT / "docs" / "overoptimization.png")
 
 
 def keep(folder):

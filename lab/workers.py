@@ -16,6 +16,7 @@ from multiprocessing import connection, get_context, parent_process
 import torch
 
 from minirlhf.support.config import ignore_write_errors
+from minirlhf.support.device import cores
 from minirlhf.support.distributed import end_with
 from minirlhf.support.errors import InputError
 from minirlhf.support.folder import release
@@ -77,11 +78,6 @@ def _rank(rank, n, port, threads, errors, function, argument):
     except InputError as error:
         errors.put(str(error))
         raise SystemExit(2) from None
-
-
-def cores():
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from pathlib import Path
 from minirlhf.support import records, tokens
 from minirlhf.support.checkpoint import load_tokenizer
 from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
+from minirlhf.support.device import cores
 from minirlhf.support.distributed import end_with
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import disk_errors, read_json, write_json
@@ -97,7 +98,7 @@ def chunks(given):
 
 def in_order(config, given):
     """(number of records, what records.encode gives) of each chunk, in order. Several are encoded at the same time."""
-    processes = config.processes or len(os.sched_getaffinity(0))
+    processes = config.processes or cores()
     limit = config.limit or float("inf")
     if processes == 1:
         tokenizer = tokenizer_of(config.tokenizer)

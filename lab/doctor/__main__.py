@@ -116,8 +116,8 @@ def trial(own, stage, given, seed):
 
 def settings_of(own, stage):
     """The flags of a healthy run."""
-    start, out = {"ppo": "rl_start", "ppo_ptx": "rl_start"}, own.out
-    if stage in start:
+    out = own.out
+    if stage.startswith("ppo"):
         changes = dict(ptx_coef=0.0) if stage == "ppo" else {}
         return own.ppo(f"{out}/rl_start", f"{out}/rm", **changes)[1]
     validation = {"validation": own.file(VALIDATION[stage])}
@@ -144,8 +144,7 @@ def bands_of(folders):
     values = {}
     for folder in folders:
         log = signs.read_log(folder)
-        for part in range(1, 21):
-            so_far = log.upto(max(1, round(len(log.rows) * part / 20)))
+        for so_far in log.parts():
             for name in (name for name in diagnosis.names_of(log.kind) if name not in diagnosis.EXACT):
                 own = values.setdefault(log.kind, {}).setdefault(name, [[] for _ in range(10)])
                 own[so_far.tenth - 1].append(getattr(signs, name)(so_far))
@@ -167,16 +166,12 @@ def say(patient):
     log = signs.read_log(patient["folder"])
     found = diagnosis.diagnose(log)
     said = found.disease.name if found.disease else ""
-    knew = next((part / 20 for part in range(1, 21) if all(disease_at(log, p) == said for p in range(part, 21))), 1.0)
+    seen = [diagnosis.diagnose(part, quick=True).disease for part in log.parts()]
+    right = [(own.name if own else "") == said for own in seen]
+    knew = next(i for i in range(1, len(right) + 1) if all(right[i - 1 :])) / len(right)
     values = {name: getattr(signs, name)(log) for name in diagnosis.names_of(log.kind)}
     others = [disease.name for disease in found.others]
     return patient | {"said": said, "others": others, "knew": knew, "values": values, "rows": len(log.rows)}
-
-
-def disease_at(log, part):
-    """The name of the disease that is seen after some twentieths of a log."""
-    found = diagnosis.diagnose(log.upto(max(1, round(len(log.rows) * part / 20))), quick=True)
-    return found.disease.name if found.disease else ""
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ that cases.py writes.
 
 import functools
 from collections import deque
-from contextlib import ExitStack
 from dataclasses import replace
-from unittest import mock
 
 import torch
 
@@ -132,17 +130,7 @@ def another_policy(put, config, strength):
 
 def dropout(put, config, strength):
     """Dropout is left on, in sampling and in learning."""
-    load_networks = train_ppo.load_networks
-
-    def with_dropout(config, tokenizer):
-        networks = load_networks(config, tokenizer)
-        for network in (networks.policy, networks.value):
-            for module in network.train().modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = strength
-        return networks
-
-    put(train_ppo, "load_networks", with_dropout)
+    details.leave_dropout_on(put, strength)
 
 
 def stale(put, config, strength):
@@ -195,11 +183,7 @@ def train(stage, settings, faults):
     """Runs a training script with faults, a list of (name, strength). settings: the fields of its Config."""
     module = SCRIPTS[stage]
     config = module.Config(**settings)
-    with ExitStack() as stack:
-
-        def put(where, name, new):
-            stack.enter_context(mock.patch.object(where, name, new))
-
+    with details.replacing() as put:
         for name, strength in faults:
             config = replace(config, **FAULTS[name](put, config, strength) or {})
         module.main(config)

@@ -19,12 +19,11 @@ from pathlib import Path
 from lab.provenance import CLAIMS, made_by
 from lab.report import with_interval
 from minirlhf.support.config import Text, check_fields, command, require_choice
-from minirlhf.support.curves import optional_picture, save_figure
 from minirlhf.support.errors import InputError, require, reraise
 from minirlhf.support.files import read_json, write_atomically, write_json
 from minirlhf.support.folder import lock_output
 
-from . import claims, page
+from . import claims, page, pictures
 from .finding import Finding, verdict
 from .lab import MINUTES, Lab
 
@@ -108,12 +107,7 @@ def run(finding, lab, claims=CLAIMS):
     result = {"verdict": verdict(claimed), "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
     result |= {"seed": lab.seed, "made by": made_by(claims)}
     write_json(f"{lab.out}/{finding.name()}.json", result)
-    with optional_picture(f"{lab.out}/{finding.name()}.png"):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 3.6), layout="constrained")
-        finding.draw(figure, figures)
-        save_figure(figure, f"{lab.out}/{finding.name()}.png", transparent=True)
+    pictures.write(finding, figures, f"{lab.out}/{finding.name()}.png")
     for one in claimed:
         print(f"   {page.MARKS[one.holds]}: {one.text}: {with_interval(one.value)}")
     print(f"   {result['verdict']}, {result['seconds']:.0f} s", flush=True)

@@ -3,10 +3,21 @@
 import re
 
 from lab import report
+from minirlhf.support.curves import optional_picture, save_figure
 
 GREY = "#7f8b99"
 COLOURS = report.COLOURS | {"sft": "#3a8fb7"}  # the report's is too dark for dark pages
 LINES = ("#647acb", "#d64545", "#e8a33d", "#3a9d8f", "#9b6bc9", "#7f8b99")
+
+
+def write(finding, figures, path):
+    """Draws a finding's figures to a PNG file, if there is matplotlib."""
+    with optional_picture(path):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 3.6), layout="constrained")
+        finding.draw(figure, figures)
+        save_figure(figure, path, transparent=True)
 
 
 def is_figure(value):

@@ -9,7 +9,7 @@ rollout.py while the run lasts, by put(where, name, new), or returns flags. Its 
 """
 
 import functools
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from unittest import mock
 
@@ -198,6 +198,10 @@ def adam_eps_1e_5(put, config):
 
 def dropout(put, config):
     """Dropout of 0.1 is left on in policy and value network, in sampling and in learning: the ratio is not 1."""
+    leave_dropout_on(put, 0.1)
+
+
+def leave_dropout_on(put, p):
     load_networks = train_ppo.load_networks
 
     def with_dropout(config, tokenizer):
@@ -205,7 +209,7 @@ def dropout(put, config):
         for network in (networks.policy, networks.value):
             for module in network.train().modules():
                 if isinstance(module, torch.nn.Dropout):
-                    module.p = 0.1
+                    module.p = p
         return networks
 
     put(train_ppo, "load_networks", with_dropout)
@@ -281,12 +285,15 @@ class Config(train_ppo.Config):
         require_choice(self, "change", CHANGES)
 
 
-def main(config, reward=None):
+@contextmanager
+def replacing():
+    """Context manager: gives put(where, name, new), whose replacements last until its end."""
     with ExitStack() as stack:
+        yield lambda where, name, new: stack.enter_context(mock.patch.object(where, name, new))
 
-        def put(where, name, new):
-            stack.enter_context(mock.patch.object(where, name, new))
 
+def main(config, reward=None):
+    with replacing() as put:
         flags = CHANGES[config.change](put, config) or {}
         train_ppo.main(replace(config, **flags), reward)
 

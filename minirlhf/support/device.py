@@ -1,5 +1,6 @@
 """The device of a model, and the precision in which its forward is computed."""
 
+import os
 import resource
 import sys
 from contextlib import nullcontext
@@ -31,6 +32,11 @@ def place(model, config):
     if getattr(config, "compile", False):
         model.compile(dynamic=True)
     return model
+
+
+def cores():
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory():

@@ -149,11 +149,10 @@ def outside(value, low, high):
     return value is not None and ((low is not None and value < low) or (high is not None and value > high))
 
 
-def history(log, name, points=20):
+def history(log, name):
     """[(step, value, low, high)] of a sign, as it was after each twentieth of the log."""
-    found, n = [], len(log.rows)
-    for count in sorted({max(1, round(n * part / points)) for part in range(1, points + 1)}):
-        part = log.upto(count)
+    found = []
+    for part in log.parts():
         value = getattr(signs, name)(part)
         if value is not None:
             found.append((part.rows[-1]["step"], value, *band(part, name)))

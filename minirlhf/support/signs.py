@@ -38,6 +38,11 @@ class Log:
         log.steps = self.steps
         return log
 
+    def parts(self, count=20):
+        """The log as it was after each of `count` equal parts, or after each row if there are fewer."""
+        n = len(self.rows)
+        return [self.upto(rows) for rows in sorted({max(1, round(n * part / count)) for part in range(1, count + 1)})]
+
     @property
     def tenth(self):
         """Which tenth of the run is reached, 1 to 10."""
