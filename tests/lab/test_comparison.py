@@ -173,6 +173,68 @@ def test_each_detail_is_ppo_with_its_change(lab, monkeypatch):
         assert trained[f"details/{name}"] == (details, same)
 
 
+def test_each_method_is_trained_as_chosen_at_other_prices_and_at_ppos_cost(lab, found, monkeypatch):
+    """And each figure is of the model that its name says."""
+    trained, utility = {}, {}
+    lab.train = lambda stages: trained.update(stages) or {name: name for name in stages}
+    lab.test = RECORDS * 500
+
+    def measured(lab, folders, records):
+        assert len(records) == 1000
+        utility.update({label: float(i) for i, label in enumerate(folders)})
+        folders_of.update(folders)
+        return {label: found["PPO"]._replace(utilities=[utility[label]] * 4, kl=certain(utility[label] + 1))
+                for label in folders}  # fmt: skip
+
+    folders_of = {}
+    monkeypatch.setattr(findings, "measured", measured)
+    monkeypatch.setattr(Methods, "best_of", lambda self, lab, records, start: (
+        start._replace(utilities=[start.utilities[0] + 0.5] * 4)))  # fmt: skip
+    monkeypatch.setattr(findings, "figures", lambda lab, found, records, base: {"of": found, "base": base})
+    monkeypatch.setattr(findings, "mean", lambda values, records, **_: certain(float(np.mean(values))))
+    monkeypatch.setattr(findings, "seconds", lambda folder: {"methods/rloo": 7.0}.get(folder, 1.0))
+    f = Methods().measure(lab)
+    for name, (lr, price) in findings.CHOSEN.items():
+        assert trained[folders_of[name]] == findings.stage(lab, name, lr, price)
+        for other in findings.FRONTIER[name]:
+            assert trained[folders_of[name, other]] == findings.stage(lab, name, lr, other)
+        prices = [*findings.FRONTIER[name], price]
+        assert f[f"frontier: {name}: price"] == prices
+        wanted = [utility[name, other] for other in prices[:-1]] + [utility[name]]
+        assert [point["mean"] for point in f[f"frontier: {name}: true utility"]] == wanted
+    assert trained[folders_of["RLOO, at PPO's cost"]][1]["episodes"] == findings.at_cost("RLOO")
+    assert folders_of["start"] == "toy/rl_start" and folders_of["PPO-ptx"] == "toy/ppo_ptx" and f["base"] == "PPO"
+    assert f["of"]["best of 16"].utilities[0] == utility["start"] + 0.5
+    assert [point["mean"] for point in f["frontier: best of 16: true utility"]] == [utility["start"] + 0.5]
+    assert f["seconds of training"]["RLOO"] == 7.0 and len(set(folders_of.values())) == len(folders_of)
+    assert not any(isinstance(label, tuple) for label in f["of"])
+
+
+def test_models_are_measured_by_the_same_reward_model_against_their_start(lab, monkeypatch):
+    monkeypatch.setattr(findings, "at_once", lambda *calls: [call[0](*call[1:]) for call in calls])
+    monkeypatch.setattr(findings, "measure", lambda *given: given)
+    lab.records = lambda name, kind: (name, kind)
+    noise, pages = (40, *b"methods"), ("web_held_out", "document")
+    wanted = {name: (folder, "toy/rm", RECORDS, pages, 26, noise, "", "toy/rl_start")
+              for name, folder in (("PPO", "a"), ("RLOO", "b"))}  # fmt: skip
+    assert findings.measured(lab, {"PPO": "a", "RLOO": "b"}, RECORDS) == wanted
+
+
+def test_the_search_tries_each_rate_with_each_price_and_says_the_true_utility(lab, found, monkeypatch):
+    trained = {}
+    lab.train = lambda stages: trained.update(stages) or {name: name for name in stages}
+    lab.test = RECORDS
+    monkeypatch.setattr(findings, "measured", lambda lab, folders, records: {
+        name: found["RLOO" if name.startswith("search/rloo") else "PPO"] for name in folders})  # fmt: skip
+    outcome = findings.search(lab)
+    assert len(outcome) == 9 * 9 == len(trained)
+    assert outcome["search/rloo-0.0005-1.0"] == {"true utility": 3.5, "KL": 1.0}
+    assert outcome["search/ppo-0.001-0.1"] == {"true utility": 2.5, "KL": 4.0}
+    for name in findings.ARMS:
+        tried = [findings.stage(lab, name, lr, price) for lr in findings.RATES for price in findings.PRICES[name]]
+        assert all(one in trained.values() for one in tried)
+
+
 def test_metrics_are_kept_of_some_iterations(tmp_path):
     rows = [dict(step=i, score=i / 10, episodes=i) for i in range(50)]
     tiny.write_lines(tmp_path / "metrics.jsonl", rows)

@@ -215,6 +215,21 @@ def test_grpo_and_online_dpo_keep_the_kl_out_of_the_reward(settings, monkeypatch
     }
 
 
+def test_prompts_fit_the_shortest_context_of_all_networks(settings, monkeypatch):
+    asked, load = [], online.load_model
+
+    def shorter(folder, kind, tokenizer):
+        network = load(folder, kind, tokenizer)
+        network.config = dataclasses.replace(network.config, n_ctx=20 if kind is RewardModel else 30)
+        return network
+
+    monkeypatch.setattr(online, "load_model", shorter)
+    monkeypatch.setattr(online.records, "load_prompts", lambda paths, tokenizer, *room: asked.append(room) or [])
+    monkeypatch.setattr(online, "start_run", lambda config: False)
+    tiny.run(rloo, to_flags(settings))
+    assert asked == [(20, 8)]
+
+
 @pytest.mark.parametrize(
     ("method", "flags", "fault"),
     [(rloo, dict(samples=1), "--samples 1"), (grpo, dict(samples=3), "--minibatch_size 4"),
@@ -244,6 +259,18 @@ def test_dpos_flags_reach_its_steps(world, tmp_path, no_pictures, monkeypatch):
     )
     tiny.run(dpo, to_flags(flags))
     assert set(betas) == {0.7} and rates == pytest.approx([1e-3, 5.5e-4, 1e-4])
+
+
+def test_dpo_reads_all_pairs_in_each_epoch_in_another_order(world, tmp_path, no_pictures, monkeypatch):
+    seen, collate = [], dpo.data.collate
+    monkeypatch.setattr(
+        dpo.data, "collate", lambda rows, *rest: seen.append(tuple(rows[0].tokens)) or collate(rows, *rest)
+    )
+    flags = dict(init=world.gpt, data=(world.rankings,), epochs=4, batch_size=1, out=tmp_path / "dpo")
+    tiny.run(dpo, to_flags(flags))
+    n = len(seen) // 4
+    epochs = [seen[i * n : (i + 1) * n] for i in range(4)]
+    assert n > 1 and all(sorted(own) == sorted(epochs[0]) for own in epochs) and len(set(map(tuple, epochs))) > 1
 
 
 def test_dpo_on_two_ranks_in_micro_batches_takes_the_steps_of_one_process(world, tmp_path):
