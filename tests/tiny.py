@@ -99,7 +99,8 @@ class Intruder:
 
 # --- scripts ---------------------------------------------------------------------------------------------------------
 
-POSITIONAL = {"chat": ["models"], "tools.bench": ["work", "shape"], "tools.exercises": ["name"],
+POSITIONAL = {"chat": ["models"], "tools.bench": ["work", "shape"], "tools.bench_data": ["what"],
+              "tools.exercises": ["name"],
               "tools.curves": ["runs"], "tools.run_page": ["page"], "lab.findings.__main__": ["names"]}  # fmt: skip
 
 

@@ -1,0 +1,202 @@
+"""Benchmarks of what comes before the first step: encoding data, starting, going on.
+
+    python -m tools.bench_data encode --mb 100            tools.encode: MB per second, by one process and one per core
+    python -m tools.bench_data corpus --mb 1000           pretrain.py's first step: from this much text, and from 1 MB
+    python -m tools.bench_data pairs --pairs 1000000      train_rm.py's first step: from a file, and from a folder
+    python -m tools.bench_data resume --size gpt2         train_ppo.py's memory, at the start and when it goes on
+
+Texts are the town's, over and over. What is compared runs alternately, each time in a process of its own. Prints a JSON
+line for each: seconds from the start of the command to its first row of metrics.jsonl, and the most memory it held
+until then (GB; mapped files count as far as they have been read).
+"""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data import town
+from minirlhf.model import GPT, PRESETS, GPTConfig, RewardModel
+from minirlhf.support.checkpoint import save_model
+from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
+from minirlhf.support.device import cores
+from minirlhf.support.errors import require
+from minirlhf.support.files import write_lines
+from minirlhf.support.run import read_metrics, state_paths
+from tools.encode import tokenizer_of
+
+LIMIT = 128  # tokens of a ranking at most
+
+
+@dataclass(frozen=True)
+class Config:
+    what: Text  # encode, corpus, pairs or resume
+    tokenizer: str = "gpt2"  # gpt2, a folder with a tokenizer, or a ranks file
+    mb: int = 100  # of text, for encode and corpus
+    pairs: int = 100_000  # for pairs
+    size: Text = "gpt2"  # of the models, for resume
+    rounds: int = 3  # how often each is run
+    out: str = "runs/bench_data"  # folder for data and runs, which is removed at the end
+
+    def __post_init__(self):
+        check_fields(self)
+        require_choice(self, "what", WORK)
+        require_choice(self, "size", PRESETS)
+        require_positive(self, "mb", "pairs", "rounds", most=10**8)
+
+
+def main(config):
+    require(not Path(config.out).exists(), f"--out {config.out}: is there already; name a new folder, it is removed")
+    Path(config.out).mkdir(parents=True)
+    try:
+        ways = WORK[config.what](config, Path(config.out))
+        for turn in range(config.rounds):
+            for name, measure in ways.items():
+                print(json.dumps({"what": config.what, "way": name, "round": turn} | measure()), flush=True)
+    finally:
+        shutil.rmtree(config.out)
+
+
+# --- what is measured: each function returns {way: a function that measures it once} ---------------------------------
+
+
+def encode(config, out):
+    corpus, size = documents(out, config.mb)
+
+    def measure(processes):
+        words = ["tools.encode", "--data", corpus, "--tokenizer", config.tokenizer, "--processes", processes]
+        seconds, memory = to_the_end([*words, "--out", fresh(out / "tokens")], out)
+        return {"seconds": seconds, "mb_per_second": size / seconds, "gb": memory}
+
+    return {f"{n} processes": lambda n=n: measure(n) for n in sorted({1, cores()})}
+
+
+def corpus(config, out):
+    ways = {}
+    for mb in (1, config.mb):
+        path, _ = documents(out, mb)
+        to_the_end(["tools.encode", "--data", path, "--tokenizer", config.tokenizer, "--out", f"{path}.tokens"], out)
+        for data in (path, f"{path}.tokens"):
+            words = ["pretrain", "--data", data, "--tokenizer", config.tokenizer, "--size", "nano", "--batch_size", 4]
+            ways[f"{mb} MB, {'encoded' if data != path else 'text'}"] = lambda own=words: first_row(own, out)
+    return ways
+
+
+def pairs(config, out):
+    records = town.demonstrations(town.prompts("train", 2000, 0), 0)
+    given = ({"prompt": a["prompt"], "chosen": a["response"], "rejected": b["response"] + f" {i}"}
+             for i, (a, b) in enumerate(zip(itertools.cycle(records), itertools.cycle(records[1:]))))  # fmt: skip
+    path, gpt, tokenizer = str(out / "pairs.jsonl"), str(out / "gpt"), tokenizer_of(config.tokenizer)
+    write_lines(path, itertools.islice(given, config.pairs))
+    save_model(f"{gpt}/model.pt", GPT(GPTConfig(tokenizer.n_vocab, **PRESETS["nano"] | {"n_ctx": LIMIT})), tokenizer)
+    words = ["tools.encode", "--data", path, "--kind", "ranking", "--limit", LIMIT, "--tokenizer", config.tokenizer]
+    seconds, _ = to_the_end([*words, "--out", f"{path}.tokens"], out)
+    print(json.dumps({"what": "pairs", "way": "encoding, once", "seconds": seconds}), flush=True)
+    return {way: lambda data=data: first_row(["train_rm", "--data", data, "--init", gpt], out)
+            for way, data in (("text", path), ("encoded", f"{path}.tokens"))}  # fmt: skip
+
+
+def resume(config, out):
+    tokenizer = tokenizer_of(config.tokenizer)
+    shape = GPTConfig(tokenizer.n_vocab, **PRESETS[config.size])
+    for kind, name in ((GPT, "policy"), (RewardModel, "rm")):
+        torch.manual_seed(0)
+        save_model(out / name / "model.pt", model := kind(shape), tokenizer)
+    count = sum(p.numel() for p in model.parameters())
+    write_lines(out / "prompts.jsonl", [{"prompt": "a\n"}])
+    words = ["train_ppo", "--policy", out / "policy", "--reward_model", out / "rm", "--ptx_coef", 0, "--prompts",
+             out / "prompts.jsonl", "--episodes", 40, "--batch_size", 2, "--minibatch_size", 2, "--max_response", 4,
+             "--save_every", 1]  # fmt: skip
+    formula = {"formula_gb": 44 * count / 1e9, "python_gb": imported()}
+
+    def begin():
+        return first_row(words, out, wait=lambda folder: len(state_paths(folder)) > 0) | formula
+
+    def go_on():
+        (out / "run" / "metrics.jsonl").unlink()
+        return first_row([*words, "--resume"], out, keep=True) | formula
+
+    return {"start": begin, "going on": go_on}
+
+
+WORK = {"encode": encode, "corpus": corpus, "pairs": pairs, "resume": resume}
+
+
+# --- data and processes ----------------------------------------------------------------------------------------------
+
+
+def documents(out, mb):
+    """(a file of so many MB of documents, as JSON lines; the MB of their texts)."""
+    pages = [" ".join(page["text"] for page in town.documents(600, 0)[i::60]) for i in range(60)]
+    path, size = str(out / f"{mb}-mb.jsonl"), 0
+
+    def given():
+        nonlocal size
+        for i in itertools.count():
+            text = f"{i} {pages[i % 60]}"
+            size += len(text)
+            yield {"text": text}
+            if size >= 1e6 * mb:
+                return
+
+    write_lines(path, given())
+    return path, size / 1e6
+
+
+def fresh(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def start(words, out):
+    """A command of this project as a process, whose errors go to a file."""
+    module, *flags = map(str, words)
+    errors = open(out / "errors", "w")
+    return subprocess.Popen([sys.executable, "-m", module, *flags], stdout=errors, stderr=errors)
+
+
+def require_well(process, words, out):
+    require(not process.returncode, f"{words[0]}: {(out / 'errors').read_text()[-500:]}")
+
+
+def to_the_end(words, out):
+    """(seconds of a command, the GB of its largest process)."""
+    began, process = time.perf_counter(), start(words, out)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    require_well(process, words, out)
+    return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9
+
+
+def first_row(words, out, keep=False, wait=lambda folder: True):
+    """Seconds from the start of a training to its first row, and the memory that this row names. Then it is ended, once
+    `wait` of its folder is true. keep: its folder was there."""
+    folder = out / "run" if keep else fresh(out / "run")
+    began, seconds, path = time.perf_counter(), None, folder / "metrics.jsonl"
+    process = start([*words, "--out", folder], out)
+    while seconds is None or not wait(folder):
+        time.sleep(0.02)
+        if process.poll() is not None:
+            require_well(process, words, out)
+        if seconds is None and path.exists() and path.read_text().endswith("\n"):
+            seconds = time.perf_counter() - began
+    process.kill()
+    process.wait()
+    return {"seconds": seconds, "gb": read_metrics(folder)[0]["memory_gb"]}
+
+
+def imported():
+    """The GB that Python and PyTorch hold before any data or model."""
+    program = "import train_ppo; from minirlhf.support.device import peak_memory; print(peak_memory() / 1e9)"
+    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+
+if __name__ == "__main__":
+    command(main, Config, "what")
