@@ -196,14 +196,15 @@ def bag_of_words(train, held_out):
 
 
 def reinforce(config, folder, held_out):
-    """PPO-ptx from the SFT model; the RM's score of answers to held-out prompts before and after, and samples."""
+    """PPO-ptx from the SFT model: the RM's score of answers to held-out prompts before and after, and the difference on
+    the same prompts. Writes samples."""
     own = Pipeline(folder, folder, config.recipe, None, config.seed)
     own.train({"ppo": own.ppo(f"{folder}/sft", f"{folder}/rm")})
     tokenizer = load_tokenizer(f"{folder}/rm")
     reward_model = load_model(f"{folder}/rm", RewardModel, tokenizer).eval()
     room = reward_model.config.n_ctx - config.max_response
     kept, prompts = records.encode_prompts(held_out[:200], tokenizer, room, "held-out prompts")
-    means, texts = {}, [{"prompt": record["prompt"]} for record in kept]
+    scores, texts = {}, [{"prompt": record["prompt"]} for record in kept]
     for name, source in (("before PPO", "sft"), ("after PPO", "ppo")):
         policy, values = load_model(f"{folder}/{source}", GPT, tokenizer), np.zeros(len(prompts))
         samples = sample_responses(policy, tokenizer, prompts, config.max_response, (config.seed, 11), batch_size=32)
@@ -211,9 +212,10 @@ def reinforce(config, folder, held_out):
             values[part] = in_chunks(response_scores, reward_model, responses).numpy()
             for i, text in zip(part, responses.texts(tokenizer)):
                 texts[i][name] = text
-        means[name] = interval(values)
+        scores[name] = values
     write_lines(f"{config.out}/samples.jsonl", texts)
-    return means
+    scores["after minus before"] = scores["after PPO"] - scores["before PPO"]
+    return {name: interval(values) for name, values in scores.items()}
 
 
 if __name__ == "__main__":

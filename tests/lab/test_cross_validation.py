@@ -1,8 +1,10 @@
 """Folds share no conversation, no stage sees the fold left out, and a fold that was stopped goes on."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import pretrain
 from lab import cross_validation
@@ -71,3 +73,37 @@ def test_a_fold_that_was_stopped_goes_on_and_saw_no_more_than_it_was_given(tmp_p
     seen = "".join(path.read_text() for path in (tmp_path / "fold-0").glob("*.jsonl"))
     assert all(record["responses"][0] in seen for record in RECORDS[:20])
     assert not any(f'{record["responses"][0]}"' in seen for record in RECORDS[20:])
+
+
+def test_scores_before_are_the_sft_models_and_after_those_of_ppo(tmp_path, monkeypatch):
+    """And their difference is on the same prompts: each is better by 0.5."""
+    models, score = {}, {"sft": 1.0, "ppo": 1.5}
+
+    def load_model(folder, kind, tokenizer):
+        return models.setdefault(
+            folder.split("/")[-1], SimpleNamespace(config=SimpleNamespace(n_ctx=64), eval=lambda: None)
+        )
+
+    def sampled(policy, tokenizer, prompts, limit, seed, batch_size):
+        (name,) = [name for name, model in models.items() if model is policy]
+        for part in ([1, 0], [2]):
+            yield (
+                part,
+                SimpleNamespace(texts=lambda tokenizer, part=part: [f"{name} {i}" for i in part], part=part, name=name),
+            )
+
+    monkeypatch.setattr(cross_validation, "Pipeline", lambda *all: SimpleNamespace(
+        ppo=lambda *folders: folders, train=lambda stages: None))  # fmt: skip
+    monkeypatch.setattr(cross_validation, "load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(cross_validation, "load_model", load_model)
+    monkeypatch.setattr(cross_validation, "sample_responses", sampled)
+    monkeypatch.setattr(cross_validation.records, "encode_prompts", lambda given, *rest: (given, [[1]] * len(given)))
+    monkeypatch.setattr(cross_validation, "in_chunks", lambda function, model, responses: torch.tensor(
+        [score[responses.name] + 10 * i for i in responses.part]))  # fmt: skip
+    models["rm"] = SimpleNamespace(config=SimpleNamespace(n_ctx=64), eval=lambda: models["rm"])
+    means = cross_validation.reinforce(config(tmp_path), "fold-0", RECORDS[:3])
+    assert {name: value["mean"] for name, value in means.items()} == pytest.approx(
+        {"before PPO": 11.0, "after PPO": 11.5, "after minus before": 0.5})  # fmt: skip
+    assert means["after minus before"]["low"] == pytest.approx(0.5)
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert rows[1] == {"prompt": RECORDS[1]["prompt"], "before PPO": "sft 1", "after PPO": "ppo 1"}
