@@ -40,8 +40,8 @@ def table_of_others(found):
     toy = found["toy"]
     models, gains, tax, rm = toy["models"], toy["gains"], toy["pretraining_loss"], toy["reward_model"]
     shares = {
-        "follows the instruction: {} (%)": [("follows_instruction", n) for n in NAMES if n != "rl_start"],
-        "true and informative: {} (%)": [("truthful_informative", n) for n in NAMES if n != "rl_start"],
+        "follows the instruction: {} (%)": [("follows_instruction", n) for n in NAMES],
+        "true and informative: {} (%)": [("truthful_informative", n) for n in NAMES],
     }
     lines = [(text.format(NAMES[n]), models[n][key], ".1f", 100) for text, own in shares.items() for key, n in own]
     for text, key in (("follows", "follows"), ("true and informative", "truthful_informative")):
@@ -70,7 +70,8 @@ def table_of_models(found):
         "gpt": "pages of text",
         "gpt_prompted": "the same; two good answers stand before each prompt",
         "sft": "the pages, then 8,000 answers that people wrote",
-        "ppo": "the pages, such answers, then scores of its own answers",
+        "rl_start": "the pages, then such answers mixed with pages; PPO starts here",
+        "ppo": "the same, then scores of its own answers",
         "ppo_ptx": "as PPO, and more pages at the same time",
     }
     rows = []
@@ -106,6 +107,12 @@ def table_of_findings(found):
         rows += [[own, c.text, with_interval(c.value), bound(c.above, c.below), MARKS[c.holds]]
                  for own, c in zip(head, claims)]  # fmt: skip
     return rows_of(["finding", "claim", "measured", "asked for", ""], rows)
+
+
+def table_of_sources(found):
+    """What each finding was measured on, what the paper says of it, and what differs here."""
+    rows = [[f"`{name}`", finding.paper, finding.sample, finding.remark] for name, finding in known().items()]
+    return rows_of(["finding", "source", "measured on", "what to know"], rows)
 
 
 def sentence_of_verdicts(found):
@@ -167,6 +174,7 @@ TABLES = {
     "others": table_of_others,
     "findings": table_of_findings,
     "verdicts": sentence_of_verdicts,
+    "sources": table_of_sources,
     "dropped": table_of_dropped,
     "bench_cpu": table_of_bench("cpu"),
     "bench_gpu": table_of_bench("gpu"),

@@ -177,7 +177,7 @@ def rows_of(table):
 def test_tables_show_each_figure_under_its_own_name():
     found = {"toy": run_of(0.0)}
     models = rows_of(tables.TABLES["models"](found))
-    assert [row[0] for row in models] == ["GPT", "GPT, prompted", "SFT", "PPO", "PPO-ptx"]
+    assert [row[0] for row in models] == ["GPT", "GPT, prompted", "SFT", "RL start", "PPO", "PPO-ptx"]
     assert models[-1][2:] == ["50.0 %", "51.0 %", "52.0 %"] and models[2][-2:] == ["21.0 %", "22.0 %"]
     wins = {row[0]: row[1:] for row in rows_of(tables.TABLES["wins"](found))}
     assert wins["PPO"] == ["40.0 (39.0 to 41.0)", "38.0 to 42.0"] and "SFT" not in wins
@@ -189,6 +189,7 @@ def test_tables_show_each_figure_under_its_own_name():
     assert others["reward model, held-out rankings (%)"].startswith("70.0") and others["two labelers agree"].startswith(
         "80.0"
     )
+    assert others["true and informative: RL start (%)"] == "32.0 (31.0 to 33.0)"
     kinds = rows_of(tables.TABLES["kinds"](found))
     assert kinds == [["many", "90", *["90"] * 6], ["few", "10", *["20"] * 6]]
 
@@ -210,6 +211,11 @@ def test_the_verdicts_are_counted_and_each_claim_has_a_row():
     missing = sum(bool(one.hypotheses) for one in claims.values()) - 2
     words = f"Of 2 findings 1 is reproduced, 1 is not reproduced, and 0 are inconclusive. ({missing} more are"
     assert tables.TABLES["verdicts"](found).startswith(words)
+
+
+def test_each_findings_source_and_what_differs_are_told():
+    rows = {row[0]: row[1:] for row in rows_of(tables.TABLES["sources"]({}))}
+    assert rows == {f"`{name}`": [one.paper, one.sample, one.remark] for name, one in results.known().items()}
 
 
 def test_what_fits_is_by_the_formulas_of_the_page():
