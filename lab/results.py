@@ -31,7 +31,7 @@ from .report import draw_ladder
 from .tables import TABLES
 
 FOLDER = ROOT / "results"
-NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people")
+NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")

@@ -152,7 +152,7 @@ def table_of_fits(found):
     for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"):
         config = GPTConfig(GPT2_VOCABULARY, **PRESETS[name])
         D, L, V, tokens = config.n_embd, config.n_layer, config.n_vocab, 2048
-        parameters = V * D + config.n_ctx * D + L * (12 * D * D + 13 * D) + 2 * D
+        parameters = parameters_of(config)
         learning = tokens * (4 * D * L + 68 * D + 12 * V)  # with --recompute
         sampling = 8 * 1024 * 8 * D * L - 8 * parameters  # when two networks have no gradients
         sft = 16 * parameters + learning
@@ -167,6 +167,33 @@ def table_of_fits(found):
     return rows_of([*heading, "8 GB", "24 GB", "80 GB", "141 GB"], rows)
 
 
+def table_of_real_run(found):
+    """What docs/real_run.md's run takes, by docs/scaling.md's formulas and the rates of one GPU."""
+    config = GPTConfig(GPT2_VOCABULARY, **PRESETS["gpt2"])
+    N, gpus, context, pairs, length, response = parameters_of(config), 8, 1024, 160_800, 171, 128
+    learning = 16384 * (68 * config.n_embd * config.n_layer + 12 * config.n_vocab)  # bytes of a forward to learn from
+    sft, rm, ppo = (one["per_second"] for one in found["bench"]["gpu"] if "per_second" in one)
+    answers = 2 * pairs * length  # tokens of SFT's two epochs, or of all pairs' two answers
+    mixed = 2 * pairs / 9 * context  # a tenth of the sequences are documents
+    episodes, documents = 256_000 * (124 + response), 256_000 * 8 * context
+    rows = (
+        ("pretraining", 9.04e9, 6 * 9.04e9, 16, 9.04e9 / sft),
+        ("RL start", answers + mixed, 6 * (answers + mixed), 16, (answers + mixed) / sft),
+        ("reward model", answers, 6 * answers, 16, answers / rm),
+        ("PPO-ptx: episodes", episodes, 20 * episodes, 52, 256_000 / ppo),
+        ("PPO-ptx: documents", documents, 6 * documents, 52, documents / sft),
+    )
+    cells = [[name, f"{tokens / 1e6:,.0f}", f"{each * N / 1e18:.2f}", f"{(held * N + learning) / 1e9:.0f}",
+              f"{seconds / gpus / 60:.1f}"] for name, tokens, each, held, seconds in rows]  # fmt: skip
+    heading = ["", "million tokens", "10^18 operations", "GB on each GPU", "minutes on eight H100s"]
+    return rows_of(heading, cells)
+
+
+def parameters_of(config):
+    D, L = config.n_embd, config.n_layer
+    return config.n_vocab * D + config.n_ctx * D + L * (12 * D * D + 13 * D) + 2 * D
+
+
 TABLES = {
     "models": table_of_models,
     "kinds": table_of_kinds,
@@ -179,4 +206,5 @@ TABLES = {
     "bench_cpu": table_of_bench("cpu"),
     "bench_gpu": table_of_bench("gpu"),
     "fits": table_of_fits,
+    "real_run": table_of_real_run,
 }

@@ -125,6 +125,8 @@ def lock(folder, name=LOCK):
             owner = Path(path).read_text() or "another process"
             raise InputError(f"--out {what}: {owner} is at work in it; wait for its end, or choose another --out")
         time.sleep(0.1)
+    if file.no_locks:
+        print(f"--out {what}: no locks on this file system; see to it that no second process writes there", flush=True)
     file.truncate(0)
     print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
     _locks[path] = file
@@ -142,9 +144,10 @@ def locked(path, whole_folder):
     require(stat.S_ISREG(os.fstat(handle).st_mode), f"{path}: no file, and no run makes such; remove it")
     file = open(handle, "r+")
     folder = os.open(os.path.dirname(path), os.O_RDONLY) if whole_folder and os.name == "posix" else None
-    if try_lock(file) and (folder is None or try_lock(folder)):
+    taken = try_lock(file)
+    if taken is not False and (folder is None or try_lock(folder) is not False):
         if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):  # not removed meanwhile
-            file.folder = folder
+            file.folder, file.no_locks = folder, taken is None
             return file
     file.close()
     if folder is not None:
@@ -153,13 +156,14 @@ def locked(path, whole_folder):
 
 
 def try_lock(file):
-    """Locks an open file. False if another process has locked it; True on systems without such locks (Windows)."""
+    """Locks an open file. False if another process has locked it; None if the system or the file system has no such
+    locks."""
     try:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (ImportError, OSError) as error:
-        return not isinstance(error, BlockingIOError)
+        return False if isinstance(error, BlockingIOError) else None
     return True
 
 

@@ -1,5 +1,6 @@
 """A file on disk is complete or absent, and a folder belongs to one run."""
 
+import errno
 import os
 import subprocess
 from dataclasses import dataclass
@@ -243,6 +244,21 @@ def test_a_file_system_without_permissions_is_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "chmod", refused)
     files.write_atomically(tmp_path / "new", b"1")
     assert (tmp_path / "new").read_bytes() == b"1"
+
+
+def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch, capsys):
+    def none(*all):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    fcntl = pytest.importorskip("fcntl")
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", none)
+        folder.lock(tmp_path / "run")
+    assert capsys.readouterr().out == (
+        f"--out {tmp_path / 'run'}: no locks on this file system; see to it that no second process writes there\n"
+    )
+    folder.lock(tmp_path / "other")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_lock_does_not_follow_a_link(tmp_path):
