@@ -41,13 +41,14 @@ def commands(folder):
                                         size="nano", n_layer=1, n_ctx=64, vocab_size=270, episodes=128, max_response=4),
         "reproduce.py": dict(tiny=True, stage="rm"),
         "-m tools.train_tokenizer": dict(data=(many,), vocab_size=400),
+        "-m tools.encode": dict(data=(many,), tokenizer=world.gpt, processes=2),
         "-m data.town": dict(web=60_000, demonstration=2_000),
     }  # fmt: skip
 
 
 def left_in(out):
     """The contents of a folder's files, without metrics.jsonl, which has times."""
-    names = ("model.pt", "*.tiktoken", "tokenizer.json", "*.jsonl", "folds.json", "epoch-*.pt")
+    names = ("model.pt", "*.bin", "about.json", "*.tiktoken", "tokenizer.json", "*.jsonl", "folds.json", "epoch-*.pt")
     found = {path.relative_to(out): path for name in names for path in Path(out).rglob(name)}
     return {str(name): content(path) for name, path in sorted(found.items()) if path.name != "metrics.jsonl"}
 

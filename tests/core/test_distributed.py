@@ -11,10 +11,11 @@ import torch
 import tiny
 from harmed import CLOCK
 from minirlhf.model import GPT
-from minirlhf.support import distributed
+from minirlhf.support import distributed, folder
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
 from ranks import RANKS, launch, torchrun
 from tiny import to_flags
+from tools import encode
 
 JOBS = ("gpt", "muon", "sft", "mixed", "rm", "ppo", "ppo_ptx")
 
@@ -208,11 +209,18 @@ def sft(world, out, **flags):
     [
         (dict(data=["{folder}/{rank}.jsonl"]), "process 1 has another --data, or another file of that name"),
         (dict(seed="{rank}"), "process 1 has another --seed"),
+        (dict(init="{folder}/gpt-{rank}"), "process 1 has another --init, or another file of that name"),
+        (dict(data=["{folder}/{rank}.tokens"]), "process 1 has another --data, or another file of that name"),
     ],
 )
-def test_ranks_with_other_data_or_flags_end_in_one_line(world, tmp_path, flags, says):
+def test_ranks_with_other_files_or_flags_end_in_one_line(world, tmp_path, flags, says):
+    tokenizer = load_tokenizer(world.gpt)
     for rank in range(2):
-        tiny.write_lines(tmp_path / f"{rank}.jsonl", tiny.DEMONSTRATIONS[rank:])
+        data = tiny.write_lines(tmp_path / f"{rank}.jsonl", tiny.DEMONSTRATIONS[rank:])
+        save_model(tmp_path / f"gpt-{rank}" / "model.pt", tiny.make(GPT, tokenizer.n_vocab, seed=rank), tokenizer)
+        encoded = dict(data=(data,), kind="demonstration", limit=64, tokenizer=world.gpt, processes=1)
+        encode.main(encode.Config(**encoded, out=str(tmp_path / f"{rank}.tokens")))
+        folder.release()
     words = [word.replace("{folder}", str(tmp_path)) for word in sft(world, str(tmp_path / "out"), **flags)]
     (tmp_path / "jobs.json").write_text(json.dumps([("train_sft", words)]))
     result = torchrun(2, RANKS, str(tmp_path / "jobs.json"))
