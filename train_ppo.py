@@ -186,8 +186,8 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
                 extra = [documents[next(document_order)] for _ in range(config.documents_per_step)]
                 metrics.append(update(learners, optimizers, episodes, rows, extra, pad, config))
 
-        row = {name: float(np.mean([each[name] for each in metrics])) for name in metrics[0]}
-        row |= statistics(episodes, config, eos)
+        row = {name: float(sum(each[name] for each in metrics)) / updates for name in metrics[0]}
+        row = dict(zip(row, distributed.all_reduce(*row.values()))) | statistics(episodes, config, eos)
         row |= dict(episodes=(iteration + 1) * config.batch_size)
         row |= dict(episodes_per_second=run.rate(config.batch_size))
         tokens = shown.token_rows(episodes, config.show, tokenizer) + again
@@ -243,15 +243,15 @@ def update(learners, optimizers, episodes, rows, documents, pad, config):
     """One step of the policy and of the value network, and of the policy's running average.
 
     rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO.
-    Each process takes its share; policy and value network may be in DDP. Returns the metrics.
-    """
+    Each process takes its share; policy and value network may be in DDP. Returns its part of the
+    metrics, as tensors: a GPU goes on while nobody reads them."""
     metrics = ppo_gradients(learners, episodes, rows.tolist(), config, not documents)
     if documents:
         metrics |= ptx_gradients(learners, documents, pad, config)
     for network, optimizer in zip((learners.policy, learners.value), optimizers):
         take_step(network, optimizer, config.max_grad_norm)
     losses.ema_update(learners.ema, learners.policy, config.ema_decay)
-    return dict(zip(metrics, distributed.all_reduce(*metrics.values())))
+    return metrics
 
 
 def ppo_gradients(learners, episodes, rows, config, sync_policy=True):
@@ -270,15 +270,15 @@ def ppo_gradients(learners, episodes, rows, config, sync_policy=True):
         logp = response_logps(policy, old.responses)
         loss = losses.policy_loss(logp, old.logp, old.advantages, mask, config.clip, total)
         loss.backward()
-        metrics["policy_loss"] += loss.item()
+        metrics["policy_loss"] += loss.detach()
         values = response_values(value, old.responses)
         loss = losses.value_loss(values, old.values, old.returns, mask, config.value_clip, total)
         loss.backward()
-        metrics["value_loss"] += loss.item()
+        metrics["value_loss"] += loss.detach()
         ratio = (logp.detach() - old.logp).exp()
         episodes.ratios[part, : ratio.shape[1]] = ratio
         outside = (ratio - 1).abs() > config.clip
-        metrics["clip_fraction"] += losses.masked_mean(outside, mask, total).item()
+        metrics["clip_fraction"] += losses.masked_mean(outside, mask, total)
     return metrics
 
 
@@ -292,7 +292,7 @@ def ptx_gradients(learners, documents, pad, config):
         logp = response_logps(learners.policy, responses)
         loss = losses.ptx_loss(logp, responses.mask, config.ptx_coef, total)
         loss.backward()
-        ptx_loss += loss.item() / config.ptx_coef
+        ptx_loss += loss.detach() / config.ptx_coef
     return dict(ptx_loss=ptx_loss)
 
 

@@ -197,9 +197,8 @@ def test_micro_batches_report_the_losses_of_the_whole_minibatch(batch, documents
         config = SimpleNamespace(**(vars(batch.config) | dict(max_tokens=max_tokens, ptx_coef=3.0)))
         optimizers = [Recorder(network) for network in (batch.networks.policy, batch.networks.value)]
         rows = torch.arange(12)
-        reports.append(
-            train_ppo.update(batch.networks, optimizers, batch.episodes, rows, documents, tokenizer.pad, config)
-        )
+        given = batch.networks, optimizers, batch.episodes, rows, documents, tokenizer.pad, config
+        reports.append({name: float(value) for name, value in train_ppo.update(*given).items()})
     assert reports[0] == pytest.approx(reports[1])
     whole = collate(documents, tokenizer.pad)
     logp = response_logps(batch.networks.policy, whole)[whole.mask]
@@ -240,7 +239,7 @@ def test_the_clip_fraction_is_the_share_of_tokens_whose_ratio_left_the_range(bat
     optimizers = [Recorder(network) for network in (batch.networks.policy, batch.networks.value)]
     config = SimpleNamespace(**(vars(batch.config) | dict(clip=0.05)))
     args = batch.networks, optimizers, batch.episodes, torch.tensor(ROWS), [], tokenizer.pad, config
-    found = train_ppo.update(*args)["clip_fraction"]
+    found = float(train_ppo.update(*args)["clip_fraction"])
     responses, logp = batch.episodes.responses, batch.episodes.logp
     ratios = (response_logps(batch.networks.policy, responses) - logp).exp()[ROWS][responses.mask[ROWS]].tolist()
     above, below = sum(r > 1.05 for r in ratios), sum(r < 0.95 for r in ratios)
@@ -522,7 +521,7 @@ def test_every_iteration_is_logged_with_its_updates_mean_losses(with_documents, 
     assert {"score", "kl", "entropy"} <= rows[0].keys()
     for row, (first, second) in zip(rows, (losses[:2], losses[2:])):
         for name in ("policy_loss", "value_loss", "ptx_loss", "clip_fraction"):
-            assert row[name] == pytest.approx((first[name] + second[name]) / 2)
+            assert row[name] == pytest.approx(float(first[name] + second[name]) / 2)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_gives_another(settings, tmp_path):
