@@ -33,6 +33,7 @@ from .tables import TABLES
 FOLDER = ROOT / "results"
 NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
+PATIENT = ("base", "stage", "faults", "diseases", "ended", "said", "others", "knew")  # what is kept of a trial
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
 FENCED, CODE = re.compile(r"^```.*?^```", re.M | re.S), re.compile(r"(`[^`\n]+`)")
@@ -75,6 +76,12 @@ def keep(folder):
             for picture in folder.glob("*.png"):
                 shutil.copy(picture, ROOT / "docs")
             return
+    if parts := own.keys() & {"train", "judge", "threads"}:  # of lab.doctor
+        for name in parts:
+            require_believable(own[name], f"{folder}/{name}.json")
+            patients = [{key: one[key] for key in PATIENT} for one in own[name]["patients"]]
+            write_json(FOLDER / "doctor" / f"{name}.json", shorter(own[name] | {"patients": patients}))
+        return
     results = {name: result for name, result in own.items() if name in known() | METHODS}
     require(
         results, f"{folder}: no results of reproduce.py, lab.findings or lab.methods; wait until a run has finished"
@@ -120,6 +127,8 @@ def load():
     runs = [run for run in runs if run["seed"] in RUN_SEEDS]
     found = {"toy": combine(runs) | {"seeds": len(runs)}} if runs else {}
     found |= {path.stem: read_json(path) for path in FOLDER.glob("*.json")}
+    if doctor := {path.stem: read_json(path) for path in (FOLDER / "doctor").glob("*.json")}:
+        found["doctor"] = doctor
     by_seed = [read_json(path) for path in sorted(FOLDER.glob("*/seed-*.json"))]
     for name, finding in (known() | METHODS).items():
         own = [one[name] for one in by_seed if name in one and one[name]["seed"] in seeds_of(finding)]

@@ -4,7 +4,10 @@ from collections import Counter
 
 from minirlhf.model import PRESETS, GPTConfig
 from minirlhf.support.files import read_json
+from minirlhf.support.statistics import exact
 
+from .doctor import counts
+from .doctor.cases import THREADS
 from .findings.__main__ import known
 from .findings.finding import verdict
 from .findings.page import MARKS, bound
@@ -167,6 +170,41 @@ def table_of_fits(found):
     return rows_of([*heading, "8 GB", "24 GB", "80 GB", "141 GB"], rows)
 
 
+def table_of_doctor(found):
+    """How often the diagnosis finds each disease, how often it calls a healthy run ill, and how early it knows."""
+    groups = counts.of_diseases(found["doctor"]["judge"]["patients"])
+    rows = [[kind, disease, *cells(own)] for (kind, disease), own in sorted(groups.items(), key=healthy_first)]
+    return rows_of(["run", "it has", "runs", "said so, % (95 % interval)", "said instead", "known after"], rows)
+
+
+def healthy_first(item):
+    (kind, disease), _ = item
+    return list(counts.KINDS.values()).index(kind), disease != counts.HEALTHY, disease
+
+
+def cells(own):
+    low, high = exact(own["right"], own["runs"])
+    share = f"{100 * own['right'] / own['runs']:.0f} ({100 * low:.0f} to {100 * high:.0f})"
+    instead = ", ".join(f"{name} ({n})" for name, n in own["instead"])
+    return [str(own["runs"]), share, instead, "" if own["knew"] is None else f"{100 * own['knew']:.0f} % of the run"]
+
+
+def table_of_doctors_bases(found):
+    """The same by where the runs begin: right and all."""
+    groups = counts.of_bases(found["doctor"]["judge"]["patients"])
+    rows = [[base, *(f"{own['right']} of {own['runs']}" for own in parts.values())] for base, parts in groups.items()]
+    return rows_of(["models and data", "healthy: said so", "one fault: said which", "two faults: said one"], rows)
+
+
+def table_of_threads(found):
+    """Public questions, runs that were made to look like them, and what is said of these."""
+    patients = found["doctor"]["threads"]["patients"]
+    rows = [[f"[{one.link.split('/')[-3]} #{one.link.split('/')[-1]}]({one.link})", one.seen,
+             ", ".join(f"{name} {how:g}" for name, how in one.faults), patient["said"] or counts.HEALTHY, one.found]
+            for one, patient in zip(THREADS, patients, strict=True)]  # fmt: skip
+    return rows_of(["thread", "what was seen", "put into a run", "the doctor says", "what the thread found"], rows)
+
+
 def table_of_real_run(found):
     """What docs/real_run.md's run takes, by docs/scaling.md's formulas and the rates of one GPU."""
     config = GPTConfig(GPT2_VOCABULARY, **PRESETS["gpt2"])
@@ -207,4 +245,7 @@ TABLES = {
     "bench_gpu": table_of_bench("gpu"),
     "fits": table_of_fits,
     "real_run": table_of_real_run,
+    "doctor": table_of_doctor,
+    "doctor_bases": table_of_doctors_bases,
+    "threads": table_of_threads,
 }

@@ -2,8 +2,9 @@
 
     python -m lab.doctor train     makes runs, half of them with a fault, and learns the healthy bands from the others
     python -m lab.doctor judge     makes runs of other seeds, sizes, towns and data, and counts how often it is right
+    python -m lab.doctor threads   makes runs like those that people have asked about in public
 
-Each takes up to three hours on two cores. After a stop or a kill, the same command continues.
+The first two take up to three hours each on two cores. After a stop or a kill, the same command continues.
 """
 
 import random
@@ -19,9 +20,9 @@ from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.folder import lock_output
 from minirlhf.support.records import read
 
-from . import faults
+from . import counts, faults
 from .bases import VALIDATION, People, Town
-from .cases import FAULTS, changed, strength
+from .cases import FAULTS, THREADS, Fault, changed, strength
 
 BANDS = Path(diagnosis.__file__).parent / "bands.json"
 HEALTHY = {"gpt": 2, "sft": 3, "rm": 3, "ppo": 6, "ppo_ptx": 4}  # healthy runs for each base, of other seeds
@@ -31,12 +32,12 @@ MARGIN = 0.25  # a band is as wide as all healthy runs, and a quarter on each si
 
 @dataclass(frozen=True)
 class Config:
-    part: Text  # train or judge
+    part: Text  # train, judge or threads
     out: str = "runs/doctor"  # output folder
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
     def __post_init__(self):
-        require_choice(self, "part", ("train", "judge"))
+        require_choice(self, "part", ("train", "judge", "threads"))
 
 
 def bases(config):
@@ -49,6 +50,8 @@ def bases(config):
     if config.part == "train":
         found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62)}
         return found | {"toy-63": town("toy-63", 63, "toy")}
+    if config.part == "threads":
+        return {"nano-76": town("nano-76", 76)}
     small = (("gpt", dict(n_layer=3, n_embd=96, n_head=4)),)
     poor = (("town", dict(web=30_000, demonstration=2_000, prompt_train=4_000)), ("rankings", dict(prompts=4_000)))
     return {
@@ -60,7 +63,7 @@ def bases(config):
 
 def main(config):
     lock_output(config, ignore=("part",))
-    if config.part == "judge" and not BANDS.exists():
+    if config.part != "train" and not BANDS.exists():
         raise InputError("no bands.json yet: train first (python -m lab.doctor train)")
     patients = []
     for name, base in bases(config).items():
@@ -71,13 +74,21 @@ def main(config):
         write_json(BANDS, {"bands": bands_of([Path(one["folder"]) for one in patients if not one["diseases"]])})
     found = at_once(*[(say, one) for one in patients])
     write_json(f"{config.out}/{config.part}.json", {"patients": found, "made by": made_by()})
-    right = sum(one["said"] in (one["diseases"] or [""]) for one in found)
-    print(f"{config.out}/{config.part}.json: right in {right} of {len(found)} runs")
+    if config.part == "threads":
+        for thread, one in zip(THREADS, found):
+            print(f"{thread.link}: {one['said'] or counts.HEALTHY}")
+        return
+    print(f"{config.out}/{config.part}.json: right in {sum(map(counts.is_right, found))} of {len(found)} runs")
+    if config.part == "judge":
+        write_json(BANDS, read_json(BANDS) | {"trials": counts.trials(found)})
 
 
 def cases_of(own, name, config):
     """(stage, [(Fault, strength)], seed) of each trial of a base."""
     rng, found = random.Random(f"doctor {name}"), []
+    if config.part == "threads":
+        asked = [(one.stage, [(Fault(fault, how, how, ""), how) for fault, how in one.faults]) for one in THREADS]
+        return [(*case, 1000 * own.seed + number) for number, case in enumerate(asked)]
     for stage, known in FAULTS.items():
         healthy, *sick = known
         for fault in [healthy] * (1 if config.tiny else HEALTHY[stage]) + sick:

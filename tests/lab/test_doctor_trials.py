@@ -10,13 +10,13 @@ import torch
 
 import health
 import train_ppo
-from lab import stages
+from lab import provenance, results, stages, tables
 from lab.doctor import __main__ as doctor
-from lab.doctor import cases, faults
+from lab.doctor import cases, counts, faults
 from minirlhf import losses, rollout
 from minirlhf.losses import shaped_rewards
 from minirlhf.support import diagnosis, signs
-from minirlhf.support.files import read_json, write_lines
+from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.records import read
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
@@ -203,6 +203,65 @@ def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path,
     found = doctor.say({"folder": str(folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))), "diseases": []})
     assert found["said"] == "beta is too small" and 0.5 < found["knew"] <= 0.6
     assert found["values"]["kl"] == 4.0 and found["others"] == []
+
+
+def patient(said, *diseases, stage="ppo", base="a", knew=1.0):
+    return {"said": said, "diseases": list(diseases), "stage": stage, "base": base, "knew": knew}
+
+
+PATIENTS = [
+    patient("", knew=0.1), patient("", stage="ppo_ptx", knew=0.3), patient("x", base="b"), patient("x", "x", knew=0.2),
+    patient("x", "x", knew=0.6), patient("y", "x"), patient("", "y", base="b"), patient("y", "x", "y"),
+    patient("z", "x", "y"), patient("", stage="sft"),
+]  # fmt: skip
+
+
+def test_trials_are_counted_by_disease_and_by_base():
+    assert counts.trials(PATIENTS) == {"x": (2, 3), "y": (1, 2), "z": (0, 1)}
+    found = counts.of_diseases(PATIENTS)
+    assert list(found) == [("PPO", "healthy"), ("PPO", "x"), ("PPO", "y"), ("SFT", "healthy")]
+    assert found["PPO", "healthy"] == {"runs": 3, "right": 2, "instead": [("x", 1)], "knew": 0.2}
+    assert found["PPO", "x"] == {"runs": 3, "right": 2, "instead": [("y", 1)], "knew": 0.4}
+    assert found["PPO", "y"] == {"runs": 1, "right": 0, "instead": [("healthy", 1)], "knew": None}
+    bases = counts.of_bases(PATIENTS)
+    assert {name: (own["right"], own["runs"]) for name, own in bases["a"].items()} == {
+        "healthy": (3, 3), "sick": (2, 3), "two": (1, 2)}  # fmt: skip
+    assert (bases["b"]["healthy"]["right"], bases["b"]["sick"]["right"], bases["b"]["two"]["runs"]) == (0, 0, 0)
+
+
+def test_the_pages_tables_have_these_counts():
+    found = {"doctor": {"judge": {"patients": PATIENTS}, "threads": {"patients": [patient("x")] * 9 + [patient("")]}}}
+    rows = [line.split(" | ") for line in tables.TABLES["doctor"](found).splitlines()[2:]]
+    assert [row[:3] for row in rows] == [["| SFT", "healthy", "1"], ["| PPO", "healthy", "3"], ["| PPO", "x", "3"],
+                                         ["| PPO", "y", "1"]]  # fmt: skip
+    assert rows[2][3:] == ["67 (9 to 99)", "y (1)", "40 % of the run |"]
+    assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](found)
+    lines = tables.TABLES["threads"](found).splitlines()[2:]
+    assert len(lines) == 10 and lines[0].startswith("| [trl #204](https://github.com/huggingface/trl/issues/204) | The")
+    assert "| beta 0.02 | x | nothing |" in lines[0] and "| healthy |" in lines[-1]
+
+
+def test_of_trials_the_outcome_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    made = {"commit": "a" * 40, "changed": [], "command": "lab.doctor judge", "machine": "x",
+            "claims": provenance.hash_of_claims()}  # fmt: skip
+    one = patient("x", "x") | {
+        "faults": [["beta", 0.1]],
+        "ended": "finished",
+        "others": [],
+        "values": {},
+        "folder": "f",
+    }
+    write_json(tmp_path / "run" / "judge.json", {"patients": [one], "made by": made})
+    results.keep(tmp_path / "run")
+    (kept,) = results.load()["doctor"]["judge"]["patients"]
+    assert kept == {key: value for key, value in one.items() if key not in ("values", "folder")}
+
+
+def test_threads_are_trials_of_their_faults():
+    found = doctor.cases_of(SimpleNamespace(seed=7), "a", doctor.Config(part="threads"))
+    wanted = [(one.stage, [(name, how) for name, how in one.faults]) for one in cases.THREADS]
+    assert [(stage, [(fault.name, how) for fault, how in given]) for stage, given, _ in found] == wanted
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+"""What trials say of the diagnosis: how often it finds what is there, how often it calls a healthy run ill, how early
+it knows. patients: dicts as __main__.say returns them."""
+
+from collections import Counter, defaultdict
+from statistics import median
+
+KINDS = {"gpt": "pretraining", "sft": "SFT", "rm": "reward model", "ppo": "PPO", "ppo_ptx": "PPO"}
+HEALTHY = "healthy"
+
+
+def is_right(patient):
+    """Whether what was said is a disease that the run has, or that it is healthy if it has none."""
+    return patient["said"] in (patient["diseases"] or [""])
+
+
+def trials(patients):
+    """{disease: (in how many runs it was rightly said, in how many it was said)}."""
+    said = Counter(one["said"] for one in patients if one["said"])
+    right = Counter(one["said"] for one in patients if one["said"] and is_right(one))
+    return {name: (right[name], count) for name, count in sorted(said.items())}
+
+
+def of_diseases(patients):
+    """{(kind of run, disease): count} of runs with one fault, or none: healthy."""
+    groups = defaultdict(list)
+    for one in patients:
+        if len(one["diseases"]) < 2:
+            (disease,) = one["diseases"] or [HEALTHY]
+            groups[KINDS[one["stage"]], disease].append(one)
+    return {name: count(own) for name, own in groups.items()}
+
+
+def of_bases(patients):
+    """{base: {"healthy", "sick", "two": count}}."""
+    names = ("healthy", "sick", "two")
+    return {base: {name: count([one for one in patients if one["base"] == base and len(one["diseases"]) == n])
+                   for n, name in enumerate(names)}
+            for base in dict.fromkeys(one["base"] for one in patients)}  # fmt: skip
+
+
+def count(patients):
+    """{"runs", "right", "instead": [(what was said instead, how often)], "knew": the median share of a run after which
+    it said so until the end, of those where it is right; None if it never is}."""
+    wrong = Counter(one["said"] or HEALTHY for one in patients if not is_right(one))
+    knew = [one["knew"] for one in patients if is_right(one)]
+    return {"runs": len(patients), "right": len(knew), "instead": wrong.most_common(),
+            "knew": median(knew) if knew else None}  # fmt: skip
