@@ -187,7 +187,8 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
                 metrics.append(update(learners, optimizers, episodes, rows, extra, pad, config))
 
         row = {name: float(sum(each[name] for each in metrics)) / updates for name in metrics[0]}
-        row = dict(zip(row, distributed.all_reduce(*row.values()))) | statistics(episodes, config, eos)
+        row = dict(zip(row, distributed.all_reduce(*row.values())))
+        row |= statistics(episodes, config, eos)
         row |= dict(episodes=(iteration + 1) * config.batch_size)
         row |= dict(episodes_per_second=run.rate(config.batch_size))
         tokens = shown.token_rows(episodes, config.show, tokenizer) + again
@@ -243,8 +244,7 @@ def update(learners, optimizers, episodes, rows, documents, pad, config):
     """One step of the policy and of the value network, and of the policy's running average.
 
     rows (M,) long: the minibatch's episodes; documents: list of Sequences, empty for plain PPO.
-    Each process takes its share; policy and value network may be in DDP. Returns its part of the
-    metrics, as tensors: a GPU goes on while nobody reads them."""
+    Each process takes its share (networks may be in DDP), and returns its metrics, as tensors."""
     metrics = ppo_gradients(learners, episodes, rows.tolist(), config, not documents)
     if documents:
         metrics |= ptx_gradients(learners, documents, pad, config)
