@@ -79,22 +79,22 @@ def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), 
     that fit in memory. All their gradients add up to the gradient of the batch."""
     run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
     learner, device = distributed.wrap(model), next(model.parameters()).device
+    lengths = sequences.lengths
     for step, (epoch, rows, last_of_epoch) in run.steps(steps):
-        batch = [sequences[row] for row in rows]
         scale_lr(optimizer, lr(step, len(steps)))
         torch.manual_seed(distributed.seed_of(config.seed, step))  # for dropout
         model.train()
         loss = 0.0
-        for part in pieces(batch, [s.length for s in batch], config.max_tokens, learner):
-            responses = collate(part, tokenizer.pad, device)
+        for part in pieces(rows, lengths[rows], config.max_tokens, learner):
+            responses = collate([sequences[row] for row in part], tokenizer.pad, device)
             logp = response_logps(learner, responses)
-            part_loss = sft_loss(logp, responses.mask, total=len(batch))
+            part_loss = sft_loss(logp, responses.mask, total=len(rows))
             part_loss.backward()
             loss += part_loss.item()
         take_step(model, optimizer, config.max_grad_norm)
 
         (loss,) = distributed.all_reduce(loss)
-        row = dict(epoch=epoch, loss=loss, tokens_per_second=run.rate(sum(s.length for s in batch)))
+        row = dict(epoch=epoch, loss=loss, tokens_per_second=run.rate(int(lengths[rows].sum())))
         if last_of_epoch:
             measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens)
             row |= dict(validation_loss=measured)

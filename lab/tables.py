@@ -163,8 +163,8 @@ def table_of_fits(found):
         cells = [name, f"{parameters / 1e6:,.0f}M", *(f"{size / 1e9:.1f}" for size in (sft, ppo, ptx, shared))]
         for gpu in (8, 24, 80, 141):
             fits = [what for what, size in (("SFT", sft), ("PPO", ppo)) if size < gpu * 1e9]
-            one = " on one" if "PPO" in fits and ptx > gpu * 1e9 else ""
-            cells.append(", ".join(fits) + one or "-")
+            shard = "; PPO-ptx with `--shard`" if "PPO" in fits and ptx > gpu * 1e9 > shared else ""
+            cells.append(", ".join(fits) + shard or "-")
         rows.append(cells)
     heading = ["", "parameters", "SFT, RM", "PPO", "PPO-ptx on several GPUs", "on eight with `--shard`"]
     return rows_of([*heading, "8 GB", "24 GB", "80 GB", "141 GB"], rows)
@@ -209,20 +209,21 @@ def table_of_real_run(found):
     """What docs/real_run.md's run takes, by docs/scaling.md's formulas and the rates of one GPU."""
     config = GPTConfig(GPT2_VOCABULARY, **PRESETS["gpt2"])
     N, gpus, context, pairs, length, response = parameters_of(config), 8, 1024, 160_800, 171, 128
-    learning = 16384 * (68 * config.n_embd * config.n_layer + 12 * config.n_vocab)  # bytes of a forward to learn from
-    sft, rm, ppo = (one["per_second"] for one in found["bench"]["gpu"] if "per_second" in one)
+    activations, logits = 68 * config.n_embd * config.n_layer, 12 * config.n_vocab  # bytes per token that is learned
+    (plain, compiled), (rm,), (_, ppo) = (one["per_second"] for one in found["bench"]["gpu"] if "per_second" in one)
     answers = 2 * pairs * length  # tokens of SFT's two epochs, or of all pairs' two answers
     mixed = 2 * pairs / 9 * context  # a tenth of the sequences are documents
     episodes, documents = 256_000 * (124 + response), 256_000 * 8 * context
     rows = (
-        ("pretraining", 9.04e9, 6 * 9.04e9, 16, 9.04e9 / sft),
-        ("RL start", answers + mixed, 6 * (answers + mixed), 16, (answers + mixed) / sft),
-        ("reward model", answers, 6 * answers, 16, answers / rm),
-        ("PPO-ptx: episodes", episodes, 20 * episodes, 52, 256_000 / ppo),
-        ("PPO-ptx: documents", documents, 6 * documents, 52, documents / sft),
-    )
-    cells = [[name, f"{tokens / 1e6:,.0f}", f"{each * N / 1e18:.2f}", f"{(held * N + learning) / 1e9:.0f}",
-              f"{seconds / gpus / 60:.1f}"] for name, tokens, each, held, seconds in rows]  # fmt: skip
+        ("pretraining", 9.04e9, 6 * 9.04e9, 20 * N + 16_400 * (activations + logits), 9.04e9 / compiled),
+        ("RL start", answers + mixed, 6 * (answers + mixed), 16 * N + 4 * context * (activations + logits),
+         (answers + mixed) / compiled),
+        ("reward model", answers, 6 * answers, 16 * N + 16_400 * activations, answers / rm),
+        ("PPO-ptx: episodes", episodes, 20 * episodes, 52 * N + 16_400 * (activations + logits), 256_000 / ppo),
+        ("PPO-ptx: documents", documents, 6 * documents, 52 * N + 16_400 * (activations + logits), documents / plain),
+    )  # fmt: skip
+    cells = [[name, f"{tokens / 1e6:,.0f}", f"{each * N / 1e18:.2f}", f"{memory / 1e9:.0f}",
+              f"{seconds / gpus / 60:.1f}"] for name, tokens, each, memory, seconds in rows]  # fmt: skip
     heading = ["", "million tokens", "10^18 operations", "GB on each GPU", "minutes on eight H100s"]
     return rows_of(heading, cells)
 

@@ -28,7 +28,7 @@ from .checkpoint import checksums, finite, if_valid, read_pt, save_model
 from .config import Text, check_fields, refuse_unused, require_positive
 from .curves import draw_curves, read_metrics
 from .device import peak_memory
-from .distributed import all_reduce, from_rank_0, of_all_ranks, print0, rank, world_size
+from .distributed import all_reduce, barrier, from_rank_0, of_all_ranks, print0, rank, world_size
 from .errors import InputError, require, reraise
 from .files import disk_errors, write_atomically, write_lines
 from .folder import describe, lock_output
@@ -134,6 +134,7 @@ class Run:
                 if (step + 1) % self.config.save_every == 0 or (step + 1 < len(plan) and (stop or late)):
                     self._save_state(step + 1)
                 if stop and step + 1 < len(plan):
+                    barrier()  # no process ends while the first one still writes
                     print0(f"{self.out}: ended by SIGTERM after step {step + 1}; go on with --resume")
                     raise SystemExit(STOPPED)
                 if now > self.next_picture and step + 1 < len(plan):
