@@ -133,7 +133,10 @@ def load():
     for name, finding in (known() | METHODS).items():
         own = [one[name] for one in by_seed if name in one and one[name]["seed"] in seeds_of(finding)]
         if len(own) == len(seeds_of(finding)):  # a verdict waits for all seeds
-            found[name] = combine([result["figures"] for result in own]) | {"seeds": len(own)}
+            runs = [result["figures"] for result in own]
+            found[name] = combine(runs) | {"seeds": len(own)}
+            if name == "details":  # whose symptoms are compared seed by seed
+                found["runs of details"] = runs
     return found
 
 

@@ -11,6 +11,7 @@ from .doctor.cases import THREADS
 from .findings.__main__ import known
 from .findings.finding import verdict
 from .findings.page import MARKS, bound
+from .methods import tables as methods
 from .provenance import ROOT
 from .report import NAMES, with_interval
 
@@ -249,4 +250,4 @@ TABLES = {
     "doctor": table_of_doctor,
     "doctor_bases": table_of_doctors_bases,
     "threads": table_of_threads,
-}
+} | {name: lambda found, table=table: rows_of(*table(found)) for name, table in methods.TABLES.items()}

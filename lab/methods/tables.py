@@ -1,0 +1,94 @@
+"""The tables of docs/methods.md, from the figures of all seeds combined (lab/results.py)."""
+
+from lab.report import with_interval
+
+from . import details, findings
+from .findings import BEST, SHOWN
+
+PPO = "PPO"
+# Columns of the tables: what is shown of a figure "heading: method", and how.
+COLUMNS = {
+    "true utility": ("true utility", "+.3f", 1), "wins against SFT": ("wins against SFT, %", ".1f", 100),
+    "does what was asked": ("follows, %", ".1f", 100), "true": ("true, %", ".1f", 100),
+    "KL": ("KL, nats per answer", ".2f", 1), "RM score": ("RM score", "+.2f", 1),
+    "loss on pages above the start's": ("loss on pages above the start's", "+.3f", 1),
+}  # fmt: skip
+
+
+def of_methods(found):
+    """What each method comes to with as many sampled answers."""
+    f = found["methods"]
+    names = ["start", PPO, "PPO-ptx", *(name for name in findings.ARMS if name != PPO), BEST]
+    seconds = {name: f"{value:.0f}" for name, value in f["seconds of training"].items()}
+    rows = [[name, *cells(f, name, PPO), seconds.get(name, "")] for name in names]
+    return heading(PPO, "seconds"), rows
+
+
+def at_ppos_cost(found):
+    """The same of methods that sample more answers, for PPO's cost."""
+    names = [PPO, *(f"{name}, at PPO's cost" for name in findings.COST if name != PPO)]
+    answers = [findings.EPISODES, *(findings.at_cost(name) for name in findings.COST if name != PPO)]
+    rows = [[name.removesuffix(", at PPO's cost"), *cells(found["methods"], name, PPO), f"{n:,}"]
+            for name, n in zip(names, answers)]  # fmt: skip
+    return heading(PPO, "answers"), rows
+
+
+def of_settings(found):
+    """The learning rate and the price of the KL that each method has, and how far it is above PPO's frontier."""
+    f, rows = found["methods"], []
+    for name, (lr, price) in findings.CHOSEN.items():
+        above = f.get(f"above PPO's frontier: {name}")
+        rows.append([name, f"{lr:g}", f"{price:g}", with_interval(above, "+.3f") if above else ""])
+    return ["method", "learning rate", "price of the KL", "true utility minus PPO's at the same KL"], rows
+
+
+def of_details(found):
+    """What each change of PPO does, and where one would see it first."""
+    rows = [[f"`{name}`", first_sentence(change), *cells(found["details"], name, "nothing"),
+             symptom(found["runs of details"], name)] for name, change in details.CHANGES.items()]  # fmt: skip
+    return ["change", "what it is", *heading("nothing", "seen first")[1:]], rows
+
+
+def heading(base, last):
+    first, *others = (text for text, _, _ in COLUMNS.values())
+    return ["method", first, f"minus that of {base}", *others, last]
+
+
+def cells(f, name, base):
+    """A method's figures. The first, and its difference from the base's, have their intervals."""
+    difference = f.get(f"true utility: {name} minus {base}")
+    found = [with_interval(difference, "+.3f") if difference else ""]
+    for what, (_, form, scale) in COLUMNS.items():
+        value = f[f"{what}: {name}"]
+        short = f"{scale * value['mean']:{form}}" if value else ""
+        found.append(with_interval(value, form, scale=scale) if what == "true utility" else short)
+    return [found[1], found[0], *found[2:]]
+
+
+def first_sentence(change):
+    return " ".join(change.__doc__.split())
+
+
+def symptom(runs, name):
+    """The first iteration of SHOWN in which a column of the changed runs has only values beyond all of the unchanged
+    runs, one of each seed; of several columns the one that is farthest, in widths of the unchanged runs' range."""
+    for i, iteration in enumerate(SHOWN):
+        best = None
+        for column, values in runs[0]["metrics"]["nothing"].items():
+            if column.endswith(("seconds", "per_second")) or column in ("memory_gb", "lr", "value_lr"):
+                continue
+            usual = [run["metrics"]["nothing"][column][i] for run in runs]
+            own = [run["metrics"][name].get(column, [None] * len(values))[i] for run in runs]
+            if None in own or not (min(own) > max(usual) or max(own) < min(usual)):
+                continue
+            width = max(max(usual) - min(usual), 1e-3 * max(map(abs, usual)), 1e-9)
+            distance = abs(sum(own) - sum(usual)) / len(runs) / width
+            if best is None or distance > best[0]:
+                mine, theirs = (f"{sum(each) / len(runs):.2g}" for each in (own, usual))
+                best = distance, f"`{column}` {mine}, not {theirs}, in iteration {iteration + 1}"
+        if best:
+            return best[1]
+    return "nothing"
+
+
+TABLES = {"methods": of_methods, "methods_cost": at_ppos_cost, "methods_settings": of_settings, "details": of_details}

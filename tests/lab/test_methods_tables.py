@@ -1,0 +1,93 @@
+"""The tables of docs/methods.md show each figure under its own name."""
+
+import pytest
+
+from lab import results, tables
+from lab.methods import details, findings
+from lab.methods.tables import symptom
+
+
+def figure(mean, width=0.5):
+    return {"mean": mean, "low": mean - width, "high": mean + width}
+
+
+HEADINGS = ("true utility", "wins against SFT", "does what was asked", "true", "KL", "RM score",
+            "loss on pages above the start's")  # fmt: skip
+
+
+def figures(names, base):
+    """The figure of heading i and name j is i + j / 100; its difference from the base's j / 100 - 7."""
+    found = {f"{heading}: {name}": figure(i + j / 100) for i, heading in enumerate(HEADINGS, 1)
+             for j, name in enumerate(names)}  # fmt: skip
+    return found | {f"true utility: {n} minus {base}": figure(j / 100 - 7) for j, n in enumerate(names) if n != base}
+
+
+def rows(name, found):
+    lines = [line[2:-2].split(" | ") for line in tables.TABLES[name](found).splitlines()]
+    assert len({len(line) for line in lines}) == 1
+    return {line[0]: line[1:] for line in lines[2:]}
+
+
+def test_methods_have_their_own_figures():
+    names = ["PPO", "start", "PPO-ptx", *list(findings.ARMS)[1:], "best of 16"]
+    names += [f"{name}, at PPO's cost" for name in findings.COST if name != "PPO"]
+    f = figures(names, "PPO") | {"seconds of training": {name: 10.0 * i for i, name in enumerate(findings.ARMS)}}
+    f["above PPO's frontier: RLOO"] = figure(0.25)
+    found = {"methods": f}
+    own = rows("methods", found)
+    j = names.index("RLOO")
+    assert own["RLOO"][2:] == [f"{200 + j}.0", f"{300 + j}.0", f"{400 + j}.0", f"5.0{j}", f"+6.0{j}", f"+7.0{j}0", "20"]
+    assert own["RLOO"][0] == f"+1.0{j}0 (+0.5{j}0 to +1.5{j}0)" and own["RLOO"][1].startswith(f"-6.9{10 - j}0 (")
+    assert own["PPO"][1] == "" and own["start"][-1] == "" and list(own)[:3] == ["start", "PPO", "PPO-ptx"]
+    assert len(own) == len(findings.ARMS) + 3
+    cost = rows("methods_cost", found)
+    assert cost["RLOO"][-1] == f"{findings.at_cost('RLOO'):,}" and cost["PPO"][-1] == "6,400"
+    j = names.index("RLOO, at PPO's cost")
+    assert cost["RLOO"][2] == f"{200 + j}.0"
+    settings = rows("methods_settings", found)
+    lr, price = findings.CHOSEN["RLOO"]
+    assert settings["RLOO"] == [f"{lr:g}", f"{price:g}", "+0.250 (-0.250 to +0.750)"] and settings["GRPO"][2] == ""
+
+
+def run(**changed):
+    nothing = {"kl": [0.0, 1.0, 2.0], "entropy": [1.0, 1.0, 1.0], "seconds": [1.0] * 3}
+    return {"metrics": {"nothing": nothing, "lambda_1": nothing | changed}}
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ([run(), run()], "nothing"),
+        ([run(seconds=[9.0] * 3)] * 2, "nothing"),
+        ([run(kl=[0.0, 3.0, 4.0])] * 2, "`kl` 3, not 1, in iteration 2"),
+        ([run(kl=[0.0, 3.0, 4.0]), run()], "nothing"),
+        ([run(kl=[0.0, 3.0, 4.0], entropy=[1.0, 8.0, 1.0])] * 2, "`entropy` 8, not 1, in iteration 2"),
+        ([run(kl=[-1.0, 1.0, 2.0], entropy=[1.0, 8.0, 1.0])] * 2, "`kl` -1, not 0, in iteration 1"),
+    ],
+)
+def test_a_symptom_is_what_no_unchanged_run_has_and_all_changed_ones_do(runs, says, monkeypatch):
+    monkeypatch.setattr("lab.methods.tables.SHOWN", (0, 1, 2))
+    assert symptom(runs, "lambda_1") == says
+
+
+def test_details_have_their_own_figures_and_what_they_change(monkeypatch):
+    monkeypatch.setattr("lab.methods.tables.symptom", lambda runs, name: f"{runs} {name}")
+    found = {"details": figures(list(details.CHANGES), "nothing"), "runs of details": "R"}
+    own = rows("details", found)
+    assert list(own) == [f"`{name}`" for name in details.CHANGES]
+    assert (
+        own["`nothing`"][0] == "PPO as it is." and own["`nothing`"][2] == "" and own["`lambda_1`"][-1] == "R lambda_1"
+    )
+    assert own["`no_whitening`"][1] == "+1.010 (+0.510 to +1.510)" and own["`no_whitening`"][2].startswith("-6.990 (")
+
+
+def test_the_runs_of_each_seed_are_kept_beside_their_means(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    monkeypatch.setattr(results, "METHODS", {"details": findings.Details})
+    (tmp_path / "methods").mkdir()
+    for seed in findings.SEEDS:
+        own = {"details": {"seed": seed, "figures": {"x": figure(seed), "metrics": {"kl": [float(seed)]}}}}
+        results.write_json(tmp_path / "methods" / f"seed-{seed}.json", own)
+    found = results.load()
+    assert found["details"]["x"]["mean"] == 44.5 and found["details"]["metrics"]["kl"] == [44.5]
+    assert [one["metrics"]["kl"] for one in found["runs of details"]] == [[float(seed)] for seed in findings.SEEDS]
