@@ -76,6 +76,9 @@ def keep(folder):
             for picture in folder.glob("*.png"):
                 shutil.copy(picture, ROOT / "docs")
             return
+    if "search" in own:  # of lab.methods
+        write_json(FOLDER / "methods" / f"search-{own['search']['seed']}.json", shorter(own["search"]))
+        return
     if parts := own.keys() & {"train", "judge", "threads"}:  # of lab.doctor
         for name in parts:
             require_believable(own[name], f"{folder}/{name}.json")

@@ -14,6 +14,7 @@ from pathlib import Path
 from lab.findings import claims
 from lab.findings.__main__ import run
 from lab.findings.lab import Lab
+from lab.provenance import made_by
 from minirlhf.support.config import Text, check_fields, command, require_choice
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_atomically, write_json
@@ -53,9 +54,11 @@ def main(config):
     lab = Lab(config.out, config.seed, config.tiny, config.judge_on)
     if config.search:
         found = search(lab)
-        write_json(f"{config.out}/search.json", found)
-        for name, figures in sorted(found.items(), key=lambda item: -item[1]["true utility"]):
-            print(f"{name:<44} true utility {figures['true utility']:+.3f}  KL {figures['KL']:.2f}")
+        write_json(f"{config.out}/search.json", {"tried": found, "seed": config.seed, "made by": made_by(CLAIMS)})
+        for one in sorted(found, key=lambda one: -one["true utility"]):
+            print(
+                f"{one['method']:<20} {one['lr']:<7g} {one['price']:<5g} {one['true utility']:+.3f}  KL {one['KL']:.2f}"
+            )
         return
     for name in config.names or FINDINGS:
         if config.names or not Path(f"{config.out}/{name}.json").exists():

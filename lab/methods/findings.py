@@ -4,6 +4,7 @@ All begin at the RL start of reproduce.py, and read the same rankings or its rew
 known, so it decides, and not the reward model's score.
 """
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -115,12 +116,24 @@ def figures(lab, found, records, base):
 
 
 def search(lab):
-    """The mean true utility of each method with each learning rate and price, on validation content."""
-    stages = {f"search/{slug(name)}-{lr}-{price}": stage(lab, name, lr, price)
-              for name in ARMS for lr in few(lab, RATES) for price in few(lab, PRICES[name])}  # fmt: skip
-    folders, records = lab.train(stages), lab.test[: 10 if lab.tiny else 1000]
-    found = measured(lab, folders, records)
-    return {name: {"true utility": float(np.mean(own.utilities)), "KL": own.kl["mean"]} for name, own in found.items()}
+    """What each method comes to with each learning rate and price, on validation content: [{"method", "lr", "price",
+    "true utility", "KL"}]."""
+    tried = {f"search/{slug(name)}-{lr}-{price}": (name, lr, price)
+             for name in ARMS for lr in few(lab, RATES) for price in few(lab, PRICES[name])}  # fmt: skip
+    folders = lab.train({folder: stage(lab, *own) for folder, own in tried.items()})
+    found = measured(lab, folders, lab.test[: 10 if lab.tiny else 1000])
+    return [dict(zip(("method", "lr", "price"), own))
+            | {"true utility": float(np.mean(found[folder].utilities)), "KL": found[folder].kl["mean"]}
+            for folder, own in tried.items()]  # fmt: skip
+
+
+def best(searches):
+    """{method: (learning rate, price)} with the highest true utility, as a mean over searches of several seeds."""
+    sums = {}
+    for one in itertools.chain(*searches):
+        own = sums.setdefault(one["method"], {})
+        own[one["lr"], one["price"]] = own.get((one["lr"], one["price"]), 0.0) + one["true utility"]
+    return {name: max(own, key=own.get) for name, own in sums.items()}
 
 
 def few(lab, values):

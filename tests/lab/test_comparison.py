@@ -15,6 +15,7 @@ from lab.methods import __main__ as command
 from lab.methods import details, dpo, findings
 from lab.methods.findings import Details, Methods, above_frontier
 from minirlhf.support.errors import InputError
+from minirlhf.support.files import read_json
 
 PPO = dict(ema_decay=0.97, value_lr=5e-4)
 
@@ -228,8 +229,8 @@ def test_the_search_tries_each_rate_with_each_price_and_says_the_true_utility(la
         name: found["RLOO" if name.startswith("search/rloo") else "PPO"] for name in folders})  # fmt: skip
     outcome = findings.search(lab)
     assert len(outcome) == 9 * 9 == len(trained)
-    assert outcome["search/rloo-0.0005-1.0"] == {"true utility": 3.5, "KL": 1.0}
-    assert outcome["search/ppo-0.001-0.1"] == {"true utility": 2.5, "KL": 4.0}
+    assert {"method": "RLOO", "lr": 5e-4, "price": 1.0, "true utility": 3.5, "KL": 1.0} in outcome
+    assert {"method": "PPO", "lr": 1e-3, "price": 0.1, "true utility": 2.5, "KL": 4.0} in outcome
     for name in findings.ARMS:
         tried = [findings.stage(lab, name, lr, price) for lr in findings.RATES for price in findings.PRICES[name]]
         assert all(one in trained.values() for one in tried)
@@ -246,6 +247,17 @@ def test_settings_are_searched_on_validation_content_alone():
         command.main(command.Config(search=True))
     with pytest.raises(InputError, match="nothing: not a finding; choose from methods, details"):
         command.main(command.Config(names=("nothing",)))
+
+
+def test_what_is_chosen_has_the_highest_mean_of_all_searches():
+    searches = [[{"method": "PPO", "lr": lr, "price": 1.0, "true utility": u} for lr, u in ((1, a), (2, b), (3, c))]
+                for a, b, c in ((0.9, 0.7, 0.1), (0.2, 0.7, 0.8))]  # fmt: skip
+    assert findings.best(searches) == {"PPO": (2, 1.0)}
+
+
+def test_the_settings_are_those_of_the_searches_that_are_kept():
+    kept = [read_json(path)["tried"] for path in sorted((results.FOLDER / "methods").glob("search-*.json"))]
+    assert not kept or findings.CHOSEN == findings.best(kept)
 
 
 def test_results_of_methods_answer_to_their_own_claims(tmp_path, monkeypatch):
