@@ -56,9 +56,8 @@ def main(config):
         found = search(lab)
         write_json(f"{config.out}/search.json", {"tried": found, "seed": config.seed, "made by": made_by(CLAIMS)})
         for one in sorted(found, key=lambda one: -one["true utility"]):
-            print(
-                f"{one['method']:<20} {one['lr']:<7g} {one['price']:<5g} {one['true utility']:+.3f}  KL {one['KL']:.2f}"
-            )
+            setting = f"{one['method']}, learning rate {one['lr']:g}, price {one['price']:g}"
+            print(f"{setting:<50} true utility {one['true utility']:+.3f}  KL {one['KL']:.2f}")
         return
     for name in config.names or FINDINGS:
         if config.names or not Path(f"{config.out}/{name}.json").exists():

@@ -13,7 +13,7 @@ import train_ppo
 from lab.evaluation import answerable, contents_of, informative_truths, judge_all, loss_difference, measure
 from lab.findings import pictures
 from lab.findings.finding import Finding
-from lab.findings.lab import LIMIT, certain, mean, utilities
+from lab.findings.lab import LIMIT, UNKNOWN, certain, mean, utilities
 from lab.findings.optimization import seconds
 from lab.findings.overoptimization import best_of
 from lab.workers import at_once
@@ -59,6 +59,7 @@ PRICES = {
 CHOSEN = {name: (5e-4, PRICES[name][1]) for name in ARMS}
 FRONTIER = {name: tuple(CHOSEN[name][1] * times for times in (0.25, 0.5, 2, 4)) for name in ARMS}
 N, BEST = 16, "best of 16"
+TENTH = 0.05  # of true utility: a tenth of what PPO gains, about
 SHOWN = (0, 1, 2, 5, 10, 20, 30, 49)  # iterations of which metrics are kept
 # Forwards of a network's size for each token that an answer costs: in sampling, by the reference, the reward model and
 # the value network; and three for each forward that is learned from (a backward costs two).
@@ -165,6 +166,22 @@ class Methods(Finding):
     sample = "1,000 test prompts"
     seeds = SEEDS
     minutes = 15
+    without = ("REINFORCE", "RLOO", "GRPO", "GRPO, not divided", "online DPO")  # a value network
+    hypotheses = (
+        *((f"{name}: with as many answers at most {TENTH} below PPO",
+           f"true utility: {name} minus PPO", dict(above=-TENTH)) for name in without),
+        *((f"{name}: at PPO's cost at most {TENTH} below PPO",
+           f"true utility: {name}, at PPO's cost minus PPO", dict(above=-TENTH)) for name in without),
+        *((f"{name}: at the same KL within {TENTH} of PPO",
+           f"above PPO's frontier: {name}", dict(above=-TENTH, below=TENTH)) for name in without),
+        ("DPO, which never sees its own answers, is below PPO", "true utility: DPO minus PPO", dict(below=0)),
+        ("expert iteration, which learns from its best answers alone, is below PPO",
+         "true utility: expert iteration minus PPO", dict(below=0)),
+        ("best of 16, which trains nothing, is below PPO", f"true utility: {BEST} minus PPO", dict(below=0)),
+        ("with a verifier more answers do what was asked than with the reward model",
+         "does what was asked: GRPO, verifier minus PPO", dict(above=0)),
+        ("and they are liked less", "true utility: GRPO, verifier minus PPO", dict(below=0)),
+    )  # fmt: skip
 
     def measure(self, lab):
         records = lab.test[: 10 if lab.tiny else 1000]
@@ -205,9 +222,11 @@ class Methods(Finding):
             f[f"frontier: {name}: price"] = [float(price) for _, price in own]
             f[f"frontier: {name}: KL"] = [swept[label].kl for label in own]
             f[f"frontier: {name}: true utility"] = [mean(gold[label], records) for label in own]
-            above = [above_frontier(d[label], gold[label], ppo) for label in own if name != "PPO"]
-            if above := [values for values in above if values is not None]:
-                f[f"above PPO's frontier: {name}"] = mean(np.mean(above, 0), records, signed=True)
+            if name != "PPO":
+                above = [above_frontier(d[label], gold[label], ppo) for label in own]
+                above = [values for values in above if values is not None]
+                found = mean(np.mean(above, 0), records, signed=True) if above else UNKNOWN
+                f[f"above PPO's frontier: {name}"] = found
         return f
 
     def draw(self, figure, f):
@@ -229,6 +248,15 @@ class Details(Finding):
     sample = "1,000 test prompts"
     seeds = SEEDS
     minutes = 12
+    harmless = ("no_whitening", "whitening_without_shift", "whitening_by_minibatch", "lambda_1", "no_value_clipping",
+                "value_from_sft", "value_from_sft_with_zero_head", "k2_in_the_reward", "k3_in_the_reward", "no_warmup",
+                "no_gradient_clipping", "adam_eps_1e_5")  # fmt: skip
+    harmful = ("k1_in_the_loss", "scores_times_10", "score_at_the_padding", "temperature_07_scored_at_1")
+    hypotheses = (
+        *((f"{name}: within {TENTH} of PPO", f"true utility: {name} minus nothing", dict(above=-TENTH, below=TENTH))
+          for name in harmless),
+        *((f"{name}: below PPO", f"true utility: {name} minus nothing", dict(below=0)) for name in harmful),
+    )  # fmt: skip
 
     def measure(self, lab):
         records = lab.test[: 10 if lab.tiny else 1000]
