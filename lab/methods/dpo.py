@@ -71,8 +71,8 @@ def train(config, policy, reference, tokenizer, pairs):
     optimizer = adam(policy.parameters(), config.lr, config.shard)
     run = Run(config, policy, optimizer, last_good=config.init, loss="DPO loss")
     learner, device = distributed.wrap(policy), next(policy.parameters()).device
-    order = [np.random.default_rng((config.seed, epoch)).permutation(len(pairs)) for epoch in range(config.epochs)]
-    steps = [rows for epoch in order for rows in np.array_split(epoch, max(1, len(epoch) // config.batch_size))]
+    shuffled = [np.random.default_rng((config.seed, epoch)).permutation(len(pairs)) for epoch in range(config.epochs)]
+    steps = [rows for order in shuffled for rows in np.array_split(order, max(1, len(order) // config.batch_size))]
     for step, rows in run.steps(steps):
         scale_lr(optimizer, cosine_lr(step, len(steps)))
         batch = [pairs[i] for i in rows]

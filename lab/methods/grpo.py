@@ -1,5 +1,5 @@
 """GRPO, group relative policy optimization (Shao et al. 2024, "DeepSeekMath", section 4.1): PPO's clipped objective,
-with the other answers to the prompt in place of a value network.
+with the answers to the same prompt in place of a value network.
 
 python -m lab.methods.grpo --policy runs/toy/rl_start --reward_model runs/toy/rm \\
     --prompts runs/toy/town/prompts_train.jsonl --out runs/grpo
@@ -16,11 +16,9 @@ from . import online
 
 @dataclass(frozen=True, kw_only=True)
 class Config(online.Config):
-    clip: float = 0.2  # the ratio's clip range
+    clip: float = 0.2  # the ratio's clip range; while the minibatch is the batch, nothing is clipped
     kl_coef: float = 0.04  # beta, weight of the KL in the loss (Shao et al.: 0.04)
-    divide: bool = (
-        True  # advantages by the spread of the answers' rewards (Liu et al. 2025 leave it and 1 / length out)
-    )
+    divide: bool = True  # advantages by the spread of the answers' rewards (Liu et al. 2025 do not)
 
     def __post_init__(self):
         super().__post_init__()

@@ -63,12 +63,14 @@ class Config(RunConfig):
 
 
 class Method(NamedTuple):
-    # of rewards (P, K) float, of K answers to each of P prompts, and the Config: advantages and baselines, both (P, K)
+    # takes rewards (P, K) float, of K answers to each of P prompts, and the Config; returns advantages and baselines,
+    # both (P, K)
     advantages: Callable
-    # of log-probs (B, R) float by the policy, with gradient; the same B Episodes, those of a prompt together; the
-    # Config; and how many episodes the whole minibatch has, but for those left out: the loss, a mean over episodes
+    # takes log-probs (B, R) float by the policy, with gradient, of B answers of at most R tokens; the same Episodes
+    # (whose logp is that of pi_old), those of a prompt together and in the order of the prompts; the Config; and how
+    # many episodes the whole minibatch has, but for those left out. Returns the loss, a mean over episodes
     loss: Callable
-    kl_in_reward: bool  # whether a reward is the score minus beta times the KL, or the score alone
+    kl_in_reward: bool  # whether a reward is the score minus beta log(pi / pi_ref), or the score alone
     skips: bool = False  # whether answers with an advantage of 0 are left out: they would cost time and teach nothing
 
 
@@ -152,8 +154,8 @@ def judge_episodes(networks, responses, logp, config, method, scores=None):
     total = rewards.sum(1)
     advantages, baselines = method.advantages(total.view(-1, config.samples), config)
     advantages, baselines, returns = (x.reshape(-1, 1) * mask for x in (advantages, baselines, total))  # at each token
-    learned = rewards, baselines, advantages, returns, torch.zeros_like(logp)
-    return Episodes(responses, scores, logp, ref_logp, *learned)
+    ratios = torch.zeros_like(logp)  # which update() fills in
+    return Episodes(responses, scores, logp, ref_logp, rewards, baselines, advantages, returns, ratios)
 
 
 def update(learner, ema, optimizer, episodes, chosen, config, method):

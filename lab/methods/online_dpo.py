@@ -41,7 +41,8 @@ def advantages(rewards, config=None):
 
 
 def loss(logp, episodes, config, total):
-    """The DPO loss of the pairs: `total` answers are half as many pairs."""
+    """The DPO loss of the pairs: `total` answers are half as many pairs. Of each prompt the best and the worst answer
+    are here, and no other (skips), in the order of the prompts."""
     mask, best = episodes.responses.mask, episodes.advantages[:, :1].flatten() > 0
     own, ref = (logp * mask).sum(1), (episodes.ref_logp * mask).sum(1)
     return dpo_loss(own[best], own[~best], ref[best], ref[~best], config.kl_coef, total=total / 2)
