@@ -248,8 +248,8 @@ class Bias(Finding):
 
     paper = "Section 4.2, on Winogender and CrowS-Pairs: no significant improvement, by the entropy of the choice"
     remark = (
-        "The sentences begin the town's pages about trades, and are split into tokens as these are. A tenth of a bit "
-        "is a third of what GPT lacks: the pages' stereotypes, four of five, leave 0.72 bits of 1"
+        "The sentences begin the town's pages about trades, and are split into tokens as these are. The pages' "
+        "stereotypes, four of five, leave 0.72 bits of 1: a tenth of a bit is a third of what they lack"
     )
     sample = "40 trades, each with all things; intervals resample trades"
     minutes = 0.1
