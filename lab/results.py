@@ -31,7 +31,7 @@ from .report import draw_ladder
 from .tables import TABLES
 
 FOLDER = ROOT / "results"
-NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run")
+NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run", "own_data")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 PATIENT = ("base", "stage", "faults", "diseases", "ended", "said", "others", "knew")  # what is kept of a trial
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure

@@ -12,11 +12,11 @@ until then (GB; mapped files count as far as they have been read).
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from data import town
 from minirlhf.model import GPT, PRESETS, GPTConfig, RewardModel
 from minirlhf.support.checkpoint import save_model
 from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
-from minirlhf.support.device import cores
+from minirlhf.support.device import cores, memory_of
 from minirlhf.support.errors import require
 from minirlhf.support.files import write_lines
 from minirlhf.support.run import read_metrics, state_paths
@@ -168,11 +168,20 @@ def require_well(process, words, out):
 
 def to_the_end(words, out):
     """(seconds of a command, the GB of its largest process)."""
-    began, process = time.perf_counter(), start(words, out)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    began, process, most = time.perf_counter(), start(words, out), 0
+    while process.poll() is None:
+        most = max(most, *map(memory_of, family(process.pid)))
+        time.sleep(0.05)
     require_well(process, words, out)
-    return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e9
+    return time.perf_counter() - began, most / 1e9
+
+
+def family(process):
+    """The numbers of a process and of those that it has started."""
+    with suppress(OSError):
+        with open(f"/proc/{process}/task/{process}/children") as file:
+            return [process, *itertools.chain(*map(family, file.read().split()))]
+    return [process]
 
 
 def first_row(words, out, keep=False, wait=lambda folder: True):

@@ -43,6 +43,8 @@ def peak_memory():
     """The most bytes that this process has held so far: of the GPU, or else of the machine."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
+    if peak := memory_of("self"):
+        return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -50,6 +52,16 @@ def precision(model):
     """Context manager: computes matrix products in the precision that place() chose for a model."""
     autocast = getattr(model, "autocast", None)
     return torch.autocast(*autocast) if autocast else nullcontext()
+
+
+def memory_of(process):
+    """The most bytes that a process, by its number, has held; 0 if it is none, or where the system does not say (only
+    Linux does). What getrusage says also counts the process that has started it."""
+    try:
+        with open(f"/proc/{process}/status") as file:
+            return next((1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM")), 0)
+    except OSError:
+        return 0
 
 
 @torch.no_grad()
