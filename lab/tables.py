@@ -13,7 +13,7 @@ from .findings.finding import verdict
 from .findings.page import MARKS, bound
 from .methods import tables as methods
 from .provenance import ROOT
-from .report import NAMES, with_interval
+from .report import NAMES, percent, with_interval
 
 GPT2_VOCABULARY = 50_257
 
@@ -69,7 +69,7 @@ def table_of_others(found):
 
 
 def table_of_models(found):
-    """README's: what each model has learned from, and three figures of it."""
+    """README's: what each model has learned from, and three figures of it, with the lowest and the highest seed."""
     learned = {
         "gpt": "pages of text",
         "gpt_prompted": "the same; two good answers stand before each prompt",
@@ -82,7 +82,8 @@ def table_of_models(found):
     for name, text in learned.items():
         columns = ("win_rate_vs_sft", "follows_instruction", "truthful_informative")
         values = [found["toy"]["models"][name][column] for column in columns]
-        rows.append([NAMES[name], text, *(f"{100 * v['mean']:.1f} %" if v else "" for v in values)])
+        cells = (f"{percent(v)}; {seeds_span(v, '.1f', 100)}" if v else "" for v in values)
+        rows.append([NAMES[name], text, *cells])
     heading = ["model", "what it has learned from", "preferred to SFT (`win rate vs SFT`)",
                "does what was asked (`follows`)", "is right about the town (`true`)"]  # fmt: skip
     return rows_of(heading, rows)
