@@ -171,11 +171,10 @@ def values_of(line, found, name):
     path, percent, ends = re.fullmatch(r"(.*?)\s*(%?)\s*((?:\(\))?)", line.strip()).groups()
     value = found
     for key in path.split(" | "):
-        if isinstance(value, list):
-            key = int(key)
-        elif key not in value:
-            raise InputError(f"{name}: no figure {path!r} in results/")
-        value = value[key]
+        try:
+            value = value[int(key) if isinstance(value, list) else key]
+        except LookupError:
+            raise InputError(f"{name}: no figure {path!r} in results/") from None
     numbers = [value] if isinstance(value, (int, float)) else [value[end] for end in ("mean", "low", "high")]
     return [number * (100 if percent else 1) for number in numbers[: 3 if ends else 1]]
 

@@ -57,6 +57,7 @@ def test_a_paragraph_that_names_no_figures_is_found():
 @pytest.mark.parametrize(
     ("page", "fault"),
     [(PAGE.replace("| gain", "| gian"), "no figure 'toy | gian'"),
+     (PAGE.replace("| loss | 1", "| loss | 2"), "no figure 'toy | loss | 2'"),
      (PAGE.replace("toy | gain\n", ""), "6 decimal numbers and 5"),
      (PAGE.replace("0.3.", "0.3 and 0.4."), "7 decimal numbers and 6")],
 )  # fmt: skip
