@@ -73,9 +73,12 @@ def test_the_rate_of_encoding_is_of_the_text(measured, monkeypatch):
 
 
 def test_a_command_that_fails_says_why(tmp_path):
+    out = tmp_path / "bench"
+    out.mkdir()
     with pytest.raises(InputError, match="tools.encode: error: x: no tokenizer there"):
-        bench_data.to_the_end(["tools.encode", "--data", "none.jsonl", "--tokenizer", "x", "--out", "y"], tmp_path)
-    assert os.listdir(tmp_path) == ["errors"]
+        words = ["tools.encode", "--data", "none.jsonl", "--tokenizer", "x", "--out", tmp_path / "y"]
+        bench_data.to_the_end(words, out)
+    assert os.listdir(out) == ["errors"]
 
 
 def test_a_folder_that_is_there_is_not_removed(tmp_path):
