@@ -4,7 +4,8 @@ docs/healthy.md, docs/exercises.md and docs/own_reward.md.
     python reproduce.py                         makes the healthy models, in runs/toy
     python -m lab.broken runs/toy               writes runs/broken/broken.json and the pictures, in half an hour
 
-After a stop or a kill, the same command continues.
+After a stop or a kill, the same command continues. (lab.results draws the pages' pictures, with the band of healthy
+runs of other seeds.)
 """
 
 import random
@@ -31,7 +32,7 @@ from .pipeline import Pipeline
 from .provenance import made_by
 from .workers import at_once
 
-PANELS = {  # picture: its columns, and {label: run}
+PANELS = {  # picture: its columns, and {label: run}; the healthy band is that of the run "recipe"
     "healthy_pretraining": ("loss", {
         "recipe": "gpt", "learning rate x 20": "gpt-hot", "learning rate / 20": "gpt-slow"}),
     "healthy_sft": ("loss validation_loss", {
@@ -79,13 +80,35 @@ def main(config):
         result[name]["held_out"] = interval(*pairs.T, items=contents_of(rankings))
     result["without mistakes"] = {"held_out": without_mistakes(own, rankings)}
     write_json(f"{out}/broken.json", result | {"seed": config.seed, "made by": made_by()})
-    for picture, (columns, lines) in PANELS.items():
-        rows = {label: curves.read_metrics(folders[name]) for label, name in lines.items()}
-        panels = {column.replace("_", " "): {label: curves.column(own, column) for label, own in rows.items()}
-                  for column in columns.split()}  # fmt: skip
-        with curves.optional_picture(f"{out}/{picture}.png"):
-            curves.save_figure(curves.draw_panels(panels, across=min(3, len(panels))), f"{out}/{picture}.png")
+    draw(result, [], out, 1 if config.tiny else PART)
     print(f"{out}/broken.json has the figures of {len(folders)} runs")
+
+
+def draw(found, healthy, folder, part=PART):
+    """Draws PANELS from the figures of broken.json. healthy: [{stage: metrics}] of runs of the recipe; the band is from
+    their lowest value to their highest. part: steps that a value of a loss is a mean of."""
+    for picture, (columns, lines) in PANELS.items():
+        with curves.optional_picture(f"{folder}/{picture}.png"):
+            names, logs = columns.split(), {label: found[run]["metrics"] for label, run in lines.items()}
+            panels = {name.replace("_", " "): {label: points(log, name, part) for label, log in logs.items()
+                                               if name in log} for name in names}  # fmt: skip
+            figure = curves.draw_panels(panels, across=min(3, len(panels)))
+            for axis, name in zip(figure.axes, names):
+                axis.set_xlabel("epoch" if name.startswith("validation") else "step")
+                if healthy and "recipe" in lines:
+                    own = [points(run[lines["recipe"]], name, part) for run in healthy]
+                    steps, values = np.array(own).transpose(2, 1, 0)
+                    band = dict(color="tab:green", alpha=0.2, linewidth=0)
+                    axis.fill_between(steps[:, 0], values.min(1), values.max(1), **band)
+            curves.save_figure(figure, f"{folder}/{picture}.png")
+
+
+def points(metrics, name, part):
+    """[(step, value)] of a column of metrics(); [(epoch, value)] of a validation column."""
+    values = metrics[name]
+    if name.startswith("validation"):
+        return [*enumerate(values, 1)]
+    return [((i + 0.5) * part if name in ("loss", "accuracy") else i, value) for i, value in enumerate(values)]
 
 
 def trainings(own, toy):

@@ -11,7 +11,6 @@ the interval, too; a line that is a number is one.
 
 import math
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from minirlhf.support.curves import optional_picture, save_figure
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import read_json, write_atomically, write_json
 
+from . import broken
 from .findings import pictures
 from .findings.__main__ import known
 from .findings.claims import RUN_SEEDS, seeds_of
@@ -33,6 +33,7 @@ from .tables import TABLES
 FOLDER = ROOT / "results"
 NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run", "own_data")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
+DRAWN = {"overoptimization": known()["overoptimization"], "methods": METHODS["methods"]}  # findings with a picture
 PATIENT = ("base", "stage", "faults", "diseases", "ended", "said", "others", "knew")  # what is kept of a trial
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
@@ -56,9 +57,11 @@ def main(config):
     if "toy" in found:
         with optional_picture(ROOT / "docs" / "ladder.png"):
             save_figure(draw_ladder(found["toy"]), ROOT / "docs" / "ladder.png")
-    if "overoptimization" in found:
-        finding = known()["overoptimization"]()
-        pictures.write(finding, found["overoptimization"], ROOT / "docs" / "overoptimization.png")
+    for name, finding in DRAWN.items():
+        if name in found:
+            pictures.write(finding(), found[name], ROOT / "docs" / f"{name}.png")
+    if "broken" in found:
+        broken.draw(found["broken"], found.get("healthy", []), ROOT / "docs")
 
 
 def keep(folder):
@@ -73,8 +76,6 @@ def keep(folder):
         if name in own:
             require_believable(own[name], folder)
             write_json(FOLDER / f"{name}.json", shorter(own[name]))
-            for picture in folder.glob("*.png"):
-                shutil.copy(picture, ROOT / "docs")
             return
     if "search" in own:  # of lab.methods
         write_json(FOLDER / "methods" / f"search-{own['search']['seed']}.json", shorter(own["search"]))
@@ -139,7 +140,7 @@ def load():
             runs = [result["figures"] for result in own]
             found[name] = combine(runs) | {"seeds": len(own)}
             if name == "details":  # whose symptoms are compared seed by seed
-                found["runs of details"] = runs
+                found["runs of details"], found["healthy"] = runs, [run["curves"] for run in runs]
     return found
 
 

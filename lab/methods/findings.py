@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import train_ppo
+from lab import broken
 from lab.evaluation import answerable, contents_of, informative_truths, judge_all, loss_difference, measure
 from lab.findings import pictures
 from lab.findings.finding import Finding
@@ -60,6 +61,7 @@ CHOSEN = {name: (5e-4, PRICES[name][1]) for name in ARMS}
 FRONTIER = {name: tuple(CHOSEN[name][1] * times for times in (0.25, 0.5, 2, 4)) for name in ARMS}
 N, BEST = 16, "best of 16"
 TENTH = 0.05  # of true utility: a tenth of what PPO gains, about
+RECIPE = ("gpt", "sft", "rm", "ppo", "ppo_ptx")  # runs of reproduce.py whose curves are kept, for docs/healthy.md
 SHOWN = (0, 1, 2, 5, 10, 20, 30, 49)  # iterations of which metrics are kept
 # Forwards of a network's size for each token that an answer costs: in sampling, by the reference, the reward model and
 # the value network; and three for each forward that is learned from (a backward costs two).
@@ -264,7 +266,8 @@ class Details(Finding):
         stages = {f"details/{name}": (details, flags | dict(change=name)) for name in details.CHANGES}
         folders = dict(zip(details.CHANGES, lab.train(stages).values()))
         f = figures(lab, measured(lab, folders, records), records, "nothing")
-        return f | {"metrics": {name: symptoms(folder) for name, folder in folders.items()}}
+        f["metrics"] = {name: symptoms(folder) for name, folder in folders.items()}
+        return f | {"curves": {name: broken.metrics(f"{lab.toy}/{name}") for name in RECIPE}}
 
 
 def at_cost(name):

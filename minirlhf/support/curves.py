@@ -43,23 +43,29 @@ def optional_picture(path):
 
 def draw_panels(panels, across=None, colours=None):
     """A matplotlib Figure with a panel for each title of {title: {label: [(step, value), ...]}}, `across` in a row. An
-    axis whose values differ widely is logarithmic. colours: {label: colour}, where it should not be the default."""
+    axis whose values differ widely is logarithmic. One legend is for all panels, where they have the same labels.
+    colours: {label: colour}, where it should not be the default."""
     from matplotlib.figure import Figure
 
     across = across or len(panels)
     down = -(-len(panels) // across)
     figure = Figure(figsize=(3.4 * across, 2.7 * down), layout="constrained")
+    labels = [list(lines) for lines in panels.values()]
+    shared = len(labels) > 1 and len(labels[0]) > 1 and all(own == labels[0] for own in labels)
     for axis, (title, lines) in zip(figure.subplots(down, across, squeeze=False).flat, panels.items()):
         for label, points in lines.items():
             draw_line(axis, points, label, (colours or {}).get(label))
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
-        if len(lines) > 1:
+        if len(lines) > 1 and not shared:
             axis.legend(frameon=False, fontsize=8)
         values = [y for points in lines.values() for _, y in points]
         if values and min(values) > 0 and max(values) > 20 * min(values):
             axis.set_yscale("log")
+    if shared:
+        handles = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

@@ -28,3 +28,12 @@ def test_means_of_parts_are_drawn_over_many_points():
     pale, means = axis.get_lines()
     assert len(pale.get_ydata()) == 3000 and means.get_ydata() == pytest.approx([0.5] * 30)
     assert pale.get_color() == means.get_color() and pale.get_alpha() < 1
+
+
+def test_panels_of_the_same_lines_share_a_legend():
+    lines = {"a": [(0, 1.0)], "b": [(0, 2.0)]}
+    figure = curves.draw_panels({"x": lines, "y": lines})
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == ["a", "b"] and not figure.axes[0].get_legend()
+    figure = curves.draw_panels({"x": lines, "y": {"a": [(0, 1.0)]}})
+    assert not figure.legends and figure.axes[0].get_legend() and not figure.axes[1].get_legend()

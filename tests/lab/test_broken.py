@@ -62,6 +62,26 @@ def test_a_long_log_is_kept_as_means_of_its_parts(tmp_path):
     assert broken.metrics(tmp_path) == {"kl": [0, 1, 2]}
 
 
+def test_the_healthy_band_is_from_the_lowest_to_the_highest_run(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(broken.curves, "save_figure", lambda figure, path: drawn.update({path: figure}))
+    monkeypatch.setattr(broken, "PANELS", {"a": ("loss validation_loss", {"recipe": "rm", "8 epochs": "rm-long"}),
+                                           "b": ("kl", {"unscaled": "vowels-1"})})  # fmt: skip
+    sick = {"loss": [9.0, 8.0, 7.0], "validation_loss": [5.0, 6.0]}
+    found = {"rm": sick, "rm-long": sick, "vowels-1": {"kl": [0.0, 1.0]}}
+    healthy = [{"rm": {"loss": [3.0, 1.0], "validation_loss": [2.0]}},
+               {"rm": {"loss": [2.0, 2.0], "validation_loss": [1.0]}}]  # fmt: skip
+    broken.draw({name: {"metrics": own} for name, own in found.items()}, healthy, tmp_path)
+    loss, validation = drawn[f"{tmp_path}/a.png"].axes
+    corners = {tuple(point) for point in loss.collections[0].get_paths()[0].vertices.tolist()}
+    assert corners == {(50, 2), (150, 1), (150, 2), (50, 3)}
+    assert {tuple(p) for p in validation.collections[0].get_paths()[0].vertices.tolist()} == {(1, 1), (1, 2)}
+    assert loss.lines[0].get_xdata().tolist() == [50, 150, 250] and validation.lines[1].get_xdata().tolist() == [1, 2]
+    assert (loss.get_xlabel(), validation.get_xlabel()) == ("step", "epoch")
+    (kl,) = drawn[f"{tmp_path}/b.png"].axes
+    assert not kl.collections and kl.lines[0].get_xdata().tolist() == [0, 1]
+
+
 def test_all_labelers_together_order_more_pairs_than_none(own, tmp_path):
     records = town.prompts("test", 40, 0)
     good = [town.demonstrations([r], 0)[0]["response"] for r in records]

@@ -86,8 +86,10 @@ def test_the_runs_of_each_seed_are_kept_beside_their_means(tmp_path, monkeypatch
     monkeypatch.setattr(results, "METHODS", {"details": findings.Details})
     (tmp_path / "methods").mkdir()
     for seed in findings.SEEDS:
-        own = {"details": {"seed": seed, "figures": {"x": figure(seed), "metrics": {"kl": [float(seed)]}}}}
+        figures = {"x": figure(seed), "metrics": {"kl": [float(seed)]}, "curves": {"rm": {"loss": [seed]}}}
+        own = {"details": {"seed": seed, "figures": figures}}
         results.write_json(tmp_path / "methods" / f"seed-{seed}.json", own)
     found = results.load()
     assert found["details"]["x"]["mean"] == 44.5 and found["details"]["metrics"]["kl"] == [44.5]
     assert [one["metrics"]["kl"] for one in found["runs of details"]] == [[float(seed)] for seed in findings.SEEDS]
+    assert [one["rm"]["loss"] for one in found["healthy"]] == [[seed] for seed in findings.SEEDS]
