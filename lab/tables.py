@@ -12,6 +12,7 @@ from .findings.__main__ import known
 from .findings.finding import verdict
 from .findings.page import MARKS, bound
 from .methods import tables as methods
+from .methods.findings import FINDINGS as METHODS
 from .provenance import ROOT
 from .report import NAMES, percent, with_interval
 
@@ -109,9 +110,22 @@ def table_of_findings(found):
     rows = []
     for name, (claims, says) in verdicts(found).items():
         head = [f"`{name}`, {found[name]['seeds']} seeds: {says}"] + [""] * len(claims)
-        rows += [[own, c.text, with_interval(c.value), bound(c.above, c.below), MARKS[c.holds]]
-                 for own, c in zip(head, claims)]  # fmt: skip
+        rows += [[own, *cells_of(claim)] for own, claim in zip(head, claims)]
     return rows_of(["finding", "claim", "measured", "asked for", ""], rows)
+
+
+def table_of_claims(name):
+    """The claims of one of lab.methods' findings, each with what was measured."""
+
+    def table(found):
+        rows = [cells_of(claim) for claim in METHODS[name]().claims(found[name])]
+        return rows_of(["claim", "measured", "asked for", ""], rows)
+
+    return table
+
+
+def cells_of(claim):
+    return [claim.text, with_interval(claim.value), bound(claim.above, claim.below), MARKS[claim.holds]]
 
 
 def table_of_sources(found):
@@ -241,6 +255,8 @@ TABLES = {
     "wins": table_of_wins,
     "others": table_of_others,
     "findings": table_of_findings,
+    "methods_claims": table_of_claims("methods"),
+    "details_claims": table_of_claims("details"),
     "verdicts": sentence_of_verdicts,
     "sources": table_of_sources,
     "dropped": table_of_dropped,

@@ -1,6 +1,6 @@
 """Compares methods, and PPO with a detail changed, by what is true in the town.
 
-    python -m lab.methods --seed 40              measures both findings with a seed, in half an hour on two cores
+    python -m lab.methods --seed 40              measures both findings with a seed, in 45 minutes on two cores
     python -m lab.methods methods --seed 40      one of them
     python -m lab.methods --search --seed 11     tries each method's learning rate and KL price, on validation content
     python -m lab.methods --claims               writes claims.md, the list of claims and bounds, beside this file
@@ -20,7 +20,8 @@ from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_atomically, write_json
 from minirlhf.support.folder import lock_output
 
-from .findings import CLAIMS, FINDINGS, HEAD, search
+from .arms import search
+from .findings import CLAIMS, FINDINGS, HEAD
 
 WHICH = ("names", "search", "claims")  # flags that may differ between two commands for one folder
 

@@ -91,9 +91,10 @@ def _with_new_value_network(load_networks, zero, config, tokenizer):
 
 
 # --- the KL penalty --------------------------------------------------------------------------------------------------
-# Of a sampled token, with d = log pi - log pi_ref. The mean of each estimator over samples is the KL; k1 = d has the
-# largest variance, and may be negative (Schulman 2020). As a loss their gradients differ: that of k1 has the mean 0,
-# that of k2 is the KL's, that of k3 is the KL's with the two models exchanged.
+# Of a sampled token, with d = log pi - log pi_ref. The mean of k1 and of k3 over samples is the KL, and that of k2
+# nearly; k1 = d has the largest variance, and may be negative (Schulman 2020). As a loss their gradients differ, at the
+# policy that has sampled: that of k1 has the mean 0, that of k2 is the KL's, that of k3 is the KL's with the two models
+# exchanged.
 
 
 def k1(d):
@@ -119,17 +120,17 @@ def k3_in_the_reward(put, config):
 
 
 def k1_in_the_loss(put, config):
-    """The penalty is a term of the loss, whose gradient has the mean 0."""
+    """The penalty is a term of the loss, beside advantages that are whitened. Its gradient has the mean 0."""
     _in_the_loss(put, k1)
 
 
 def k2_in_the_loss(put, config):
-    """The penalty is a term of the loss, whose gradient is the KL's of each token."""
+    """The penalty is a term of the loss, beside whitened advantages. Its gradient is the KL's of each token."""
     _in_the_loss(put, k2)
 
 
 def k3_in_the_loss(put, config):
-    """The penalty is a term of the loss, as in GRPO."""
+    """The penalty is a term of the loss, beside whitened advantages, as in GRPO."""
     _in_the_loss(put, k3)
 
 
@@ -163,13 +164,14 @@ def _in_the_loss(put, estimator):
 
 
 def four_inner_epochs(put, config):
-    """Each batch is learned four times."""
-    return dict(inner_epochs=4)
+    """Each batch is learned four times. (The average of the weights is over as many answers.)"""
+    return dict(inner_epochs=4, ema_decay=config.ema_decay ** (1 / 4))
 
 
 def one_minibatch(put, config):
-    """Each batch is one step: a quarter of the steps."""
-    return dict(minibatch_size=config.batch_size)
+    """Each batch is one step: a quarter of the steps. (The average of the weights is over as many answers.)"""
+    fewer = config.batch_size / config.minibatch_size
+    return dict(minibatch_size=config.batch_size, ema_decay=config.ema_decay**fewer)
 
 
 def no_warmup(put, config):
@@ -225,7 +227,8 @@ def temperature_07(put, config):
 
 
 def temperature_07_scored_at_1(put, config):
-    """Answers are sampled at temperature 0.7, and later log-probs are those at 1: the ratio is not 1 at first."""
+    """Answers are sampled at temperature 0.7, and later log-probs, the reference's too, are those at 1: at first the
+    ratio is not 1, nor the KL 0."""
     put(rollout, "generate", functools.partial(rollout.generate, temperature=0.7))
 
 
@@ -247,7 +250,7 @@ def short_limit_with_penalty(put, config):
 
 
 def scores_times_10(put, config):
-    """The reward model's scores are multiplied by 10, and beta is the same."""
+    """The reward model's scores are multiplied by 10; beta, the value's first predictions and clipping are the same."""
     put(train_ppo, "response_scores", lambda model, responses: 10 * response_scores(model, responses))
 
 

@@ -2,10 +2,12 @@
 
 from lab.report import with_interval
 
-from . import details, findings
-from .findings import BEST, SHOWN
+from . import arms, details
+from .arms import BEST
+from .findings import SHOWN
 
 PPO = "PPO"
+LEFT_OUT = ("seconds", "per_second", "loss", "objective")
 # Columns of the tables: what is shown of a figure "heading: method", and how.
 COLUMNS = {
     "true utility": ("true utility", "+.3f", 1), "wins against SFT": ("wins against SFT, %", ".1f", 100),
@@ -18,35 +20,38 @@ COLUMNS = {
 def of_methods(found):
     """What each method comes to with as many sampled answers."""
     f = found["methods"]
-    names = ["start", PPO, "PPO-ptx", *(name for name in findings.ARMS if name != PPO), BEST]
+    names = ["start", PPO, "PPO-ptx", *(name for name in arms.ARMS if name != PPO), BEST]
     seconds = {name: f"{value:.0f}" for name, value in f["seconds of training"].items()}
     rows = [[name, *cells(f, name, PPO), seconds.get(name, "")] for name in names]
     return heading(PPO, "seconds"), rows
 
 
-def at_ppos_cost(found):
-    """The same of methods that sample more answers, for PPO's cost."""
-    names = [PPO, *(f"{name}, at PPO's cost" for name in findings.COST if name != PPO)]
-    answers = [findings.EPISODES, *(findings.at_cost(name) for name in findings.COST if name != PPO)]
-    rows = [[name.removesuffix(", at PPO's cost"), *cells(found["methods"], name, PPO), f"{n:,}"]
+def of_equal_flops(found):
+    """The same of methods that sample more answers, for PPO's FLOPs."""
+    names = [PPO, *(f"{name}, for PPO's FLOPs" for name in arms.COST if name != PPO)]
+    answers = [arms.EPISODES, *(arms.at_ppos_flops(name) for name in arms.COST if name != PPO)]
+    rows = [[name.removesuffix(", for PPO's FLOPs"), *cells(found["methods"], name, PPO), f"{n:,}"]
             for name, n in zip(names, answers)]  # fmt: skip
     return heading(PPO, "answers"), rows
 
 
 def of_settings(found):
-    """The learning rate and the price of the KL that each method has, and how far it is above PPO's frontier."""
+    """The learning rate and the price of the KL that each method has, and how far it is above PPO at PPO's KL."""
     f, rows = found["methods"], []
-    for name, (lr, price) in findings.CHOSEN.items():
-        above = f.get(f"above PPO's frontier: {name}")
-        rows.append([name, f"{lr:g}", f"{price:g}", with_interval(above, "+.3f") if above else ""])
-    return ["method", "learning rate", "price of the KL", "true utility minus PPO's at the same KL"], rows
+    for name, (lr, price) in arms.CHOSEN.items():
+        above = f.get(f"at PPO's KL: {name} minus PPO")
+        rates, prices = ([f"{value:g}" for value in values] for values in arms.GRID[name])
+        tried = f"{', '.join(rates)} with {', '.join(prices)}"
+        rows.append([name, f"{lr:g}", f"{price:g}", tried, with_interval(above, "+.3f") if above else ""])
+    heading = ["method", "learning rate", "price of the KL", "tried", "true utility at PPO's KL, minus PPO's"]
+    return heading, rows
 
 
 def of_details(found):
     """What each change of PPO does, and where one would see it first."""
     rows = [[f"`{name}`", first_sentence(change), *cells(found["details"], name, "nothing"),
              symptom(found["runs of details"], name)] for name, change in details.CHANGES.items()]  # fmt: skip
-    return ["change", "what it is", *heading("nothing", "seen first")[1:]], rows
+    return ["change", "what it is", *heading("nothing", "first apart in all seeds")[1:]], rows
 
 
 def heading(base, last):
@@ -71,19 +76,21 @@ def first_sentence(change):
 
 def symptom(runs, name):
     """The first iteration of SHOWN in which a column of the changed runs has only values beyond all of the unchanged
-    runs, one of each seed; of several columns the one that is farthest, in widths of the unchanged runs' range."""
+    runs, one of each seed; of several columns the one that is farthest, in widths of the unchanged runs' range. Losses
+    and objective are left out: many changes are of these."""
     for i, iteration in enumerate(SHOWN):
         best = None
         for column, values in runs[0]["metrics"]["nothing"].items():
-            if column.endswith(("seconds", "per_second")) or column in ("memory_gb", "lr", "value_lr"):
+            if column.endswith(LEFT_OUT) or column in ("memory_gb", "lr", "value_lr"):
                 continue
             usual = [run["metrics"]["nothing"][column][i] for run in runs]
             own = [run["metrics"][name].get(column, [None] * len(values))[i] for run in runs]
             if None in own or not (min(own) > max(usual) or max(own) < min(usual)):
                 continue
-            width = max(max(usual) - min(usual), 1e-3 * max(map(abs, usual)), 1e-9)
-            distance = abs(sum(own) - sum(usual)) / len(runs) / width
-            if best is None or distance > best[0]:
+            least = max(0.05 * max(map(abs, usual)), 1e-3)  # less is no width, and nothing to be seen
+            difference = abs(sum(own) - sum(usual)) / len(runs)
+            distance = difference / max(max(usual) - min(usual), least)
+            if difference > least and (best is None or distance > best[0]):
                 mine, theirs = (f"{sum(each) / len(runs):.2g}" for each in (own, usual))
                 best = distance, f"`{column}` {mine}, not {theirs}, in iteration {iteration + 1}"
         if best:
@@ -91,4 +98,9 @@ def symptom(runs, name):
     return "nothing"
 
 
-TABLES = {"methods": of_methods, "methods_cost": at_ppos_cost, "methods_settings": of_settings, "details": of_details}
+TABLES = {
+    "methods": of_methods,
+    "methods_flops": of_equal_flops,
+    "methods_settings": of_settings,
+    "details": of_details,
+}

@@ -22,7 +22,7 @@ from minirlhf.support.records import Sequence
 from minirlhf.support.run import read_metrics
 from tiny import to_flags
 
-CONFIG = SimpleNamespace(batch_size=128)
+CONFIG = SimpleNamespace(batch_size=128, minibatch_size=32, ema_decay=0.81)
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
 
@@ -192,8 +192,9 @@ def test_a_score_at_the_padding_is_read_in_the_last_column(change, reward_model)
 
 FLAGS = dict(
     lambda_1=dict(gae_lambda=1.0), lambda_0=dict(gae_lambda=0.0), no_value_clipping=dict(value_clip=1e9),
-    four_inner_epochs=dict(inner_epochs=4), one_minibatch=dict(minibatch_size=128), no_average=dict(ema_decay=0.0),
-    no_gradient_clipping=dict(max_grad_norm=1e9), short_limit=dict(max_response=12),
+    four_inner_epochs=dict(inner_epochs=4, ema_decay=0.81**0.25), no_average=dict(ema_decay=0.0),
+    one_minibatch=dict(minibatch_size=128, ema_decay=0.81**4), no_gradient_clipping=dict(max_grad_norm=1e9),
+    short_limit=dict(max_response=12),
     short_limit_with_penalty=dict(max_response=12, no_end_penalty=1.0),
 )  # fmt: skip
 

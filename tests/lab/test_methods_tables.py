@@ -3,7 +3,7 @@
 import pytest
 
 from lab import results, tables
-from lab.methods import details, findings
+from lab.methods import arms, details, findings
 from lab.methods.tables import symptom
 
 
@@ -29,28 +29,30 @@ def rows(name, found):
 
 
 def test_methods_have_their_own_figures():
-    names = ["PPO", "start", "PPO-ptx", *list(findings.ARMS)[1:], "best of 16"]
-    names += [f"{name}, at PPO's cost" for name in findings.COST if name != "PPO"]
-    f = figures(names, "PPO") | {"seconds of training": {name: 10.0 * i for i, name in enumerate(findings.ARMS)}}
-    f["above PPO's frontier: RLOO"] = figure(0.25)
+    names = ["PPO", "start", "PPO-ptx", *list(arms.ARMS)[1:], arms.BEST]
+    names += [f"{name}, for PPO's FLOPs" for name in arms.COST if name != "PPO"]
+    f = figures(names, "PPO") | {"seconds of training": {name: 10.0 * i for i, name in enumerate(arms.ARMS)}}
+    f["at PPO's KL: RLOO minus PPO"] = figure(0.25)
     found = {"methods": f}
     own = rows("methods", found)
     j = names.index("RLOO")
     assert own["RLOO"][2:] == [f"{200 + j}.0", f"{300 + j}.0", f"{400 + j}.0", f"5.0{j}", f"+6.0{j}", f"+7.0{j}0", "20"]
     assert own["RLOO"][0] == f"+1.0{j}0 (+0.5{j}0 to +1.5{j}0)" and own["RLOO"][1].startswith(f"-6.9{10 - j}0 (")
     assert own["PPO"][1] == "" and own["start"][-1] == "" and list(own)[:3] == ["start", "PPO", "PPO-ptx"]
-    assert len(own) == len(findings.ARMS) + 3
-    cost = rows("methods_cost", found)
-    assert cost["RLOO"][-1] == f"{findings.at_cost('RLOO'):,}" and cost["PPO"][-1] == "6,400"
-    j = names.index("RLOO, at PPO's cost")
+    assert len(own) == len(arms.ARMS) + 3
+    cost = rows("methods_flops", found)
+    assert cost["RLOO"][-1] == f"{arms.at_ppos_flops('RLOO'):,}" and cost["PPO"][-1] == "6,400"
+    j = names.index("RLOO, for PPO's FLOPs")
     assert cost["RLOO"][2] == f"{200 + j}.0"
     settings = rows("methods_settings", found)
-    lr, price = findings.CHOSEN["RLOO"]
-    assert settings["RLOO"] == [f"{lr:g}", f"{price:g}", "+0.250 (-0.250 to +0.750)"] and settings["GRPO"][2] == ""
+    lr, price = arms.CHOSEN["RLOO"]
+    assert settings["RLOO"][:2] == [f"{lr:g}", f"{price:g}"] and settings["RLOO"][3] == "+0.250 (-0.250 to +0.750)"
+    assert settings["DPO"][2].startswith("5e-05, 0.0001, 0.0002") and settings["GRPO"][3] == ""
 
 
 def run(**changed):
     nothing = {"kl": [0.0, 1.0, 2.0], "entropy": [1.0, 1.0, 1.0], "seconds": [1.0] * 3}
+    nothing |= {"value_loss": [1.0] * 3, "objective": [1.0] * 3}
     return {"metrics": {"nothing": nothing, "lambda_1": nothing | changed}}
 
 
@@ -62,6 +64,8 @@ def run(**changed):
         ([run(kl=[0.0, 3.0, 4.0])] * 2, "`kl` 3, not 1, in iteration 2"),
         ([run(kl=[0.0, 3.0, 4.0]), run()], "nothing"),
         ([run(kl=[0.0, 3.0, 4.0], entropy=[1.0, 8.0, 1.0])] * 2, "`entropy` 8, not 1, in iteration 2"),
+        ([run(kl=[0.0, 1.0005, 2.0])] * 2, "nothing"),
+        ([run(value_loss=[9.0] * 3, objective=[9.0] * 3)] * 2, "nothing"),
         ([run(kl=[-1.0, 1.0, 2.0], entropy=[1.0, 8.0, 1.0])] * 2, "`kl` -1, not 0, in iteration 1"),
     ],
 )
@@ -93,3 +97,14 @@ def test_the_runs_of_each_seed_are_kept_beside_their_means(tmp_path, monkeypatch
     assert found["details"]["x"]["mean"] == 44.5 and found["details"]["metrics"]["kl"] == [44.5]
     assert [one["metrics"]["kl"] for one in found["runs of details"]] == [[float(seed)] for seed in findings.SEEDS]
     assert [one["rm"]["loss"] for one in found["healthy"]] == [[seed] for seed in findings.SEEDS]
+
+
+@pytest.mark.parametrize("name", ["methods", "details"])
+def test_claims_are_shown_with_their_figure_and_bound(name):
+    own = findings.FINDINGS[name]
+    f = {figure_of: figure(0.01, 0.02) for _, figure_of, _ in own.hypotheses}
+    text, first, _ = own.hypotheses[0]
+    f[first] = figure(-0.5, 0.1)
+    lines = tables.TABLES[f"{name}_claims"]({name: f}).splitlines()
+    assert lines[2].startswith(f"| {text} | -0.500 (-0.600 to -0.400) |") and "does not hold" in lines[2]
+    assert len(lines) == 2 + len(own.hypotheses) and "holds" in lines[3] and "not hold" not in lines[3]
