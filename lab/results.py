@@ -34,7 +34,7 @@ FOLDER = ROOT / "results"
 NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run", "own_data")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 DRAWN = {"overoptimization": known()["overoptimization"], "methods": METHODS["methods"]}  # findings with a picture
-PATIENT = ("base", "stage", "faults", "diseases", "ended", "said", "others", "knew")  # what is kept of a trial
+PATIENT = ("base", "stage", "faults", "diseases", "ended", "said", "others", "knew", "ever")  # what is kept of a trial
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
 FENCED, CODE = re.compile(r"^```.*?^```", re.M | re.S), re.compile(r"(`[^`\n]+`)")

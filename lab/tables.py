@@ -189,7 +189,9 @@ def table_of_fits(found):
 def table_of_doctor(found):
     """How often the diagnosis finds each disease, how often it calls a healthy run ill, and how early it knows."""
     groups = counts.of_diseases(found["doctor"]["judge"]["patients"])
-    rows = [[kind, disease, *cells(own)] for (kind, disease), own in sorted(groups.items(), key=healthy_first)]
+    rows = [[kind, disease, *cells(own, disease)] for (kind, disease), own in sorted(groups.items(), key=healthy_first)]
+    patients = [one for one in found["doctor"]["judge"]["patients"] if not one["diseases"]]
+    rows.append(["all", counts.HEALTHY, *cells(counts.count(patients), counts.HEALTHY)])
     return rows_of(["run", "it has", "runs", "said so, % (95 % interval)", "said instead", "known after"], rows)
 
 
@@ -198,10 +200,12 @@ def healthy_first(item):
     return list(counts.KINDS.values()).index(kind), disease != counts.HEALTHY, disease
 
 
-def cells(own):
+def cells(own, disease):
     low, high = exact(own["right"], own["runs"])
     share = f"{100 * own['right'] / own['runs']:.0f} ({100 * low:.0f} to {100 * high:.0f})"
     instead = ", ".join(f"{name} ({n})" for name, n in own["instead"])
+    if disease == counts.HEALTHY:
+        return [str(own["runs"]), share, instead, f"{own['never']} were never called ill"]
     return [str(own["runs"]), share, instead, "" if own["knew"] is None else f"{100 * own['knew']:.0f} % of the run"]
 
 

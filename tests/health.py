@@ -10,7 +10,7 @@ N = 40  # iterations of a run of PPO here
 T = np.linspace(0, 1, N)
 EOS = "<|endoftext|>"
 FLAGS = dict(kl_coef=0.5, gae_lambda=0.95, episodes=N * 16, batch_size=16, minibatch_size=4, inner_epochs=1,
-             ema_decay=0.9)  # fmt: skip
+             ema_decay=0.9, reward_model="rm")  # fmt: skip
 
 
 def ppo_rows(**changed):
@@ -22,17 +22,30 @@ def ppo_rows(**changed):
     return [{"step": i} | {name: float(values[i]) for name, values in columns.items()} for i in range(N)]
 
 
+SHOWN = 8  # answers of each iteration
+
+
 def token_rows(**changed):
-    """An answer of three tokens in each iteration, the scores 1 and -1 in turn. changed: of every row."""
+    """Eight answers of three or four tokens in each iteration, the scores 1 and -1 in turn, whatever the length.
+    changed: of every row."""
     rows = []
-    for i in range(N):
-        logp, ref_logp, score = np.array([-1.0, -0.5, -0.1]), np.array([-1.2, -0.4, -0.1]), (-1.0) ** i
-        reward = -0.5 * (logp - ref_logp)
-        reward[-1] += score
-        row = dict(step=i, prompt=f"{i}\n", score=score, ids=[5, 6, 7], tokens=["a", "b", EOS], logp=list(logp),
-                   ref_logp=list(ref_logp), reward=list(reward), ratio=[1.0, 1.0, 1.0])  # fmt: skip
-        rows.append(row | {name: value(i, row) if callable(value) else value for name, value in changed.items()})
+    for i in range(N * SHOWN):
+        n, score = 3 + i // 2 % 2, (-1.0) ** i
+        logp = np.array([-1.0, -0.5, -0.1, -0.1])[:n]
+        ref_logp = logp.copy()
+        if i >= SHOWN:  # the policy starts as the reference; then pi_ref / pi is 1 on average
+            ref_logp[0] += np.log(1.2 if i // 4 % 2 else 0.8)
+        row = dict(step=i // SHOWN, prompt=f"{i}\n", score=score, ids=[5, 6, 7, 8][:n], tokens=["a"] * (n - 1) + [EOS],
+                   logp=list(logp), ref_logp=list(ref_logp), ratio=[1.0] * n, value=[score] * n)  # fmt: skip
+        row |= {name: value(i, row) if callable(value) else value for name, value in changed.items()}
+        rows.append(row | {"reward": right_reward(row)})
     return rows
+
+
+def right_reward(row, beta=0.5):
+    reward = -beta * (np.array(row["logp"]) - row["ref_logp"])
+    reward[-1] += row["score"]
+    return list(reward)
 
 
 def ppo(tokens=None, flags=FLAGS, **changed):
@@ -62,7 +75,7 @@ def rm(loss=FALL, accuracy=0.7, validation=0.68):
 
 
 HEALTHY = {"ppo": ppo(), "ppo_ptx": ppo(ptx_loss=1.0), "sft": sft(), "gpt": Log(sft().rows, flags={"tokenizer": "x"}),
-           "rm": rm()}  # fmt: skip
+           "rl_start": Log(sft().rows, flags={"documents": ["x"]}), "rm": rm()}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@
     python -m tools.doctor runs/mine/ppo --out doctor.html     writes a page, with the curves in question
     python -m tools.doctor trainer_state.json                  a log of TRL, verl or OpenRLHF: JSON, JSON lines or CSV
 
-It compares with healthy runs of the town's small models (docs/healthy.md says how often it is right). So of runs of
-other projects it speaks by analogy.
+It compares with healthy runs of the town's small models (docs/healthy.md says how often it is right). So of larger
+models, other data and other projects it speaks by analogy.
 """
 
 import csv
@@ -24,23 +24,25 @@ from minirlhf.support.errors import InputError, require, reraise
 from minirlhf.support.files import write_atomically
 
 COMMON = Path(__file__).parent / "web" / "common.html"
-KINDS = {"gpt": "pretraining", "sft": "SFT", "rm": "reward model", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
-# Other projects' columns, by ours. "1 -": one minus theirs. The first of several that is there is taken.
+KINDS = {"gpt": "pretraining", "sft": "SFT", "rl_start": "SFT with documents", "rm": "reward model", "ppo": "PPO",
+         "ppo_ptx": "PPO-ptx"}  # fmt: skip
+# Other projects' columns, by ours. "1 -": one minus theirs. The first of several that is there is taken. A KL is of a
+# whole answer; where a project logs a token's, as GRPO's loss has it, there is none here.
 COLUMNS = {
     "score": ("objective/scores", "ppo/mean_scores", "env/reward_mean", "critic/score/mean", "reward"),
-    "kl": ("objective/kl", "kl"),
-    "entropy": ("objective/entropy", "policy/entropy_avg", "actor/entropy", "actor/entropy_loss", "entropy"),
+    "kl": ("objective/kl",),
+    "entropy": ("policy/entropy_avg", "actor/entropy", "actor/entropy_loss", "entropy"),
     "clip_fraction": ("policy/clipfrac_avg", "ppo/policy/clipfrac", "actor/pg_clipfrac", "clip_ratio/region_mean",
                       "ppo_clip_ratio"),
     "explained_variance": ("ppo/val/var_explained", "critic/vf_explained_var"),
     "response_length": ("tokens/responses_len_mean", "val/sequence_lengths", "response_length/mean",
                         "completions/mean_length", "response_length"),
-    "ended": ("1 - completions/clipped_ratio", "1 - response_length/clip_ratio", "1 - truncated_rate"),
+    "ended": ("1 - completions/clipped_ratio", "1 - response_length/clip_ratio"),
     "ptx_loss": ("ptx_loss",),
     "validation_loss": ("eval_loss",),
     "accuracy": ("accuracy", "rewards/accuracies", "acc_mean"),
     "validation_accuracy": ("eval_accuracy", "eval_rewards/accuracies"),
-    "loss": ("loss", "train_loss"),
+    "loss": ("loss",),
 }  # fmt: skip
 
 
@@ -80,15 +82,16 @@ def report(name, log, found, own=True):
     """A Diagnosis in a few lines."""
     lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if own else ", another project's: by analogy")]
     if found.disease:
-        lines += [f"it has: {found.disease.name}{how_sure(found.disease)}", *map(sentence, found.evidence)]
+        sure = how_sure(log, found.disease) if own else ""
+        lines += [f"it has: {found.disease.name}{sure}", *map(sentence, found.evidence)]
         lines += [f"first: {found.disease.advice}"]
     else:
-        lines += ["healthy, as far as the log shows"]
+        lines += [diagnosis.healthy(log)]
     if found.others:
         lines += [f"it may also have: {', '.join(disease.name for disease in found.others)}"]
     lines += [f"outside the healthy band, too: {sentence(sign).strip()}" for sign in found.also]
     if found.unseen:
-        lines += [f"the log does not show: {', '.join(found.unseen)}"]
+        lines += [f"could not be looked at: {', '.join(found.unseen)}"]
     return "\n".join(lines)
 
 
@@ -103,10 +106,11 @@ def write(value):
     return f"{value:.3g}"
 
 
-def how_sure(disease):
-    """How often the diagnosis was right in trials."""
-    right, said = diagnosis.trials().get(disease.name, (0, 0))
-    return f" (right in {right} of the {said} trials in which this was said)" if said else ""
+def how_sure(log, disease):
+    """How often the diagnosis was right in trials of this kind of run."""
+    right, said = diagnosis.trials(log.kind.removesuffix("_ptx")).get(disease.name, (0, 0))
+    found = f"right in {right} of the {said} trials in which this was said" if said else "said in no trial"
+    return f" ({found}; most trials had a fault)"
 
 
 # --- other projects' logs ---------------------------------------------------------------------------------------------
@@ -122,7 +126,8 @@ def read_foreign(path):
             given = json.loads(text)["log_history"]
         else:
             given = [json.loads(line) for line in text.splitlines() if line.strip()]
-    rows = [{"step": i} | ours(row) for i, row in enumerate(given)]
+    given = [{name.removeprefix("train/"): value for name, value in row.items()} for row in given]
+    rows = [{"step": int(row.get("step", row.get("global_step", i)) or 0)} | ours(row) for i, row in enumerate(given)]
     rows = [row for row in rows if len(row) > 1]
     require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(set().union(*given)))[:200]}")
     return signs.Log(rows)

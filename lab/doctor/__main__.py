@@ -22,12 +22,14 @@ from minirlhf.support.records import read
 
 from . import counts, faults
 from .bases import VALIDATION, People, Town
-from .cases import FAULTS, THREADS, Fault, changed, strength
+from .cases import FAULTS, THREADS, Fault, changed, pair, strength
 
 BANDS = Path(diagnosis.__file__).parent / "bands.json"
-HEALTHY = {"gpt": 2, "sft": 3, "rm": 3, "ppo": 6, "ppo_ptx": 4}  # healthy runs for each base, of other seeds
+HEALTHY = {"gpt": 4, "sft": 6, "rl_start": 3, "rm": 6, "ppo": 8, "ppo_ptx": 6}  # healthy runs for each base
 PAIRS = 4  # trials with two faults at once, for each base
-MARGIN = 0.25  # a band is as wide as all healthy runs, and a quarter on each side
+MARGIN = 0.25  # a band is as wide as all healthy runs, and a quarter of that wider on each side
+NO_LOG = "nothing: it ended before a row was logged"
+LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,8 @@ def cases_of(own, name, config):
         for fault in [healthy] * (1 if config.tiny else HEALTHY[stage]) + sick:
             found.append((stage, [(fault, strength(fault, rng))]))
     if config.part == "judge":
-        functions = [fault for fault in FAULTS["ppo"][1:] if fault.name in faults.FAULTS]
         for _ in range(1 if config.tiny else PAIRS):
-            found.append(("ppo", [(fault, strength(fault, rng)) for fault in rng.sample(functions, 2)]))
+            found.append(("ppo", [(fault, strength(fault, rng)) for fault in pair(rng)]))
     return [(*case, 1000 * own.seed + number) for number, case in enumerate(found)]
 
 
@@ -134,8 +135,8 @@ def settings_of(own, stage):
     validation = {"validation": own.file(VALIDATION[stage])}
     if stage == "gpt":
         return own.gpt(data=own.file("web_part"), **validation)[1]
-    if stage == "sft":
-        return own.sft(f"{out}/gpt", **validation)[1]
+    if stage in ("sft", "rl_start"):
+        return getattr(own, stage)(f"{out}/gpt", **validation)[1]
     return own.rm(f"{out}/sft", data=own.file("rankings_training"), **validation)[1]
 
 
@@ -168,21 +169,26 @@ def widened(values):
     values = [value for value in values if value is not None]
     if not values:
         return [None, None]
-    margin = MARGIN * (max(values) - min(values))
-    return [min(values) - margin, max(values) + margin]
+    low, high = min(values), max(values)
+    if low > 0:  # what is positive by nature varies by factors
+        factor = max((high / low) ** MARGIN, 1 + LEAST)
+        return [low / factor, high * factor]
+    margin = max(MARGIN * (high - low), LEAST)
+    return [low - margin, high + margin]
 
 
 def say(patient):
-    """What the diagnosis of a trial is, and after which share of the run it was known."""
+    """What the diagnosis of a trial is, after which share of the run it was known, and what was said at any time."""
+    if not (Path(patient["folder"]) / "metrics.jsonl").exists():  # not finite in the first step: the script says so
+        return patient | {"said": NO_LOG, "others": [], "knew": 1.0, "ever": [NO_LOG], "values": {}, "rows": 0}
     log = signs.read_log(patient["folder"])
     found = diagnosis.diagnose(log)
     said = found.disease.name if found.disease else ""
-    seen = [diagnosis.diagnose(part, quick=True).disease for part in log.parts()]
-    right = [(own.name if own else "") == said for own in seen]
-    knew = next(i for i in range(1, len(right) + 1) if all(right[i - 1 :])) / len(right)
+    seen = [own.name if own else "" for own in (diagnosis.diagnose(part, quick=True).disease for part in log.parts())]
+    knew = next(i for i in range(1, len(seen) + 1) if all(own == said for own in seen[i - 1 :])) / len(seen)
     values = {name: getattr(signs, name)(log) for name in diagnosis.names_of(log.kind)}
-    others = [disease.name for disease in found.others]
-    return patient | {"said": said, "others": others, "knew": knew, "values": values, "rows": len(log.rows)}
+    about = {"others": [disease.name for disease in found.others], "ever": sorted({*seen} - {""})}
+    return patient | {"said": said, "knew": knew, "values": values, "rows": len(log.rows)} | about
 
 
 if __name__ == "__main__":

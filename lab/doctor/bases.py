@@ -14,7 +14,8 @@ from .cases import changed
 
 HH = Path(__file__).parents[2].parent / "shared" / "data"  # HH-RLHF's comparisons, where somebody has put them
 # What a stage reads besides, of the same kind and not trained on.
-VALIDATION = {"gpt": "web_held_out", "sft": "demonstrations_validation", "rm": "rankings_validation"}
+VALIDATION = {"gpt": "web_held_out", "sft": "demonstrations_validation", "rl_start": "demonstrations_validation",
+              "rm": "rankings_validation"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,14 @@ FAULTS = {
         Fault("epochs", 10, 20, "it memorises its data"),
         Fault("repeated", 5, 20, "data are repeated"),
     ),
+    "rl_start": (
+        Fault("none", 1, 1, ""),
+        Fault("learning_rate", 8, 40, FAST),
+        Fault("learning_rate", 0.01, 0.1, SLOW),
+    ),
     "rm": (
         Fault("none", 1, 1, ""),
-        Fault("learning_rate", 8, 40, "it learns nothing"),
+        Fault("learning_rate", 8, 40, FAST),
         Fault("learning_rate", 0.01, 0.1, SLOW),
         Fault("epochs", 6, 10, "it memorises its data"),
         Fault("repeated", 5, 20, "it memorises its data"),
@@ -53,11 +58,11 @@ FAULTS = {
         Fault("kl_clamped", 1, 1, "rewards are wrong"),
         Fault("less_entropy", 0.3, 2, "the entropy collapses"),
         Fault("scaled", 5, 30, "scores are too large"),
-        Fault("scaled", 0.03, 0.2, "scores are too small"),
-        Fault("reversed_scores", 1, 1, "the reward model is wrong"),
-        Fault("shuffled", 1, 1, "the reward model is wrong"),
-        Fault("likes_length", 0.1, 0.5, "answers do not end"),
-        Fault("likes_length", -0.5, -0.1, "answers end at once"),
+        Fault("scaled", 0.03, 0.2, "scores hardly differ"),
+        Fault("reversed_scores", 1, 1, "scores have the wrong sign"),
+        Fault("shuffled", 1, 1, "scores hardly differ"),
+        Fault("likes_length", 0.1, 0.5, "the score rises with length"),
+        Fault("likes_length", -0.5, -0.1, "the score falls with length"),
         Fault("at_padding", 1, 1, "the same answer has several scores"),
         Fault("temperature", 0.5, 0.8, "sampling and learning differ"),
         Fault("temperature", 1.25, 1.6, "sampling and learning differ"),
@@ -76,6 +81,20 @@ FAULTS = {
         Fault("less_entropy", 0.3, 2, "the entropy collapses"),
     ),
 }  # fmt: skip
+
+
+# Faults that replace the same function, or that may cancel each other: a run has one of each at most.
+ALIKE = (
+    {"learning_rate", "value_learning_rate", "both_learning_rates"}, {"beta", "kl_sign", "kl_clamped"},
+    {"scaled", "reversed_scores", "likes_length", "at_padding"}, {"less_entropy"}, {"stale"}, {"short"},
+    {"temperature", "another_policy", "dropout", "padding_counts"},
+)  # fmt: skip
+
+
+def pair(rng):
+    """Two faults of PPO that are not alike."""
+    groups = rng.sample(ALIKE, 2)
+    return [rng.choice([fault for fault in FAULTS["ppo"] if fault.name in group]) for group in groups]
 
 
 def strength(fault, rng):

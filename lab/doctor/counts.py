@@ -4,7 +4,7 @@ it knows. patients: dicts as __main__.say returns them."""
 from collections import Counter, defaultdict
 from statistics import median
 
-KINDS = {"gpt": "pretraining", "sft": "SFT", "rm": "reward model", "ppo": "PPO", "ppo_ptx": "PPO"}
+KINDS = {"gpt": "pretraining", "sft": "SFT", "rl_start": "SFT", "rm": "reward model", "ppo": "PPO", "ppo_ptx": "PPO"}
 HEALTHY = "healthy"
 
 
@@ -14,10 +14,14 @@ def is_right(patient):
 
 
 def trials(patients):
-    """{disease: (in how many runs it was rightly said, in how many it was said)}."""
-    said = Counter(one["said"] for one in patients if one["said"])
-    right = Counter(one["said"] for one in patients if one["said"] and is_right(one))
-    return {name: (right[name], count) for name, count in sorted(said.items())}
+    """{kind of run: {disease: (in how many runs it was rightly said, in how many it was said)}}. PPO-ptx is PPO."""
+    found = defaultdict(dict)
+    for one in sorted(patients, key=lambda one: one["said"]):
+        if one["said"]:
+            own = found[one["stage"].removesuffix("_ptx")]
+            right, said = own.get(one["said"], (0, 0))
+            own[one["said"]] = right + is_right(one), said + 1
+    return dict(found)
 
 
 def of_diseases(patients):
@@ -40,8 +44,9 @@ def of_bases(patients):
 
 def count(patients):
     """{"runs", "right", "instead": [(what was said instead, how often)], "knew": the median share of a run after which
-    it said so until the end, of those where it is right; None if it never is}."""
+    it said so until the end, of those where it is right; None if it never is, "never": in how many no disease was named
+    at any time}."""
     wrong = Counter(one["said"] or HEALTHY for one in patients if not is_right(one))
     knew = [one["knew"] for one in patients if is_right(one)]
     return {"runs": len(patients), "right": len(knew), "instead": wrong.most_common(),
-            "knew": median(knew) if knew else None}  # fmt: skip
+            "knew": median(knew) if knew else None, "never": sum(not one["ever"] for one in patients)}  # fmt: skip

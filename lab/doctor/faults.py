@@ -167,11 +167,11 @@ def short(put, config, strength):
 
 
 def epochs(put, config, strength):
-    """Many epochs, without dropout."""
-    return dict(epochs=int(strength)) | (dict(dropout=0.0) if hasattr(config, "dropout") else {})
+    """Many epochs."""
+    return dict(epochs=int(strength))
 
 
-SCRIPTS = {"gpt": pretrain, "sft": train_sft, "rm": train_rm, "ppo": train_ppo}
+SCRIPTS = {"gpt": pretrain, "sft": train_sft, "rl_start": train_sft, "rm": train_rm, "ppo": train_ppo}
 FAULTS = {function.__name__: function for function in (
     none, learning_rate, value_learning_rate, both_learning_rates, beta, gamma, kl_sign, kl_clamped, less_entropy,
     scaled, reversed_scores, likes_length, at_padding, temperature, another_policy, dropout, stale, padding_counts,

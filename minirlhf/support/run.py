@@ -109,7 +109,7 @@ class Run:
 
     def __init__(self, config, *parts, last_good="none was saved yet", **curves):
         self.config, self.out, self.parts, self.last_good = config, Path(config.out), parts, last_good
-        self.curves, self.newest, self.example = curves, {}, ""
+        self.curves, self.newest, self.example, self.planned = curves, {}, "", None
         self.save_seconds = 60 * (config.save_minutes or math.inf)
         self.saved = time.perf_counter()
         self.next_picture, self.ready = self.saved + 30, []
@@ -122,6 +122,7 @@ class Run:
     def steps(self, plan):
         """Yields (step, plan[step]) for all that are left. Saves a state after every `save_every` steps, after every
         `save_minutes`, and at SIGTERM, which ends the run."""
+        self.planned = len(plan)
         with terminated() as asked:
             for step, item in progress(plan, str(self.out), self.first, self._note):
                 self.step, self.began = step, time.perf_counter()
@@ -184,10 +185,10 @@ class Run:
                     file.writelines(json.dumps({"step": self.step} | r, ensure_ascii=False) + "\n" for r in rows)
 
     def _figures(self):
-        """Learning rates, the norms of the newest gradients before they were clipped, seconds by phase, and the most
-        memory that this process has held. The second optimizer's begin as its flag does: value_lr, value_grad_norm. Of
-        several processes also which was the last to be ready in the step before, and the seconds that the first one
-        waited for it."""
+        """Learning rates, the norms of the newest gradients before they were clipped, seconds by phase, the most memory
+        that this process has held, and how many steps the run will have. The second optimizer's begin as its flag does:
+        value_lr, value_grad_norm. Of several processes also which was the last to be ready in the step before, and the
+        seconds that the first one waited for it."""
         found, flags = {}, [name for name in vars(self.config) if name == "lr" or name.endswith("_lr")]
         for name, optimizer in zip(flags, self.optimizers()):
             found[name] = optimizer.param_groups[0]["lr"]
@@ -197,7 +198,8 @@ class Run:
         if len(self.ready) > 1:
             slowest = max(range(len(self.ready)), key=self.ready.__getitem__)
             found |= {"slowest_rank": slowest, "others_wait": self.ready[slowest] - min(self.ready)}
-        return found | clock.seconds() | {"memory_gb": peak_memory() / 1e9}
+        planned = {"steps": self.planned} if self.planned else {}
+        return found | clock.seconds() | {"memory_gb": peak_memory() / 1e9} | planned
 
     def save(self, name, model, tokenizer):
         """Writes a checkpoint into the run's folder."""

@@ -15,17 +15,18 @@ from .curves import read_metrics
 from .errors import require
 
 FIRST = 10  # iterations that count as the first ones
+ITERATIONS = 50  # of the runs of PPO from which the healthy bands were learned
 EXACT = 2e-3  # what rounding to four digits, twice, may change of a number of a few units
 
 
 class Log:
-    """A run's log. kind: gpt, sft, rm, ppo or ppo_ptx; rows: those of metrics.jsonl; tokens: of tokens.jsonl; flags: of
-    config.json; steps: how many the run has in all, where it is known."""
+    """A run's log. kind: gpt, sft, rl_start, rm, ppo or ppo_ptx; rows: those of metrics.jsonl; tokens: of tokens.jsonl;
+    flags: of config.json, {} for another project's; steps: how many the run will have."""
 
     def __init__(self, rows, tokens=(), flags=None, kind=None):
         self.rows, self.tokens, self.flags = rows, list(tokens), flags or {}
         self.kind = kind or kind_of(rows, self.flags)
-        self.steps = steps_of(self.kind, self.flags) or len(rows)
+        self.steps = (rows[-1].get("steps") if rows else None) or steps_of(self.kind, self.flags) or len(rows)
 
     def __getitem__(self, name):
         """A column's values, a float array; of rows without a value nothing."""
@@ -45,8 +46,10 @@ class Log:
 
     @property
     def tenth(self):
-        """Which tenth of the run is reached, 1 to 10."""
-        return min(10, max(1, 10 * len(self.rows) // max(1, self.steps)))
+        """Which tenth of a healthy run this is compared with, 1 to 10: as many iterations of PPO, or as large a part of
+        another run, whose learning rate falls."""
+        whole = ITERATIONS if self.kind.startswith("ppo") else self.steps
+        return min(10, max(1, 10 * len(self.rows) // max(1, whole)))
 
 
 def read_log(folder):
@@ -61,13 +64,15 @@ def read_log(folder):
 def kind_of(rows, flags):
     """Which script wrote a log, by its columns."""
     columns = set().union(*rows)
-    if "kl" in columns:
+    if columns & {"kl", "score", "clip_fraction", "response_length"}:
         return "ppo_ptx" if "ptx_loss" in columns else "ppo"
-    return "rm" if "accuracy" in columns else "gpt" if "tokenizer" in flags else "sft"
+    if "accuracy" in columns:
+        return "rm"
+    return "gpt" if "tokenizer" in flags else "rl_start" if flags.get("documents") else "sft"
 
 
 def steps_of(kind, flags):
-    """How many steps a run of PPO has; None for others, whose number depends on their data."""
+    """How many steps a run of PPO has; None for others, whose number depends on their data. (New logs say it.)"""
     return flags["episodes"] // flags["batch_size"] if kind.startswith("ppo") and "episodes" in flags else None
 
 
@@ -86,18 +91,28 @@ def first(values, count=3):
 def first_kl(log):
     """The KL of the first iteration, nats per answer, without its sign. Policy and reference are one model then: if it
     is not 0, sampling and learning do not compute the same log-probs."""
-    return abs(float(log["kl"][0])) if len(log["kl"]) else None
+    return abs(float(log["kl"][0])) if len(log["kl"]) and log.flags else None  # other projects log means of iterations
 
 
 def first_ratios(log):
-    """The share of iterations of which an answer is shown that was learned from before any step: the ratios of all its
-    tokens are 1. (Of a batch the answers of the first minibatch are.)"""
-    iterations = {}
+    """In how many iterations an answer is shown that was learned from before any step, so that the ratios of all its
+    tokens are 1; divided by how many that should be. (Of a batch the answers of the first minibatch are.)"""
+    flags, most, iterations = log.flags, 5 * rounding(log), {}
     for row in log.tokens:
         if row.get("ratio"):
-            whole = max(abs(ratio - 1) for ratio in row["ratio"]) < EXACT
-            iterations[row["step"]] = iterations.get(row["step"], False) or whole
-    return float(np.mean([*iterations.values()])) if len(iterations) >= 5 else None
+            whole = max(abs(ratio - 1) for ratio in row["ratio"]) < max(EXACT, most)
+            iterations.setdefault(row["step"], []).append(whole)
+    if not iterations or flags.get("inner_epochs") != 1:  # the ratios of a later epoch are not 1
+        return None
+    others, shown = 1 - flags["minibatch_size"] / flags["batch_size"], map(len, iterations.values())
+    expected = sum(1 - others**count for count in shown)
+    return sum(map(any, iterations.values())) / expected if expected >= 5 else None
+
+
+def rounding(log):
+    """How far two log-probs of one token, by models that are the same, differ at most."""
+    first = [row for row in log.tokens if row["step"] == 0]
+    return max((abs(a - b) for row in first for a, b in zip(row["logp"], row["ref_logp"])), default=0.0)
 
 
 def wrong_rewards(log):
@@ -109,6 +124,30 @@ def wrong_rewards(log):
         right[-1] += row["score"]
         worst = max(worst or 0.0, float(np.abs(right - row["reward"]).max()))
     return worst
+
+
+def own_answers(log):
+    """How far the mean of pi_ref / pi is from 1, in standard errors, over the tokens of the answers shown before the KL
+    is 1 nat per answer for the first time. Over tokens that the policy itself draws, it is 1."""
+    far = next((row["step"] for row in log.rows if row.get("kl", math.inf) >= 1), math.inf)
+    rows = [row for row in log.tokens if row["step"] < far and not row.get("again")]
+    sums = np.array([np.expm1(np.array(row["ref_logp"]) - row["logp"]).sum() for row in rows])
+    if len(sums) < 40 or not sums.std():
+        return None
+    return float(abs(sums.mean()) / sums.std() * len(sums) ** 0.5)
+
+
+def first_values(log):
+    """The correlation of score and last value over the answers of the first iteration. The value network starts as the
+    reward model."""
+    rows = [row for row in log.tokens if row["step"] == 0 and log.flags.get("reward_model")]
+    return correlation([row["value"][-1] for row in rows], [row["score"] for row in rows])
+
+
+def correlation(xs, ys, least=8):
+    """None of fewer than `least` pairs, or where one does not vary."""
+    enough = len(xs) >= least and min(np.std(xs), np.std(ys)) > 1e-8
+    return float(np.corrcoef(xs, ys)[0, 1]) if enough else None
 
 
 def after_the_end(log):
@@ -136,10 +175,20 @@ def share_of_start(log):
 # --- PPO: curves -----------------------------------------------------------------------------------------------------
 
 
+def first_answers(log, iterations=FIRST):
+    return [row for row in log.tokens if row["step"] < iterations and not row.get("again")]
+
+
 def score_size(log):
-    """The standard deviation of the scores of the answers shown in the first iterations."""
-    scores = [row["score"] for row in log.tokens if row["step"] < FIRST and not row.get("again")]
+    """The standard deviation of the scores of the answers shown in the first five iterations."""
+    scores = [row["score"] for row in first_answers(log, FIRST // 2)]
     return float(np.std(scores)) if len(scores) >= 8 else None
+
+
+def score_length(log):
+    """The correlation of score and length over the answers shown in the first ten iterations."""
+    rows = first_answers(log)
+    return correlation([len(row["ids"]) for row in rows], [row["score"] for row in rows], 40)
 
 
 def score_gain(log):
@@ -151,13 +200,6 @@ def score_gain(log):
 def kl(log):
     """The KL from the start, nats per token of an answer."""
     return last(log["kl"]) / last(log["response_length"]) if len(log["kl"]) and len(log["response_length"]) else None
-
-
-def least_kl(log):
-    """The lowest mean KL of five iterations, nats per answer. The mean over answers that the policy itself draws is
-    never below 0, but for chance."""
-    values = log["kl"]
-    return float(np.convolve(values, np.full(5, 0.2), "valid").min()) if len(values) >= 5 else None
 
 
 def price(log):
@@ -177,19 +219,14 @@ def clipped_at_first(log):
     return float(values.max()) if len(values) else None
 
 
-def clipped(log):
-    """The share of clipped tokens."""
-    return last(log["clip_fraction"])
-
-
 def explained(log):
     """The share of the returns' variance that the value network explains."""
     return last(log["explained_variance"])
 
 
 def ended(log):
-    """The share of answers that end."""
-    return last(log["ended"])
+    """The share of answers that end, divided by that at the beginning."""
+    return last(log["ended"]) / max(1e-8, first(log["ended"])) if len(log["ended"]) else None
 
 
 def length(log):
@@ -240,6 +277,13 @@ def slowness(log):
     return float(np.argmax(values <= values[0] - 0.8 * fall) / len(values)) if fall > 0 else 1.0
 
 
+def late_fall(log):
+    """The loss of the middle fifth, divided by that of the last fifth."""
+    values = log["loss"]
+    fifth = len(values) // 5
+    return float(values[2 * fifth : 3 * fifth].mean()) / last(values) if len(values) >= 100 else None
+
+
 def gap(log):
     """How much lower the loss is on training data than on validation data: their difference after the newest epoch,
     divided by the latter."""
@@ -264,9 +308,9 @@ def validation_rise(log):
 
 
 def learned(log):
-    """How far the share of pairs in the right order is above one half in the last fifth, in standard errors."""
-    values = log["accuracy"][-max(10, len(log["accuracy"]) // 5) :]
-    error = values.std() / len(values) ** 0.5 if len(values) >= 10 else 0
+    """How far the share of pairs in the right order is above one half, in standard errors."""
+    values = log["accuracy"]
+    error = values.std() / len(values) ** 0.5 if len(values) >= 20 else 0
     return float((values.mean() - 0.5) / error) if error else None
 
 

@@ -403,9 +403,9 @@ def test_metrics_come_back_row_by_row(config):
     rows = read_metrics(config.out)
     assert all(0.01 < row.pop("memory_gb") < 100 and 0 <= row.pop("seconds") < 60 for row in rows)
     assert rows == [
-        {"step": 0, "loss": 1.5, "other": None},
-        {"step": 1, "loss": 1.5, "other": None},
-        {"step": 2, "bias": 1},
+        {"step": 0, "loss": 1.5, "other": None, "steps": 2},
+        {"step": 1, "loss": 1.5, "other": None, "steps": 2},
+        {"step": 2, "bias": 1, "steps": 2},
     ]
 
 

@@ -48,8 +48,7 @@ def test_faults_in_flags(fault):
     assert fault(faults.both_learning_rates, 8) == {"lr": 8, "value_lr": 16}
     assert fault(faults.beta, 10) == {"kl_coef": 3.0} and fault(faults.gamma, 30) == {"ptx_coef": 3.0}
     assert fault(faults.short, 0.999) == {"ema_decay": 0.999}
-    assert fault(faults.epochs, 6.9) == {"epochs": 6, "dropout": 0.0}
-    assert fault(faults.epochs, 6.9, SimpleNamespace()) == {"epochs": 6} and fault(faults.none) is None
+    assert fault(faults.epochs, 6.9) == {"epochs": 6} and fault(faults.none) is None
 
 
 def test_faults_in_rewards(fault):
@@ -139,7 +138,7 @@ def test_each_fault_is_known_and_its_disease_is_a_row():
         assert {(fault.disease, kind) for fault in known[1:]} <= rows
         assert {fault.name for fault in known} <= {*faults.FAULTS, "repeated", "shuffled", "flipped"}
         tried = {fault.disease for fault in known[1:]}
-        if kind not in ("ppo_ptx", "gpt"):  # whose other rows are tried in plain PPO and in SFT
+        if kind not in ("ppo_ptx", "gpt", "rl_start"):  # whose other rows are tried in plain PPO and in SFT
             assert {name for name, own in rows if own == kind} <= tried | {""}
 
 
@@ -174,6 +173,16 @@ def test_each_base_has_each_fault_once_and_those_who_judge_pairs_too():
     assert not {base.seed for base in both[0].values()} & {base.seed for base in both[1].values()}
 
 
+def test_two_faults_of_a_run_are_not_alike():
+    rng, groups = random.Random(0), set()
+    for _ in range(200):
+        one, other = cases.pair(rng)
+        assert not any({one.name, other.name} <= group for group in cases.ALIKE)
+        groups |= {one.name, other.name}
+    names = set.union(*cases.ALIKE)
+    assert groups == names == {fault.name for fault in cases.FAULTS["ppo"] if fault.name in faults.FAULTS} - {"none"}
+
+
 # --- what is learned and counted -------------------------------------------------------------------------------------
 
 
@@ -190,10 +199,13 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
         (tmp_path / str(i)).mkdir()
         folders.append(folder_of(tmp_path / str(i), health.ppo(kl=kl, response_length=10.0)))
     bands = doctor.bands_of(folders)
-    for low, high in bands["ppo"]["kl"]:
-        assert (low, high) == (pytest.approx(0.15), pytest.approx(0.45))
+    for low, high in bands["ppo"]["kl"][:8]:  # 0.2 to 0.4, twofold, and a quarter of that (in logarithms) on each side
+        assert (low, high) == (pytest.approx(0.2 / 2**0.25), pytest.approx(0.4 * 2**0.25))
+    assert bands["ppo"]["kl"][8:] == [[None, None]] * 2  # of forty iterations, where fifty are ten tenths
     assert bands["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.EXACT)
-    assert doctor.widened([None, None]) == [None, None] and doctor.widened([1.0, None]) == [1.0, 1.0]
+    assert doctor.widened([None, None]) == [None, None]
+    assert doctor.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
+    assert doctor.widened([-1.0, 3.0]) == [-2.0, 4.0] and doctor.widened([0.0, 0.0]) == [-0.01, 0.01]
 
 
 def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path, monkeypatch):
@@ -205,8 +217,14 @@ def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path,
     assert found["values"]["kl"] == 4.0 and found["others"] == []
 
 
+def test_a_run_that_ended_before_its_first_row_has_no_disease_named(tmp_path):
+    found = doctor.say({"folder": str(tmp_path), "diseases": ["it learns too fast"]})
+    assert found["said"] == doctor.NO_LOG and not counts.is_right(found)
+
+
 def patient(said, *diseases, stage="ppo", base="a", knew=1.0):
-    return {"said": said, "diseases": list(diseases), "stage": stage, "base": base, "knew": knew}
+    ever = [said] * bool(said) + (["x"] if knew == 0.3 else [])
+    return {"said": said, "diseases": list(diseases), "stage": stage, "base": base, "knew": knew, "ever": ever}
 
 
 PATIENTS = [
@@ -217,12 +235,14 @@ PATIENTS = [
 
 
 def test_trials_are_counted_by_disease_and_by_base():
-    assert counts.trials(PATIENTS) == {"x": (2, 3), "y": (1, 2), "z": (0, 1)}
+    assert counts.trials(PATIENTS) == {"ppo": {"x": (2, 3), "y": (1, 2), "z": (0, 1)}}
+    assert counts.trials([patient("x", "x", stage="rm"), patient("x", stage="ppo_ptx")]) == {
+        "rm": {"x": (1, 1)}, "ppo": {"x": (0, 1)}}  # fmt: skip
     found = counts.of_diseases(PATIENTS)
     assert list(found) == [("PPO", "healthy"), ("PPO", "x"), ("PPO", "y"), ("SFT", "healthy")]
-    assert found["PPO", "healthy"] == {"runs": 3, "right": 2, "instead": [("x", 1)], "knew": 0.2}
-    assert found["PPO", "x"] == {"runs": 3, "right": 2, "instead": [("y", 1)], "knew": 0.4}
-    assert found["PPO", "y"] == {"runs": 1, "right": 0, "instead": [("healthy", 1)], "knew": None}
+    assert found["PPO", "healthy"] == {"runs": 3, "right": 2, "instead": [("x", 1)], "knew": 0.2, "never": 1}
+    assert found["PPO", "x"] == {"runs": 3, "right": 2, "instead": [("y", 1)], "knew": 0.4, "never": 0}
+    assert found["PPO", "y"] == {"runs": 1, "right": 0, "instead": [("healthy", 1)], "knew": None, "never": 1}
     bases = counts.of_bases(PATIENTS)
     assert {name: (own["right"], own["runs"]) for name, own in bases["a"].items()} == {
         "healthy": (3, 3), "sick": (2, 3), "two": (1, 2)}  # fmt: skip
@@ -233,7 +253,8 @@ def test_the_pages_tables_have_these_counts():
     found = {"doctor": {"judge": {"patients": PATIENTS}, "threads": {"patients": [patient("x")] * 9 + [patient("")]}}}
     rows = [line.split(" | ") for line in tables.TABLES["doctor"](found).splitlines()[2:]]
     assert [row[:3] for row in rows] == [["| SFT", "healthy", "1"], ["| PPO", "healthy", "3"], ["| PPO", "x", "3"],
-                                         ["| PPO", "y", "1"]]  # fmt: skip
+                                         ["| PPO", "y", "1"], ["| all", "healthy", "4"]]  # fmt: skip
+    assert rows[1][3:] == ["67 (9 to 99)", "x (1)", "1 were never called ill |"] and rows[-1][3].startswith("75 (")
     assert rows[2][3:] == ["67 (9 to 99)", "y (1)", "40 % of the run |"]
     assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](found)
     lines = tables.TABLES["threads"](found).splitlines()[2:]
