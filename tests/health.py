@@ -75,7 +75,7 @@ def rm(loss=FALL, accuracy=0.7, validation=0.68):
 
 
 HEALTHY = {"ppo": ppo(), "ppo_ptx": ppo(ptx_loss=1.0), "sft": sft(), "gpt": Log(sft().rows, flags={"tokenizer": "x"}),
-           "rl_start": Log(sft().rows, flags={"documents": ["x"]}), "rm": rm()}  # fmt: skip
+           "rl_start": Log(sft().rows, flags={"documents": ["x"], "document_share": 0.1}), "rm": rm()}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

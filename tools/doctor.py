@@ -25,7 +25,7 @@ from minirlhf.support.files import write_atomically
 
 COMMON = Path(__file__).parent / "web" / "common.html"
 KINDS = {"gpt": "pretraining", "sft": "SFT", "rl_start": "SFT with documents", "rm": "reward model", "ppo": "PPO",
-         "ppo_ptx": "PPO-ptx"}  # fmt: skip
+         "ppo_ptx": "PPO-ptx", "other": "of none of the four scripts"}  # fmt: skip
 # Other projects' columns, by ours. "1 -": one minus theirs. The first of several that is there is taken. A KL is of a
 # whole answer; where a project logs a token's, as GRPO's loss has it, there is none here.
 COLUMNS = {

@@ -40,11 +40,9 @@ def of_settings(found):
     f, rows = found["methods"], []
     for name, (lr, price) in arms.CHOSEN.items():
         above = f.get(f"at PPO's KL: {name} minus PPO")
-        rates, prices = ([f"{value:g}" for value in values] for values in arms.GRID[name])
-        tried = f"{', '.join(rates)} with {', '.join(prices)}"
-        rows.append([name, f"{lr:g}", f"{price:g}", tried, with_interval(above, "+.3f") if above else ""])
-    heading = ["method", "learning rate", "price of the KL", "tried", "true utility at PPO's KL, minus PPO's"]
-    return heading, rows
+        prices = " ".join(f"{own:g}" + "*" * (own == price) for own in arms.PRICES[name])
+        rows.append([name, f"{lr:g}", prices, with_interval(above, "+.3f") if above else ""])
+    return ["method", "learning rate", "prices (*: chosen)", "true utility at PPO's KL, minus PPO's"], rows
 
 
 def of_details(found):

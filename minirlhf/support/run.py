@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from . import clock
+from . import clock, diagnosis
 from .checkpoint import checksums, finite, if_valid, read_pt, save_model
 from .config import Text, check_fields, refuse_unused, require_positive
 from .curves import draw_curves, read_metrics
@@ -33,6 +33,7 @@ from .errors import InputError, require, reraise
 from .files import disk_errors, write_atomically, write_lines
 from .folder import describe, lock_output
 from .progress import progress
+from .signs import read_log
 
 LOGS = ("samples.jsonl", "tokens.jsonl", "metrics.jsonl")  # in the order in which a step writes them
 # Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
@@ -207,11 +208,15 @@ class Run:
         self.last_good = self.out / name
 
     def finish(self):
-        """After the last checkpoint: removes the states, and draws the curves."""
+        """After the last checkpoint: removes the states, draws the curves, and says whether the log looks healthy."""
         whole = rank() > 0 or checksums(self.out / "model.pt")
         require(whole, f"{self.out}/model.pt: cannot be read back; the states are kept, go on with --resume")
         drop_states(self.out)
         draw_curves(self.out, self.curves)
+        with suppress(Exception):  # it is said of a log that somebody may have changed, and ends no run
+            if rank() == 0:
+                said = diagnosis.line(read_log(self.out))
+                print(f"{self.out}: {said} (python -m tools.doctor {self.out})", flush=True)
 
     def _not_finite(self, name, value):
         advice = "lower the learning rate and use another --out"

@@ -20,8 +20,8 @@ EXACT = 2e-3  # what rounding to four digits, twice, may change of a number of a
 
 
 class Log:
-    """A run's log. kind: gpt, sft, rl_start, rm, ppo or ppo_ptx; rows: those of metrics.jsonl; tokens: of tokens.jsonl;
-    flags: of config.json, {} for another project's; steps: how many the run will have."""
+    """A run's log. kind: gpt, sft, rl_start, rm, ppo, ppo_ptx or other; rows: those of metrics.jsonl; tokens: those of
+    tokens.jsonl; flags: of config.json, {} for another project's; steps: how many the run will have."""
 
     def __init__(self, rows, tokens=(), flags=None, kind=None):
         self.rows, self.tokens, self.flags = rows, list(tokens), flags or {}
@@ -62,13 +62,16 @@ def read_log(folder):
 
 
 def kind_of(rows, flags):
-    """Which script wrote a log, by its columns."""
+    """Which script wrote a log, by flags that only this script has; by the columns, if there are no flags. "other" is
+    none of the four."""
     columns = set().union(*rows)
-    if columns & {"kl", "score", "clip_fraction", "response_length"}:
-        return "ppo_ptx" if "ptx_loss" in columns else "ppo"
-    if "accuracy" in columns:
-        return "rm"
-    return "gpt" if "tokenizer" in flags else "rl_start" if flags.get("documents") else "sft"
+    ppo = "ppo_ptx" if "ptx_loss" in columns else "ppo"
+    if not flags:
+        own = columns & {"kl", "score", "clip_fraction", "response_length"}
+        return ppo if own else "rm" if "accuracy" in columns else "sft"
+    sft = "rl_start" if flags.get("documents") else "sft"
+    scripts = {"gae_lambda": ppo, "tokenizer": "gpt", "document_share": sft, "demonstrations": "rm"}
+    return next((kind for flag, kind in scripts.items() if flag in flags), "other")
 
 
 def steps_of(kind, flags):
@@ -118,7 +121,7 @@ def rounding(log):
 def wrong_rewards(log):
     """The largest difference between the reward at a token and what it should be: minus beta times the KL at the token,
     and at the last one the score, too."""
-    beta, worst = log.flags.get("kl_coef") if "gae_lambda" in log.flags else None, None  # of train_ppo.py
+    beta, worst = log.flags.get("kl_coef"), None
     for row in log.tokens if beta is not None else ():
         right = -beta * (np.array(row["logp"]) - row["ref_logp"])
         right[-1] += row["score"]

@@ -382,6 +382,17 @@ def test_a_finished_runs_states_are_dropped_and_its_curves_drawn(six):
     assert (run.Path(six.out) / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_at_its_end_a_run_says_in_a_line_whether_its_log_looks_healthy(six, capsys, monkeypatch):
+    learner = Learner()
+    finished = Run(six, learner.model, learner.optimizer)
+    torch.save({}, run.Path(six.out) / "model.pt")
+    monkeypatch.setattr(run.diagnosis, "line", lambda log: f"{len(log.rows)} rows")
+    finished.finish()
+    assert capsys.readouterr().out.splitlines()[-1] == f"{six.out}: 6 rows (python -m tools.doctor {six.out})"
+    monkeypatch.setattr(run.diagnosis, "line", lambda log: {}["missing"])
+    finished.finish()
+
+
 def test_only_rank_0_writes(config, tmp_path, monkeypatch):
     for module in (run, distributed):
         monkeypatch.setattr(module, "rank", lambda: 1)

@@ -52,7 +52,7 @@ def own_answers(rows):
     ("wrong_rewards", ppo(), 0.0),
     ("wrong_rewards", ppo(flags=FLAGS | {"kl_coef": -0.5}), -np.log(0.8)),  # a KL, times the difference of two betas
     ("wrong_rewards", Log(ppo_rows(), [row | {"score": 3.0} for row in ppo().tokens], FLAGS), 4.0),
-    ("wrong_rewards", ppo(flags={"kl_coef": 0.5}), None),  # not of train_ppo.py
+    ("wrong_rewards", ppo(flags={}), None),  # beta is not known
     ("after_the_end", ppo(TWO), 1),
     ("after_the_end", ppo({"tokens": ["a", "b", "c"]}), None),  # cut off
     ("unequal_scores", ppo(SEVERAL), 0.5),
@@ -214,3 +214,6 @@ def test_a_folder_is_read_and_a_broken_line_is_named(tmp_path):
 def test_kinds_are_told_by_columns():
     kinds = {kind: log.kind for kind, log in HEALTHY.items()}
     assert kinds == {kind: kind for kind in HEALTHY}
+    grpo, dpo = Log(ppo_rows(), flags={"kl_coef": 0.1}), Log(sft().rows, flags={"beta": 0.1})
+    assert grpo.kind == dpo.kind == "other" and Log(sft().rows, flags={"document_share": 0.1}).kind == "sft"
+    assert diagnosis.line(grpo).endswith("nothing to compare the curves with (no healthy run of this kind is known)")

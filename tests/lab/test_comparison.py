@@ -66,13 +66,10 @@ def test_arms_differ_in_their_method_and_in_what_belongs_to_it(lab):
 
 
 def test_every_method_is_searched_as_long_and_what_was_chosen_was_tried():
-    """Three rates with three prices; more only where the best of these was at the edge, which is then no edge."""
-    assert list(arms.GRID) == list(arms.ARMS) == list(arms.CHOSEN)
-    for name, (rates, prices) in arms.GRID.items():
-        assert len(rates) >= 3 <= len(prices)
-        assert arms.CHOSEN[name][0] in rates and arms.CHOSEN[name][1] in prices
-        for values, own in zip((rates, prices), arms.CHOSEN[name]):
-            assert len(values) == 3 or values[0] < own < values[-1]
+    assert list(arms.PRICES) == list(arms.ARMS) == list(arms.CHOSEN)
+    assert {len(prices) for prices in arms.PRICES.values()} == {3}
+    for name, (lr, price) in arms.CHOSEN.items():
+        assert lr in arms.RATES and price in arms.PRICES[name]
 
 
 def test_methods_without_a_ratio_take_one_step_with_each_batch():
@@ -271,14 +268,13 @@ def test_the_search_tries_each_rate_with_each_price_and_says_the_true_utility(la
     scores = np.array([[1.0, 0.0] + [-1.0] * 14] * 4)  # the first of 16 has the highest score, and is the worst
     monkeypatch.setattr(arms, "best_of", lambda lab, records, n: (None, 1.0 - scores, (scores,)))
     outcome = arms.search(lab)
-    tries = sum(len(rates) * len(prices) for rates, prices in arms.GRID.values())
-    assert len(outcome) == tries + 4 == len(trained) + 4
+    assert len(outcome) == 9 * 9 + 4 == len(trained) + 4
     assert {"method": "RLOO", "lr": 5e-4, "price": 1.0, "true utility": 3.5, "KL": 1.0} in outcome
-    assert {"method": "PPO", "lr": 1e-3, "price": 0.1, "true utility": 2.5, "KL": 4.0} in outcome
+    assert {"method": "PPO", "lr": 1e-4, "price": 0.1, "true utility": 2.5, "KL": 4.0} in outcome
     *_, sixteen = outcome
     assert sixteen["method"] == "best of n" and sixteen["price"] == 16.0 and sixteen["true utility"] == 0.0
-    for name, (rates, prices) in arms.GRID.items():
-        tried = [arms.stage(lab, name, lr, price) for lr in rates for price in prices]
+    for name, prices in arms.PRICES.items():
+        tried = [arms.stage(lab, name, lr, price) for lr in arms.RATES for price in prices]
         assert all(one in trained.values() for one in tried)
 
 

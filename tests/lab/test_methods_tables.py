@@ -46,8 +46,8 @@ def test_methods_have_their_own_figures():
     assert cost["RLOO"][2] == f"{200 + j}.0"
     settings = rows("methods_settings", found)
     lr, price = arms.CHOSEN["RLOO"]
-    assert settings["RLOO"][:2] == [f"{lr:g}", f"{price:g}"] and settings["RLOO"][3] == "+0.250 (-0.250 to +0.750)"
-    assert settings["DPO"][2].startswith("5e-05, 0.0001, 0.0002") and settings["GRPO"][3] == ""
+    prices = " ".join(f"{own:g}*" if own == price else f"{own:g}" for own in arms.PRICES["RLOO"])
+    assert settings["RLOO"] == [f"{lr:g}", prices, "+0.250 (-0.250 to +0.750)"] and settings["GRPO"][2] == ""
 
 
 def run(**changed):
