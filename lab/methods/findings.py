@@ -155,19 +155,24 @@ class Methods(Finding):
         return f
 
     def draw(self, figure, f):
-        """A panel for each method: true utility at each price over the KL, before PPO's in grey."""
+        """A panel for each method: from the start, true utility at each price over the KL, before PPO's in grey."""
         names = [name.split(": ")[1] for name in f if name.startswith("frontier: ") and name.endswith(": KL")]
         figure.set_size_inches(9, 5)
-        axes = figure.subplots(2, -(-(len(names) - 1) // 2), sharex=True, sharey=True, squeeze=False)
+        axes = figure.subplots(2, len(names) // 2, sharex=True, sharey=True)
         for axis, name in zip(axes.flat, [name for name in names if name != "PPO"]):
             for own, colour in (("PPO", pictures.GREY), (name, pictures.LINES[0])):
                 points = zip(f[f"frontier: {own}: KL"], f[f"frontier: {own}: true utility"])
-                points = sorted(points, key=lambda point: point[0]["mean"])
+                points = [(certain(0), f["true utility: start"]), *sorted(points, key=lambda point: point[0]["mean"])]
                 xs = [max(0.0, kl["mean"]) ** 0.5 for kl, _ in points]
                 pictures.curve(axis, xs, [utility for _, utility in points], own, colour)
             axis.set_title(name, fontsize=10)
-        for axis in axes[-1]:
-            axis.set_xlabel("square root of KL", fontsize=9)
+        for axis in axes.flat:
+            axis.set_xlabel("square root of KL" + ", at most" * (axis.get_title() == "best of n"), fontsize=8)
+            axis.label_outer()
+        for axis in axes.flat[len(names) - 1 :]:
+            axis.axis("off")
+            lines, _ = axes.flat[0].get_legend_handles_labels()
+            axis.legend(lines, ("PPO", "the method"), loc="center", frameon=False, labelcolor=pictures.GREY)
         for axis in axes[:, 0]:
             axis.set_ylabel("true utility", fontsize=9)
 

@@ -235,6 +235,24 @@ def test_each_method_is_trained_as_chosen_at_other_prices_and_for_ppos_flops(lab
     assert not any(isinstance(label, tuple) for label in f["of"])
 
 
+def test_the_picture_has_each_methods_points_from_the_start_on_before_ppos():
+    figure_module = pytest.importorskip("matplotlib.figure")
+    f, names = {"true utility: start": certain(0.5)}, [*arms.ARMS, "best of n"]
+    for i, name in enumerate(names):
+        f[f"frontier: {name}: price"] = [0.1, 1.0]
+        f[f"frontier: {name}: KL"] = [certain(4.0 + i), certain(1.0)]
+        f[f"frontier: {name}: true utility"] = [certain(0.7 + i / 100), certain(0.6)]
+    figure = figure_module.Figure()
+    Methods().draw(figure, f)
+    panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
+    assert list(panels) == [name for name in names if name != "PPO"]
+    for i, name in enumerate(names[1:], 1):
+        ppo, own = (line.get_xydata().tolist() for line in panels[name].lines)
+        assert ppo == [[0, 0.5], [1, 0.6], [2, 0.7]]
+        assert own == [[0, 0.5], [1, 0.6], [pytest.approx((4 + i) ** 0.5), pytest.approx(0.7 + i / 100)]]
+    assert "at most" in panels["best of n"].get_xlabel()
+
+
 def test_the_claims_are_about_figures_that_are_measured(lab, found, monkeypatch):
     names = [*arms.ARMS, *(f"{name}, for PPO's FLOPs" for name in arms.COST if name != "PPO"), arms.BEST]
     monkeypatch.setattr(findings, "judge_all", None)

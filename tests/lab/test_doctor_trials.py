@@ -327,5 +327,6 @@ def test_faults_of_data_reach_the_script(base):
 def test_the_healthy_settings_of_each_stage_are_the_recipes(base):
     assert doctor.settings_of(base, "ppo")["ptx_coef"] == 0.0
     assert doctor.settings_of(base, "ppo_ptx")["ptx_coef"] == base.recipe["ppo"]["ptx_coef"]
-    for stage in ("gpt", "sft", "rm"):
-        assert "validation" in doctor.settings_of(base, stage)
+    for stage in ("gpt", "sft", "rl_start", "rm"):
+        settings = doctor.settings_of(base, stage)
+        assert "validation" in settings and ("documents" in settings) == (stage == "rl_start")
