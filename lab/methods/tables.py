@@ -36,13 +36,15 @@ def of_equal_flops(found):
 
 
 def of_settings(found):
-    """The learning rate and the price of the KL that each method has, and how far it is above PPO at PPO's KL."""
+    """The learning rates and prices of the KL that were tried, those that were chosen in bold type; and how far it is above PPO at PPO's KL."""
     f, rows = found["methods"], []
     for name, (lr, price) in arms.CHOSEN.items():
         above = f.get(f"at PPO's KL: {name} minus PPO")
-        prices = " ".join(f"{own:g}" + "*" * (own == price) for own in arms.PRICES[name])
-        rows.append([name, f"{lr:g}", prices, with_interval(above, "+.3f") if above else ""])
-    return ["method", "learning rate", "prices (*: chosen)", "true utility at PPO's KL, minus PPO's"], rows
+        rates, prices = arms.GRID[name]
+        tried = [", ".join(f"**{each:g}**" if each == own else f"{each:g}" for each in values)
+                 for own, values in ((lr, rates), (price, prices))]  # fmt: skip
+        rows.append([name, *tried, with_interval(above, "+.3f") if above else ""])
+    return ["method", "learning rates", "prices of the KL", "true utility at PPO's KL, minus PPO's"], rows
 
 
 def of_details(found):

@@ -66,10 +66,10 @@ def test_arms_differ_in_their_method_and_in_what_belongs_to_it(lab):
 
 
 def test_every_method_is_searched_as_long_and_what_was_chosen_was_tried():
-    assert list(arms.PRICES) == list(arms.ARMS) == list(arms.CHOSEN)
-    assert {len(prices) for prices in arms.PRICES.values()} == {3}
-    for name, (lr, price) in arms.CHOSEN.items():
-        assert lr in arms.RATES and price in arms.PRICES[name]
+    assert list(arms.GRID) == list(arms.ARMS) == list(arms.CHOSEN)
+    for name, (rates, prices) in arms.GRID.items():
+        assert len(rates) == len(prices) == 3
+        assert arms.CHOSEN[name][0] in rates and arms.CHOSEN[name][1] in prices
 
 
 def test_methods_without_a_ratio_take_one_step_with_each_batch():
@@ -291,8 +291,8 @@ def test_the_search_tries_each_rate_with_each_price_and_says_the_true_utility(la
     assert {"method": "PPO", "lr": 1e-4, "price": 0.1, "true utility": 2.5, "KL": 4.0} in outcome
     *_, sixteen = outcome
     assert sixteen["method"] == "best of n" and sixteen["price"] == 16.0 and sixteen["true utility"] == 0.0
-    for name, prices in arms.PRICES.items():
-        tried = [arms.stage(lab, name, lr, price) for lr in arms.RATES for price in prices]
+    for name, (rates, prices) in arms.GRID.items():
+        tried = [arms.stage(lab, name, lr, price) for lr in rates for price in prices]
         assert all(one in trained.values() for one in tried)
 
 

@@ -46,8 +46,9 @@ def test_methods_have_their_own_figures():
     assert cost["RLOO"][2] == f"{200 + j}.0"
     settings = rows("methods_settings", found)
     lr, price = arms.CHOSEN["RLOO"]
-    prices = " ".join(f"{own:g}*" if own == price else f"{own:g}" for own in arms.PRICES["RLOO"])
-    assert settings["RLOO"] == [f"{lr:g}", prices, "+0.250 (-0.250 to +0.750)"] and settings["GRPO"][2] == ""
+    assert f"**{lr:g}**" in settings["RLOO"][0] and f"**{price:g}**" in settings["RLOO"][1]
+    assert settings["DPO"][1].replace("*", "") == "0.5, 1, 2" and settings["RLOO"][2] == "+0.250 (-0.250 to +0.750)"
+    assert settings["GRPO"][2] == "" and settings["GRPO"][0].count("**") == 2
 
 
 def run(**changed):
