@@ -60,6 +60,8 @@ class Config(RunConfig):
         require_choice(self, "optimizer", ("adam", "muon"))
         if self.optimizer != "muon":
             refuse_unused(self, "muon_lr", "--optimizer muon")
+        if not self.validation:
+            refuse_unused(self, "validate_every", "--validation")
         for name in ("tokenizer", "size", "embedding_std"):
             if self.init and (value := getattr(self, name)):
                 raise InputError(f"--{name} {value}: --init {self.init} brings its own; leave the flag out")
@@ -73,16 +75,10 @@ def main(config):
     documents = records.load_documents(config.data, tokenizer, model.config.n_ctx)
     validation = records.load_documents(config.validation, tokenizer, model.config.n_ctx)
     if start_run(config):
-        steps = [(epoch, rows, last or is_due(step, config.validate_every))
-                 for step, (epoch, rows, last) in enumerate(train_sft.plan(documents, config))]  # fmt: skip
-        optimizer, schedule = make_optimizer(model, config), functools.partial(warm_cosine, config.warmup)
-        train_sft.train(config, model, optimizer, tokenizer, documents, steps, validation, schedule)
+        steps, optimizer = list(train_sft.plan(documents, config)), make_optimizer(model, config)
+        how = dict(lr=functools.partial(warm_cosine, config.warmup), every=config.validate_every)
+        train_sft.train(config, model, optimizer, tokenizer, documents, steps, validation, **how)
     distributed.finish()
-
-
-def is_due(step, every):
-    """Whether a step is the last of `every` steps."""
-    return bool(every) and (step + 1) % every == 0
 
 
 def warm_cosine(warmup, step, steps):

@@ -74,7 +74,7 @@ def main(config):
     distributed.finish()
 
 
-def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), lr=cosine_lr):
+def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), lr=cosine_lr, every=0):
     """Takes the steps of a plan. `pieces` yields this process's share of a batch in micro-batches
     that fit in memory. All their gradients add up to the gradient of the batch."""
     run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
@@ -95,7 +95,7 @@ def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), 
 
         (loss,) = distributed.all_reduce(loss)
         row = dict(epoch=epoch, loss=loss, tokens_per_second=run.rate(int(lengths[rows].sum())))
-        if last_of_epoch:
+        if last_of_epoch or (every and (step + 1) % every == 0):
             measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens)
             row |= dict(validation_loss=measured)
         run.log(**row)

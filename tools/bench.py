@@ -84,9 +84,11 @@ def rm(shape, options):
     rng = np.random.default_rng(0)
     rows = [Sequence(rng.integers(0, shape.vocab, shape.length), 1) for _ in range(shape.batch)]
     pairs = [Ranking(list(pair), [1, 2]) for pair in zip(rows[::2], rows[1::2])]
+    learner = distributed.wrap(model)
 
     def step():
-        loss = ranking_loss(*train_rm.score_rankings(model, pairs, shape.vocab))
+        scores = train_rm.score_rankings(learner, distributed.shard(pairs), shape.vocab)
+        loss = ranking_loss(*scores, total=len(pairs))
         loss.backward()
         take_step(model, optimizer, 1.0)
         return loss.item()
@@ -188,6 +190,7 @@ def main(options):
     seconds = statistics.median([seconds_of(step, options.device) for _ in range(options.iterations + 2)][2:])
     rate, bandwidth = machine(options)
     figures = {"seconds": seconds} | {f"{name}_per_second": n / seconds for name, n in units.items()}
+    rate *= distributed.world_size()
     figures |= {"share": flops / rate / seconds, "gflops": rate / 1e9, "gigabytes_per_second": bandwidth / 1e9}
     distributed.print0(json.dumps(vars(options) | figures))
     distributed.finish()

@@ -21,18 +21,24 @@ class Config:
         check_fields(self)
         require(Path(self.out).suffix == ".png", f"--out {self.out}: a picture is written there; choose a name.png")
         for given in self.runs:
-            folder = given.rpartition("=")[2]
+            folder = label_and_folder(given)[1]
             require(Path(folder).is_dir(), f"{folder}: no such folder; give the folders of runs")
+
+
+def label_and_folder(given):
+    """NAME=FOLDER as (NAME, FOLDER); a folder's label is its path."""
+    label, equals, folder = given.partition("=")
+    return (label, folder) if equals and not Path(given).is_dir() else (given, given)
 
 
 def main(config):
     panels = {name.replace("_", " "): {} for name in config.columns}
     for given in config.runs:
-        label, _, folder = given.rpartition("=")
+        label, folder = label_and_folder(given)
         rows = curves.read_metrics(folder)
         for name, lines in zip(config.columns, panels.values()):
-            lines[label or folder] = curves.column(rows, name)
-            require(lines[label or folder], f"{folder}: no {name} in its metrics.jsonl")
+            lines[label] = curves.column(rows, name)
+            require(lines[label], f"{folder}: no {name} in its metrics.jsonl")
     try:
         figure = curves.draw_panels(panels)
     except ImportError:

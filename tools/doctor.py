@@ -63,8 +63,12 @@ class Config:
 def main(config):
     own = Path(config.run).is_dir()
     require(own or Path(config.run).is_file(), f"{config.run}: no such folder or file; give a run's folder, or a log")
+    require(own or not config.watch, "--watch: another project's log does not say when it ends; leave the flag out")
     while True:
         log = signs.read_log(config.run) if own else read_foreign(config.run)
+        if config.watch and not log.rows:
+            time.sleep(config.every)
+            continue
         require(log.rows, f"{config.run}: no step is logged yet; look again later")
         found = diagnose(log)
         print(report(config.run, log, found, own), flush=True)
@@ -124,10 +128,15 @@ def read_foreign(path):
             given = [{name: number(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
         elif text.lstrip().startswith("{") and "log_history" in text:
             given = json.loads(text)["log_history"]
+        elif text.lstrip().startswith("["):
+            given = json.loads(text)
         else:
             given = [json.loads(line) for line in text.splitlines() if line.strip()]
-    given = [{name.removeprefix("train/"): value for name, value in row.items()} for row in given]
-    rows = [{"step": int(row.get("step", row.get("global_step", i)) or 0)} | ours(row) for i, row in enumerate(given)]
+        given = [row | row["data"] if isinstance(row.get("data"), dict) else row for row in given]  # as verl's are
+        given = [{str(name).removeprefix("train/"): value for name, value in row.items()} for row in given]
+        rows = [
+            {"step": int(row.get("step", row.get("global_step", i)) or 0)} | ours(row) for i, row in enumerate(given)
+        ]
     rows = [row for row in rows if len(row) > 1]
     require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(set().union(*given)))[:200]}")
     return signs.Log(rows)

@@ -15,6 +15,7 @@ import signal
 import time
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,18 @@ def in_order(config, given):
         for chunk in given:
             ahead.append((len(chunk), pool.submit(encode, chunk, config.kind, limit)))
             if len(ahead) > 2 * processes:
-                count, result = ahead.popleft()
-                yield count, result.result()
-        for count, result in ahead:
-            yield count, result.result()
+                yield first(ahead)
+        while ahead:
+            yield first(ahead)
+
+
+def first(ahead):
+    count, future = ahead.popleft()
+    try:
+        return count, future.result()
+    except BrokenProcessPool:
+        advice = "take fewer --processes if memory was short; the same command goes on"
+        raise InputError(f"a process that encodes was killed; {advice}") from None
 
 
 def start(source):

@@ -49,8 +49,10 @@ def with_body(source, name, body):
 
 def make(name, folder):
     """Copies the project, without that function's body. The file's other exercises' solutions move to solved.py."""
-    shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
-    file = folder / EXERCISES[name]
+    half = folder.with_name(f"{folder.name}.half")
+    shutil.rmtree(half, ignore_errors=True)  # of a copy that was stopped
+    shutil.copytree(ROOT, half, ignore=LEFT_OUT)
+    file = half / EXERCISES[name]
     source = file.read_text(encoding="utf-8")
     others = [other for other in EXERCISES if EXERCISES[other] == EXERCISES[name] and other != name]
     if others:
@@ -58,6 +60,7 @@ def make(name, folder):
     for other in others:
         source = with_body(source, other, f"from .solved import {function_of(other)} as solved; return solved({{}})")
     file.write_text(with_body(source, name, YOURS), encoding="utf-8")
+    half.rename(folder)
 
 
 @dataclass(frozen=True)

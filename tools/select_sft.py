@@ -44,7 +44,7 @@ def main(config):
     epochs.sort(key=lambda path: int(path.stem.removeprefix("epoch-")))
     require(epochs, f"--sft {config.sft}: no epoch-*.pt in it; give the folder of a train_sft.py run")
     stopped = f"--sft {config.sft}: this run has not ended; let it go on with --resume first"
-    require(not state_paths(config.sft), stopped)
+    require(not state_paths(config.sft) and (Path(config.sft) / "model.pt").exists(), stopped)
     n_ctx = min(reward_model.config.n_ctx, load_model(epochs[0], GPT, tokenizer).config.n_ctx)
     prompts = records.load_prompts(config.prompts, tokenizer, n_ctx, config.max_response)
     if not start_run(config):

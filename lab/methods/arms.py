@@ -33,8 +33,8 @@ ARMS = {  # name: (script, its flags, the flag of its KL price)
     "DPO": (dpo, dict(batch_size=16), "beta"),
     "GRPO, verifier": (verifier, BATCH, "kl_coef"),
 }
-# The learning rates and prices that the search tries for each method. Prices differ in unit. The grids were moved twice,
-# after searches with seed 11 in which the best of some methods were at an edge.
+# The learning rates and prices that the search tries for each method. Prices differ in unit. The grids were moved
+# twice, after searches with seed 11 in which the best of some methods were at an edge.
 RATES, LOWER, HIGHER = (1e-4, 2e-4, 5e-4), (5e-5, 1e-4, 2e-4), (2e-4, 5e-4, 1e-3)
 GRID = {
     "PPO": (RATES, (0.1, 0.3, 1.0)), "REINFORCE": (RATES, (0.1, 0.3, 1.0)), "RLOO": (RATES, (0.1, 0.3, 1.0)),

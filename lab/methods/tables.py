@@ -36,7 +36,8 @@ def of_equal_flops(found):
 
 
 def of_settings(found):
-    """The learning rates and prices of the KL that were tried, those that were chosen in bold type; and how far it is above PPO at PPO's KL."""
+    """The learning rates and prices of the KL that were tried, those that were chosen in bold type; and how far each
+    method is above PPO at PPO's KL."""
     f, rows = found["methods"], []
     for name, (lr, price) in arms.CHOSEN.items():
         above = f.get(f"at PPO's KL: {name} minus PPO")

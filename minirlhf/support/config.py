@@ -37,7 +37,7 @@ def command(main, config, *positional):
         elif not isinstance(error, InputError):
             if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", line):
                 raise
-            line = f"out of memory ({line[:200]}); take a smaller model, or less at once (--max_tokens)"
+            line = f"out of memory ({line[:200]}); take a smaller model, or less at once (--help says how)"
         time.sleep(wait)  # meanwhile torchrun may end this process, if another has said the same, or the reason
         print(f"error: {line}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .distributed import print0, rank
-from .errors import reraise
+from .errors import require, reraise
 from .files import complete_lines, write_atomically
 
 MANY = 200  # a line with more points is drawn pale, with means of its parts over it
@@ -17,6 +17,7 @@ def read_metrics(out, name="metrics.jsonl"):
     """The rows of a run's metrics.jsonl or samples.jsonl, as dicts."""
     path = Path(out) / name
     rows = []
+    require(path.exists(), f"{path}: no such file; give the folder of a run that has taken a step")
     with reraise(f"{path}: cannot be read; remove it"):
         lines = complete_lines(path)
     for number, line in enumerate(lines, 1):

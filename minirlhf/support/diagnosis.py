@@ -78,7 +78,7 @@ DISEASES = (
             "The reward depends on more than prompt and answer. Is it read at the last token, and not at padding?"),
     Disease("scores have the wrong sign", PPO, {"first_values": "low"},
             "The value network starts as the reward model, and predicts the opposite of the scores. Look at what is "
-            "done to the score."),
+            "done to the score. (If a function gives the scores, it may be right.)"),
     Disease("the average is too slow", PPO, {"share_of_start": "high"},
             "Most of model.pt is the initial weights. Lower --ema_decay, or train longer; policy.pt has the last."),
     # PPO's curves, those that are seen first before the others
@@ -175,8 +175,7 @@ def healthy(log):
     """What is said if no disease is found."""
     if log.kind in learned()["bands"] and log.steps >= FEW:
         return "healthy, as far as the log shows"
-    why = f"fewer than {FEW} steps" if log.steps < FEW else "no healthy run of this kind is known"
-    return f"no fault in what must be exactly so; nothing to compare the curves with ({why})"
+    return "nothing found, and no healthy curves to compare with"
 
 
 def since(rows):

@@ -5,7 +5,6 @@ docstring says what the number tells. Where healthy runs have it is in bands.jso
 says which signs make which disease.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from .curves import read_metrics
 from .errors import require
+from .files import read_json
 
 FIRST = 10  # iterations that count as the first ones
 ITERATIONS = 50  # of the runs of PPO from which the healthy bands were learned
@@ -54,11 +54,13 @@ class Log:
 
 def read_log(folder):
     """The Log of a run's folder. InputError, with file and line, if it is not one."""
-    require((Path(folder) / "metrics.jsonl").is_file(), f"{folder}: no metrics.jsonl; give the folder of a run")
-    rows = [row for row in read_metrics(folder) if len(row) > 1]
-    tokens = read_metrics(folder, "tokens.jsonl") if (Path(folder) / "tokens.jsonl").is_file() else []
     path = Path(folder) / "config.json"
-    return Log(rows, tokens, json.loads(path.read_text()) if path.is_file() else {})
+    known = path.is_file() or (Path(folder) / "metrics.jsonl").is_file()
+    require(known, f"{folder}: no metrics.jsonl; give the folder of a run")
+    rows = read_metrics(folder) if (Path(folder) / "metrics.jsonl").is_file() else []  # before the first step
+    rows = [row for row in rows if len(row) > 1]
+    tokens = read_metrics(folder, "tokens.jsonl") if (Path(folder) / "tokens.jsonl").is_file() else []
+    return Log(rows, tokens, read_json(path) if path.is_file() else {})
 
 
 def kind_of(rows, flags):
@@ -294,8 +296,8 @@ def gap(log):
     if not measured:
         return None
     rows = log.rows[: measured[-1] + 1]
-    epoch = [row["loss"] for row in rows if row.get("epoch") == rows[-1].get("epoch")]
-    return 1 - last(np.array(epoch), 4) / rows[-1]["validation_loss"]
+    epoch = [row["loss"] for row in rows if row.get("epoch") == rows[-1].get("epoch") and row.get("loss") is not None]
+    return 1 - last(np.array(epoch), 4) / rows[-1]["validation_loss"] if epoch else None
 
 
 def first_gap(log):

@@ -13,6 +13,7 @@ from minirlhf.losses import cosine_lr
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.support.checkpoint import load_model
 from minirlhf.support.curves import read_metrics
+from minirlhf.support.run import Run
 from tiny import to_flags
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -150,11 +151,15 @@ def test_a_run_takes_its_steps_at_those_rates(settings):
     assert [row["muon_lr"] for row in rows] == pytest.approx([2 * rate for rate in rates])
 
 
-def test_the_validation_loss_is_measured_inside_an_epoch_too(settings, world):
+def test_the_validation_loss_is_measured_inside_an_epoch_too(settings, world, monkeypatch):
+    """And an epoch's checkpoint is written at its end alone."""
+    saved, save = [], Run.save
+    monkeypatch.setattr(Run, "save", lambda run, name, *rest: saved.append((name, run.step)) or save(run, name, *rest))
     train(settings, validation=(world.documents,), validate_every=3, epochs=5)
     rows = read_metrics(settings["out"])
     measured = [row["step"] + 1 for row in rows if "validation_loss" in row]
     assert len(rows) == 10 and measured == [2, 3, 4, 6, 8, 9, 10]
+    assert saved[:-1] == [(f"epoch-{epoch}.pt", 2 * epoch - 1) for epoch in range(1, 6)]
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])

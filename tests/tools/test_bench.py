@@ -36,6 +36,20 @@ def test_one_json_line_with_the_rate_and_its_share_of_the_machines(work, capsys)
     assert figures["gflops"] > 0
 
 
+@pytest.mark.parametrize("work", [bench.sft, bench.rm])
+def test_each_of_two_processes_takes_half_of_the_batch(work, monkeypatch):
+    seen, whole = [], bench.response_logps if work is bench.sft else bench.train_rm.score_rankings
+
+    def noted(model, given, *rest):
+        seen.append(len(given.tokens) if work is bench.sft else len(given))
+        return whole(model, given, *rest)
+
+    monkeypatch.setattr(*(bench, "response_logps") if work is bench.sft else (bench.train_rm, "score_rankings"), noted)
+    monkeypatch.setattr(bench.distributed, "shard", lambda rows: rows[::2])
+    work(bench.Shape("toy"), OPTIONS)[0]()
+    assert seen == [2 if work is bench.sft else 1]
+
+
 @pytest.mark.parametrize("work", [bench.sft, bench.rm, bench.ppo])
 def test_the_arithmetic_is_what_torch_counts(work):
     """Sampling is left out: token by token, attention reads fewer keys than the formula counts."""

@@ -64,6 +64,18 @@ def test_the_page_has_a_curve_for_each_sign_before_the_healthy_band(run, tmp_pat
     assert "<!DOCTYPE svg" not in text
 
 
+def test_a_run_is_watched_from_before_its_first_step_on(run, tmp_path, capsys, monkeypatch):
+    folder = run()
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "tokens.jsonl").unlink()
+    with pytest.raises(InputError, match="no step is logged yet"):
+        said(capsys, folder)
+    monkeypatch.setattr(doctor.time, "sleep", lambda seconds: write_lines(tmp_path / "metrics.jsonl", ppo_rows()))
+    assert "40 steps" in said(capsys, folder, watch=True)
+    with pytest.raises(InputError, match="--watch: another project's log does not say when it ends"):
+        doctor.main(doctor.Config(run=str(tmp_path / "metrics.jsonl"), watch=True))
+
+
 def test_a_run_is_watched_until_its_last_step(run, tmp_path, capsys, monkeypatch):
     folder = run()
     write_lines(tmp_path / "metrics.jsonl", ppo_rows()[:20])
@@ -115,7 +127,28 @@ def test_of_another_projects_run_it_speaks_by_analogy(tmp_path, capsys):
     assert {"wrong_rewards", "kl", "first_kl"} <= {*text.split("could not be looked at: ")[1].strip().split(", ")}
 
 
+@pytest.mark.parametrize("content", [
+    [{"step": 3, "critic/score/mean": 0.5}],
+    {"log_history": [{"step": 3, "critic/score/mean": 0.5}, {"step": 4, "eval_runtime": 2.0}]},
+    {"step": 3, "data": {"critic/score/mean": 0.5}},
+    {"global_step": 3, "train/critic/score/mean": 0.5},
+])  # fmt: skip
+def test_a_log_may_be_a_list_a_trainers_state_or_lines(tmp_path, content):
+    (tmp_path / "log.json").write_text(json.dumps(content))
+    (row,) = doctor.read_foreign(str(tmp_path / "log.json")).rows
+    assert row == {"step": 3, "score": 0.5}
+
+
+def test_rows_of_evaluation_have_no_loss(tmp_path, capsys):
+    rows = [{"loss": 2.0 - i / 50, "step": i, "epoch": 0.1} for i in range(40)]
+    rows.insert(20, {"eval_loss": 1.5, "step": 20, "epoch": 0.1})
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": rows}))
+    assert "SFT, 41 steps" in said(capsys, str(tmp_path / "trainer_state.json"))
+
+
 @pytest.mark.parametrize(("content", "fault"), [
+    ('{"step": NaN, "loss": 1}', "no log of a kind that is known"),
+    ("[1, 2]", "no log of a kind that is known"),
     ("", "no step is logged yet|none of the known columns"),
     ("not JSON\n", "no log of a kind that is known"),
     ('{"perplexity": 3}\n', "none of the known columns; it has perplexity"),

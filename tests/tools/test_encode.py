@@ -98,6 +98,15 @@ def test_several_processes_write_the_same_bytes(encoded, world, tmp_path, monkey
     assert content(one) == content(two)
 
 
+def test_a_process_that_is_killed_is_a_line(world, tmp_path, monkeypatch):
+    class Killed:
+        def result(self):
+            raise encode.BrokenProcessPool
+
+    with pytest.raises(InputError, match="a process that encodes was killed; take fewer --processes"):
+        encode.first(encode.deque([(3, Killed())]))
+
+
 def content(folder):
     return {path.name: path.read_bytes() for path in Path(folder).glob("*.bin")}
 

@@ -145,6 +145,9 @@ def test_another_body_keeps_signature_and_docstring():
 def test_an_exercise_that_is_begun_is_not_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exercises, "ROOT", tmp_path)
     (tmp_path / "train_rm.py").write_text((ROOT / "train_rm.py").read_text())
+    half = tmp_path / "runs" / "exercises" / "set_bias.half"  # of a copy that was stopped
+    half.mkdir(parents=True)
+    (half / "train_rm.py").write_text("the solution")
     for said in ("open ", "exists already"):
         tiny.run(exercises, ["set_bias"])
         mine = tmp_path / "runs" / "exercises" / "set_bias" / "train_rm.py"
@@ -152,7 +155,7 @@ def test_an_exercise_that_is_begun_is_not_overwritten(tmp_path, monkeypatch, cap
         assert said in printed and f"{mine}, line " in printed and mine.exists()
         assert f"line {1 + mine.read_text()[: mine.read_text().index('def set_bias(')].count(chr(10))}" in printed
         mine.write_text("# mine\ndef set_bias(): ...\n")
-    assert mine.read_text().startswith("# mine")
+    assert mine.read_text().startswith("# mine") and not half.exists()
     with pytest.raises(InputError, match="nothing: not an exercise; choose one of cosine_lr"):
         tiny.run(exercises, ["nothing"])
 

@@ -66,8 +66,13 @@ def test_only_numbered_epochs_are_compared(world, tmp_path):
 
 
 def test_a_run_that_was_stopped_has_no_best_epoch_yet(settings):
+    stopped = pytest.raises(InputError, match="this run has not ended; let it go on with --resume first")
     (settings["sft"] / "state-00000004.pt").write_bytes(b"")
-    with pytest.raises(InputError, match="this run has not ended; let it go on with --resume first"):
+    with stopped:
+        tiny.run(select_sft, to_flags(settings))
+    (settings["sft"] / "state-00000004.pt").unlink()
+    (settings["sft"] / "model.pt").unlink()  # before the first state
+    with stopped:
         tiny.run(select_sft, to_flags(settings))
 
 

@@ -65,3 +65,16 @@ def test_runs_are_drawn_beside_each_other_and_a_column_that_is_none_is_named(tmp
     assert (tmp_path / "d.jsonl").read_text() == "mine"
     with pytest.raises(InputError, match="one: no kl in its metrics.jsonl"):
         tiny.run(curves, [*words, "kl"])
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lr=3").mkdir()
+    with pytest.raises(InputError, match="metrics.jsonl: no such file; give the folder of a run"):
+        tiny.run(curves, ["lr=3", "--columns", "loss", "--out", "x.png"])
+    tiny.write_lines(tmp_path / "lr=3" / "metrics.jsonl", [{"step": 0, "loss": 1.0}])
+    assert curves.label_and_folder("lr=3") == ("lr=3", "lr=3")
+    assert curves.label_and_folder("a=lr=3") == ("a", "lr=3")
+    tiny.run(curves, ["lr=3", "a=lr=3", "--columns", "loss", "--out", "x.png"])
+    assert (tmp_path / "x.png").exists()
