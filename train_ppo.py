@@ -188,8 +188,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
 
         row = {name: float(sum(each[name] for each in metrics)) / updates for name in metrics[0]}
         row = dict(zip(row, distributed.all_reduce(*row.values())))
-        row |= statistics(episodes, config, eos)
-        row |= dict(episodes=(iteration + 1) * config.batch_size)
+        row |= statistics(episodes, config, eos) | dict(episodes=(iteration + 1) * config.batch_size)
         row |= dict(episodes_per_second=run.rate(config.batch_size))
         tokens = shown.token_rows(episodes, config.show, tokenizer) + again
         run.log(*shown.sample_rows(episodes, config.show, tokenizer), tokens=tokens, **row)
@@ -308,6 +307,7 @@ def statistics(episodes, config, eos):
     row = {
         "score": scores.mean(),
         "kl": kl,
+        "kl3": ((ref_logp - logp) * mask).clamp(max=20).expm1().sum(1).mean() + kl,  # k3, in GRPO
         "objective": scores.mean() - config.kl_coef * kl,
         "entropy": losses.masked_mean(-logp, mask),  # nats per token, estimated on the samples
         "response_length": mask.sum(1).float().mean(),

@@ -20,6 +20,7 @@ from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import read_json, write_atomically, write_json
 
 from . import broken
+from .doctor import counts
 from .findings import pictures
 from .findings.__main__ import known
 from .findings.claims import RUN_SEEDS, seeds_of
@@ -34,7 +35,7 @@ FOLDER = ROOT / "results"
 NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run", "own_data")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 DRAWN = {"overoptimization": known()["overoptimization"], "methods": METHODS["methods"]}  # findings with a picture
-PATIENT = ("base", "stage", "faults", "diseases", "ended", "said", "others", "knew", "ever")  # what is kept of a trial
+PATIENT = ("stage", "seed", "faults", "diseases", "ended", "said", "others", "knew", "ever", "tenths", "signs")  # kept
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
 FENCED, CODE = re.compile(r"^```.*?^```", re.M | re.S), re.compile(r"(`[^`\n]+`)")
@@ -80,7 +81,7 @@ def keep(folder):
     if "search" in own:  # of lab.methods
         write_json(FOLDER / "methods" / f"search-{own['search']['seed']}.json", shorter(own["search"]))
         return
-    if parts := own.keys() & {"train", "judge", "threads"}:  # of lab.doctor
+    if parts := [name for name in own if name.split("-")[0] in ("train", "judge", "threads")]:  # of lab.doctor
         for name in parts:
             require_believable(own[name], f"{folder}/{name}.json")
             patients = [{key: one[key] for key in PATIENT} for one in own[name]["patients"]]
@@ -131,7 +132,8 @@ def load():
     runs = [run for run in runs if run["seed"] in RUN_SEEDS]
     found = {"toy": combine(runs) | {"seeds": len(runs)}} if runs else {}
     found |= {path.stem: read_json(path) for path in FOLDER.glob("*.json")}
-    if doctor := {path.stem: read_json(path) for path in (FOLDER / "doctor").glob("*.json")}:
+    doctor = {part: counts.kept(FOLDER / "doctor", part) for part in ("train", "judge", "threads")}
+    if all(doctor.values()):
         found["doctor"] = doctor
     by_seed = [read_json(path) for path in sorted(FOLDER.glob("*/seed-*.json"))]
     for name, finding in (known() | METHODS).items():

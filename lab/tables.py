@@ -187,38 +187,39 @@ def table_of_fits(found):
 
 
 def table_of_doctor(found):
-    """How often the diagnosis finds each disease, how often it calls a healthy run ill, and how early it knows."""
-    groups = counts.of_diseases(found["doctor"]["judge"]["patients"])
-    rows = [[kind, disease, *cells(own, disease)] for (kind, disease), own in sorted(groups.items(), key=healthy_first)]
-    patients = [one for one in found["doctor"]["judge"]["patients"] if not one["diseases"]]
-    rows.append(["all", counts.HEALTHY, *cells(counts.count(patients), counts.HEALTHY)])
-    return rows_of(["run", "it has", "runs", "said so, % (95 % interval)", "said instead", "known after"], rows)
+    """How often the diagnosis finds each fault, how often it calls a healthy run ill, and how early it knows."""
+    own = [one for one in found["doctor"]["judge"] if one["base"] != "people"]
+    rows = [[kind, fault.replace("_", " "), disease, *cells(count, disease)]
+            for (kind, fault, disease), count in sorted(counts.of_faults(own).items(), key=healthy_first)]  # fmt: skip
+    healthy = counts.count([one for one in own if not one["diseases"]])
+    rows.append(["all", "none", counts.HEALTHY, *cells(healthy, counts.HEALTHY)])
+    return rows_of(["run", "fault", "it should say", "said so", "said instead", "known after"], rows)
 
 
 def healthy_first(item):
-    (kind, disease), _ = item
-    return list(counts.KINDS.values()).index(kind), disease != counts.HEALTHY, disease
+    (kind, fault, disease), _ = item
+    return list(counts.KINDS.values()).index(kind), disease != counts.HEALTHY, fault
 
 
 def cells(own, disease):
-    low, high = exact(own["right"], own["runs"])
-    share = f"{100 * own['right'] / own['runs']:.0f} ({100 * low:.0f} to {100 * high:.0f})"
-    instead = ", ".join(f"{name} ({n})" for name, n in own["instead"])
+    right, instead = f"{own['right']} of {own['runs']}", ", ".join(f"{name} ({n})" for name, n in own["instead"])
     if disease == counts.HEALTHY:
-        return [str(own["runs"]), share, instead, f"{own['never']} were never called ill"]
-    return [str(own["runs"]), share, instead, "" if own["knew"] is None else f"{100 * own['knew']:.0f} % of the run"]
+        low, high = exact(own["runs"] - own["never"], own["runs"])
+        ill = own["runs"] - own["never"]
+        return [right, instead, f"called ill at some time: {ill}, {100 * low:.1f} to {100 * high:.1f} %"]
+    return [right, instead, "" if own["knew"] is None else f"{100 * own['knew']:.0f} % of the run"]
 
 
 def table_of_doctors_bases(found):
     """The same by where the runs begin: right and all."""
-    groups = counts.of_bases(found["doctor"]["judge"]["patients"])
+    groups = counts.of_bases(found["doctor"]["judge"])
     rows = [[base, *(f"{own['right']} of {own['runs']}" for own in parts.values())] for base, parts in groups.items()]
     return rows_of(["models and data", "healthy: said so", "one fault: said which", "two faults: said one"], rows)
 
 
 def table_of_threads(found):
     """Public questions, runs that were made to look like them, and what is said of these."""
-    patients = found["doctor"]["threads"]["patients"]
+    patients = found["doctor"]["threads"]
     rows = [[f"[{one.link.split('/')[-3]} #{one.link.split('/')[-1]}]({one.link})", one.seen,
              ", ".join(f"{name} {how:g}" for name, how in one.faults), patient["said"] or counts.HEALTHY, one.found]
             for one, patient in zip(THREADS, patients, strict=True)]  # fmt: skip

@@ -1,17 +1,19 @@
 """Puts faults into runs, and sees what minirlhf.support.diagnosis says of them.
 
-    python -m lab.doctor train     makes runs, half of them with a fault, and learns the healthy bands from the others
-    python -m lab.doctor judge     makes runs of other seeds, sizes, towns and data, and counts how often it is right
+    python -m lab.doctor train     makes healthy runs; of two bases also runs with faults, on which the rules were tried
+    python -m lab.doctor judge     makes runs of other seeds, sizes, towns and data, and sees how often it is right
     python -m lab.doctor threads   makes runs like those that people have asked about in public
+    python -m lab.doctor bands     learns the healthy bands from the runs of train that are kept in results/doctor/
 
-The first two take up to three hours each on two cores. After a stop or a kill, the same command continues.
+The first two take up to three hours each on two cores; --base makes a part of them. After a stop or a kill, the same
+command continues. lab.results --keep copies what they measured to results/doctor/.
 """
 
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.provenance import made_by
+from lab.provenance import ROOT, made_by
 from lab.workers import at_once
 from minirlhf.support import diagnosis, signs
 from minirlhf.support.config import Text, command, require_choice
@@ -24,22 +26,24 @@ from . import counts, faults
 from .bases import VALIDATION, People, Town
 from .cases import FAULTS, THREADS, Fault, changed, pair, strength
 
-BANDS = Path(diagnosis.__file__).parent / "bands.json"
+BANDS, KEPT = Path(diagnosis.__file__).parent / "bands.json", ROOT / "results" / "doctor"
 HEALTHY = {"gpt": 4, "sft": 6, "rl_start": 3, "rm": 6, "ppo": 8, "ppo_ptx": 6}  # healthy runs for each base
+TRIED = ("nano-65", "toy-63")  # of those who train: where the rules were tried on faults
 PAIRS = 4  # trials with two faults at once, for each base
 MARGIN = 0.25  # a band is as wide as all healthy runs, and a quarter of that wider on each side
-NO_LOG = "nothing: it ended before a row was logged"
 LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
+NO_LOG = "nothing: it ended before a row was logged"
 
 
 @dataclass(frozen=True)
 class Config:
-    part: Text  # train, judge or threads
+    part: Text  # train, judge, threads or bands
+    base: tuple[str, ...] = ()  # where the trials of train and judge begin, such as nano-60; all, unless given
     out: str = "runs/doctor"  # output folder
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
     def __post_init__(self):
-        require_choice(self, "part", ("train", "judge", "threads"))
+        require_choice(self, "part", ("train", "judge", "threads", "bands"))
 
 
 def bases(config):
@@ -50,39 +54,45 @@ def bases(config):
         return Town(out=f"{out}/{name}", seed=seed, size=size, changes=changes, **common)
 
     if config.part == "train":
-        found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62)}
-        return found | {"toy-63": town("toy-63", 63, "toy")}
+        found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62, 64, 65)}
+        return found | {f"toy-{seed}": town(f"toy-{seed}", seed, "toy") for seed in (63, 66)}
     if config.part == "threads":
         return {"nano-76": town("nano-76", 76)}
     small = (("gpt", dict(n_layer=3, n_embd=96, n_head=4)),)
     poor = (("town", dict(web=30_000, demonstration=2_000, prompt_train=4_000)), ("rankings", dict(prompts=4_000)))
     return {
         "nano-70": town("nano-70", 70), "nano-71": town("nano-71", 71), "toy-72": town("toy-72", 72, "toy"),
-        "another size": town("size-73", 73, "toy", small), "another town": town("town-74", 74, "nano", poor),
-        "people": People(out=f"{out}/people", seed=75),
+        "another-size": town("another-size", 73, "toy", small),
+        "another-town": town("another-town", 74, "nano", poor), "people": People(out=f"{out}/people", seed=75),
     }  # fmt: skip
 
 
 def main(config):
-    lock_output(config, ignore=("part",))
+    if config.part == "bands":
+        return learn()
     if config.part != "train" and not BANDS.exists():
-        raise InputError("no bands.json yet: train first (python -m lab.doctor train)")
-    patients = []
-    for name, base in bases(config).items():
-        own = base.prepare()
-        calls = [(trial, own, *case) for case in cases_of(own, name, config)]
-        patients += [{"base": name} | found for found in at_once(*calls)]
-    if config.part == "train":
-        write_json(BANDS, {"bands": bands_of([Path(one["folder"]) for one in patients if not one["diseases"]])})
-    found = at_once(*[(say, one) for one in patients])
-    write_json(f"{config.out}/{config.part}.json", {"patients": found, "made by": made_by()})
-    if config.part == "threads":
-        for thread, one in zip(THREADS, found):
-            print(f"{thread.link}: {one['said'] or counts.HEALTHY}")
-        return
-    print(f"{config.out}/{config.part}.json: right in {sum(map(counts.is_right, found))} of {len(found)} runs")
-    if config.part == "judge":
-        write_json(BANDS, read_json(BANDS) | {"trials": counts.trials(found)})
+        raise InputError("no bands.json yet: train first, keep the results, and learn the bands")
+    known = bases(config)
+    for name in config.base:
+        require(name in known, f"--base {name}: none of this part; choose from {', '.join(known)}")
+    lock_output(config, ignore=("part", "base"))
+    for name in config.base or known:
+        path = Path(config.out) / f"{config.part}-{name}.json"
+        if path.exists() or (KEPT / path.name).exists():
+            continue
+        own = known[name].prepare()
+        found = at_once(*[(trial, own, *case) for case in cases_of(own, name, config)])
+        found = at_once(*[(say, one) for one in found])
+        write_json(path, {"base": name, "patients": found, "made by": made_by()})
+        print(f"{path}: right in {sum(map(counts.is_right, found))} of {len(found)} runs", flush=True)
+
+
+def learn():
+    """Writes bands.json: the healthy bands, and what the trials said, if there are any yet."""
+    train, judge = (counts.kept(KEPT, part) for part in ("train", "judge"))
+    require(train, f"{KEPT}: no results of train; make them, and keep them")
+    write_json(BANDS, {"bands": bands_of(train)} | ({"trials": counts.trials(judge)} if judge else {}))
+    print(f"{BANDS}: of {sum(not one['diseases'] for one in train)} healthy runs")
 
 
 def cases_of(own, name, config):
@@ -93,6 +103,8 @@ def cases_of(own, name, config):
         return [(*case, 1000 * own.seed + number) for number, case in enumerate(asked)]
     for stage, known in FAULTS.items():
         healthy, *sick = known
+        if config.part == "train" and name not in TRIED:
+            sick = []
         for fault in [healthy] * (1 if config.tiny else HEALTHY[stage]) + sick:
             found.append((stage, [(fault, strength(fault, rng))]))
     if config.part == "judge":
@@ -114,13 +126,13 @@ def trial(own, stage, given, seed):
         ended = "finished"
         try:
             faults.train(script, settings, own_faults)
-        except InputError as error:
-            require("last good checkpoint" in str(error), str(error))  # a figure is not finite
-            ended = str(error)
+        except Exception as error:  # a fault may do anything to a run
+            ended = f"{type(error).__name__}: {str(error)[:200]}".replace(str(folder), "RUN")
         for path in folder.glob("*.pt"):
             path.unlink()
         (Path(own.out) / "data" / f"{folder.name}.jsonl").unlink(missing_ok=True)
-        result = {"folder": str(folder), "stage": stage, "faults": [[fault.name, how] for fault, how in given]}
+        result = {"folder": str(folder), "stage": stage, "seed": seed}
+        result |= {"faults": [[counts.label(stage, fault.name, how), how] for fault, how in given]}
         result |= {"diseases": [fault.disease for fault, _ in given if fault.disease], "ended": ended}
         write_json(folder / "trial.json", result)
     return read_json(folder / "trial.json")
@@ -151,16 +163,15 @@ def spoilt(own, script, fault, how, folder):
     return {"data": str(path)}
 
 
-def bands_of(folders):
-    """{kind: {sign: [[low, high] at each tenth]}} of healthy runs."""
+def bands_of(patients):
+    """{kind: {sign: [[low, high] at each tenth]}} of those who are healthy."""
     values = {}
-    for folder in folders:
-        log = signs.read_log(folder)
-        for so_far in log.parts():
-            for name in (name for name in diagnosis.names_of(log.kind) if name not in diagnosis.EXACT):
-                own = values.setdefault(log.kind, {}).setdefault(name, [[] for _ in range(10)])
-                own[so_far.tenth - 1].append(getattr(signs, name)(so_far))
-    return {kind: {name: [widened(own) for own in tenths] for name, tenths in known.items()}
+    for one in patients:
+        for name, own in one["signs"].items() if not one["diseases"] else ():
+            tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
+            for tenth, value in zip(one["tenths"], own):
+                tenths[tenth - 1].append(value)
+    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.EXACT}
             for kind, known in values.items()}  # fmt: skip
 
 
@@ -178,17 +189,24 @@ def widened(values):
 
 
 def say(patient):
-    """What the diagnosis of a trial is, after which share of the run it was known, and what was said at any time."""
+    """What the signs of a trial were at each tenth of its log, what the diagnosis is, after which share of the run it
+    was known, and what was said at any time."""
     if not (Path(patient["folder"]) / "metrics.jsonl").exists():  # not finite in the first step: the script says so
-        return patient | {"said": NO_LOG, "others": [], "knew": 1.0, "ever": [NO_LOG], "values": {}, "rows": 0}
+        return patient | {"said": NO_LOG, "others": [], "knew": 1.0, "ever": [NO_LOG], "tenths": [], "signs": {}}
     log = signs.read_log(patient["folder"])
     found = diagnosis.diagnose(log)
     said = found.disease.name if found.disease else ""
     seen = [own.name if own else "" for own in (diagnosis.diagnose(part, quick=True).disease for part in log.parts())]
     knew = next(i for i in range(1, len(seen) + 1) if all(own == said for own in seen[i - 1 :])) / len(seen)
-    values = {name: getattr(signs, name)(log) for name in diagnosis.names_of(log.kind)}
+    parts = log.parts(10)
+    values = {name: [rounded(getattr(signs, name)(part)) for part in parts] for name in diagnosis.names_of(log.kind)}
     about = {"others": [disease.name for disease in found.others], "ever": sorted({*seen} - {""})}
-    return patient | {"said": said, "knew": knew, "values": values, "rows": len(log.rows)} | about
+    about |= {"tenths": [part.tenth for part in parts], "signs": values}
+    return patient | {"said": said, "knew": knew * len(log.rows) / log.steps} | about
+
+
+def rounded(value):
+    return None if value is None else float(f"{value:.4g}")
 
 
 if __name__ == "__main__":

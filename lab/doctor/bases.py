@@ -7,7 +7,6 @@ from pathlib import Path
 from lab import cross_validation, stages
 from lab.pipeline import Pipeline
 from minirlhf.support import records
-from minirlhf.support.chats import ASSISTANT
 from minirlhf.support.files import write_lines
 
 from .cases import changed
@@ -61,18 +60,25 @@ class People:
 
     def prepare(self):
         files = dict(pairs=f"{HH}/hh_harmless_base_test.jsonl.gz", documents=(f"{HH}/tinyshakespeare.txt",))
-        sizes = dict(size="nano", n_ctx=256, vocab_size=1024, max_response=32)
-        config = cross_validation.Config(**files, **sizes, out=self.out, seed=self.seed)
-        pairs = [r for r in records.read(config.pairs, "ranking") if r["prompt"].count(ASSISTANT) == 1]
+        sizes = dict(size="nano", n_ctx=256, vocab_size=1024, max_response=32, rm_batch=8)
+        config, rng = cross_validation.Config(**files, **sizes, out=self.out, seed=self.seed), random.Random(self.seed)
+        pairs = records.read(config.pairs, "ranking")
+        pairs = [r for r in pairs if len(r["prompt"]) + max(map(len, r["responses"])) < 800]  # about 256 tokens
         held_out, *rest = cross_validation.split(pairs, 10, self.seed)
         train = [record for fold in rest for record in fold]
-        documents = records.read(config.documents[0], "document")
+        (plays,) = records.read(config.documents[0], "document")
+        speeches = plays["text"].split("\n\n")
+        documents = [{"text": "\n\n".join(speeches[i : i + 5])} for i in range(0, len(speeches), 5)]
         tokenizer, kept = cross_validation.prepare_fold(config, self.out, held_out, train, documents)
-        best = cross_validation.best
-        write_lines(f"{self.out}/web_held_out.jsonl", [{"text": r["prompt"] + best(r)} for r in kept[:100]])
+        web, best = records.read(f"{self.out}/web.jsonl", "document"), cross_validation.best
+        rng.shuffle(web)
+        write_lines(f"{self.out}/web_held_out.jsonl", web[:100])
+        write_lines(f"{self.out}/web.jsonl", web[100:])
         shown = [{"prompt": r["prompt"], "response": best(r)} for r in kept if best(r)]
         write_lines(f"{self.out}/demonstrations_validation.jsonl", shown)
         recipe = {name: own | dict(save_every=100) for name, own in config.recipe.items()}
+        recipe["gpt"] |= dict(batch_size=4)
+        recipe["sft"] |= dict(batch_size=16, epochs=2)
         recipe["rl_start"] = {}
         recipe["ppo"] |= dict(episodes=30 * 64, kl_coef=0.05)
         own = Pipeline(self.out, self.out, recipe, tokenizer, self.seed)

@@ -4,8 +4,25 @@ it knows. patients: dicts as __main__.say returns them."""
 from collections import Counter, defaultdict
 from statistics import median
 
+from minirlhf.support.files import read_json
+
+from .cases import FAULTS
+
 KINDS = {"gpt": "pretraining", "sft": "SFT", "rl_start": "SFT", "rm": "reward model", "ppo": "PPO", "ppo_ptx": "PPO"}
 HEALTHY = "healthy"
+
+
+def kept(folder, part):
+    """The patients of a part that are kept in a folder, base by base."""
+    found = [read_json(path) for path in sorted(folder.glob(f"{part}-*.json"))]
+    return [{"base": one["base"]} | patient for one in found for patient in one["patients"]]
+
+
+def label(stage, name, how):
+    """A fault's name; where two faults of a stage have it, with the direction."""
+    strengths = [fault.low for fault in FAULTS[stage] if fault.name == name]
+    middle = 0 if min(strengths) < 0 else 1
+    return name if len(strengths) == 1 else f"{name}, {'high' if how > middle else 'low'}"
 
 
 def is_right(patient):
@@ -24,13 +41,13 @@ def trials(patients):
     return dict(found)
 
 
-def of_diseases(patients):
-    """{(kind of run, disease): count} of runs with one fault, or none: healthy."""
+def of_faults(patients):
+    """{(kind of run, fault, disease): count} of runs with one fault, or none: healthy."""
     groups = defaultdict(list)
     for one in patients:
-        if len(one["diseases"]) < 2:
-            (disease,) = one["diseases"] or [HEALTHY]
-            groups[KINDS[one["stage"]], disease].append(one)
+        if len(one["faults"]) < 2:
+            ((name, _),) = one["faults"]
+            groups[KINDS[one["stage"]], name, (one["diseases"] or [HEALTHY])[0]].append(one)
     return {name: count(own) for name, own in groups.items()}
 
 

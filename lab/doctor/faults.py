@@ -148,12 +148,13 @@ def stale(put, config, strength):
 
 
 def padding_counts(put, config, strength):
-    """The mask is True at padding, too."""
+    """The mask is True at padding, too, as far as the batch is wide."""
     generate = rollout.generate
 
     def unmasked(*args, **kwargs):
         responses, logp = generate(*args, **kwargs)
-        return responses._replace(mask=torch.ones_like(responses.mask)), logp
+        room = responses.tokens.shape[1] - responses.prompt_lengths
+        return responses._replace(mask=torch.arange(responses.mask.shape[1]) < room[:, None]), logp
 
     put(rollout, "generate", unmasked)
 

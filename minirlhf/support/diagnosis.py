@@ -24,7 +24,8 @@ EXACT = {
     "wrong_rewards": (None, 0.01),  # four digits are logged
     "after_the_end": (None, 0.0),
     "unequal_scores": (None, 0.05),  # rounding, in bfloat16 too
-    "first_values": (-0.5, None),  # chance, of sixteen answers
+    "first_values": (-0.6, None),  # chance, of sixteen answers
+    "clipped_at_first": (None, 0.04),  # at most 0.03 where the score still rose
     "own_answers": (None, 4.0),  # standard errors
     "share_of_start": (None, 0.5),
     "learned": (2.0, None),  # standard errors
@@ -99,11 +100,11 @@ DISEASES = (
             "score. If it is right, multiply the reward, or lower --kl_coef."),
     Disease("gamma is too large", PTX, {"ended": "low", "ptx_fall": "high"},
             "The policy learns to write like the documents, which do not end as answers do. Lower --ptx_coef."),
-    Disease("beta is too large", PPO, {"price": "high", "score_gain": "low"},
-            "Answers differ more in the price of their KL than in score, which is not learned. Lower --kl_coef."),
     Disease("the entropy collapses", PPO, {"entropy": "low"},
             "Answers become alike. Raise --kl_coef; if the score does not rise either, look for what else is in the "
             "loss."),
+    Disease("beta is too large", PPO, {"price": "high", "score_gain": "low"},
+            "Answers differ more in the price of their KL than in score, which is not learned. Lower --kl_coef."),
     Disease("beta is too small", PPO, {"kl": "high"},
             "The policy moves far from its start, to where the reward model has seen nothing. Raise --kl_coef, and "
             "read answers: the score says nothing there."),

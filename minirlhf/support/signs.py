@@ -5,6 +5,7 @@ docstring says what the number tells. Where healthy runs have it is in bands.jso
 says which signs make which disease.
 """
 
+import itertools
 import math
 from pathlib import Path
 
@@ -132,14 +133,11 @@ def wrong_rewards(log):
 
 
 def own_answers(log):
-    """How far the mean of pi_ref / pi is from 1, in standard errors, over the tokens of the answers shown before the KL
-    is 1 nat per answer for the first time. Over tokens that the policy itself draws, it is 1."""
-    far = next((row["step"] for row in log.rows if row.get("kl", math.inf) >= 1), math.inf)
-    rows = [row for row in log.tokens if row["step"] < far and not row.get("again")]
-    sums = np.array([np.expm1(np.array(row["ref_logp"]) - row["logp"]).sum() for row in rows])
-    if len(sums) < 40 or not sums.std():
-        return None
-    return float(abs(sums.mean()) / sums.std() * len(sums) ** 0.5)
+    """How far apart two estimates of the KL are, in standard errors of their difference, over the iterations before the
+    KL is 1 nat per answer for the first time. Over answers that the policy itself draws, their means are the same."""
+    near = list(itertools.takewhile(lambda row: row.get("kl", math.inf) < 1 and "kl3" in row, log.rows))
+    gaps = np.array([row["kl3"] - row["kl"] for row in near])
+    return float(abs(gaps.mean()) / gaps.std() * len(gaps) ** 0.5) if len(gaps) >= 5 and gaps.std() else None
 
 
 def first_values(log):

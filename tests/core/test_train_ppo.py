@@ -304,6 +304,7 @@ def test_what_is_logged_leaves_padding_out(settings):
     )
     row = train_ppo.statistics(episodes, config_of(settings, kl_coef=0.5), eos=9)
     assert row["kl"] == pytest.approx((1 + 0.5 - 1) / 2)  # nats per response
+    assert row["kl3"] == pytest.approx((math.exp(-1) + math.exp(-0.5) - 1 + 0.5 + math.exp(1) - 1 - 1) / 2)
     assert row["entropy"] == pytest.approx((1 + 2 + 3) / 3)  # nats per token
     assert row["score"] == 1.5
     assert row["objective"] == pytest.approx(1.5 - 0.5 * 0.25)

@@ -16,6 +16,7 @@ from lab.doctor import cases, counts, faults
 from minirlhf import losses, rollout
 from minirlhf.losses import shaped_rewards
 from minirlhf.support import diagnosis, signs
+from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.records import read
 
@@ -96,12 +97,13 @@ def test_faults_in_scores(monkeypatch, fault):
 
 
 def test_faults_in_sampling(monkeypatch, fault):
-    responses = SimpleNamespace(mask=MASK, _replace=lambda mask: mask)
+    responses = SimpleNamespace(mask=MASK, tokens=torch.zeros(2, 6), prompt_lengths=torch.tensor([2, 4]),
+                                _replace=lambda mask: mask)  # fmt: skip
     monkeypatch.setattr(rollout, "generate", lambda *args, temperature=1.0, **kwargs: (responses, temperature))
     fault(faults.temperature, 0.7)
     assert rollout.generate("prompts", decode=None)[1] == 0.7
     fault(faults.padding_counts)
-    assert rollout.generate("prompts")[0].all()
+    assert rollout.generate("prompts")[0].tolist() == [[True] * 3, [True, True, False]]  # within the batch's width
 
 
 def test_another_policys_answers_have_the_log_probs_of_the_policy(monkeypatch, fault):
@@ -162,13 +164,15 @@ def test_faults_in_data():
 
 def test_each_base_has_each_fault_once_and_those_who_judge_pairs_too():
     own = SimpleNamespace(seed=7)
-    trained = doctor.cases_of(own, "a", doctor.Config(part="train"))
+    trained = doctor.cases_of(own, doctor.TRIED[0], doctor.Config(part="train"))
+    healthy = doctor.cases_of(own, "b", doctor.Config(part="train"))
+    assert len(healthy) == sum(doctor.HEALTHY.values()) and {given[0][0].name for _, given, _ in healthy} == {"none"}
     judged = doctor.cases_of(own, "a", doctor.Config(part="judge"))
     sick = sum(len(known) - 1 for known in cases.FAULTS.values())
     assert len(trained) == sick + sum(doctor.HEALTHY.values()) and len(judged) == len(trained) + doctor.PAIRS
     assert len({seed for *_, seed in judged}) == len(judged)
     assert all(len(given) == 2 and given[0] != given[1] for _, given, _ in judged[-doctor.PAIRS :])
-    assert doctor.cases_of(own, "b", doctor.Config(part="train")) != trained
+    assert doctor.cases_of(own, doctor.TRIED[1], doctor.Config(part="train")) != trained
     both = [doctor.bases(doctor.Config(part=part)) for part in ("train", "judge")]
     assert not {base.seed for base in both[0].values()} & {base.seed for base in both[1].values()}
 
@@ -195,9 +199,10 @@ def folder_of(path, log):
 
 def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
     folders = []
-    for i, kl in enumerate((2.0, 3.0, 4.0)):
+    for i, kl in enumerate((2.0, 3.0, 4.0, 9.0)):
         (tmp_path / str(i)).mkdir()
-        folders.append(folder_of(tmp_path / str(i), health.ppo(kl=kl, response_length=10.0)))
+        folder = folder_of(tmp_path / str(i), health.ppo(kl=kl, response_length=10.0))
+        folders.append(doctor.say({"folder": str(folder), "stage": "ppo", "diseases": ["x"] * (kl == 9)}))
     bands = doctor.bands_of(folders)
     for low, high in bands["ppo"]["kl"][:8]:  # 0.2 to 0.4, twofold, and a quarter of that (in logarithms) on each side
         assert (low, high) == (pytest.approx(0.2 / 2**0.25), pytest.approx(0.4 * 2**0.25))
@@ -213,8 +218,13 @@ def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path,
     monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": bands})
     jump = torch.where(torch.arange(health.N) >= 20, 40.0, 0.0).numpy()
     found = doctor.say({"folder": str(folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))), "diseases": []})
-    assert found["said"] == "beta is too small" and 0.5 < found["knew"] <= 0.6
-    assert found["values"]["kl"] == 4.0 and found["others"] == []
+    assert found["said"] == "beta is too small" == found["ever"][-1] and 0.5 < found["knew"] <= 0.6
+    assert found["signs"]["kl"][-1] == 4.0 and found["others"] == [] and found["tenths"][-1] == 8
+    assert len(found["tenths"]) == len(found["signs"]["kl"]) == 10
+    short = health.ppo(kl=40.0, response_length=10.0)  # which ended after a half
+    (tmp_path / "b").mkdir()
+    found = doctor.say({"folder": str(folder_of(tmp_path / "b", short.upto(20))), "diseases": []})
+    assert found["knew"] == pytest.approx(0.05 * 20 / health.N)
 
 
 def test_a_run_that_ended_before_its_first_row_has_no_disease_named(tmp_path):
@@ -223,8 +233,9 @@ def test_a_run_that_ended_before_its_first_row_has_no_disease_named(tmp_path):
 
 
 def patient(said, *diseases, stage="ppo", base="a", knew=1.0):
-    ever = [said] * bool(said) + (["x"] if knew == 0.3 else [])
-    return {"said": said, "diseases": list(diseases), "stage": stage, "base": base, "knew": knew, "ever": ever}
+    ever, faults = [said] * bool(said) + (["x"] if knew == 0.3 else []), [[f"of {own}", 1.0] for own in diseases]
+    return {"said": said, "diseases": list(diseases), "stage": stage, "base": base, "knew": knew, "ever": ever,
+            "faults": faults or [["none", 1.0]]}  # fmt: skip
 
 
 PATIENTS = [
@@ -238,11 +249,12 @@ def test_trials_are_counted_by_disease_and_by_base():
     assert counts.trials(PATIENTS) == {"ppo": {"x": (2, 3), "y": (1, 2), "z": (0, 1)}}
     assert counts.trials([patient("x", "x", stage="rm"), patient("x", stage="ppo_ptx")]) == {
         "rm": {"x": (1, 1)}, "ppo": {"x": (0, 1)}}  # fmt: skip
-    found = counts.of_diseases(PATIENTS)
-    assert list(found) == [("PPO", "healthy"), ("PPO", "x"), ("PPO", "y"), ("SFT", "healthy")]
-    assert found["PPO", "healthy"] == {"runs": 3, "right": 2, "instead": [("x", 1)], "knew": 0.2, "never": 1}
-    assert found["PPO", "x"] == {"runs": 3, "right": 2, "instead": [("y", 1)], "knew": 0.4, "never": 0}
-    assert found["PPO", "y"] == {"runs": 1, "right": 0, "instead": [("healthy", 1)], "knew": None, "never": 1}
+    found = counts.of_faults(PATIENTS)
+    names = [("PPO", "none", "healthy"), ("PPO", "of x", "x"), ("PPO", "of y", "y"), ("SFT", "none", "healthy")]
+    assert list(found) == names
+    assert found[names[0]] == {"runs": 3, "right": 2, "instead": [("x", 1)], "knew": 0.2, "never": 1}
+    assert found[names[1]] == {"runs": 3, "right": 2, "instead": [("y", 1)], "knew": 0.4, "never": 0}
+    assert found[names[2]] == {"runs": 1, "right": 0, "instead": [("healthy", 1)], "knew": None, "never": 1}
     bases = counts.of_bases(PATIENTS)
     assert {name: (own["right"], own["runs"]) for name, own in bases["a"].items()} == {
         "healthy": (3, 3), "sick": (2, 3), "two": (1, 2)}  # fmt: skip
@@ -250,33 +262,56 @@ def test_trials_are_counted_by_disease_and_by_base():
 
 
 def test_the_pages_tables_have_these_counts():
-    found = {"doctor": {"judge": {"patients": PATIENTS}, "threads": {"patients": [patient("x")] * 9 + [patient("")]}}}
+    others = [patient("x", base="people")]
+    found = {"doctor": {"judge": PATIENTS + others, "threads": [patient("x")] * 9 + [patient("")]}}
     rows = [line.split(" | ") for line in tables.TABLES["doctor"](found).splitlines()[2:]]
-    assert [row[:3] for row in rows] == [["| SFT", "healthy", "1"], ["| PPO", "healthy", "3"], ["| PPO", "x", "3"],
-                                         ["| PPO", "y", "1"], ["| all", "healthy", "4"]]  # fmt: skip
-    assert rows[1][3:] == ["67 (9 to 99)", "x (1)", "1 were never called ill |"] and rows[-1][3].startswith("75 (")
-    assert rows[2][3:] == ["67 (9 to 99)", "y (1)", "40 % of the run |"]
+    names = [["| SFT", "none", "healthy"], ["| PPO", "none", "healthy"], ["| PPO", "of x", "x"], ["| PPO", "of y", "y"],
+             ["| all", "none", "healthy"]]  # fmt: skip
+    assert [row[:3] for row in rows] == names
+    assert rows[1][3:] == ["2 of 3", "x (1)", "called ill at some time: 2, 9.4 to 99.2 % |"]
+    assert rows[2][3:] == ["2 of 3", "y (1)", "40 % of the run |"] and rows[-1][3:5] == ["3 of 4", "x (1)"]
     assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](found)
     lines = tables.TABLES["threads"](found).splitlines()[2:]
     assert len(lines) == 10 and lines[0].startswith("| [trl #204](https://github.com/huggingface/trl/issues/204) | The")
     assert "| beta 0.02 | x | nothing |" in lines[0] and "| healthy |" in lines[-1]
 
 
-def test_of_trials_the_outcome_is_kept(tmp_path, monkeypatch):
+def test_of_trials_the_outcome_is_kept_base_by_base(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     made = {"commit": "a" * 40, "changed": [], "command": "lab.doctor judge", "machine": "x",
             "claims": provenance.hash_of_claims()}  # fmt: skip
-    one = patient("x", "x") | {
-        "faults": [["beta", 0.1]],
-        "ended": "finished",
-        "others": [],
-        "values": {},
-        "folder": "f",
-    }
-    write_json(tmp_path / "run" / "judge.json", {"patients": [one], "made by": made})
+    one = patient("x", "x") | dict(ended="finished", others=[], signs={"kl": [1.0]}, tenths=[1], folder="f", seed=3)
+    del one["base"]
+    for name in ("judge-a", "judge-b", "train-a", "threads-a"):
+        write_json(tmp_path / "run" / f"{name}.json", {"base": name[-1], "patients": [one], "made by": made})
     results.keep(tmp_path / "run")
-    (kept,) = results.load()["doctor"]["judge"]["patients"]
-    assert kept == {key: value for key, value in one.items() if key not in ("values", "folder")}
+    first, second = results.load()["doctor"]["judge"]
+    assert first == {"base": "a"} | {key: value for key, value in one.items() if key != "folder"}
+    assert second["base"] == "b" and len(results.load()["doctor"]["train"]) == 1
+
+
+def test_bands_are_learned_from_what_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "KEPT", tmp_path)
+    monkeypatch.setattr(doctor, "BANDS", tmp_path / "bands.json")
+    with pytest.raises(InputError, match="no results of train"):
+        doctor.main(doctor.Config(part="bands"))
+    own = patient("", base="a") | dict(tenths=[1, 10], signs={"kl": [1.0, 2.0], "first_kl": [0.0, 0.0]})
+    write_json(tmp_path / "train-a.json", {"base": "a", "patients": [own, own | {"diseases": ["x"], "signs": {}}]})
+    doctor.main(doctor.Config(part="bands"))
+    learned = read_json(tmp_path / "bands.json")
+    assert learned == {"bands": {"ppo": {"kl": [pytest.approx([1 / 1.01, 1.01]), *[[None, None]] * 8,
+                                                pytest.approx([2 / 1.01, 2.02])]}}}  # fmt: skip
+    write_json(tmp_path / "judge-b.json", {"base": "b", "patients": [patient("x", "x")]})
+    doctor.main(doctor.Config(part="bands"))
+    assert read_json(tmp_path / "bands.json") == learned | {"trials": {"ppo": {"x": [1, 1]}}}
+
+
+def test_faults_are_labelled_with_their_direction_where_there_are_two():
+    assert counts.label("ppo", "learning_rate", 20) == "learning_rate, high"
+    assert counts.label("ppo", "learning_rate", 0.05) == "learning_rate, low"
+    assert counts.label("ppo", "likes_length", -0.2) == "likes_length, low"
+    assert counts.label("ppo", "likes_length", 0.2) == "likes_length, high"
+    assert counts.label("ppo", "stale", 3) == "stale" and counts.label("rm", "none", 1) == "none"
 
 
 def test_threads_are_trials_of_their_faults():
@@ -307,6 +342,7 @@ def test_a_trial_is_trained_with_its_fault_and_kept(base):
     assert log.flags["kl_coef"] == pytest.approx(0.003) and signs.wrong_rewards(log) > 0
     assert found["diseases"] == ["beta is too small", "rewards are wrong"] and found["ended"] == "finished"
     assert not list((base_of(found)).glob("*.pt"))
+    assert [name for name, _ in found["faults"]] == ["beta, low", "kl_sign"] and found["seed"] == 5
     assert doctor.trial(base, "ppo", given, 5) == found == read_json(base_of(found) / "trial.json")
 
 
