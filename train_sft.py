@@ -74,9 +74,9 @@ def main(config):
     distributed.finish()
 
 
-def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), lr=cosine_lr, every=0):
-    """Takes the steps of a plan. `pieces` yields this process's share of a batch in micro-batches
-    that fit in memory. All their gradients add up to the gradient of the batch."""
+def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), lr=cosine_lr,
+          every=0):
+    """Takes the steps of a plan, in micro-batches (`pieces`) whose gradients add up to the batch's."""
     run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
     learner, device = distributed.wrap(model), next(model.parameters()).device
     lengths = sequences.lengths
