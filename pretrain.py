@@ -76,8 +76,8 @@ def main(config):
     validation = records.load_documents(config.validation, tokenizer, model.config.n_ctx)
     if start_run(config):
         steps, optimizer = list(train_sft.plan(documents, config)), make_optimizer(model, config)
-        how = dict(lr=functools.partial(warm_cosine, config.warmup), every=config.validate_every)
-        train_sft.train(config, model, optimizer, tokenizer, documents, steps, validation, **how)
+        schedule = functools.partial(warm_cosine, config.warmup)
+        train_sft.train(config, model, optimizer, tokenizer, documents, steps, validation, schedule)
     distributed.finish()
 
 

@@ -188,8 +188,8 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
 
         row = {name: float(sum(each[name] for each in metrics)) / updates for name in metrics[0]}
         row = dict(zip(row, distributed.all_reduce(*row.values())))
-        row |= statistics(episodes, config, eos) | dict(episodes=(iteration + 1) * config.batch_size)
-        row |= dict(episodes_per_second=run.rate(config.batch_size))
+        row |= statistics(episodes, config, eos)
+        row |= dict(episodes=(iteration + 1) * len(batch), episodes_per_second=run.rate(len(batch)))
         tokens = shown.token_rows(episodes, config.show, tokenizer) + again
         run.log(*shown.sample_rows(episodes, config.show, tokenizer), tokens=tokens, **row)
 

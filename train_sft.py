@@ -37,6 +37,7 @@ class Config(RunConfig):
     documents: tuple[str, ...] = ()  # files of pretraining documents to mix in, for the start of RL
     document_share: float = 0.1  # share of documents in a batch, if any are given (paper: 10 %)
     validation: tuple[str, ...] = ()  # files of demonstrations to measure the loss on, each epoch
+    validate_every: int | None = None  # steps between measurements within an epoch
     epochs: int = 16  # passes over --data (paper: 16, and 2 for the start of RL)
     batch_size: int = 32  # sequences in a step (paper: 32)
     lr: float = 9.65e-6  # peak, cosine decay to a tenth (paper: 9.65e-6; start of RL 5e-6)
@@ -44,7 +45,7 @@ class Config(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        require_positive(self, "lr", "document_share")
+        require_positive(self, "lr", "document_share", "validate_every")
         require_positive(self, "epochs", most=10_000)
         require_positive(self, "batch_size", most=1_000_000)
         require_fraction(self, "dropout", "document_share", below_one=True)
@@ -74,9 +75,8 @@ def main(config):
     distributed.finish()
 
 
-def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), lr=cosine_lr,
-          every=0):
-    """Takes the steps of a plan, in micro-batches (`pieces`) whose gradients add up to the batch's."""
+def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), lr=cosine_lr):
+    """Takes a plan's steps, in micro-batches (`pieces`) whose gradients add up to the batch's."""
     run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
     learner, device = distributed.wrap(model), next(model.parameters()).device
     lengths = sequences.lengths
@@ -95,7 +95,7 @@ def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), 
 
         (loss,) = distributed.all_reduce(loss)
         row = dict(epoch=epoch, loss=loss, tokens_per_second=run.rate(int(lengths[rows].sum())))
-        if last_of_epoch or (every and (step + 1) % every == 0):
+        if last_of_epoch or (config.validate_every and (step + 1) % config.validate_every == 0):
             measured = validation_loss(model, validation, tokenizer.pad, config.max_tokens)
             row |= dict(validation_loss=measured)
         run.log(**row)

@@ -253,6 +253,12 @@ def test_the_validation_loss_is_logged_once_an_epoch(settings, tmp_path, tokeniz
     assert measured == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_validation_loss_is_logged_within_an_epoch_too(settings, world):
+    train(settings, validation=(world.demonstrations,), validate_every=1)
+    rows = read_metrics(settings["out"])
+    assert len(rows) > 3 and all("validation_loss" in row for row in rows)
+
+
 def test_a_finished_run_is_left_alone(settings, capsys):
     train(settings)
     before = {path: path.stat().st_mtime_ns for path in settings["out"].glob("*.pt")}
