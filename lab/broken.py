@@ -47,6 +47,7 @@ PANELS = {  # picture: its columns, and {label: run}; the healthy band is that o
 }  # fmt: skip
 COLUMNS = ("loss", "validation_loss", "accuracy", "score", "kl", "entropy", "response_length", "ended", "clip_fraction",
            "explained_variance", "policy_loss", "ptx_loss")  # fmt: skip
+LINEAR_BELOW = {"kl": 1, "clip_fraction": 0.02}  # and logarithmic above, where only broken runs are
 PART = 100  # steps: longer logs are kept as means of parts of this length
 
 
@@ -95,6 +96,8 @@ def draw(found, healthy, folder, part=PART):
             figure = curves.draw_panels(panels, across=min(3, len(panels)))
             for axis, name in zip(figure.axes, names):
                 axis.set_xlabel("epoch" if name.startswith("validation") else "step")
+                if name in LINEAR_BELOW:
+                    axis.set_yscale("symlog", linthresh=LINEAR_BELOW[name])
                 if healthy and "recipe" in lines:
                     own = [points(run[lines["recipe"]], name, part) for run in healthy]
                     steps, values = np.array(own).transpose(2, 1, 0)

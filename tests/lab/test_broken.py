@@ -80,6 +80,7 @@ def test_the_healthy_band_is_from_the_lowest_to_the_highest_run(tmp_path, monkey
     assert (loss.get_xlabel(), validation.get_xlabel()) == ("step", "epoch")
     (kl,) = drawn[f"{tmp_path}/b.png"].axes
     assert not kl.collections and kl.lines[0].get_xdata().tolist() == [0, 1]
+    assert kl.get_yscale() == "symlog" and loss.get_yscale() == "linear"
 
 
 def test_all_labelers_together_order_more_pairs_than_none(own, tmp_path):
