@@ -10,8 +10,6 @@ runs of other seeds.)
 
 import random
 from dataclasses import dataclass
-from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 
@@ -28,6 +26,7 @@ from . import stages
 from .doctor.cases import changed
 from .evaluation import answers, contents_of, count_right, judge_all, pairs_right
 from .findings.lab import utilities
+from .methods import details
 from .pipeline import Pipeline
 from .provenance import made_by
 from .workers import at_once
@@ -123,7 +122,6 @@ def trainings(own, toy):
     def faster(stage, factor, *rates):
         return {rate: recipe[stage][rate] * factor for rate in rates}
 
-    without_whitening = SimpleNamespace(main=train_without_whitening, Config=train_ppo.Config)
     shuffled = write_shuffled(own)
     return [
         {"gpt-hot": own.gpt(**faster("gpt", 20, "lr", "muon_lr")),
@@ -137,7 +135,7 @@ def trainings(own, toy):
         {"beta0": own.ppo(rl_start, rm, **no_ptx, kl_coef=0.0),
          "chance": own.ppo(rl_start, f"{own.out}/rm-chance", **no_ptx),
          "hot": own.ppo(rl_start, rm, **no_ptx, **faster("ppo", 20, "lr", "value_lr")),
-         "white": (without_whitening, own.ppo(rl_start, rm, **no_ptx)[1]),
+         "white": (details, own.ppo(rl_start, rm, **no_ptx)[1] | {"change": "no_whitening"}),
          "gamma27": own.ppo(rl_start, rm, ptx_coef=train_ppo.Config.ptx_coef)},
     ]  # fmt: skip
 
@@ -148,11 +146,6 @@ def write_shuffled(own):
     rankings = read(own.file("rankings"), "ranking")
     write_lines(path, changed(rankings, "shuffled", 1, rng))
     return path
-
-
-def train_without_whitening(config):
-    with mock.patch("minirlhf.losses.whiten", lambda x, mask: x * mask):
-        train_ppo.main(config)
 
 
 def train_on_vowels(config, own, scale):

@@ -78,7 +78,8 @@ def keep(folder):
             require_believable(own[name], folder)
             write_json(FOLDER / f"{name}.json", shorter(own[name]))
             return
-    if "search" in own:  # of lab.methods
+    if "search" in own:  # of lab.methods, on validation content
+        require(not own["search"]["made by"]["changed"], f"{folder}: measured with files that differ from their commit")
         write_json(FOLDER / "methods" / f"search-{own['search']['seed']}.json", shorter(own["search"]))
         return
     if parts := [name for name in own if name.split("-")[0] in ("train", "judge", "threads")]:  # of lab.doctor

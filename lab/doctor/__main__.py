@@ -75,6 +75,8 @@ def main(config):
     known = bases(config)
     for name in config.base:
         require(name in known, f"--base {name}: none of this part; choose from {', '.join(known)}")
+    for name in config.base or known:
+        known[name].check()
     lock_output(config, ignore=("part", "base"))
     for name in config.base or known:
         path = Path(config.out) / f"{config.part}-{name}.json"

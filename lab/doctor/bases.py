@@ -7,6 +7,7 @@ from pathlib import Path
 from lab import cross_validation, stages
 from lab.pipeline import Pipeline
 from minirlhf.support import records
+from minirlhf.support.errors import require
 from minirlhf.support.files import write_lines
 
 from .cases import changed
@@ -29,6 +30,9 @@ class Town(stages.Config):
         for stage, settings in self.changes:
             own[stage] = own[stage] | settings
         return own
+
+    def check(self):
+        """InputError if there are no data."""
 
     def prepare(self):
         """Trains what trials begin with. Returns the Pipeline."""
@@ -57,6 +61,9 @@ class People:
 
     out: str
     seed: int
+
+    def check(self):
+        require((HH / "tinyshakespeare.txt").exists(), f"{HH}: no HH-RLHF there; leave people out (--base)")
 
     def prepare(self):
         files = dict(pairs=f"{HH}/hh_harmless_base_test.jsonl.gz", documents=(f"{HH}/tinyshakespeare.txt",))

@@ -2,7 +2,7 @@
 model scores highest. Nothing is trained; each answer costs n times as much.
 
 python -m lab.methods.best_of_n --policy runs/toy/rl_start --reward_model runs/toy/rm \\
-    --prompts runs/toy/town/prompts_test.jsonl --n 16 --out best.jsonl
+    --prompts runs/toy/town/prompts_test.jsonl --n 16 --max_response 26 --out best.jsonl
 """
 
 import math

@@ -2,7 +2,8 @@
 2024, "The N+ Implementation Details of RLHF with PPO").
 
 python -m lab.methods.details --change no_whitening --policy runs/toy/rl_start --reward_model runs/toy/rm \\
-    --prompts runs/toy/town/prompts_train.jsonl --ptx_coef 0 --out runs/no_whitening
+    --prompts runs/toy/town/prompts_train.jsonl --ptx_coef 0 --kl_coef 0.3 --lr 5e-4 --value_lr 5e-4 --episodes 6400 \\
+    --batch_size 128 --minibatch_size 32 --max_response 26 --ema_decay 0.97 --out runs/no_whitening
 
 The flags are train_ppo.py's. A change is a function below. It replaces functions of train_ppo.py, losses.py or
 rollout.py while the run lasts, by put(where, name, new), or returns flags. Its docstring says what it changes.

@@ -2,7 +2,8 @@
 with the answers to the same prompt in place of a value network.
 
 python -m lab.methods.grpo --policy runs/toy/rl_start --reward_model runs/toy/rm \\
-    --prompts runs/toy/town/prompts_train.jsonl --out runs/grpo
+    --prompts runs/toy/town/prompts_train.jsonl --out runs/grpo \\
+    --episodes 6400 --batch_size 64 --minibatch_size 64 --max_response 26 --lr 2e-4
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 prompt, the reward model picks the best and the worst answer, and the policy learns from this pair as in DPO.
 
 python -m lab.methods.online_dpo --policy runs/toy/rl_start --reward_model runs/toy/rm \\
-    --prompts runs/toy/town/prompts_train.jsonl --out runs/online_dpo
+    --prompts runs/toy/town/prompts_train.jsonl --out runs/online_dpo \\
+    --episodes 6400 --batch_size 64 --minibatch_size 64 --max_response 26 --lr 2e-4
 """
 
 from dataclasses import dataclass

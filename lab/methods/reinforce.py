@@ -1,7 +1,8 @@
 """REINFORCE with a baseline (Williams 1992): an answer becomes more probable if it is better than others.
 
 python -m lab.methods.reinforce --policy runs/toy/rl_start --reward_model runs/toy/rm \\
-    --prompts runs/toy/town/prompts_train.jsonl --out runs/reinforce
+    --prompts runs/toy/town/prompts_train.jsonl --out runs/reinforce \\
+    --episodes 6400 --batch_size 64 --minibatch_size 64 --max_response 26 --lr 2e-4
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """The device of a model, and the precision in which its forward is computed."""
 
 import os
-import resource
 import sys
 from contextlib import nullcontext
 
@@ -45,6 +44,10 @@ def peak_memory():
         return torch.cuda.max_memory_allocated()
     if peak := memory_of("self"):
         return peak
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -167,16 +167,20 @@ def history(log, name):
 
 
 def line(log):
-    """A Diagnosis in one line."""
+    """A Diagnosis in a few words; None if there was nothing to compare with."""
     found = diagnose(log, quick=True)
-    return found.disease.name if found.disease else healthy(log)
+    return found.disease.name if found.disease else healthy(log) if is_known(log) else None
 
 
 def healthy(log):
     """What is said if no disease is found."""
-    if log.kind in learned()["bands"] and log.steps >= FEW:
-        return "healthy, as far as the log shows"
-    return "nothing found, and no healthy curves to compare with"
+    missing = "nothing found, and no healthy curves to compare with"
+    return "healthy, as far as the log shows" if is_known(log) else missing
+
+
+def is_known(log):
+    """Whether there are healthy runs to compare a log with."""
+    return log.kind in learned()["bands"] and log.steps >= FEW
 
 
 def since(rows):

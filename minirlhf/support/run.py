@@ -215,8 +215,8 @@ class Run:
         draw_curves(self.out, self.curves)
         with suppress(Exception):  # it is said of a log that somebody may have changed, and ends no run
             if rank() == 0:
-                said = diagnosis.line(read_log(self.out))
-                print(f"{self.out}: {said} (python -m tools.doctor {self.out})", flush=True)
+                if said := diagnosis.line(read_log(self.out)):
+                    print(f"{self.out}: {said} (python -m tools.doctor {self.out})", flush=True)
 
     def _not_finite(self, name, value):
         advice = "lower the learning rate and use another --out"

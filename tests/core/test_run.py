@@ -389,8 +389,10 @@ def test_at_its_end_a_run_says_in_a_line_whether_its_log_looks_healthy(six, caps
     monkeypatch.setattr(run.diagnosis, "line", lambda log: f"{len(log.rows)} rows")
     finished.finish()
     assert capsys.readouterr().out.splitlines()[-1] == f"{six.out}: 6 rows (python -m tools.doctor {six.out})"
-    monkeypatch.setattr(run.diagnosis, "line", lambda log: {}["missing"])
-    finished.finish()
+    for line in (lambda log: {}["missing"], lambda log: None):
+        monkeypatch.setattr(run.diagnosis, "line", line)
+        finished.finish()
+        assert not capsys.readouterr().out
 
 
 def test_only_rank_0_writes(config, tmp_path, monkeypatch):

@@ -211,4 +211,5 @@ def test_kinds_are_told_by_columns():
     assert kinds == {kind: kind for kind in HEALTHY}
     grpo, dpo = Log(ppo_rows(), flags={"kl_coef": 0.1}), Log(sft().rows, flags={"beta": 0.1})
     assert grpo.kind == dpo.kind == "other" and Log(sft().rows, flags={"document_share": 0.1}).kind == "sft"
-    assert diagnosis.line(grpo) == "nothing found, and no healthy curves to compare with"
+    assert diagnosis.healthy(grpo) == "nothing found, and no healthy curves to compare with"
+    assert diagnosis.line(grpo) is None
