@@ -35,7 +35,8 @@ FOLDER = ROOT / "results"
 NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run", "own_data")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 DRAWN = {"overoptimization": known()["overoptimization"], "methods": METHODS["methods"]}  # findings with a picture
-PATIENT = ("stage", "seed", "faults", "diseases", "ended", "said", "others", "knew", "ever", "tenths", "signs")  # kept
+# What is kept of a trial of lab.doctor.
+TRIAL = ("stage", "seed", "faults", "diseases", "ended", "said", "others", "detected", "at_any_time", "tenths", "signs")
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
 FENCED, CODE = re.compile(r"^```.*?^```", re.M | re.S), re.compile(r"(`[^`\n]+`)")
@@ -82,11 +83,11 @@ def keep(folder):
         require(not own["search"]["made by"]["changed"], f"{folder}: measured with files that differ from their commit")
         write_json(FOLDER / "methods" / f"search-{own['search']['seed']}.json", shorter(own["search"]))
         return
-    if parts := [name for name in own if name.split("-")[0] in ("train", "judge", "threads")]:  # of lab.doctor
+    if parts := [name for name in own if name.split("-")[0] in ("train", "evaluate", "threads")]:  # of lab.doctor
         for name in parts:
             require_believable(own[name], f"{folder}/{name}.json")
-            patients = [{key: one[key] for key in PATIENT} for one in own[name]["patients"]]
-            write_json(FOLDER / "doctor" / f"{name}.json", shorter(own[name] | {"patients": patients}))
+            trials = [{key: one[key] for key in TRIAL} for one in own[name]["trials"]]
+            write_json(FOLDER / "doctor" / f"{name}.json", shorter(own[name] | {"trials": trials}))
         return
     results = {name: result for name, result in own.items() if name in known() | METHODS}
     require(
@@ -133,7 +134,7 @@ def load():
     runs = [run for run in runs if run["seed"] in RUN_SEEDS]
     found = {"toy": combine(runs) | {"seeds": len(runs)}} if runs else {}
     found |= {path.stem: read_json(path) for path in FOLDER.glob("*.json")}
-    doctor = {part: counts.kept(FOLDER / "doctor", part) for part in ("train", "judge", "threads")}
+    doctor = {part: counts.kept(FOLDER / "doctor", part) for part in ("train", "evaluate", "threads")}
     if all(doctor.values()):
         found["doctor"] = doctor
     by_seed = [read_json(path) for path in sorted(FOLDER.glob("*/seed-*.json"))]

@@ -188,7 +188,7 @@ def table_of_fits(found):
 
 def table_of_doctor(found):
     """How often the diagnosis finds each fault, how often it calls a healthy run ill, and how early it knows."""
-    own = [one for one in found["doctor"]["judge"] if one["base"] != "people"]
+    own = [one for one in found["doctor"]["evaluate"] if one["base"] != "people"]
     rows = [[kind, fault.replace("_", " "), disease, *cells(count, disease)]
             for (kind, fault, disease), count in sorted(counts.of_faults(own).items(), key=healthy_first)]  # fmt: skip
     healthy = counts.count([one for one in own if not one["diseases"]])
@@ -204,25 +204,25 @@ def healthy_first(item):
 def cells(own, disease):
     right, instead = f"{own['right']} of {own['runs']}", ", ".join(f"{name} ({n})" for name, n in own["instead"])
     if disease == counts.HEALTHY:
-        low, high = exact(own["runs"] - own["never"], own["runs"])
-        ill = own["runs"] - own["never"]
+        low, high = exact(own["runs"] - own["no_alarm"], own["runs"])
+        ill = own["runs"] - own["no_alarm"]
         return [right, instead, f"called ill at some time: {ill}, {100 * low:.1f} to {100 * high:.1f} %"]
-    return [right, instead, "" if own["knew"] is None else f"{100 * own['knew']:.0f} % of the run"]
+    return [right, instead, "" if own["detected"] is None else f"{100 * own['detected']:.0f} % of the run"]
 
 
 def table_of_doctors_bases(found):
-    """The same by where the runs begin: right and all."""
-    groups = counts.of_bases(found["doctor"]["judge"])
+    """The same by where the runs begin: in how many it was right, of how many."""
+    groups = counts.of_bases(found["doctor"]["evaluate"])
     rows = [[base, *(f"{own['right']} of {own['runs']}" for own in parts.values())] for base, parts in groups.items()]
     return rows_of(["models and data", "healthy: said so", "one fault: said which", "two faults: said one"], rows)
 
 
 def table_of_threads(found):
     """Public questions, runs that were made to look like them, and what is said of these."""
-    patients = found["doctor"]["threads"]
+    trials = found["doctor"]["threads"]
     rows = [[f"[{one.link.split('/')[-3]} #{one.link.split('/')[-1]}]({one.link})", one.seen,
-             ", ".join(f"{name} {how:g}" for name, how in one.faults), patient["said"] or counts.HEALTHY, one.found]
-            for one, patient in zip(THREADS, patients, strict=True)]  # fmt: skip
+             ", ".join(f"{name} {how:g}" for name, how in one.faults), trial["said"] or counts.HEALTHY, one.found]
+            for one, trial in zip(THREADS, trials, strict=True)]  # fmt: skip
     return rows_of(["thread", "what was seen", "put into a run", "the doctor says", "what the thread found"], rows)
 
 

@@ -1,7 +1,7 @@
 """Puts faults into runs, and sees what minirlhf.support.diagnosis says of them.
 
     python -m lab.doctor train     makes healthy runs; of two bases also runs with faults, on which the rules were tried
-    python -m lab.doctor judge     makes runs of other seeds, sizes, towns and data, and sees how often it is right
+    python -m lab.doctor evaluate  makes runs of other seeds, sizes, towns and data, and counts how often it is right
     python -m lab.doctor threads   makes runs like those that people have asked about in public
     python -m lab.doctor bands     learns the healthy bands from the runs of train that are kept in results/doctor/
 
@@ -37,17 +37,17 @@ NO_LOG = "nothing: it ended before a row was logged"
 
 @dataclass(frozen=True)
 class Config:
-    part: Text  # train, judge, threads or bands
-    base: tuple[str, ...] = ()  # where the trials of train and judge begin, such as nano-60; all, unless given
+    part: Text  # train, evaluate, threads or bands
+    base: tuple[str, ...] = ()  # where trials begin, such as nano-60; all of the part, unless given
     out: str = "runs/doctor"  # output folder
     tiny: bool = False  # do a hundredth of the work, to see that it runs; the figures mean nothing
 
     def __post_init__(self):
-        require_choice(self, "part", ("train", "judge", "threads", "bands"))
+        require_choice(self, "part", ("train", "evaluate", "threads", "bands"))
 
 
 def bases(config):
-    """{name: where trials begin} of a part. What judges was not used to train."""
+    """{name: where trials begin} of a part. What evaluates was not used to train."""
     out, common = f"{config.out}/{config.part}", dict(judge_on="validation", stage="rm", tiny=config.tiny)
 
     def town(name, seed, size="nano", changes=()):
@@ -83,17 +83,17 @@ def main(config):
         if path.exists() or (KEPT / path.name).exists():
             continue
         own = known[name].prepare()
-        found = at_once(*[(trial, own, *case) for case in cases_of(own, name, config)])
-        found = at_once(*[(say, one) for one in found])
-        write_json(path, {"base": name, "patients": found, "made by": made_by()})
+        found = at_once(*[(run_trial, own, *case) for case in cases_of(own, name, config)])
+        found = at_once(*[(diagnose_trial, one) for one in found])
+        write_json(path, {"base": name, "trials": found, "made by": made_by()})
         print(f"{path}: right in {sum(map(counts.is_right, found))} of {len(found)} runs", flush=True)
 
 
 def learn():
     """Writes bands.json: the healthy bands, and what the trials said, if there are any yet."""
-    train, judge = (counts.kept(KEPT, part) for part in ("train", "judge"))
+    train, others = (counts.kept(KEPT, part) for part in ("train", "evaluate"))
     require(train, f"{KEPT}: no results of train; make them, and keep them")
-    write_json(BANDS, {"bands": bands_of(train)} | ({"trials": counts.trials(judge)} if judge else {}))
+    write_json(BANDS, {"bands": bands_of(train)} | ({"trials": counts.precision(others)} if others else {}))
     print(f"{BANDS}: of {sum(not one['diseases'] for one in train)} healthy runs")
 
 
@@ -109,13 +109,13 @@ def cases_of(own, name, config):
             sick = []
         for fault in [healthy] * (1 if config.tiny else HEALTHY[stage]) + sick:
             found.append((stage, [(fault, strength(fault, rng))]))
-    if config.part == "judge":
+    if config.part == "evaluate":
         for _ in range(1 if config.tiny else PAIRS):
             found.append(("ppo", [(fault, strength(fault, rng)) for fault in pair(rng)]))
     return [(*case, 1000 * own.seed + number) for number, case in enumerate(found)]
 
 
-def trial(own, stage, given, seed):
+def run_trial(own, stage, given, seed):
     """Trains with faults, and keeps the log. Returns what is known of the run."""
     script, name = stage.removesuffix("_ptx"), "-".join(f"{fault.name}-{how:.3g}" for fault, how in given)
     folder = Path(own.out) / "trials" / f"{stage}-{name}-{seed}"
@@ -165,10 +165,10 @@ def spoilt(own, script, fault, how, folder):
     return {"data": str(path)}
 
 
-def bands_of(patients):
+def bands_of(trials):
     """{kind: {sign: [[low, high] at each tenth]}} of those who are healthy."""
     values = {}
-    for one in patients:
+    for one in trials:
         for name, own in one["signs"].items() if not one["diseases"] else ():
             tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
             for tenth, value in zip(one["tenths"], own):
@@ -190,21 +190,22 @@ def widened(values):
     return [low - margin, high + margin]
 
 
-def say(patient):
+def diagnose_trial(trial):
     """What the signs of a trial were at each tenth of its log, what the diagnosis is, after which share of the run it
     was known, and what was said at any time."""
-    if not (Path(patient["folder"]) / "metrics.jsonl").exists():  # not finite in the first step: the script says so
-        return patient | {"said": NO_LOG, "others": [], "knew": 1.0, "ever": [NO_LOG], "tenths": [], "signs": {}}
-    log = signs.read_log(patient["folder"])
+    if not (Path(trial["folder"]) / "metrics.jsonl").exists():  # not finite in the first step: the script says so
+        nothing = {"said": NO_LOG, "others": [], "at_any_time": [NO_LOG], "tenths": [], "signs": {}}
+        return trial | nothing | {"detected": 1.0}
+    log = signs.read_log(trial["folder"])
     found = diagnosis.diagnose(log)
     said = found.disease.name if found.disease else ""
     seen = [own.name if own else "" for own in (diagnosis.diagnose(part, quick=True).disease for part in log.parts())]
-    knew = next(i for i in range(1, len(seen) + 1) if all(own == said for own in seen[i - 1 :])) / len(seen)
+    detected = next(i for i in range(1, len(seen) + 1) if all(own == said for own in seen[i - 1 :])) / len(seen)
     parts = log.parts(10)
     values = {name: [rounded(getattr(signs, name)(part)) for part in parts] for name in diagnosis.names_of(log.kind)}
-    about = {"others": [disease.name for disease in found.others], "ever": sorted({*seen} - {""})}
+    about = {"others": [disease.name for disease in found.others], "at_any_time": sorted({*seen} - {""})}
     about |= {"tenths": [part.tenth for part in parts], "signs": values}
-    return patient | {"said": said, "knew": knew * len(log.rows) / log.steps} | about
+    return trial | {"said": said, "detected": detected * len(log.rows) / log.steps} | about
 
 
 def rounded(value):

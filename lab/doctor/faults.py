@@ -67,7 +67,7 @@ def kl_sign(put, config, strength):
 
 
 def kl_clamped(put, config, strength):
-    """A token that has become less probable costs nothing, where it should earn a bonus; strength says nothing."""
+    """A token that has become less probable costs nothing, where it should earn a bonus. strength is ignored."""
     put(losses, "shaped_rewards", functools.partial(details._reward, lambda d: d.clamp(min=0)))
 
 

@@ -162,18 +162,18 @@ def test_faults_in_data():
     assert cases.changed(records, "flipped", 1, rng)[0] == {"ranks": [2, 1, 1], "n": 0}
 
 
-def test_each_base_has_each_fault_once_and_those_who_judge_pairs_too():
+def test_each_base_has_each_fault_once_and_those_who_evaluate_pairs_too():
     own = SimpleNamespace(seed=7)
     trained = doctor.cases_of(own, doctor.TRIED[0], doctor.Config(part="train"))
     healthy = doctor.cases_of(own, "b", doctor.Config(part="train"))
     assert len(healthy) == sum(doctor.HEALTHY.values()) and {given[0][0].name for _, given, _ in healthy} == {"none"}
-    judged = doctor.cases_of(own, "a", doctor.Config(part="judge"))
+    judged = doctor.cases_of(own, "a", doctor.Config(part="evaluate"))
     sick = sum(len(known) - 1 for known in cases.FAULTS.values())
     assert len(trained) == sick + sum(doctor.HEALTHY.values()) and len(judged) == len(trained) + doctor.PAIRS
     assert len({seed for *_, seed in judged}) == len(judged)
     assert all(len(given) == 2 and given[0] != given[1] for _, given, _ in judged[-doctor.PAIRS :])
     assert doctor.cases_of(own, doctor.TRIED[1], doctor.Config(part="train")) != trained
-    both = [doctor.bases(doctor.Config(part=part)) for part in ("train", "judge")]
+    both = [doctor.bases(doctor.Config(part=part)) for part in ("train", "evaluate")]
     assert not {base.seed for base in both[0].values()} & {base.seed for base in both[1].values()}
 
 
@@ -202,7 +202,7 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
     for i, kl in enumerate((2.0, 3.0, 4.0, 9.0)):
         (tmp_path / str(i)).mkdir()
         folder = folder_of(tmp_path / str(i), health.ppo(kl=kl, response_length=10.0))
-        folders.append(doctor.say({"folder": str(folder), "stage": "ppo", "diseases": ["x"] * (kl == 9)}))
+        folders.append(doctor.diagnose_trial({"folder": str(folder), "stage": "ppo", "diseases": ["x"] * (kl == 9)}))
     bands = doctor.bands_of(folders)
     for low, high in bands["ppo"]["kl"][:8]:  # 0.2 to 0.4, twofold, and a quarter of that (in logarithms) on each side
         assert (low, high) == (pytest.approx(0.2 / 2**0.25), pytest.approx(0.4 * 2**0.25))
@@ -217,53 +217,55 @@ def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path,
     bands = {"ppo": {"kl": [[0.0, 1.0]] * 10}}
     monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": bands})
     jump = torch.where(torch.arange(health.N) >= 20, 40.0, 0.0).numpy()
-    found = doctor.say({"folder": str(folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))), "diseases": []})
-    assert found["said"] == "beta is too small" == found["ever"][-1] and 0.5 < found["knew"] <= 0.6
+    found = doctor.diagnose_trial(
+        {"folder": str(folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))), "diseases": []}
+    )
+    assert found["said"] == "beta is too small" == found["at_any_time"][-1] and 0.5 < found["detected"] <= 0.6
     assert found["signs"]["kl"][-1] == 4.0 and found["others"] == [] and found["tenths"][-1] == 8
     assert len(found["tenths"]) == len(found["signs"]["kl"]) == 10
     short = health.ppo(kl=40.0, response_length=10.0)  # which ended after a half
     (tmp_path / "b").mkdir()
-    found = doctor.say({"folder": str(folder_of(tmp_path / "b", short.upto(20))), "diseases": []})
-    assert found["knew"] == pytest.approx(0.05 * 20 / health.N)
+    found = doctor.diagnose_trial({"folder": str(folder_of(tmp_path / "b", short.upto(20))), "diseases": []})
+    assert found["detected"] == pytest.approx(0.05 * 20 / health.N)
 
 
 def test_a_run_that_ended_before_its_first_row_has_no_disease_named(tmp_path):
-    found = doctor.say({"folder": str(tmp_path), "diseases": ["it learns too fast"]})
+    found = doctor.diagnose_trial({"folder": str(tmp_path), "diseases": ["it learns too fast"]})
     assert found["said"] == doctor.NO_LOG and not counts.is_right(found)
 
 
-def patient(said, *diseases, stage="ppo", base="a", knew=1.0):
-    ever, faults = [said] * bool(said) + (["x"] if knew == 0.3 else []), [[f"of {own}", 1.0] for own in diseases]
-    return {"said": said, "diseases": list(diseases), "stage": stage, "base": base, "knew": knew, "ever": ever,
-            "faults": faults or [["none", 1.0]]}  # fmt: skip
+def trial(said, *diseases, stage="ppo", base="a", detected=1.0):
+    ever, faults = [said] * bool(said) + (["x"] if detected == 0.3 else []), [[f"of {own}", 1.0] for own in diseases]
+    return {"said": said, "diseases": list(diseases), "stage": stage, "base": base, "detected": detected,
+            "at_any_time": ever, "faults": faults or [["none", 1.0]]}  # fmt: skip
 
 
-PATIENTS = [
-    patient("", knew=0.1), patient("", stage="ppo_ptx", knew=0.3), patient("x", base="b"), patient("x", "x", knew=0.2),
-    patient("x", "x", knew=0.6), patient("y", "x"), patient("", "y", base="b"), patient("y", "x", "y"),
-    patient("z", "x", "y"), patient("", stage="sft"),
+TRIALS = [
+    trial("", detected=0.1), trial("", stage="ppo_ptx", detected=0.3), trial("x", base="b"),
+    trial("x", "x", detected=0.2), trial("x", "x", detected=0.6), trial("y", "x"), trial("", "y", base="b"),
+    trial("y", "x", "y"), trial("z", "x", "y"), trial("", stage="sft"),
 ]  # fmt: skip
 
 
 def test_trials_are_counted_by_disease_and_by_base():
-    assert counts.trials(PATIENTS) == {"ppo": {"x": (2, 3), "y": (1, 2), "z": (0, 1)}}
-    assert counts.trials([patient("x", "x", stage="rm"), patient("x", stage="ppo_ptx")]) == {
+    assert counts.precision(TRIALS) == {"ppo": {"x": (2, 3), "y": (1, 2), "z": (0, 1)}}
+    assert counts.precision([trial("x", "x", stage="rm"), trial("x", stage="ppo_ptx")]) == {
         "rm": {"x": (1, 1)}, "ppo": {"x": (0, 1)}}  # fmt: skip
-    found = counts.of_faults(PATIENTS)
+    found = counts.of_faults(TRIALS)
     names = [("PPO", "none", "healthy"), ("PPO", "of x", "x"), ("PPO", "of y", "y"), ("SFT", "none", "healthy")]
     assert list(found) == names
-    assert found[names[0]] == {"runs": 3, "right": 2, "instead": [("x", 1)], "knew": 0.2, "never": 1}
-    assert found[names[1]] == {"runs": 3, "right": 2, "instead": [("y", 1)], "knew": 0.4, "never": 0}
-    assert found[names[2]] == {"runs": 1, "right": 0, "instead": [("healthy", 1)], "knew": None, "never": 1}
-    bases = counts.of_bases(PATIENTS)
+    assert found[names[0]] == {"runs": 3, "right": 2, "instead": [("x", 1)], "detected": 0.2, "no_alarm": 1}
+    assert found[names[1]] == {"runs": 3, "right": 2, "instead": [("y", 1)], "detected": 0.4, "no_alarm": 0}
+    assert found[names[2]] == {"runs": 1, "right": 0, "instead": [("healthy", 1)], "detected": None, "no_alarm": 1}
+    bases = counts.of_bases(TRIALS)
     assert {name: (own["right"], own["runs"]) for name, own in bases["a"].items()} == {
         "healthy": (3, 3), "sick": (2, 3), "two": (1, 2)}  # fmt: skip
     assert (bases["b"]["healthy"]["right"], bases["b"]["sick"]["right"], bases["b"]["two"]["runs"]) == (0, 0, 0)
 
 
 def test_the_pages_tables_have_these_counts():
-    others = [patient("x", base="people")]
-    found = {"doctor": {"judge": PATIENTS + others, "threads": [patient("x")] * 9 + [patient("")]}}
+    others = [trial("x", base="people")]
+    found = {"doctor": {"evaluate": TRIALS + others, "threads": [trial("x")] * 9 + [trial("")]}}
     rows = [line.split(" | ") for line in tables.TABLES["doctor"](found).splitlines()[2:]]
     names = [["| SFT", "none", "healthy"], ["| PPO", "none", "healthy"], ["| PPO", "of x", "x"], ["| PPO", "of y", "y"],
              ["| all", "none", "healthy"]]  # fmt: skip
@@ -278,14 +280,14 @@ def test_the_pages_tables_have_these_counts():
 
 def test_of_trials_the_outcome_is_kept_base_by_base(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
-    made = {"commit": "a" * 40, "changed": [], "command": "lab.doctor judge", "machine": "x",
+    made = {"commit": "a" * 40, "changed": [], "command": "lab.doctor evaluate", "machine": "x",
             "claims": provenance.hash_of_claims()}  # fmt: skip
-    one = patient("x", "x") | dict(ended="finished", others=[], signs={"kl": [1.0]}, tenths=[1], folder="f", seed=3)
+    one = trial("x", "x") | dict(ended="finished", others=[], signs={"kl": [1.0]}, tenths=[1], folder="f", seed=3)
     del one["base"]
-    for name in ("judge-a", "judge-b", "train-a", "threads-a"):
-        write_json(tmp_path / "run" / f"{name}.json", {"base": name[-1], "patients": [one], "made by": made})
+    for name in ("evaluate-a", "evaluate-b", "train-a", "threads-a"):
+        write_json(tmp_path / "run" / f"{name}.json", {"base": name[-1], "trials": [one], "made by": made})
     results.keep(tmp_path / "run")
-    first, second = results.load()["doctor"]["judge"]
+    first, second = results.load()["doctor"]["evaluate"]
     assert first == {"base": "a"} | {key: value for key, value in one.items() if key != "folder"}
     assert second["base"] == "b" and len(results.load()["doctor"]["train"]) == 1
 
@@ -295,13 +297,13 @@ def test_bands_are_learned_from_what_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "BANDS", tmp_path / "bands.json")
     with pytest.raises(InputError, match="no results of train"):
         doctor.main(doctor.Config(part="bands"))
-    own = patient("", base="a") | dict(tenths=[1, 10], signs={"kl": [1.0, 2.0], "first_kl": [0.0, 0.0]})
-    write_json(tmp_path / "train-a.json", {"base": "a", "patients": [own, own | {"diseases": ["x"], "signs": {}}]})
+    own = trial("", base="a") | dict(tenths=[1, 10], signs={"kl": [1.0, 2.0], "first_kl": [0.0, 0.0]})
+    write_json(tmp_path / "train-a.json", {"base": "a", "trials": [own, own | {"diseases": ["x"], "signs": {}}]})
     doctor.main(doctor.Config(part="bands"))
     learned = read_json(tmp_path / "bands.json")
     assert learned == {"bands": {"ppo": {"kl": [pytest.approx([1 / 1.01, 1.01]), *[[None, None]] * 8,
                                                 pytest.approx([2 / 1.01, 2.02])]}}}  # fmt: skip
-    write_json(tmp_path / "judge-b.json", {"base": "b", "patients": [patient("x", "x")]})
+    write_json(tmp_path / "evaluate-b.json", {"base": "b", "trials": [trial("x", "x")]})
     doctor.main(doctor.Config(part="bands"))
     assert read_json(tmp_path / "bands.json") == learned | {"trials": {"ppo": {"x": [1, 1]}}}
 
@@ -337,13 +339,13 @@ def base(tiny_run, tmp_path, in_one_process):
 def test_a_trial_is_trained_with_its_fault_and_kept(base):
     kinds = {fault.disease: fault for fault in cases.FAULTS["ppo"]}
     given = [(kinds["beta is too small"], 0.01), (cases.Fault("kl_sign", 1, 1, "rewards are wrong"), 1.0)]
-    found = doctor.trial(base, "ppo", given, 5)
+    found = doctor.run_trial(base, "ppo", given, 5)
     log = signs.read_log(found["folder"])
     assert log.flags["kl_coef"] == pytest.approx(0.003) and signs.wrong_rewards(log) > 0
     assert found["diseases"] == ["beta is too small", "rewards are wrong"] and found["ended"] == "finished"
     assert not list((base_of(found)).glob("*.pt"))
     assert [name for name, _ in found["faults"]] == ["beta, low", "kl_sign"] and found["seed"] == 5
-    assert doctor.trial(base, "ppo", given, 5) == found == read_json(base_of(found) / "trial.json")
+    assert doctor.run_trial(base, "ppo", given, 5) == found == read_json(base_of(found) / "trial.json")
 
 
 def base_of(found):
@@ -354,7 +356,7 @@ def test_faults_of_data_reach_the_script(base):
     doctor_files = read(base.file("rankings"), "ranking")
     write_lines(base.file("rankings_training"), doctor_files)
     write_lines(base.file("rankings_validation"), doctor_files)
-    found = doctor.trial(base, "rm", [(cases.Fault("flipped", 1, 1, "x"), 1.0)], 5)
+    found = doctor.run_trial(base, "rm", [(cases.Fault("flipped", 1, 1, "x"), 1.0)], 5)
     log = signs.read_log(found["folder"])
     assert log.kind == "rm" and signs.pairs_right(log) is not None and "/data/rm-flipped-1-5" in str(log.flags["data"])
     assert not list((base_of(found).parents[1] / "data").iterdir())
