@@ -22,8 +22,8 @@ from minirlhf.support.files import read_json, write_atomically, write_json
 from . import broken
 from .doctor import counts
 from .findings import pictures
-from .findings.__main__ import known
 from .findings.claims import RUN_SEEDS, seeds_of
+from .findings.measuring import known
 from .findings.seeds import combine
 from .methods.findings import CLAIMS as METHODS_CLAIMS
 from .methods.findings import FINDINGS as METHODS

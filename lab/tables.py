@@ -8,8 +8,8 @@ from minirlhf.support.statistics import exact
 
 from .doctor import counts
 from .doctor.cases import THREADS
-from .findings.__main__ import known
 from .findings.finding import verdict
+from .findings.measuring import known
 from .findings.page import MARKS, bound
 from .methods import tables as methods
 from .methods.findings import FINDINGS as METHODS

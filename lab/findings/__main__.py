@@ -9,32 +9,21 @@
 Findings share the models that they train. After a stop or a kill, the same command continues.
 """
 
-import importlib
 import math
-import pkgutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.provenance import CLAIMS, made_by
-from lab.report import with_interval
+from lab.provenance import CLAIMS
 from minirlhf.support.config import Text, check_fields, command, require_choice
 from minirlhf.support.errors import InputError, require, reraise
-from minirlhf.support.files import read_json, write_atomically, write_json
+from minirlhf.support.files import read_json, write_atomically
 from minirlhf.support.folder import lock_output
 
-from . import claims, page, pictures
-from .finding import Finding, verdict
+from . import claims, page
 from .lab import MINUTES, Lab
+from .measuring import known, measure
 
 WHICH = ("names", "all", "confirm", "claims")  # flags that may differ between two commands for one folder
-
-
-def known():
-    """{name: Finding}: the subclasses in this folder's files, file by file."""
-    files = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]) if module.name != "__main__"]
-    modules = [importlib.import_module(f"lab.findings.{name}").__name__ for name in files]
-    return {f.name(): f for module in modules for f in Finding.__subclasses__() if f.__module__ == module}
 
 
 @dataclass(frozen=True)
@@ -77,7 +66,7 @@ def main(config):
         kept = [size for size in MINUTES if Path(f"{out}/{size}/ppo_ptx/model.pt").exists()]
         left = "" if config.tiny else f", about {math.ceil(cost([findings[n] for n in chosen[i:]], kept))} min left"
         print(f"== {name} ({i + 1} of {len(chosen)}{left})", flush=True)
-        run(findings[name](), lab)
+        measure(findings[name](), lab)
     results = [(finding(), read_json(f"{out}/{name}.json")) for name, finding in findings.items()
                if Path(f"{out}/{name}.json").exists()]  # fmt: skip
     for finding, result in results:
@@ -93,24 +82,6 @@ def cost(findings, kept=()):
     """Minutes of findings on two cores, with the training of the models that they share and that are not kept yet."""
     missing = {size for finding in findings for size in finding.sizes if size not in kept}
     return sum(finding.minutes for finding in findings) + sum(MINUTES[size] for size in missing)
-
-
-def run(finding, lab, claims=CLAIMS):
-    """Measures a finding, writes its figures and its picture, and prints its claims and its verdict. claims: the file
-    that has its claims."""
-    began = time.perf_counter()
-    try:
-        figures = finding.measure(lab)
-    except ImportError as error:
-        raise InputError(f'{finding.name()}: {error}; pip install "minirlhf[all]"') from None
-    claimed = list(finding.claims(figures))
-    result = {"verdict": verdict(claimed), "figures": figures, "seconds": round(time.perf_counter() - began, 1)}
-    result |= {"seed": lab.seed, "made by": made_by(claims)}
-    write_json(f"{lab.out}/{finding.name()}.json", result)
-    pictures.write(finding, figures, f"{lab.out}/{finding.name()}.png")
-    for one in claimed:
-        print(f"   {page.MARKS[one.holds]}: {one.text}: {with_interval(one.value)}")
-    print(f"   {result['verdict']}, {result['seconds']:.0f} s", flush=True)
 
 
 def list_findings(findings):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.findings import claims
-from lab.findings.__main__ import run
 from lab.findings.lab import Lab
+from lab.findings.measuring import measure
 from lab.provenance import made_by
 from minirlhf.support.config import Text, check_fields, command, require_choice
 from minirlhf.support.errors import InputError
@@ -63,7 +63,7 @@ def main(config):
     for name in config.names or FINDINGS:
         if config.names or not Path(f"{config.out}/{name}.json").exists():
             print(f"== {name}", flush=True)
-            run(FINDINGS[name](), lab, CLAIMS)
+            measure(FINDINGS[name](), lab, CLAIMS)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ def test_all_findings_run_and_the_page_shows_them(out):
 
 
 def test_what_is_there_is_kept(out, capsys, monkeypatch):
-    monkeypatch.setattr(command, "run", lambda *args: pytest.fail("ran again"))
+    monkeypatch.setattr(command, "measure", lambda *args: pytest.fail("ran again"))
     tiny.run(command, ["--all", "--tiny", "--out", str(out)])
     assert "shows 28 of 28 findings" in capsys.readouterr().out
 
@@ -254,7 +254,7 @@ def test_a_result_of_another_version_is_named(out, tmp_path):
 
 def test_a_seed_confirms_what_the_file_of_claims_says(out, monkeypatch, capsys, tmp_path):
     ran = []
-    monkeypatch.setattr(command, "run", lambda finding, lab: ran.append(finding.name()))
+    monkeypatch.setattr(command, "measure", lambda finding, lab: ran.append(finding.name()))
     tiny.run(command, ["--confirm", "--seed", "33", "--tiny", "--out", str(tmp_path / "33")])
     alone = [name for name, finding in KNOWN.items() if "medium" not in finding.sizes]
     assert ran == alone and 15 < len(alone) < len(KNOWN)
