@@ -13,7 +13,7 @@ COLUMNS = {
     "true utility": ("true utility", "+.3f", 1), "wins against SFT": ("wins against SFT, %", ".1f", 100),
     "does what was asked": ("follows, %", ".1f", 100), "true": ("true, %", ".1f", 100),
     "KL": ("KL, nats per answer", ".2f", 1), "RM score": ("RM score", "+.2f", 1),
-    "loss on pages above the start's": ("loss on pages above the start's", "+.3f", 1),
+    "loss on pages above the start's": ("pretraining loss above the start's", "+.3f", 1),
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def of_equal_flops(found):
 
 
 def of_settings(found):
-    """The learning rates and prices of the KL that were tried, those that were chosen in bold type; and how far each
+    """The learning rates and betas that were tried, those that were chosen in bold type; and how far each
     method is above PPO at PPO's KL."""
     f, rows = found["methods"], []
     for name, (lr, price) in arms.CHOSEN.items():
@@ -45,12 +45,12 @@ def of_settings(found):
         tried = [", ".join(f"**{each:g}**" if each == own else f"{each:g}" for each in values)
                  for own, values in ((lr, rates), (price, prices))]  # fmt: skip
         rows.append([name, *tried, with_interval(above, "+.3f") if above else ""])
-    return ["method", "learning rates", "prices of the KL", "true utility at PPO's KL, minus PPO's"], rows
+    return ["method", "learning rates", "betas", "true utility at PPO's KL, minus PPO's"], rows
 
 
 def of_details(found):
     """What each change of PPO does, and where one would see it first."""
-    rows = [[f"`{name}`", first_sentence(change), *cells(found["details"], name, "nothing"),
+    rows = [[f"`{name}`", " ".join(change.__doc__.split()), *cells(found["details"], name, "nothing"),
              symptom(found["runs of details"], name)] for name, change in details.CHANGES.items()]  # fmt: skip
     return ["change", "what it is", *heading("nothing", "first apart in all seeds")[1:]], rows
 
@@ -69,10 +69,6 @@ def cells(f, name, base):
         short = f"{scale * value['mean']:{form}}" if value else ""
         found.append(with_interval(value, form, scale=scale) if what == "true utility" else short)
     return [found[1], found[0], *found[2:]]
-
-
-def first_sentence(change):
-    return " ".join(change.__doc__.split())
 
 
 def symptom(runs, name):

@@ -103,8 +103,8 @@ DISEASES = (
     Disease("the entropy collapses", PPO, {"entropy": "low"},
             "Answers become alike. Raise --kl_coef; if the score does not rise either, look for what else is in the "
             "loss."),
-    Disease("beta is too large", PPO, {"price": "high", "score_gain": "low"},
-            "Answers differ more in the price of their KL than in score, which is not learned. Lower --kl_coef."),
+    Disease("beta is too large", PPO, {"kl_penalty": "high", "score_gain": "low"},
+            "Answers differ more in the penalty for their KL than in score, which is not learned. Lower --kl_coef."),
     Disease("beta is too small", PPO, {"kl": "high"},
             "The policy moves far from its start, to where the reward model has seen nothing. Raise --kl_coef, and "
             "read answers: the score says nothing there."),

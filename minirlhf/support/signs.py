@@ -205,9 +205,9 @@ def kl(log):
     return last(log["kl"]) / last(log["response_length"]) if len(log["kl"]) and len(log["response_length"]) else None
 
 
-def price(log):
-    """How much answers differ in the price of their KL, beta times it, divided by how much they differ in score (both
-    standard deviations, of the answers shown in the newest fifth)."""
+def kl_penalty(log):
+    """How much answers differ in the penalty for their KL, beta times it, divided by how much they differ in score
+    (both standard deviations, of the answers shown in the newest fifth)."""
     beta, rows = log.flags.get("kl_coef"), [row for row in log.tokens if not row.get("again")]
     rows = rows[-max(16, len(rows) // 5) :]
     if beta is None or len(rows) < 16:

@@ -57,7 +57,7 @@ SHORTER = {"score": lambda i, row: -1.0 * len(row["ids"])}
     ("score_gain", ppo(), np.linspace(0, 1, N)[-8:].mean() - np.linspace(0, 1, N)[:3].mean()),
     ("score_gain", ppo({"score": lambda i, row: 2 * row["score"]}, score=3.0), 0.0),
     ("score_size", ppo({"score": lambda i, row: (-1.0) ** i * (3.0 if row["step"] > 4 else 2.0)}), 2.0),
-    ("price", ppo(FAR), 0.5),
+    ("kl_penalty", ppo(FAR), 0.5),
     ("kl", ppo(kl=6.0, response_length=12.0), 0.5),
     ("clipped_at_first", ppo(clip_fraction=np.arange(N) / 100), 0.09),
     ("explained", ppo(explained_variance=0.3), 0.3),
@@ -178,7 +178,7 @@ def test_a_part_of_a_run_is_compared_with_the_same_part_of_healthy_runs():
 def test_what_the_log_does_not_have_is_named_and_no_disease_comes_from_it():
     rows = [{"step": row["step"], "score": row["score"], "kl": 0.0} for row in ppo_rows()]
     found = diagnosis.diagnose(Log(rows))
-    assert found.disease is None and {"explained", "wrong_rewards", "price"} <= set(found.unseen)
+    assert found.disease is None and {"explained", "wrong_rewards", "kl_penalty"} <= set(found.unseen)
 
 
 def test_of_a_run_of_a_few_steps_only_what_must_be_so_is_looked_at():
