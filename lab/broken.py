@@ -24,8 +24,7 @@ from minirlhf.support.statistics import interval
 
 from . import stages
 from .doctor.cases import changed
-from .evaluation import answers, contents_of, count_right, judge_all, pairs_right
-from .findings.lab import utilities
+from .evaluation import answers, contents_of, count_right, judge_all, pairs_right, utilities
 from .methods import details
 from .pipeline import Pipeline
 from .provenance import made_by

@@ -54,6 +54,11 @@ def judge_all(records, texts):
     return [town.judge(*both) for both in zip(records, texts)]
 
 
+def utilities(records, texts):
+    """The true utility of each text: its mean over all labelers, without noise. (N,)"""
+    return np.array([town.mean_utility(*both) for both in zip(judge_all(records, texts), texts)])
+
+
 def rm_scores(reward_model, tokenizer, records, texts):
     """The reward model's score of each text as an answer to its record's prompt (N,)."""
     sequences = [encode_response(r["prompt"], text, tokenizer) for r, text in zip(records, texts)]

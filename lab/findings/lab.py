@@ -181,11 +181,6 @@ def follows(texts, records):
     return shares(texts, records, lambda j: j.follows)
 
 
-def utilities(records, texts):
-    """The true utility of each text: its mean over all labelers, without noise. (N,)"""
-    return np.array([town.mean_utility(*both) for both in zip(judge_all(records, texts), texts)])
-
-
 def mean(values, records, weights=None, signed=False):
     """A figure: the mean and its interval, resampling the records' contents; with weights, a ratio of sums. signed: the
     values are differences."""

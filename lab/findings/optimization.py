@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from lab.evaluation import kl, load, loss_difference, sample
+from lab.evaluation import kl, load, loss_difference, sample, utilities
 from lab.methods import dpo
 from lab.workers import at_once
 from minirlhf.model import GPT
 from minirlhf.support.run import read_metrics
 
 from .finding import Finding
-from .lab import LIMIT, certain, means, utilities
+from .lab import LIMIT, certain, means
 from .overoptimization import best_of
 from .preferences import rank_answers
 

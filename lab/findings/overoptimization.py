@@ -11,7 +11,7 @@ import numpy as np
 
 from data import town
 from data.town.world import FACT
-from lab.evaluation import contents_of, load, rm_scores, sample, texts_of
+from lab.evaluation import contents_of, load, rm_scores, sample, texts_of, utilities
 from lab.methods.best_of_n import kl_bound
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
@@ -20,7 +20,7 @@ from minirlhf.support.statistics import STUDENT, interval
 
 from . import pictures
 from .finding import Finding
-from .lab import LIMIT, SIZES, UNKNOWN, apart, certain, mean, utilities
+from .lab import LIMIT, SIZES, UNKNOWN, apart, certain, mean
 from .preferences import felt_by
 from .rewards import measure_accuracy, share_of_rankings
 from .tasks import KlSweep

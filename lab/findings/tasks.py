@@ -6,7 +6,7 @@ import numpy as np
 
 from data.town.demonstrations import respond
 from data.town.prompts import KINDS, draw_record
-from lab.evaluation import load, loss_difference, rm_scores
+from lab.evaluation import load, loss_difference, rm_scores, utilities
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.run import read_metrics
@@ -14,7 +14,7 @@ from minirlhf.support.statistics import interval
 
 from . import benchmarks, pictures
 from .finding import Finding
-from .lab import LIMIT, follows, mean, means, utilities
+from .lab import LIMIT, follows, mean, means
 
 
 def scores(lab, folders):

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from lab import broken
-from lab.evaluation import answerable, contents_of, informative_truths, judge_all, loss_difference
+from lab.evaluation import answerable, contents_of, informative_truths, judge_all, loss_difference, utilities
 from lab.findings import pictures
 from lab.findings.finding import Finding
-from lab.findings.lab import UNKNOWN, certain, mean, means, utilities
+from lab.findings.lab import UNKNOWN, certain, mean, means
 from lab.findings.optimization import seconds
 from lab.findings.overoptimization import best_of, expect_best
 from minirlhf.support.run import read_metrics
