@@ -209,7 +209,8 @@ def make_inputs(folder, tokenizer):
     """Writes the valid inputs once; each attempt works on a copy of them."""
     folder.mkdir()
     world = tiny.make_world(folder, tokenizer)
-    save_model(folder / "sft" / "epoch-1.pt", tiny.make(GPT, tokenizer.n_vocab), tokenizer)
+    for name in ("epoch-1.pt", "model.pt"):
+        save_model(folder / "sft" / name, tiny.make(GPT, tokenizer.n_vocab), tokenizer)
     for name, row in SHAPES.items():
         tiny.write_lines(folder / f"{name}.jsonl", [row] * 2)
     (folder / "array.json").write_text(json.dumps([SHAPES["alpaca"]] * 2, indent=1))
