@@ -56,7 +56,12 @@ def judge_all(records, texts):
 
 def utilities(records, texts):
     """The true utility of each text: its mean over all labelers, without noise. (N,)"""
-    return np.array([town.mean_utility(*both) for both in zip(judge_all(records, texts), texts)])
+    return np.array(utilities_of(judge_all(records, texts), texts))
+
+
+def utilities_of(judgements, texts):
+    """The same of texts that are judged already, as a list."""
+    return [town.mean_utility(*both) for both in zip(judgements, texts)]
 
 
 def rm_scores(reward_model, tokenizer, records, texts):
@@ -82,14 +87,14 @@ def measure(folder, reward_model, records, documents, limit, seed, prefix="", re
     samples = sample(model, tokenizer, records, limit, seed, prefix)
     texts = texts_of(samples, tokenizer, folder)
     judgements = judge_all(records, texts)
-    utilities = [town.mean_utility(*both) for both in zip(judgements, texts)]
+    gold = utilities_of(judgements, texts)
     losses = document_losses(model, tokenizer, documents)
     scores = rm_scores(load(reward_model, RewardModel)[0], tokenizer, records, texts)
     drift = None
     if reference:
         start, _ = load(reference, GPT)
         drift = interval(np.concatenate([kl(model, start, responses).cpu().numpy() for _, responses in samples]))
-    return Measured(texts, judgements, utilities, losses, scores, drift)
+    return Measured(texts, judgements, gold, losses, scores, drift)
 
 
 def document_losses(model, tokenizer, documents):

@@ -112,7 +112,7 @@ def write(value):
 
 def how_sure(log, disease):
     """How often the diagnosis was right in trials of this kind of run."""
-    right, said = diagnosis.trials(log.kind.removesuffix("_ptx")).get(disease.name, (0, 0))
+    right, said = diagnosis.trials(log.kind).get(disease.name, (0, 0))
     found = f"right in {right} of the {said} trials in which this was said" if said else "said in no trial"
     return f" ({found}; most trials had a fault)"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lab import broken
-from lab.evaluation import answerable, contents_of, informative_truths, judge_all, loss_difference, utilities
+from lab.evaluation import answerable, contents_of, informative_truths, judge_all, loss_difference, utilities_of
 from lab.findings import pictures
 from lab.findings.finding import Finding
 from lab.findings.lab import UNKNOWN, certain, mean, means
@@ -135,14 +135,14 @@ class Methods(Finding):
         texts, gold, (scores,) = best_of(lab, records, max(NS))
         chosen = scores[:, :N].argmax(1)
         best = [own[i] for own, i in zip(texts, chosen)]
-        own = dict(texts=best, judgements=judge_all(records, best), utilities=list(utilities(records, best)))
+        judgements = judge_all(records, best)
+        own = dict(texts=best, judgements=judgements, utilities=utilities_of(judgements, best))
         own |= dict(rm_scores=scores[:, :N].max(1), kl=certain(kl_bound(N)))
         return start._replace(**own), expect_best(scores, gold, NS)
 
     def frontiers(self, swept, start, records):
         """KL and true utility over each method's prices; and how far it is above PPO at the KL of PPO as chosen."""
-        f, curves = {}, {}
-        d = {label: max(0.0, own.kl["mean"]) ** 0.5 for label, own in swept.items()}
+        f, d = {}, {label: max(0.0, own.kl["mean"]) ** 0.5 for label, own in swept.items()}
         gold = {label: np.array(own.utilities) for label, own in swept.items()}
         at = "PPO", CHOSEN["PPO"][1]
         for name in dict.fromkeys(name for name, _ in swept):
@@ -150,9 +150,9 @@ class Methods(Finding):
             f[f"frontier: {name}: price"] = [float(price) for _, price in own]
             f[f"frontier: {name}: KL"] = [swept[label].kl for label in own]
             f[f"frontier: {name}: true utility"] = [mean(gold[label], records) for label in own]
-            curves[name] = [(0.0, np.array(start.utilities))] + [(d[label], gold[label]) for label in own]
             if name != "PPO":
-                there = at_distance(d[at], curves[name])
+                curve = [(0.0, np.array(start.utilities)), *((d[label], gold[label]) for label in own)]
+                there = at_distance(d[at], curve)
                 found = UNKNOWN if there is None else mean(there - gold[at], records, signed=True)
                 f[f"at PPO's KL: {name} minus PPO"] = found
         return f

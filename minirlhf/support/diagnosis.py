@@ -140,8 +140,8 @@ def learned():
 
 
 def trials(kind):
-    """{disease: (in how many trials it was rightly said, in how many it was said)} of a kind of run."""
-    return learned().get("trials", {}).get(kind, {})
+    """{disease: (in how many trials it was rightly said, in how many it was said)} of a kind of run. PPO-ptx is PPO."""
+    return learned().get("trials", {}).get(kind.removesuffix("_ptx"), {})
 
 
 def band(log, name):

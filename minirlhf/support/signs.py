@@ -55,13 +55,12 @@ class Log:
 
 def read_log(folder):
     """The Log of a run's folder. InputError, with file and line, if it is not one."""
-    path = Path(folder) / "config.json"
-    known = path.is_file() or (Path(folder) / "metrics.jsonl").is_file()
-    require(known, f"{folder}: no metrics.jsonl; give the folder of a run")
-    rows = read_metrics(folder) if (Path(folder) / "metrics.jsonl").is_file() else []  # before the first step
-    rows = [row for row in rows if len(row) > 1]
-    tokens = read_metrics(folder, "tokens.jsonl") if (Path(folder) / "tokens.jsonl").is_file() else []
-    return Log(rows, tokens, read_json(path) if path.is_file() else {})
+    names = "config.json", "metrics.jsonl", "tokens.jsonl"  # before the first step there is only the first
+    config, metrics, tokens = ((Path(folder) / name).is_file() for name in names)
+    require(config or metrics, f"{folder}: no metrics.jsonl; give the folder of a run")
+    rows = [row for row in read_metrics(folder) if len(row) > 1] if metrics else []
+    flags = read_json(Path(folder) / "config.json") if config else {}
+    return Log(rows, read_metrics(folder, "tokens.jsonl") if tokens else [], flags)
 
 
 def kind_of(rows, flags):
@@ -117,8 +116,8 @@ def first_ratios(log):
 
 def rounding(log):
     """How far two log-probs of one token, by models that are the same, differ at most."""
-    first = [row for row in log.tokens if row["step"] == 0]
-    return max((abs(a - b) for row in first for a, b in zip(row["logp"], row["ref_logp"])), default=0.0)
+    rows = [row for row in log.tokens if row["step"] == 0]
+    return max((abs(a - b) for row in rows for a, b in zip(row["logp"], row["ref_logp"])), default=0.0)
 
 
 def wrong_rewards(log):

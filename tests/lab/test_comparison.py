@@ -165,7 +165,7 @@ def test_the_best_of_n_has_the_highest_score_and_the_bounds_kl(lab, found, monke
     gold = np.tile(np.arange(16.0), (4, 1))
     monkeypatch.setattr(findings, "best_of", lambda lab, records, n: (texts, gold, (scores,)))
     monkeypatch.setattr(findings, "judge_all", lambda records, own: own)
-    monkeypatch.setattr(findings, "utilities", lambda records, own: np.arange(4.0))
+    monkeypatch.setattr(findings, "utilities_of", lambda judgements, own: np.arange(4.0))
     monkeypatch.setattr(findings, "expect_best", lambda proxy, values, ns: (proxy is scores, values is gold, ns))
     best, expected = Methods().best_of(lab, RECORDS, found["PPO"])
     chosen = [min(i, findings.N - 1) if i < findings.N else 0 for i in range(4)]
