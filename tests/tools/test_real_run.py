@@ -13,7 +13,7 @@ import ranks
 import tiny
 from data import town
 from minirlhf.support.run import read_metrics
-from tools import encode
+from tools import encode, select_sft
 
 PAGE = (Path(__file__).parents[2] / "docs" / "real_run.md").read_text()
 SMALLER = {"--limit": {"1024": 64, "896": 56}, "--size": {"gpt2": "nano"}, "--batch_size": {"512": 8},
@@ -60,10 +60,12 @@ def test_all_commands_run(data, no_pictures):
         tiny.run(encode, [*small(words, "tokenizer"), "--processes", 1])
     jobs = [[Path(script).stem, small(flags, "tokenizer")] for script, *flags in commands("--nproc_per_node 8 ")
             if script.endswith(".py")]  # fmt: skip
-    assert [script for script, _ in jobs] == ["pretrain", "train_sft", "train_rm", "train_ppo"]
+    assert [script for script, _ in jobs] == ["pretrain", "train_sft", "train_rm", "train_ppo", "train_sft"]
     Path("jobs.json").write_text(json.dumps([[script, flags + MORE.get(script, [])] for script, flags in jobs]))
     ranks.launch(2, Path("jobs.json").absolute())
-    for run in ("gpt", "rl_start", "rm", "ppo_ptx"):
+    for words in commands("python -m tools.select_sft "):
+        tiny.run(select_sft, small(words, "tokenizer"))
+    for run in ("gpt", "rl_start", "rm", "ppo_ptx", "sft_best"):
         assert Path(f"runs/{run}/model.pt").exists()
     columns = set().union(*(row for run in ("gpt", "rl_start", "rm", "ppo_ptx") for row in read_metrics(f"runs/{run}")))
     watched = re.search(r"^## What to watch\n(.*?)^## ", PAGE, re.DOTALL | re.MULTILINE)[1]
