@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 from pathlib import Path
 
 from minirlhf.support import curves
@@ -67,7 +68,10 @@ def html_image(path):
 
 
 def with_interval(value, form=".3f", unit="", scale=1):
-    """{"mean": 0.61, "low": 0.59, "high": 0.63} as "0.610 (0.590 to 0.630)", the unit after the mean."""
+    """{"mean": 0.61, "low": 0.59, "high": 0.63} as "0.610 (0.590 to 0.630)", the unit after the mean; of nan
+    "unknown"."""
+    if math.isnan(value["mean"]):
+        return "unknown"
     mean, low, high = (f"{scale * value[end]:{form}}" for end in ("mean", "low", "high"))
     return f"{mean}{unit} ({low} to {high})"
 

@@ -7,6 +7,7 @@ from .arms import BEST
 from .findings import SHOWN
 
 PPO = "PPO"
+DETAILS = ("true utility", "does what was asked", "KL", "RM score", "loss on pages above the start's")
 LEFT_OUT = ("seconds", "per_second", "loss", "objective")
 # Columns of the tables: what is shown of a figure "heading: method", and how.
 COLUMNS = {
@@ -50,21 +51,23 @@ def of_settings(found):
 
 def of_details(found):
     """What each change of PPO does, and where one would see it first."""
-    rows = [[f"`{name}`", " ".join(change.__doc__.split()), *cells(found["details"], name, "nothing"),
-             symptom(found["runs of details"], name)] for name, change in details.CHANGES.items()]  # fmt: skip
-    return ["change", "what it is", *heading("nothing", "first apart in all seeds")[1:]], rows
+    f, runs = found["details"], found["runs of details"]
+    rows = [[f"`{name}`: {' '.join(change.__doc__.split())}", *cells(f, name, "nothing", DETAILS), symptom(runs, name)]
+            for name, change in details.CHANGES.items()]  # fmt: skip
+    return ["change", *heading("nothing", "first apart in all seeds", DETAILS)[1:]], rows
 
 
-def heading(base, last):
-    first, *others = (text for text, _, _ in COLUMNS.values())
+def heading(base, last, shown=tuple(COLUMNS)):
+    first, *others = (COLUMNS[what][0] for what in shown)
     return ["method", first, f"minus that of {base}", *others, last]
 
 
-def cells(f, name, base):
+def cells(f, name, base, shown=tuple(COLUMNS)):
     """A method's figures. The first, and its difference from the base's, have their intervals."""
     difference = f.get(f"true utility: {name} minus {base}")
     found = [with_interval(difference, "+.3f") if difference else ""]
-    for what, (_, form, scale) in COLUMNS.items():
+    for what in shown:
+        _, form, scale = COLUMNS[what]
         value = f[f"{what}: {name}"]
         short = f"{scale * value['mean']:{form}}" if value else ""
         found.append(with_interval(value, form, scale=scale) if what == "true utility" else short)

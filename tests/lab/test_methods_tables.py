@@ -3,6 +3,7 @@
 import pytest
 
 from lab import results, tables
+from lab.findings.lab import UNKNOWN
 from lab.methods import arms, details, findings
 from lab.methods.tables import symptom
 
@@ -32,7 +33,7 @@ def test_methods_have_their_own_figures():
     names = ["PPO", "start", "PPO-ptx", *list(arms.ARMS)[1:], arms.BEST]
     names += [f"{name}, for PPO's FLOPs" for name in arms.COST if name != "PPO"]
     f = figures(names, "PPO") | {"seconds of training": {name: 10.0 * i for i, name in enumerate(arms.ARMS)}}
-    f["at PPO's KL: RLOO minus PPO"] = figure(0.25)
+    f["at PPO's KL: RLOO minus PPO"], f["at PPO's KL: REINFORCE minus PPO"] = figure(0.25), UNKNOWN
     found = {"methods": f}
     own = rows("methods", found)
     j = names.index("RLOO")
@@ -48,6 +49,7 @@ def test_methods_have_their_own_figures():
     lr, price = arms.CHOSEN["RLOO"]
     assert f"**{lr:g}**" in settings["RLOO"][0] and f"**{price:g}**" in settings["RLOO"][1]
     assert settings["DPO"][1].replace("*", "") == "0.5, 1, 2" and settings["RLOO"][2] == "+0.250 (-0.250 to +0.750)"
+    assert settings["REINFORCE"][2] == "unknown"
     assert settings["GRPO"][2] == "" and settings["GRPO"][0].count("**") == 2
 
 
@@ -79,11 +81,15 @@ def test_details_have_their_own_figures_and_what_they_change(monkeypatch):
     monkeypatch.setattr("lab.methods.tables.symptom", lambda runs, name: f"{runs} {name}")
     found = {"details": figures(list(details.CHANGES), "nothing"), "runs of details": "R"}
     own = rows("details", found)
-    assert list(own) == [f"`{name}`" for name in details.CHANGES]
+    own = {change.split("`")[1]: [change, *cells] for change, cells in own.items()}
+    assert list(own) == list(details.CHANGES)
+    assert own["nothing"][0] == "`nothing`: PPO as it is." and own["nothing"][2] == ""
+    j = list(own).index("no_whitening")
+    one, utility, difference, *others = own["no_whitening"]
     assert (
-        own["`nothing`"][0] == "PPO as it is." and own["`nothing`"][2] == "" and own["`lambda_1`"][-1] == "R lambda_1"
+        utility == "+1.010 (+0.510 to +1.510)" and difference.startswith("-6.990 (") and one.endswith("of the score.")
     )
-    assert own["`no_whitening`"][1] == "+1.010 (+0.510 to +1.510)" and own["`no_whitening`"][2].startswith("-6.990 (")
+    assert others == [f"{300 + j}.0", f"5.0{j}", f"+6.0{j}", f"+7.0{j}0", "R no_whitening"]
 
 
 def test_the_runs_of_each_seed_are_kept_beside_their_means(tmp_path, monkeypatch):
