@@ -32,7 +32,7 @@ from tools.select_sft import sample_responses
 from .evaluation import score_rankings
 from .pipeline import Pipeline
 from .provenance import made_by
-from .report import with_interval
+from .shown import with_interval
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .findings.page import MARKS, bound
 from .methods import tables as methods
 from .methods.findings import FINDINGS as METHODS
 from .provenance import ROOT
-from .report import NAMES, percent, with_interval
+from .shown import NAMES, percent, with_interval
 
 GPT2_VOCABULARY = 50_257
 

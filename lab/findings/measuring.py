@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from lab.provenance import CLAIMS, made_by
-from lab.report import with_interval
+from lab.shown import with_interval
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_json
 

@@ -5,7 +5,7 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
-from lab.report import html_image, html_page, html_row, with_interval
+from lab.shown import html_image, html_page, html_row, with_interval
 from minirlhf.support.files import write_atomically
 
 from .finding import verdict

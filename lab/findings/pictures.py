@@ -2,11 +2,11 @@
 
 import re
 
-from lab import report
+from lab import shown
 from minirlhf.support.curves import optional_picture, save_figure
 
 GREY = "#7f8b99"
-COLOURS = report.COLOURS | {"sft": "#3a8fb7"}  # the report's is too dark for dark pages
+COLOURS = shown.COLOURS | {"sft": "#3a8fb7"}  # the usual one is too dark for dark pages
 LINES = ("#647acb", "#d64545", "#e8a33d", "#3a9d8f", "#9b6bc9", "#7f8b99")
 
 
@@ -39,7 +39,7 @@ def dots(axis, figures, mark=None):
 
 def display_name(label):
     """'ppo_ptx minus gpt' -> 'PPO-ptx minus GPT'."""
-    return re.sub(r"\w+", lambda word: report.NAMES.get(word[0], word[0]), label)
+    return re.sub(r"\w+", lambda word: shown.NAMES.get(word[0], word[0]), label)
 
 
 def curve(axis, xs, figures, label=None, colour=LINES[0]):

@@ -1,6 +1,6 @@
 """The tables of docs/methods.md, from the figures of all seeds combined (lab/results.py)."""
 
-from lab.report import with_interval
+from lab.shown import with_interval
 
 from . import arms, details
 from .arms import BEST
