@@ -161,14 +161,14 @@ def assert_same_models(one, other, **how):
             torch.testing.assert_close(a[name], b[name], **how, msg=lambda text, job=job: f"{job}: {text}")
 
 
-@pytest.mark.parametrize("shard", [False, True])
-def test_ended_by_sigterm_and_gone_on_ranks_leave_the_same_model_bit_by_bit(outcome, tmp_path, shard):
+@pytest.mark.parametrize(("n", "shard"), [(1, False), (2, False), (2, True), (4, False), (4, True)])
+def test_ended_by_sigterm_and_gone_on_ranks_leave_the_same_model_bit_by_bit(outcome, tmp_path, n, shard):
     """With --shard also the same as without."""
-    outcome(2, tmp_path, told_to_end=True, shard=shard)
+    outcome(n, tmp_path, told_to_end=True, shard=shard)
     for job in JOBS:
         assert [path.name for path in (tmp_path / job).glob("state-*")] and not (tmp_path / job / "model.pt").exists()
-    outcome(2, tmp_path, resume=True, shard=shard)
-    assert_same_models(tmp_path, outcome(2), rtol=0, atol=0)
+    outcome(n, tmp_path, resume=True, shard=shard)
+    assert_same_models(tmp_path, outcome(n), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("numbers", [(2, 4), (4, 2), (1, 2), (2, 1)])
