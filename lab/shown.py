@@ -43,8 +43,8 @@ def html_image(path):
 
 
 def with_interval(value, form=".3f", unit="", scale=1):
-    """{"mean": 0.61, "low": 0.59, "high": 0.63} as "0.610 (0.590 to 0.630)", the unit after the mean; of nan
-    "unknown"."""
+    """{"mean": 0.61, "low": 0.59, "high": 0.63} as "0.610 (0.590 to 0.630)", the unit after the mean;
+    "unknown" where the mean is nan."""
     if math.isnan(value["mean"]):
         return "unknown"
     mean, low, high = (f"{scale * value[end]:{form}}" for end in ("mean", "low", "high"))

@@ -35,9 +35,8 @@ import tiny  # noqa: E402
 import train_ppo  # noqa: E402
 import train_rm  # noqa: E402
 import train_sft  # noqa: E402
-from minirlhf.model import GPT  # noqa: E402
 from minirlhf.support import files, records, run  # noqa: E402
-from minirlhf.support.checkpoint import load_tokenizer, save_model  # noqa: E402
+from minirlhf.support.checkpoint import load_tokenizer  # noqa: E402
 from minirlhf.support.config import ignore_write_errors  # noqa: E402
 from minirlhf.support.errors import InputError  # noqa: E402
 from minirlhf.support.folder import release  # noqa: E402
@@ -209,8 +208,7 @@ def make_inputs(folder, tokenizer):
     """Writes the valid inputs once; each attempt works on a copy of them."""
     folder.mkdir()
     world = tiny.make_world(folder, tokenizer)
-    for name in ("epoch-1.pt", "model.pt"):
-        save_model(folder / "sft" / name, tiny.make(GPT, tokenizer.n_vocab), tokenizer)
+    tiny.make_sft_run(folder / "sft", tokenizer)
     for name, row in SHAPES.items():
         tiny.write_lines(folder / f"{name}.jsonl", [row] * 2)
     (folder / "array.json").write_text(json.dumps([SHAPES["alpaca"]] * 2, indent=1))

@@ -87,6 +87,12 @@ def make_world(folder, tokenizer):
     )
 
 
+def make_sft_run(folder, tokenizer):
+    """What train_sft.py leaves after one epoch."""
+    for name in ("epoch-1.pt", "model.pt"):
+        save_model(folder / name, make(GPT, tokenizer.n_vocab), tokenizer)
+
+
 class Intruder:
     """A pickle that makes a file when it is loaded as code."""
 

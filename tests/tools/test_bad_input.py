@@ -31,8 +31,7 @@ SCRIPTS = dict(gpt=pretrain, sft=train_sft, rm=train_rm, ppo=train_ppo, select=s
 @pytest.fixture(scope="module")
 def flags(world, tokenizer):
     """Flags with which each script would run."""
-    for name in ("epoch-1.pt", "model.pt"):
-        save_model(world.folder / "sft" / name, tiny.make(GPT, tokenizer.n_vocab), tokenizer)
+    tiny.make_sft_run(world.folder / "sft", tokenizer)
     return {
         "gpt": dict(data=(world.documents,), tokenizer=world.gpt, size="nano", n_layer=1, batch_size=2),
         "sft": dict(data=(world.demonstrations,), init=world.gpt, epochs=1, batch_size=2),
