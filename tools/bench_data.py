@@ -3,16 +3,20 @@
     python -m tools.bench_data encode --mb 100            tools.encode: MB per second, by one process and one per core
     python -m tools.bench_data corpus --mb 1000           pretrain.py's first step: from this much text, and from 1 MB
     python -m tools.bench_data pairs --pairs 1000000      train_rm.py's first step: from a file, and from a folder
+    python -m tools.bench_data steps --mb 20              pretrain.py's later steps: from text, and from a folder
     python -m tools.bench_data resume --size gpt2         train_ppo.py's memory, at the start and when it goes on
 
 Texts are the town's, over and over. What is compared runs alternately, each time in a process of its own. Prints a JSON
 line for each: seconds from the start of the command to its first row of metrics.jsonl, and the most memory it held
-until then (GB; mapped files count as far as they have been read).
+until then (GB; mapped files count as far as they have been read). For `steps` two trainings take turns of a second,
+and the line has the median seconds of a step of each.
 """
 
 import itertools
 import json
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -33,13 +37,14 @@ from minirlhf.support.run import read_metrics, state_paths
 from tools.encode import tokenizer_of
 
 LIMIT = 128  # tokens of a ranking at most
+TURNS = 40  # of each training, in `steps`
 
 
 @dataclass(frozen=True)
 class Config:
-    what: Text  # encode, corpus, pairs or resume
+    what: Text  # encode, corpus, pairs, steps or resume
     tokenizer: str = "gpt2"  # gpt2, a folder with a tokenizer, or a ranks file
-    mb: int = 100  # of text, for encode and corpus
+    mb: int = 100  # of text, for encode, corpus and steps
     pairs: int = 100_000  # for pairs
     size: Text = "gpt2"  # of the models, for resume
     rounds: int = 3  # how often each is run
@@ -79,14 +84,32 @@ def encode(config, out):
 
 
 def corpus(config, out):
-    ways = {}
-    for mb in (1, config.mb):
-        path, _ = documents(out, mb)
-        to_the_end(["tools.encode", "--data", path, "--tokenizer", config.tokenizer, "--out", f"{path}.tokens"], out)
-        for data in (path, f"{path}.tokens"):
-            words = ["pretrain", "--data", data, "--tokenizer", config.tokenizer, "--size", "nano", "--batch_size", 4]
-            ways[f"{mb} MB, {'encoded' if data != path else 'text'}"] = lambda own=words: first_row(own, out)
-    return ways
+    return {f"{mb} MB, {name}": lambda words=words: first_row(words, out)
+            for mb in (1, config.mb) for name, words in pretraining(config, out, mb).items()}  # fmt: skip
+
+
+def steps(config, out):
+    ways = pretraining(config, out, config.mb)
+
+    def measure():
+        processes = []
+        try:
+            for name, words in ways.items():
+                processes.append(begin(words, out, fresh(out / name))[0])
+                processes[-1].send_signal(signal.SIGSTOP)
+            for process in processes * TURNS:
+                process.send_signal(signal.SIGCONT)
+                time.sleep(1)
+                process.send_signal(signal.SIGSTOP)
+                require(process.poll() is None, f"steps: --mb {config.mb} of text is too little; a training has ended")
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        found = {name: statistics.median(row["seconds"] for row in read_metrics(out / name)[1:]) for name in ways}
+        return found | {"ratio": found["encoded"] / found["text"]}
+
+    return {"a step": measure}
 
 
 def pairs(config, out):
@@ -126,7 +149,7 @@ def resume(config, out):
     return {"start": begin, "going on": go_on}
 
 
-WORK = {"encode": encode, "corpus": corpus, "pairs": pairs, "resume": resume}
+WORK = {"encode": encode, "corpus": corpus, "pairs": pairs, "steps": steps, "resume": resume}
 
 
 # --- data and processes ----------------------------------------------------------------------------------------------
@@ -150,6 +173,15 @@ def documents(out, mb):
     return path, size / 1e6
 
 
+def pretraining(config, out, mb):
+    """{text, encoded: the words of a pretraining on so many MB}."""
+    path, _ = documents(out, mb)
+    encoded, tokenizer = f"{path}.tokens", config.tokenizer
+    to_the_end(["tools.encode", "--data", path, "--tokenizer", tokenizer, "--out", encoded], out)
+    return {name: ["pretrain", "--data", data, "--tokenizer", tokenizer, "--size", "nano", "--batch_size", 4]
+            for name, data in (("text", path), ("encoded", encoded))}  # fmt: skip
+
+
 def fresh(folder):
     shutil.rmtree(folder, ignore_errors=True)
     return folder
@@ -163,7 +195,7 @@ def start(words, out):
 
 
 def require_well(process, words, out):
-    require(not process.returncode, f"{words[0]}: {(out / 'errors').read_text()[-500:]}")
+    require(not process.poll(), f"{words[0]}: {(out / 'errors').read_text()[-500:]}")
 
 
 def to_the_end(words, out):
@@ -188,17 +220,23 @@ def first_row(words, out, keep=False, wait=lambda folder: True):
     """Seconds from the start of a training to its first row, and the memory that this row names. Then it is ended, once
     `wait` of its folder is true. keep: its folder was there."""
     folder = out / "run" if keep else fresh(out / "run")
-    began, seconds, path = time.perf_counter(), None, folder / "metrics.jsonl"
-    process = start([*words, "--out", folder], out)
-    while seconds is None or not wait(folder):
+    process, seconds = begin(words, out, folder)
+    while not wait(folder):
         time.sleep(0.02)
-        if process.poll() is not None:
-            require_well(process, words, out)
-        if seconds is None and path.exists() and path.read_text().endswith("\n"):
-            seconds = time.perf_counter() - began
+        require_well(process, words, out)
     process.kill()
     process.wait()
     return {"seconds": seconds, "gb": read_metrics(folder)[0]["memory_gb"]}
+
+
+def begin(words, out, folder):
+    """(a training that has written its first row, the seconds until then)."""
+    began, path = time.perf_counter(), folder / "metrics.jsonl"
+    process = start([*words, "--out", folder], out)
+    while not (path.exists() and path.read_text().endswith("\n")):
+        time.sleep(0.02)
+        require_well(process, words, out)
+    return process, time.perf_counter() - began
 
 
 def imported():

@@ -3,8 +3,10 @@
 import importlib
 import json
 import os
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
@@ -64,6 +66,31 @@ def test_ppo_begins_and_goes_on(measured, monkeypatch):
     for row, metrics in zip(found.values(), told):
         assert row["seconds"] > 0 and row["gb"] == metrics[0]["memory_gb"] > row["python_gb"]
         assert row["formula_gb"] == pytest.approx(3.4e-3, rel=0.2)
+
+
+def test_two_trainings_take_turns(measured, monkeypatch):
+    told, read, signals, send = [], bench_data.read_metrics, [], bench_data.subprocess.Popen.send_signal
+    monkeypatch.setattr(bench_data, "TURNS", 2)
+    monkeypatch.setattr(bench_data, "read_metrics", lambda folder: told.append(read(folder)) or told[-1])
+    monkeypatch.setattr(bench_data.subprocess.Popen, "send_signal",
+                        lambda self, signal: signals.append((self.pid, signal.name)) or send(self, signal))  # fmt: skip
+    (row,) = measured("steps").values()
+    text, encoded = ([r["seconds"] for r in rows[1:]] for rows in told)
+    assert row["text"] == np.median(text) and row["encoded"] == np.median(encoded) and min(len(text), len(encoded)) > 2
+    assert row["ratio"] == row["encoded"] / row["text"]
+    pids = {pid for pid, _ in signals}
+    assert len(pids) == 2 and [name for _, name in signals[10:]] == ["SIGKILL"] * 2
+    for (pid, name), (same, then) in zip(signals[2:10:2], signals[3:10:2]):  # one at a time
+        assert (name, then) == ("SIGCONT", "SIGSTOP") and pid == same
+    assert signals[2][0] != signals[4][0] and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_too_little_text_to_compare_steps_is_said(measured, monkeypatch):
+    over = subprocess.Popen(["true"])
+    over.wait()
+    monkeypatch.setattr(bench_data, "begin", lambda *_: (over, 1.0))
+    with pytest.raises(InputError, match="steps: --mb 1 of text is too little; a training has ended"):
+        measured("steps", mb=1)
 
 
 def test_the_rate_of_encoding_is_of_the_text(measured, monkeypatch):
