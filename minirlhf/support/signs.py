@@ -17,7 +17,7 @@ from .files import read_json
 
 FIRST = 10  # iterations that count as the first ones
 ITERATIONS = 50  # of the runs of PPO from which the healthy bands were learned
-EXACT = 2e-3  # what rounding to four digits, twice, may change of a number of a few units
+ROUNDING = 2e-3  # what rounding to four digits, twice, may change of a number of a few units
 
 
 class Log:
@@ -105,7 +105,7 @@ def first_ratios(log):
     flags, most, iterations = log.flags, 5 * rounding(log), {}
     for row in log.tokens:
         if row.get("ratio"):
-            whole = max(abs(ratio - 1) for ratio in row["ratio"]) < max(EXACT, most)
+            whole = max(abs(ratio - 1) for ratio in row["ratio"]) < max(ROUNDING, most)
             iterations.setdefault(row["step"], []).append(whole)
     if not iterations or flags.get("inner_epochs") != 1:  # the ratios of a later epoch are not 1
         return None
