@@ -60,8 +60,6 @@ class Config(RunConfig):
         require_choice(self, "optimizer", ("adam", "muon"))
         if self.optimizer != "muon":
             refuse_unused(self, "muon_lr", "--optimizer muon")
-        if not self.validation:
-            refuse_unused(self, "validate_every", "--validation")
         for name in ("tokenizer", "size", "embedding_std"):
             if self.init and (value := getattr(self, name)):
                 raise InputError(f"--{name} {value}: --init {self.init} brings its own; leave the flag out")

@@ -124,7 +124,7 @@ def plan(sequences, config, documents=(), documents_in_batch=0):
         epoch_batches = batches(lengths, config.batch_size - documents_in_batch, rng)
         for i, rows in enumerate(epoch_batches, 1):
             mixed_in = [len(lengths) + next(document_order) for _ in range(documents_in_batch)]
-            yield epoch, rows + mixed_in, i == len(epoch_batches)
+            yield epoch, np.array([*rows, *mixed_in]), i == len(epoch_batches)
 
 
 def endless(n, rng):

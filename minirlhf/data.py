@@ -80,13 +80,13 @@ def collate(sequences, pad, device="cpu"):
 
 
 def batches(lengths, size, rng, pool=16):
-    """Random batches of `size` indices (one may be smaller), each of items of similar length.
+    """An epoch's random batches: arrays of `size` indices (one may be smaller) into lengths (N,) int.
 
     Items are shuffled and, in pools of `pool` batches, sorted by length; batches are shuffled.
     """
     order = rng.permutation(len(lengths))
-    cut = []
     for i in range(0, len(order), pool * size):
-        chunk = sorted(order[i : i + pool * size], key=lambda j: lengths[j])
-        cut += [chunk[j : j + size] for j in range(0, len(chunk), size)]
-    return [cut[i] for i in rng.permutation(len(cut))]
+        chunk = order[i : i + pool * size]
+        chunk[:] = chunk[lengths[chunk].argsort(kind="stable")]
+    starts = size * rng.permutation(-(-len(order) // size))
+    return [order[start : start + size] for start in starts]

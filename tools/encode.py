@@ -5,32 +5,34 @@ memory: every process reads what it needs, and none waits for the encoding.
     python -m tools.encode --data pairs.jsonl --kind ranking --limit 1024 --tokenizer runs/sft --out pairs.tokens
     python pretrain.py --data corpus.tokens --out runs/gpt
 
-The memory that it needs does not grow with the data. After a stop or a kill, the same command goes on.
+After a stop, a kill, or a line that could not be read and has been mended, the same command goes on. The memory that it
+needs grows with the longest line, and not with the data; but an array in a .json file, and records that are put
+together from several rows (HelpSteer's, OASST's), are read as a whole.
 """
 
+import hashlib
 import itertools
+import json
 import multiprocessing
 import os
 import signal
 import time
-from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections import Counter
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from minirlhf.support import records, tokens
+from minirlhf.support import formats, records, rows, tokens
 from minirlhf.support.checkpoint import load_tokenizer
 from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
 from minirlhf.support.device import cores
-from minirlhf.support.distributed import end_with
-from minirlhf.support.errors import InputError, require
+from minirlhf.support.errors import InputError, require, reraise
 from minirlhf.support.files import disk_errors, read_json, write_json
 from minirlhf.support.folder import hash_of_files, lock_output
 from minirlhf.support.tokenizer import load
 
-RECORDS, CHARACTERS = 1000, 4_000_000  # of a chunk: it ends when it has as many
+RECORDS, BYTES = 1000, 4_000_000  # of a chunk: it ends when it has as many
 SECONDS = 5  # between notes of how far a run has come
 STATE = "encoded.json"  # the note
 
@@ -54,21 +56,67 @@ class Config:
 
 
 def main(config):
-    lock_output(config, ignore=("processes",))
-    out = Path(config.out)
+    lock_output(config, ignore=("processes", "data"))
+    out, tokenizer = Path(config.out), tokenizer_of(config.tokenizer)
     if (out / tokens.ABOUT).exists():
-        return print(f"{out} is finished already; nothing to do")
-    tokenizer, began = tokenizer_of(config.tokenizer), time.perf_counter()
+        if is_whole(config, tokenizer):
+            return print(f"{out} is finished already; nothing to do")
+        print(f"{out}: damaged; it is encoded again", flush=True)
+        (out / tokens.ABOUT).unlink()
     with Encoded(out, tokenizer, config.kind) as encoded:
-        done, told = encoded.records, began
         given = itertools.chain.from_iterable(records.convert(path, config.kind) for path in config.data)
-        for count, (arrays, fits) in in_order(config, chunks(itertools.islice(given, done, None))):
-            encoded.append(arrays, fits, count)
-            if (now := time.perf_counter()) > told + 10:
-                told, rate = now, (encoded.records - done) / (now - began)
-                print(f"{out}: {encoded.records:,} {config.kind}s, {rate:,.0f}/s", flush=True)
-        records.tell(list(encoded.fits.elements()), config.kind, config.limit, out)
+        digest = read_past(given, encoded, config)
+        show = progress(encoded, config)
+        for (count, content), (arrays, fits) in in_order(config, chunks(given, config.kind, digest)):
+            encoded.append(arrays, fits, count, content)
+            show()
+        records.tell(encoded.fits, config.kind, config.limit, out)
     encoded.finish(config)
+
+
+def is_whole(config, tokenizer):
+    """Whether the folder is as it was when it was finished. InputError if --data is not."""
+    try:
+        tokens.open_encoded(config.out, config.kind, tokenizer, config.limit)
+        about = read_json(Path(config.out) / tokens.ABOUT)
+        if about.get("sha256") != hash_of_files(tokens.paths_of(config.out, config.kind)):
+            return False
+    except InputError:
+        return False
+    changed = f"--data {' '.join(config.data)} has changed since --out {config.out} was encoded; choose another --out"
+    require(about.get("read") == hash_of_files([*config.data]), changed)
+    return True
+
+
+def read_past(given, encoded, config):
+    """Reads the records that are encoded already. Returns a hash of their content; InputError if they have changed."""
+    digest, done = hashlib.sha256(), encoded.records
+    if done:
+        print(f"{config.out}: goes on after {done:,} {config.kind}s, which are read and compared", flush=True)
+    for record in itertools.islice(given, done):
+        digest.update(content_of(record, config.kind))
+    what = f"the first {done:,} {config.kind}s of --data {' '.join(config.data)}"
+    same = not done or digest.hexdigest() == encoded.content
+    require(same, f"{what} have changed since they were encoded; put them back, or remove {config.out} to begin again")
+    return digest
+
+
+def progress(encoded, config):
+    """A function that shows every ten seconds how far the encoding is."""
+    began = told = time.perf_counter()
+    first, (begin, _) = encoded.records, rows.bytes_read(config.data)
+
+    def show():
+        nonlocal told
+        if (now := time.perf_counter()) < told + 10:
+            return
+        told, seconds, (read, total) = now, now - began, rows.bytes_read(config.data)
+        left = f", {seconds * (total - read) / (read - begin):,.0f} s left" if read > begin else ""
+        rate = (encoded.records - first) / seconds
+        share = f"{read / total:.0%}" if total else ""
+        print(f"{config.out}: {encoded.records:,} {config.kind}s, {share}, {rate:,.0f}/s{left}", flush=True)
+
+    return show
 
 
 def tokenizer_of(source):
@@ -82,59 +130,90 @@ def tokenizer_of(source):
             raise error from None
 
 
-def chunks(given):
-    """Lists of records, of about as much text."""
-    chunk, characters = [], 0
+def content_of(record, kind):
+    """What is encoded of a record, as bytes."""
+    more = {"ranking": ["ranks"], "document": [rows.MORE]}.get(kind, [])
+    return json.dumps([record.get(name) for name in [*formats.FIELDS[kind], *more]]).encode()
+
+
+def chunks(given, kind, digest):
+    """Yields (records, hash of all records up to here) for lists of records, of about as much text."""
+    chunk, size = [], 0
     for record in given:
         chunk.append(record)
-        characters += sum(map(len, record.get("responses", []))) + sum(
-            len(record.get(name, "")) for name in ("text", "prompt", "response")
-        )
-        if len(chunk) == RECORDS or characters > CHARACTERS:
-            yield chunk
-            chunk, characters = [], 0
+        content = content_of(record, kind)
+        size += len(content)
+        digest.update(content)
+        if len(chunk) == RECORDS or size > BYTES:
+            yield chunk, digest.hexdigest()
+            chunk, size = [], 0
     if chunk:
-        yield chunk
+        yield chunk, digest.hexdigest()
 
 
 def in_order(config, given):
-    """(number of records, what records.encode gives) of each chunk, in order. Several are encoded at the same time."""
+    """((number of records, hash), what records.encode gives) of each chunk, in order. Several are encoded at once."""
     processes = config.processes or cores()
-    limit = config.limit or float("inf")
     if processes == 1:
         tokenizer = tokenizer_of(config.tokenizer)
-        for chunk in given:
-            yield len(chunk), records.encode(chunk, config.kind, tokenizer, limit)
+        for chunk, content in given:
+            yield (len(chunk), content), encode(chunk, config, tokenizer)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn, start, (config.tokenizer,)) as pool:
-        ahead = deque()
-        for chunk in given:
-            ahead.append((len(chunk), pool.submit(encode, chunk, config.kind, limit)))
-            if len(ahead) > 2 * processes:
-                yield first(ahead)
-        while ahead:
-            yield first(ahead)
-
-
-def first(ahead):
-    count, future = ahead.popleft()
+    workers = [start(config) for _ in range(processes)]
+    idle, busy, done, due, numbered = [own for _, own in workers], {}, {}, 0, enumerate(given)
     try:
-        return count, future.result()
-    except BrokenProcessPool:
+        while True:
+            while idle and len(done) < 2 * processes and (one := next(numbered, None)):
+                number, (chunk, content) = one
+                with alive():
+                    idle[-1].send(chunk)
+                busy[idle.pop()] = number, (len(chunk), content)
+            if not busy:
+                return
+            for connection in wait(busy):
+                number, about = busy.pop(connection)
+                with alive():
+                    done[number] = about, connection.recv()
+                idle.append(connection)
+            while due in done:
+                yield done.pop(due)
+                due += 1
+    finally:
+        for process, _ in workers:
+            process.kill()
+            process.join()
+
+
+def start(config):
+    """(a process that encodes chunks, the connection to it)."""
+    spawn = multiprocessing.get_context("spawn")
+    own, other = spawn.Pipe()
+    process = spawn.Process(target=work, args=(config, other), daemon=True)
+    process.start()
+    other.close()  # so that its end is noticed here
+    return process, own
+
+
+@contextmanager
+def alive():
+    """Context manager: an InputError in place of what a connection raises whose other process has ended."""
+    try:
+        yield
+    except (EOFError, OSError):
         advice = "take fewer --processes if memory was short; the same command goes on"
         raise InputError(f"a process that encodes was killed; {advice}") from None
 
 
-def start(source):
-    global tokenizer
+def work(config, connection):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says that it was stopped
-    end_with(multiprocessing.parent_process().pid)
-    tokenizer = tokenizer_of(source)
+    tokenizer = tokenizer_of(config.tokenizer)
+    with suppress(EOFError, OSError):  # until the parent has ended
+        while True:
+            connection.send(encode(connection.recv(), config, tokenizer))
 
 
-def encode(chunk, kind, limit):
-    return records.encode(chunk, kind, tokenizer, limit)
+def encode(chunk, config, tokenizer):
+    return records.encode(chunk, config.kind, tokenizer, config.limit or float("inf"))
 
 
 class Encoded:
@@ -143,12 +222,14 @@ class Encoded:
 
     def __init__(self, out, tokenizer, kind):
         self.out, self.tokenizer, self.kind = out, tokenizer, kind
-        names = {"document": ("tokens",), "ranking": ("tokens", "cuts", "firsts", "ranks")}
-        names = names.get(kind, ("tokens", "cuts", "firsts"))
-        self.types = {name: tokens.TYPES.get(name, tokens.id_type(tokenizer).str) for name in names}
-        known = read_json(out / STATE) if (out / STATE).exists() else {"records": 0, "fits": {}, "sizes": {}}
-        self.records, self.fits = known["records"], Counter({int(fit): n for fit, n in known["fits"].items()})
-        self.sizes = {name: known["sizes"].get(name, 0) for name in names}
+        self.types = {name: tokens.TYPES.get(name, tokens.id_type(tokenizer).str) for name in tokens.PARTS[kind]}
+        self.records, self.content, self.fits, self.sizes = 0, "", Counter(), dict.fromkeys(self.types, 0)
+        if (out / STATE).exists():
+            with reraise(f"{out / STATE}: damaged; remove {out}, and encode again"):
+                known = read_json(out / STATE)
+                self.records, self.content = int(known["records"]), known["content"]
+                self.fits = Counter({int(fit): int(n) for fit, n in known["fits"].items()})
+                self.sizes = {name: int(known["sizes"][name]) for name in self.types}
 
     def __enter__(self):
         self.files = {}
@@ -176,8 +257,9 @@ class Encoded:
     def width(self, name):
         return int(self.types[name][2:])
 
-    def append(self, arrays, fits, count):
-        """Adds a chunk's arrays. Where texts and records begin is counted on from the chunks before."""
+    def append(self, arrays, fits, count, content):
+        """Adds a chunk's arrays. Where texts and records begin is counted on from the chunks before. content: the hash
+        of all records up to here."""
         begun = {"cuts": self.sizes["tokens"], "firsts": max(0, self.sizes.get("cuts", 0) - 1)}
         for name, type_ in self.types.items():
             array = arrays[name]
@@ -186,7 +268,7 @@ class Encoded:
             with disk_errors(self.path(name), "and give the same command again"):
                 self.files[name].write(array.astype(type_).tobytes())
             self.sizes[name] += len(array)
-        self.records += count
+        self.records, self.content = self.records + count, content
         self.fits.update(fits)
         if time.perf_counter() > self.saved + SECONDS:
             self.save()
@@ -197,14 +279,17 @@ class Encoded:
             with disk_errors(self.path(name), "and give the same command again"):
                 file.flush()
                 os.fsync(file.fileno())
-        write_json(self.out / STATE, {"records": self.records, "fits": self.fits, "sizes": self.sizes})
+        known = {"records": self.records, "content": self.content, "fits": self.fits, "sizes": self.sizes}
+        write_json(self.out / STATE, known)
         self.saved = time.perf_counter()
 
     def finish(self, config):
         """Writes the description, which makes the folder one that can be read."""
         about = {"kind": self.kind, "tokenizer": self.tokenizer.hash, "type": self.types["tokens"]}
         about |= {"limit": config.limit, "sizes": self.sizes, "records": self.records, "data": config.data}
-        about["sha256"] = hash_of_files([str(self.path(name)) for name in self.types])
+        paths = tokens.paths_of(self.out, self.kind)
+        about |= {"read": hash_of_files([*config.data]), "sha256": hash_of_files(paths)}
+        about["sample"] = tokens.sample_of(paths)
         write_json(self.out / tokens.ABOUT, about)
         (self.out / STATE).unlink(missing_ok=True)
         size = sum(self.sizes[name] * self.width(name) for name in self.types) / 1e6

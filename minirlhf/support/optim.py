@@ -22,6 +22,15 @@ def adam(parameters, lr, shard=False, weight_decay=0.0):
     return torch.optim.Adam(parameters, **own)
 
 
+def release(*optimizers):
+    """After a state was saved or loaded: lets go of the copies that a ZeroRedundancyOptimizer keeps of it, which are
+    all ranks' moments on the one that saved, and a second copy of its own moments on each that loaded."""
+    for optimizer in optimizers:
+        if hasattr(optimizer, "_all_state_dicts"):
+            optimizer._all_state_dicts = []
+            optimizer.state.clear()
+
+
 def scale_lr(optimizer, factor):
     """Sets every learning rate to `factor` times its initial value, the peak, which the first call stores."""
     for group in optimizer.param_groups:

@@ -45,6 +45,7 @@ def texts(path):
 def convert(path, kind):
     """Yields the records of a kind, or of any kind ("text"), of a file, a folder or a pattern."""
     shapes, kept, left_out = Counter(), 0, {}  # left_out: {reason: [how many, where the first is]}
+    require(not is_encoded(path), f"{path}: holds token ids, and text is needed here; give the file it was made from")
 
     def leave_out(reason, where):
         left_out.setdefault(reason, [0, where])[0] += 1
@@ -128,7 +129,7 @@ def arrays_of(path, kind, tokenizer, limit=math.inf):
     records = read(path, kind)
     shown = (record for _, record in progress(records, f"{path}: encoding")) if len(records) > MANY else records
     arrays, fits = encode(shown, kind, tokenizer, limit)
-    tell(fits, kind, limit, path)
+    tell(Counter(fits), kind, limit, path)
     return arrays
 
 
@@ -156,7 +157,7 @@ def encode_prompts(records, tokenizer, limit, where=""):
 def encode_fitting(records, kind, tokenizer, limit, where=""):
     """(records, Records) of those that fit in `limit` tokens. Prints how many do not, or lost their oldest turns."""
     arrays, fits = encode(records, kind, tokenizer, limit)
-    tell(fits, kind, limit, where)
+    tell(Counter(fits), kind, limit, where)
     return [record for record, fit in zip(records, fits) if fit], Records(kind, **arrays)
 
 
@@ -177,7 +178,7 @@ def encode(records, kind, tokenizer, limit=math.inf):
         prompt, fit = fitting(record["prompt"], room, limit, tokenizer, count)
         fits.append(fit)
         if fit:
-            encoder.add([prompt, *responses], record.get("ranks", [0] * len(responses)))
+            encoder.add([prompt, *responses], record["ranks"] if kind == "ranking" else [0] * len(responses))
     return encoder.arrays(), fits
 
 
@@ -195,14 +196,15 @@ def fitting(prompt, room, limit, tokenizer, count):
 
 
 def tell(fits, kind, limit, where):
-    """Prints how many records of those that were encoded do not fit, or were shortened. InputError if none fits."""
-    shortened, dropped = fits.count(SHORTENED), fits.count(0)
+    """Prints how many records of those that were encoded do not fit, or were shortened. InputError if none fits. fits:
+    a Counter of FITS, SHORTENED and 0."""
+    shortened, dropped, total = fits[SHORTENED], fits[0], fits.total()
     if shortened:
-        print0(f"{where}: {shortened} of {len(fits)} {kind}s lost their oldest turns, to fit in {limit} tokens")
+        print0(f"{where}: {shortened} of {total} {kind}s lost their oldest turns, to fit in {limit} tokens")
     if dropped:
-        print0(f"{where}: dropped {dropped} of {len(fits)} {kind}s, longer than {limit} tokens")
+        print0(f"{where}: dropped {dropped} of {total} {kind}s, longer than {limit} tokens")
     advice = "take a smaller --max_response, or a longer context" if kind == "prompt" else "use a longer context"
-    require(dropped < len(fits) or not fits, f"{where}: none of its {kind}s fits in {limit} tokens; {advice}")
+    require(dropped < total or not total, f"{where}: none of its {kind}s fits in {limit} tokens; {advice}")
 
 
 def turns_to_drop(prompt, room, count):

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import zlib
+from collections import Counter
 from pathlib import Path
 
 from .errors import InputError, require, reraise
@@ -39,6 +40,9 @@ ABOUT = LOGS | {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", 
          "package.json", "README.txt", "LICENSE.txt", "merges.txt"}  # fmt: skip
 
 
+_now = ["", None]  # the file that is being read, and its handle if it is a text file
+
+
 def rows(path, wanted):
     """Yields ("file:line", row) for each row of a file, a folder or a pattern. wanted: tells whether a name may matter;
     a parquet or Arrow file's other columns are not read. Raises InputError with file and line."""
@@ -46,6 +50,7 @@ def rows(path, wanted):
         require(os.path.exists(file), f"{file}: no such file")
         require(os.path.isfile(file), f"{file}: a folder or a pipe; give a file, since a resumed run reads it again")
         watch(file)
+        _now[:] = file, None
         kind = suffix(file)
         if kind in (".parquet", ".arrow"):
             yield from table_rows(file, wanted)
@@ -55,6 +60,18 @@ def rows(path, wanted):
             yield from csv_rows(file, "," if kind == ".csv" else "\t")
         else:
             yield from json_rows(file, wanted)
+
+
+def bytes_read(paths):
+    """(how many bytes of the files of `paths` have been read, how many there are), while rows() reads them in order.
+    Of a packed file the packed bytes count; one that is no text file counts when it has been read."""
+    sizes = {file: os.path.getsize(file) for path in paths for file in files(path) if os.path.isfile(file)}
+    begun, handle = _now
+    if begun not in sizes:
+        return 0, sum(sizes.values())
+    before = itertools.takewhile(lambda file: file != begun, sizes)
+    inside = handle.tell() if handle and not handle.closed else 0
+    return sum(sizes[file] for file in before) + inside, sum(sizes.values())
 
 
 def skipped(path):
@@ -81,9 +98,9 @@ def files(path):
     require(found, f"{path}: no file in this folder ends in {endings}; name the files")
     names = [os.path.basename(file) for file in found]
     splits = {split for name in names for split in splits_in(name)}
-    for shard in filter(None, (re.search(r"(.*)-\d{5}-of-(\d{5})", name) for name in names)):
-        n, there = int(shard[2]), sum(name.startswith(f"{shard[1]}-") for name in names)
-        require(there >= n, f"{path}: holds {there} of the {n} parts of {shard[1]}; add the others")
+    shards = filter(None, (re.search(r"(.*)-\d{5}-of-(\d{5})", name) for name in names))
+    for (first, n), there in Counter((shard[1], int(shard[2])) for shard in shards).items():
+        require(there >= n, f"{path}: holds {there} of the {n} parts of {first}; add the others")
     require(len(splits) < 2, f"{path}: holds {' and '.join(sorted(splits))} data; name the files of one of them")
     return require_once(path, found)
 
@@ -91,7 +108,7 @@ def files(path):
 def require_once(path, found):
     """The files; InputError if one is there twice, packed and unpacked."""
     unpacked = [name.removesuffix(".gz").removesuffix(".zst") for name in found]
-    double = [os.path.basename(name) for name in unpacked if unpacked.count(name) > 1]
+    double = [os.path.basename(name) for name, n in Counter(unpacked).items() if n > 1]
     require(not double, f"{path}: holds {double and double[0]} twice, packed and unpacked; name one of them")
     return found
 
@@ -116,18 +133,19 @@ def suffix(path):
     return Path(path.lower().removesuffix(".gz").removesuffix(".zst")).suffix
 
 
-def text_file(path):
-    """Opens a text file, which may be compressed, for reading bytes."""
+def unpacked(file, path):
+    """An open text file, which may be compressed, for reading the bytes of its text."""
     if path.lower().endswith(".zst"):
-        return import_pyarrow(path).input_stream(path, compression="zstd")
-    return gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb")
+        return import_pyarrow(path).input_stream(file, compression="zstd")
+    return gzip.open(file, "rb") if path.lower().endswith(".gz") else file
 
 
 def lines(path):
     """Yields (number, text) for each line of a text file. Only "\\n" ends a line."""
     number = 0
     try:
-        with text_file(path) as file:
+        with open(path, "rb") as packed, unpacked(packed, path) as file:
+            _now[1] = packed
             for number, line in enumerate(split_lines(file), 1):
                 if number == 1:
                     refuse_other_kinds(path, line)
@@ -154,12 +172,15 @@ def split_lines(file):
     if hasattr(file, "peek"):
         yield from file
         return
-    rest = b""
+    rest = []  # of a line that goes on
     while block := file.read(1 << 20):
-        *complete, rest = (rest + block).split(b"\n")
-        yield from (line + b"\n" for line in complete)
-    if rest:
-        yield rest
+        first, *others = block.split(b"\n")
+        rest.append(first)
+        for other in others:
+            yield b"".join(rest) + b"\n"
+            rest = [other]
+    if last := b"".join(rest):
+        yield last
 
 
 def json_rows(path, wanted):

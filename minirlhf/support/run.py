@@ -32,6 +32,7 @@ from .distributed import all_reduce, barrier, from_rank_0, of_all_ranks, print0,
 from .errors import InputError, require, reraise
 from .files import disk_errors, write_atomically, write_lines
 from .folder import describe, lock_output
+from .optim import release
 from .progress import progress
 from .signs import read_log
 
@@ -39,6 +40,8 @@ LOGS = ("samples.jsonl", "tokens.jsonl", "metrics.jsonl")  # in the order in whi
 # Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
 PLACE = ("resume", "device", "compile", "graph", "recompute", "max_tokens", "rollout_batch_size", "save_every",
          "save_minutes", "shard", "timeout")  # fmt: skip
+TOGETHER = ("save_every", "shard")  # of these, those that decide what processes do together
+MINUTE = 60  # seconds of work that a state after the last step is worth
 STOPPED = 128 + signal.SIGTERM  # the exit status of a run that SIGTERM has ended
 
 
@@ -65,13 +68,15 @@ class RunConfig:
         require_positive(self, "max_grad_norm", "max_tokens", "save_every", "save_minutes", "timeout")
         if not getattr(self, "documents", True):
             refuse_unused(self, "document_share", "--documents")
+        if not getattr(self, "validation", True) and hasattr(self, "validate_every"):
+            refuse_unused(self, "validate_every", "--validation")
 
 
 def start_run(config):
     """Locks the folder config.out. Returns False if the run is finished. One without a state starts anew. InputError on
     all ranks if their flags differ, or the files that these name."""
     if world_size() > 1:
-        first, *others = of_all_ranks(describe(config, PLACE))
+        first, *others = of_all_ranks(describe(config, {*PLACE} - {*TOGETHER}))
         for number, other in enumerate(others, 1):
             for name in first[0]:
                 same = first[0][name] == other[0][name] and first[1].get(name) == other[1].get(name)
@@ -122,7 +127,7 @@ class Run:
 
     def steps(self, plan):
         """Yields (step, plan[step]) for all that are left. Saves a state after every `save_every` steps, after every
-        `save_minutes`, and at SIGTERM, which ends the run."""
+        `save_minutes`, after the last step if more than a minute has passed since, and at SIGTERM, which ends the run."""
         self.planned = len(plan)
         with terminated() as asked:
             for step, item in progress(plan, str(self.out), self.first, self._note):
@@ -131,11 +136,12 @@ class Run:
                 yield step, item
                 now, ready = time.perf_counter(), clock.before_waiting()
                 own = [ready * (process == rank()) for process in range(world_size())]
-                stop, late, *ready = all_reduce(bool(asked), now > self.saved + self.save_seconds, *own)
+                limit = self.save_seconds if step + 1 < len(plan) else min(MINUTE, self.save_seconds)
+                stop, late, *ready = all_reduce(bool(asked), now > self.saved + limit, *own)
                 self.ready = ready
-                if (step + 1) % self.config.save_every == 0 or (step + 1 < len(plan) and (stop or late)):
+                if (step + 1) % self.config.save_every == 0 or stop or late:
                     self._save_state(step + 1)
-                if stop and step + 1 < len(plan):
+                if stop:
                     barrier()  # no process ends while the first one still writes
                     print0(f"{self.out}: ended by SIGTERM after step {step + 1}; go on with --resume")
                     raise SystemExit(STOPPED)
@@ -239,6 +245,7 @@ class Run:
             require(checksums(self.last_good), f"{self.last_good}: cannot be read back; the older state is kept")
             for old in [path for path in state_paths(self.out) if path < self.last_good][:-1]:
                 old.unlink()
+        release(*self.optimizers())
         self.saved = time.perf_counter()
 
     def optimizers(self):
@@ -264,6 +271,7 @@ class Run:
                 kept = getattr(optimizer, "optim", optimizer).state.values()
                 if len({frozenset(own) for own in kept}) > 1:
                     raise ValueError("Adam and Muon keep the same of each parameter")
+            release(*self.optimizers())
         if n != (own := world_size()):
             print0(f"{path}: made by {n} processes, and there are {own} now: sums are rounded otherwise")
         print0(f"{self.out}: going on after step {step}")

@@ -5,20 +5,26 @@ The ids are in memory, or in a folder that tools/encode.py has written and each 
     tokens.bin              ids, little-endian: uint16, or uint32 for a vocabulary of more than 65,536
     cuts.bin, firsts.bin    where texts begin in tokens.bin, and records in cuts.bin, int64; not of documents
     ranks.bin               the rank of each text, 0 for a prompt, int32; of rankings
-    about.json              the kind of record, the tokenizer's hash, the numbers of tokens and records, what was read
+    about.json              the kind of record, the tokenizer's hash, the numbers of tokens and records, what was read,
+                            and hashes of the other files: of all bytes, and of a sample that each start checks
 """
 
 import bisect
+import hashlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .errors import InputError, require
+from .errors import InputError, require, reraise
 from .files import read_json
 
 ABOUT, AGAIN = "about.json", "encode the data again (python -m tools.encode)"
 TYPES = {"cuts": "<i8", "firsts": "<i8", "ranks": "<i4"}
+TEXTS = ("tokens", "cuts", "firsts")
+PARTS = {"document": ("tokens",), "demonstration": TEXTS, "prompt": TEXTS, "ranking": (*TEXTS, "ranks")}
+SAMPLES, BLOCK = 100, 65_536  # of each file: blocks, and bytes of each
 
 
 class Sequence(NamedTuple):
@@ -175,7 +181,7 @@ def id_type(tokenizer):
 
 
 def is_encoded(path):
-    return Path(path).is_dir() and any((Path(path) / name).is_file() for name in (ABOUT, "tokens.bin"))
+    return path != "" and Path(path).is_dir() and any((Path(path) / name).is_file() for name in (ABOUT, "tokens.bin"))
 
 
 def open_encoded(path, kind, tokenizer, limit=None):
@@ -184,7 +190,7 @@ def open_encoded(path, kind, tokenizer, limit=None):
     require((Path(path) / ABOUT).is_file(), f"{path}: not finished; the same command of tools.encode goes on")
     about = read_json(Path(path) / ABOUT, AGAIN)
     sizes = about.get("sizes")
-    valid = isinstance(sizes, dict) and "tokens" in sizes and sizes.keys() <= {"tokens", *TYPES}
+    valid = isinstance(sizes, dict) and sizes.keys() == set(PARTS.get(about.get("kind"), ()))
     valid = valid and all(type(n) is int and n >= 0 for n in sizes.values()) and about.get("type") in ("<u2", "<u4")
     require(valid, f"{path}/{ABOUT}: no description of encoded data; {AGAIN}")
     require(about.get("kind") == kind, f"{path}: holds {about.get('kind')}s, and {kind}s are needed here")
@@ -199,9 +205,31 @@ def open_encoded(path, kind, tokenizer, limit=None):
         found, wanted = file.stat().st_size, size * type_.itemsize
         require(found == wanted, f"{file}: has {found:,} bytes, and {ABOUT} says {wanted:,}; {AGAIN}")
         arrays[name] = np.memmap(file, type_, "r") if size else np.zeros(0, type_)
-    for name, total in (("cuts", sizes["tokens"]), ("firsts", sizes.get("cuts", 1) - 1)):
+    texts = sizes.get("cuts", 1) - 1
+    for name, total, least in (("cuts", sizes["tokens"], 0), ("firsts", texts, 1)):
         if name in arrays:
             own = arrays[name]
-            whole = len(own) and own[0] == 0 and own[-1] == total and (np.diff(own) >= 0).all()
+            whole = len(own) and own[0] == 0 and own[-1] == total and (np.diff(own) >= least).all()
             require(whole, f"{path}/{name}.bin: does not fit the other files; {AGAIN}")
+    require(sizes.get("ranks", texts) == texts, f"{path}/ranks.bin: does not fit the other files; {AGAIN}")
+    same = about.get("sample") == sample_of(paths_of(path, kind))
+    require(same, f"{path}: its files are not those that {ABOUT} describes; if it is a copy, copy it again, or {AGAIN}")
     return arrays
+
+
+def paths_of(folder, kind):
+    """The files of a folder beside its description."""
+    return [os.path.join(folder, f"{name}.bin") for name in PARTS[kind]]
+
+
+def sample_of(paths):
+    """SHA-256 of some blocks of each file, evenly spread, with the first and the last. In a file of a gigabyte it
+    notices that some megabytes in a row are missing, as after a copy that was broken off; not that a byte is wrong."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with reraise(f"{path}: cannot be read"), open(path, "rb") as file:
+            last = max(0, os.path.getsize(path) - BLOCK)
+            for start in sorted({last * i // (SAMPLES - 1) for i in range(SAMPLES)}):
+                file.seek(start)
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()

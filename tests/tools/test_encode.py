@@ -1,7 +1,12 @@
 """Encoded folders hold what the scripts would encode, also after kills, and what is wrong with one is named."""
 
 import json
+import os
+import re
+import signal
 import subprocess
+import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +20,7 @@ import train_ppo
 import train_rm
 import train_sft
 from forked import PYTHON, kill
-from minirlhf.support import records, rows, tokens
+from minirlhf.support import files, records, rows, tokens
 from minirlhf.support.checkpoint import load_tokenizer
 from minirlhf.support.errors import InputError
 from minirlhf.support.folder import named
@@ -98,13 +103,22 @@ def test_several_processes_write_the_same_bytes(encoded, world, tmp_path, monkey
     assert content(one) == content(two)
 
 
-def test_a_process_that_is_killed_is_a_line(world, tmp_path, monkeypatch):
-    class Killed:
-        def result(self):
-            raise encode.BrokenProcessPool
-
-    with pytest.raises(InputError, match="a process that encodes was killed; take fewer --processes"):
-        encode.first(encode.deque([(3, Killed())]))
+@pytest.mark.parametrize("after", [0.0, 0.2, 0.5])
+def test_a_process_that_is_killed_is_a_line(world, tmp_path, after):
+    """Whatever it was doing: texts are long, so that results do not fit into a pipe's buffer."""
+    many = tiny.write_lines(tmp_path / "many.jsonl", [{"text": f"page {i} of the cat " * 40} for i in range(20_000)])
+    words = ["--data", many, "--tokenizer", world.gpt, "--processes", "3", "--out", tmp_path / "out"]
+    process = subprocess.Popen([sys.executable, "-m", "tools.encode", *words], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out" / "tokens.bin").exists() or not (tmp_path / "out" / "tokens.bin").stat().st_size:
+        time.sleep(0.01)
+    time.sleep(after)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and said.count("\n") == 1
+    assert "a process that encodes was killed; take fewer --processes if memory was short" in said
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 def content(folder):
@@ -216,16 +230,40 @@ def with_about(folder, **changed):
     Path(folder, "about.json").write_text(json.dumps(about))
 
 
+def sampled(folder):
+    """Puts the files' sample into the description, as if they had been encoded so."""
+    with_about(folder, sample=tokens.sample_of(tokens.paths_of(folder, "document")))
+
+
+def without_size(folder, name):
+    sizes = json.loads(Path(folder, "about.json").read_text())["sizes"]
+    del sizes[name]
+    with_about(folder, sizes=sizes)
+
+
+def fewer(folder, name):
+    """One entry less of a file, and in the description."""
+    spoil(folder, f"{name}.bin", lambda own: own[:-4])
+    sizes = json.loads(Path(folder, "about.json").read_text())["sizes"]
+    with_about(folder, sizes=sizes | {name: sizes[name] - 1})
+
+
 @pytest.mark.parametrize(("kind", "harm", "fault"), [
     ("document", lambda f: spoil(f, "tokens.bin", lambda b: b[:-2]), "tokens.bin: has .* bytes, and about.json says"),
     ("document", lambda f: spoil(f, "tokens.bin", lambda b: b[:-1]), "tokens.bin: has .* bytes, and about.json says"),
-    ("document", lambda f: spoil(f, "tokens.bin", lambda b: b[:8] + b"\xff\xff" + b[10:]), "the id 65535, in a voca"),
+    ("document", lambda f: spoil(f, "tokens.bin", lambda b: b[:8] + b"\7\0" + b[10:]), "its files are not those that"),
+    ("document", lambda f: (spoil(f, "tokens.bin", lambda b: b[:8] + b"\xff\xff" + b[10:]), sampled(f)),
+     "the id 65535, in a vocabulary"),
     ("document", lambda f: with_about(f, tokenizer="other"), "was encoded by another tokenizer"),
     ("document", lambda f: Path(f, "about.json").unlink(), "not finished; the same command of tools.encode goes on"),
     ("document", lambda f: Path(f, "about.json").write_text("{}"), "no description of encoded data"),
     ("document", lambda f: Path(f, "about.json").write_text("no"), "about.json: missing or not a JSON object"),
+    ("document", lambda f: with_about(f, sizes={"tokens": 9, "cuts": 3}), "no description of encoded data"),
+    ("ranking", lambda f: without_size(f, "ranks"), "no description of encoded data"),
+    ("ranking", lambda f: without_size(f, "firsts"), "no description of encoded data"),
+    ("ranking", lambda f: fewer(f, "ranks"), "ranks.bin: does not fit the other files"),
+    ("ranking", lambda f: spoil(f, "firsts.bin", lambda b: b[:8] + b[:8] + b[16:]), "firsts.bin: does not fit"),
     ("document", lambda f: with_about(f, sizes={"tokens": -1}), "no description of encoded data"),
-    ("document", lambda f: with_about(f, kind="ranking"), "holds rankings, and documents are needed here"),
     ("ranking", lambda f: with_about(f, limit=99), "was encoded for at most 99 tokens, and 60 are needed"),
     ("ranking", lambda f: Path(f, "cuts.bin").unlink(), "cuts.bin: missing"),
     ("ranking", lambda f: spoil(f, "cuts.bin", lambda b: b[8:16] + b[8:]), "cuts.bin: does not fit the other files"),
@@ -265,3 +303,152 @@ def test_a_full_disk_is_a_line_and_the_same_command_goes_on(encoded, world, tmp_
         encoded("document")
     monkeypatch.setattr(encode.Encoded, "append", write)
     assert content(encoded("document")) == whole
+
+
+# --- what has changed, and what is mended ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["document", "demonstration", "ranking", "prompt"])
+def test_fields_of_other_kinds_may_hold_anything(encoded, world, tmp_path, kind):
+    """As in a table that has columns for several kinds of record, which are null in some rows."""
+    foreign = {"text": 5, "prompt": None, "response": 3, "responses": None, "ranks": "none", "<|more|>": None}
+    own = {"document": tiny.DOCUMENTS, "demonstration": tiny.DEMONSTRATIONS, "ranking": tiny.RANKINGS,
+           "prompt": [{"prompt": "the cat\n"}]}[kind]  # fmt: skip
+    files = [tiny.write_lines(tmp_path / name, rows) for name, rows in
+             (("own.jsonl", own), ("both.jsonl", [foreign | row for row in own]))]  # fmt: skip
+    assert content(encoded(kind, files[0], "own")) == content(encoded(kind, files[1], "both"))
+
+
+def test_a_folder_that_was_damaged_is_encoded_again_by_the_same_command(encoded, capsys):
+    whole = content(folder := encoded("ranking"))
+    for harm in (lambda: spoil(folder, "tokens.bin", lambda b: b[:-3]), lambda: with_about(folder, sample=""),
+                 lambda: spoil(folder, "ranks.bin", lambda b: b[:4] + b[:4] + b[8:]),
+                 lambda: Path(folder, "about.json").write_text("{}")):  # fmt: skip
+        harm()
+        encoded("ranking")
+        assert content(folder) == whole and "damaged; it is encoded again" in capsys.readouterr().out
+    encoded("ranking")
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_a_byte_that_the_sample_misses_is_found_by_the_same_command(encoded, world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tokens, "BLOCK", 2)
+    many = tiny.write_lines(tmp_path / "many.jsonl", tiny.DOCUMENTS * 20)
+    whole = content(folder := encoded("document", many))
+    size, sample = len(whole["tokens.bin"]), tokens.sample_of([f"{folder}/tokens.bin"])
+    seen = {(size - 2) * i // 99 + j for i in range(100) for j in (0, 1)}
+    place = next(i for i in range(0, size, 2) if i not in seen and i + 1 not in seen)
+    spoil(folder, "tokens.bin", lambda own: own[:place] + b"\7\0" + own[place + 2 :])
+    assert tokens.sample_of([f"{folder}/tokens.bin"]) == sample and content(folder) != whole
+    encoded("document", many)
+    assert content(folder) == whole and "damaged" in capsys.readouterr().out
+
+
+def test_a_copy_of_which_a_part_is_missing_is_noticed(tmp_path):
+    """Of the right size, as copies are made by programs that ask for the room first: a fiftieth of it is zeros."""
+    path = tmp_path / "tokens.bin"
+    path.write_bytes(whole := np.random.default_rng(0).bytes(20_000_000))
+    sample = tokens.sample_of([path])
+    for begin in (0, 7_300_000, 19_600_000):
+        path.write_bytes(whole[:begin] + bytes(400_000) + whole[begin + 400_000 :])
+        assert tokens.sample_of([path]) != sample
+    path.write_bytes(whole)
+    assert tokens.sample_of([path]) == sample
+
+
+def test_data_that_have_changed_since_are_named(encoded, world, tmp_path, monkeypatch):
+    file = tiny.write_lines(tmp_path / "d.jsonl", tiny.DOCUMENTS)
+    encoded("document", file)
+    monkeypatch.setattr(files, "_seen", {})  # as in another process
+    tiny.write_lines(tmp_path / "d.jsonl", [*tiny.DOCUMENTS, {"text": "more"}])
+    with pytest.raises(InputError, match="d.jsonl has changed since --out .* was encoded; choose another --out"):
+        encoded("document", file)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_after_a_line_is_mended_the_same_command_goes_on(encoded, world, tmp_path, monkeypatch, capsys, processes):
+    monkeypatch.setattr(encode, "RECORDS", 2)
+    monkeypatch.setattr(encode, "SECONDS", 0)
+    rows = tiny.DEMONSTRATIONS * 20
+    whole = content(encoded("demonstration", tiny.write_lines(tmp_path / "whole.jsonl", rows), "whole"))
+    cut, place = tmp_path / "cut.jsonl", 3 * len(rows) // 4
+    lines = [json.dumps(row) + "\n" for row in rows]
+    cut.write_text("".join([*lines[:place], lines[place][:9] + "\n", *lines[place + 1 :]]))
+    with pytest.raises(InputError, match=f"cut.jsonl:{place + 1}: not JSON"):
+        encoded("demonstration", str(cut), processes=processes)
+    done = json.loads((tmp_path / "out.tokens" / encode.STATE).read_text())["records"]
+    assert 0 < done <= place
+    cut.write_text("".join(lines))
+    capsys.readouterr()
+    assert content(encoded("demonstration", str(cut), processes=processes)) == whole
+    assert f"goes on after {done} demonstrations" in capsys.readouterr().out
+
+
+def test_records_that_are_encoded_and_have_changed_are_not_gone_on_from(encoded, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "RECORDS", 2)
+    monkeypatch.setattr(encode, "SECONDS", 0)
+    file = tmp_path / "d.jsonl"
+    lines = [json.dumps(row) for row in tiny.DEMONSTRATIONS * 5]
+    file.write_text("\n".join([*lines, "{"]))
+    with pytest.raises(InputError, match="not JSON"):
+        encoded("demonstration", str(file))
+    file.write_text("\n".join([lines[1], lines[0], *lines[2:]]))
+    with pytest.raises(
+        InputError, match="the first .* demonstrations of --data .*d.jsonl have changed .*; put them back"
+    ):
+        encoded("demonstration", str(file))
+
+
+@pytest.mark.parametrize("note", ["{}", '{"records": 1, "content": "", "fits": {}, "sizes": {}}', "no"])
+def test_a_note_that_is_damaged_is_named(encoded, tmp_path, monkeypatch, note):
+    monkeypatch.setattr(encode.Encoded, "finish", lambda *_: None)
+    encoded("document")
+    (tmp_path / "out.tokens" / encode.STATE).write_text(note)
+    with pytest.raises(InputError, match="encoded.json: (damaged; remove|missing or not a JSON object)"):
+        encoded("document")
+
+
+def test_data_that_change_while_they_are_read_are_named(encoded, world, tmp_path, monkeypatch):
+    file, append = tiny.write_lines(tmp_path / "d.jsonl", tiny.DOCUMENTS), encode.Encoded.append
+
+    def grow(self, *args):
+        append(self, *args)
+        with open(file, "a") as end:
+            end.write('{"text": "added"}\n')
+
+    monkeypatch.setattr(encode.Encoded, "append", grow)
+    with pytest.raises(InputError, match="d.jsonl: was changed while it was read; run the command again"):
+        encoded("document", file)
+    monkeypatch.setattr(encode.Encoded, "append", append)
+    folder = encoded("document", file)
+    assert json.loads(Path(folder, "about.json").read_text())["records"] == len(tiny.DOCUMENTS) + 1
+
+
+def test_progress_has_the_share_and_the_time_left(encoded, world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(encode, "RECORDS", 20)
+    clock = iter(range(0, 10_000, 11))
+    monkeypatch.setattr(encode.time, "perf_counter", lambda: next(clock))
+    rows = [{"text": f"page {i} of the cat"} for i in range(2_000)]
+    files = tuple(tiny.write_lines(tmp_path / f"{n}.jsonl", rows) for n in (1, 2))
+    folder = tmp_path / "out.tokens"
+    encode.main(encode.Config(data=files, tokenizer=world.gpt, out=str(folder), processes=1))
+    told = re.findall(
+        r"out.tokens: ([\d,]+) documents, (\d+)%, ([\d,]+)/s(?:, ([\d,]+) s left)?", capsys.readouterr().out
+    )
+    shares = [int(share) for _, share, *_ in told]
+    assert len(told) == 200 and shares == sorted(shares) and shares[99] in range(45, 60) and shares[-1] == 100
+    assert told[-1][0] == "4,000" and told[-1][3] == "0"
+
+
+def test_a_folder_of_another_kind_is_named(encoded, world):
+    with pytest.raises(InputError, match="holds rankings, and documents are needed here"):
+        load("document", [encoded("ranking")], load_tokenizer(world.gpt))
+
+
+def test_token_ids_are_no_text(encoded, world):
+    folder = encoded("document")
+    for read in (lambda: records.read(folder, "document"), lambda: list(records.texts(folder))):
+        with pytest.raises(
+            InputError, match="holds token ids, and text is needed here; give the file it was made from"
+        ):
+            read()
