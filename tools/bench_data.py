@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from minirlhf.model import GPT, PRESETS, GPTConfig, RewardModel
 from minirlhf.support.checkpoint import save_model
 from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
 from minirlhf.support.device import cores, memory_of
-from minirlhf.support.errors import require
+from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import write_lines
 from minirlhf.support.run import read_metrics, state_paths
 from tools.encode import tokenizer_of
@@ -93,19 +93,17 @@ def steps(config, out):
 
     def measure():
         processes = []
-        try:
+        with ExitStack() as stack:
             for name, words in ways.items():
-                processes.append(begin(words, out, fresh(out / name))[0])
+                folder = fresh(out / name)
+                processes.append(stack.enter_context(started([*words, "--out", folder], out)))
+                wait_for(lambda folder=folder: has_row(folder), processes[-1], words, out)
                 processes[-1].send_signal(signal.SIGSTOP)
             for process in processes * TURNS:
                 process.send_signal(signal.SIGCONT)
                 time.sleep(1)
                 process.send_signal(signal.SIGSTOP)
                 require(process.poll() is None, f"steps: --mb {config.mb} of text is too little; a training has ended")
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
         found = {name: statistics.median(row["seconds"] for row in read_metrics(out / name)[1:]) for name in ways}
         return found | {"ratio": found["encoded"] / found["text"]}
 
@@ -187,24 +185,33 @@ def fresh(folder):
     return folder
 
 
-def start(words, out):
-    """A command of this project as a process, whose errors go to a file."""
+@contextmanager
+def started(words, out):
+    """Context manager: a command of this project as a process, whose output goes to a file. It is killed at the end."""
     module, *flags = map(str, words)
-    errors = open(out / "errors", "w")
-    return subprocess.Popen([sys.executable, "-m", module, *flags], stdout=errors, stderr=errors)
+    with open(out / "errors", "w") as errors:
+        process = subprocess.Popen([sys.executable, "-m", module, *flags], stdout=errors, stderr=errors)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
-def require_well(process, words, out):
-    require(not process.poll(), f"{words[0]}: {(out / 'errors').read_text()[-500:]}")
+def said(out):
+    """The end of what the newest process has written."""
+    return (out / "errors").read_text()[-500:]
 
 
 def to_the_end(words, out):
     """(seconds of a command, the GB of its largest process)."""
-    began, process, most = time.perf_counter(), start(words, out), 0
-    while process.poll() is None:
-        most = max(most, *map(memory_of, family(process.pid)))
-        time.sleep(0.05)
-    require_well(process, words, out)
+    began, most = time.perf_counter(), 0
+    with started(words, out) as process:
+        while process.poll() is None:
+            most = max(most, *map(memory_of, family(process.pid)))
+            time.sleep(0.05)
+    if process.returncode:
+        raise InputError(f"{words[0]}: {said(out)}")
     return time.perf_counter() - began, most / 1e9
 
 
@@ -220,23 +227,24 @@ def first_row(words, out, keep=False, wait=lambda folder: True):
     """Seconds from the start of a training to its first row, and the memory that this row names. Then it is ended, once
     `wait` of its folder is true. keep: its folder was there."""
     folder = out / "run" if keep else fresh(out / "run")
-    process, seconds = begin(words, out, folder)
-    while not wait(folder):
-        time.sleep(0.02)
-        require_well(process, words, out)
-    process.kill()
-    process.wait()
+    began = time.perf_counter()
+    with started([*words, "--out", folder], out) as process:
+        wait_for(lambda: has_row(folder), process, words, out)
+        seconds = time.perf_counter() - began
+        wait_for(lambda: wait(folder), process, words, out)
     return {"seconds": seconds, "gb": read_metrics(folder)[0]["memory_gb"]}
 
 
-def begin(words, out, folder):
-    """(a training that has written its first row, the seconds until then)."""
-    began, path = time.perf_counter(), folder / "metrics.jsonl"
-    process = start([*words, "--out", folder], out)
-    while not (path.exists() and path.read_text().endswith("\n")):
+def has_row(folder):
+    path = folder / "metrics.jsonl"
+    return path.exists() and path.read_text().endswith("\n")
+
+
+def wait_for(condition, process, words, out):
+    while not condition():
         time.sleep(0.02)
-        require_well(process, words, out)
-    return process, time.perf_counter() - began
+        if process.poll() is not None and not condition():
+            raise InputError(f"{words[0]}: ended too early: {said(out)}")
 
 
 def imported():

@@ -127,7 +127,7 @@ class Run:
 
     def steps(self, plan):
         """Yields (step, plan[step]) for all that are left. Saves a state after every `save_every` steps, after every
-        `save_minutes`, after the last step if more than a minute has passed since, and at SIGTERM, which ends the run."""
+        `save_minutes`, after the last step if that was more than a minute ago, and at SIGTERM, which ends the run."""
         self.planned = len(plan)
         with terminated() as asked:
             for step, item in progress(plan, str(self.out), self.first, self._note):

@@ -209,6 +209,7 @@ def sft(world, out, **flags):
     [
         (dict(data=["{folder}/{rank}.jsonl"]), "process 1 has another --data, or another file of that name"),
         (dict(seed="{rank}"), "process 1 has another --seed"),
+        (dict(save_every="1{rank}"), "process 1 has another --save_every"),
         (dict(init="{folder}/gpt-{rank}"), "process 1 has another --init, or another file of that name"),
         (dict(data=["{folder}/{rank}.tokens"]), "process 1 has another --data, or another file of that name"),
     ],

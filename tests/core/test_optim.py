@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from minirlhf.support import accumulation, distributed
 from minirlhf.support.accumulation import pieces
 from minirlhf.support.muon import Both
-from minirlhf.support.optim import adam, scale_lr, take_step
+from minirlhf.support.optim import adam, release, scale_lr, take_step
 
 LENGTHS = [3, 9, 4, 4, 8, 2, 7]
 
@@ -90,3 +91,31 @@ def test_two_optimizers_as_one_step_scale_and_resume_both():
     other = Both(torch.optim.SGD(a.parameters(), lr=9.0), torch.optim.SGD(b.parameters(), lr=9.0))
     other.load_state_dict(both.state_dict())
     assert [group["lr"] for group in other.param_groups] == pytest.approx([0.5, 0.05])
+
+
+def test_an_optimizer_that_is_shared_out_lets_go_of_what_it_copied_for_a_state():
+    """And goes on as before: torch's keeps all ranks' moments after a save, and its own twice after a load."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        plain, shared = (torch.nn.Linear(3, 2), torch.nn.Linear(3, 2))
+        shared.load_state_dict(plain.state_dict())
+        one, other = adam(plain.parameters(), 0.1), ZeroRedundancyOptimizer(
+            shared.parameters(), torch.optim.Adam, lr=0.1, betas=(0.9, 0.95), fused=True
+        )  # fmt: skip
+        for step in range(4):
+            for network, optimizer in ((plain, one), (shared, other)):
+                network(torch.full((1, 3), 1.0 + step)).square().sum().backward()
+                take_step(network, optimizer, 1.0)
+            if step in (0, 2):
+                other.consolidate_state_dict(0)
+                state = other.state_dict()
+                release(one, other)
+                assert not other._all_state_dicts and not other.state and len(one.state) == 2
+            if step == 2:
+                other.load_state_dict(state)
+                assert other.state
+                release(other)
+                assert not other.state
+        assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), shared.parameters()))
+    finally:
+        torch.distributed.destroy_process_group()

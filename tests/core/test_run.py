@@ -284,14 +284,17 @@ def test_at_sigterm_a_run_saves_a_state_after_its_step_and_ends(config, capsys):
     assert again.run(change(config, resume=True)).first == 3 and same_weights(again.model, after(3).model)
 
 
-def test_at_sigterm_in_its_last_step_a_run_ends_as_it_would(config):
+def test_at_sigterm_in_its_last_step_a_run_saves_a_state_too(config):
+    """What comes after the last step, such as validation, may take longer than there is time."""
     start_run(config)
     own, learner = Learner().run(config), Learner()
-    for step, _ in own.steps(range(3)):
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        learner.step()
-    assert states(config) == ["state-00000002.pt"]
+    with pytest.raises(SystemExit):
+        for step, _ in own.steps(range(3)):
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            learner.step()
+    assert states(config)[-1] == "state-00000003.pt"
+    assert not [*Learner().run(change(config, resume=True)).steps(range(3))]
 
 
 def test_a_signal_that_another_process_got_ends_this_one_too(config, monkeypatch):
@@ -314,7 +317,32 @@ def test_states_are_saved_by_the_clock_too(config, monkeypatch):
         clock.now += 25
         learner.step()
         saved.append((step, states(config)))
-    assert states(config) == ["state-00000003.pt", "state-00000006.pt"] and saved[3][1] == ["state-00000003.pt"]
+    assert saved[3][1] == ["state-00000003.pt"] and saved[8][1] == ["state-00000003.pt", "state-00000006.pt"]
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(19, []), (21, ["state-00000003.pt"])])
+def test_a_state_is_saved_after_the_last_step_if_a_minute_would_be_lost(config, monkeypatch, seconds, saved):
+    config = change(config, save_every=100)
+    start_run(config)
+    clock = SimpleNamespace(perf_counter=lambda: clock.now, now=0.0)
+    monkeypatch.setattr(run, "time", clock)
+    own, learner = Learner().run(config), Learner()
+    for _ in own.steps(range(3)):
+        clock.now += seconds
+        learner.step()
+    assert states(config) == saved
+
+
+def test_optimizers_let_go_of_copies_after_each_save_and_load(config, monkeypatch):
+    released = []
+    monkeypatch.setattr(run, "release", lambda *optimizers: released.append(len(optimizers)))
+    start_run(config)
+    own, learner = Learner().run(config), Learner()
+    for _ in own.steps(range(4)):
+        learner.step()
+    assert len(released) == len(states(config)) == 2 and all(released)
+    Learner().run(change(config, resume=True))
+    assert len(released) == 3
 
 
 @pytest.mark.parametrize("rule", ["code", "list", "lacking", "step", "less"])

@@ -220,6 +220,11 @@ def test_a_run_mixes_at_least_one_document_into_each_batch(settings, world, monk
     assert set(seen) == {documents}
 
 
+def test_measurements_within_an_epoch_need_something_to_measure_on(settings):
+    with pytest.raises(InputError, match="--validate_every"):
+        train(settings, validate_every=3)
+
+
 def test_a_share_that_leaves_no_room_for_demonstrations_is_refused(settings, world):
     with pytest.raises(InputError, match="--document_share 0.9 of --batch_size 2 leaves no place for demonstrations"):
         train(settings, documents=(world.documents,), batch_size=2, document_share=0.9)

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,7 @@ def test_two_trainings_take_turns(measured, monkeypatch):
     text, encoded = ([r["seconds"] for r in rows[1:]] for rows in told)
     assert row["text"] == np.median(text) and row["encoded"] == np.median(encoded) and min(len(text), len(encoded)) > 2
     assert row["ratio"] == row["encoded"] / row["text"]
+    signals = signals[[name for _, name in signals].index("SIGSTOP") :]  # after the encoding
     pids = {pid for pid, _ in signals}
     assert len(pids) == 2 and [name for _, name in signals[10:]] == ["SIGKILL"] * 2
     for (pid, name), (same, then) in zip(signals[2:10:2], signals[3:10:2]):  # one at a time
@@ -88,7 +90,8 @@ def test_two_trainings_take_turns(measured, monkeypatch):
 def test_too_little_text_to_compare_steps_is_said(measured, monkeypatch):
     over = subprocess.Popen(["true"])
     over.wait()
-    monkeypatch.setattr(bench_data, "begin", lambda *_: (over, 1.0))
+    monkeypatch.setattr(bench_data, "started", lambda *_: nullcontext(over))
+    monkeypatch.setattr(bench_data, "wait_for", lambda *_: None)
     with pytest.raises(InputError, match="steps: --mb 1 of text is too little; a training has ended"):
         measured("steps", mb=1)
 
@@ -106,6 +109,13 @@ def test_a_command_that_fails_says_why(tmp_path):
         words = ["tools.encode", "--data", "none.jsonl", "--tokenizer", "x", "--out", tmp_path / "y"]
         bench_data.to_the_end(words, out)
     assert os.listdir(out) == ["errors"]
+
+
+def test_a_training_that_ends_without_a_row_is_said(tmp_path):
+    out = tmp_path / "bench"
+    out.mkdir()
+    with pytest.raises(InputError, match="(?s)tools.encode: ended too early: .*a tokenizer"):
+        bench_data.first_row(["tools.encode", "--help"], out)
 
 
 def test_a_folder_that_is_there_is_not_removed(tmp_path):
