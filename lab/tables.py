@@ -165,6 +165,18 @@ def table_of_bench(part):
     return table
 
 
+def table_of_bench_data(found):
+    """What tools.bench_data has printed, medians over its rounds: seconds and memory before the first step."""
+    lines = defaultdict(list)
+    for line in found["bench"]["data"]:
+        lines[line["what"], line["way"]].append(line)
+    rows = []
+    for (what, way), own in lines.items():
+        seconds, memory = (statistics.median(line[name] for line in own) for name in ("seconds", "gb"))
+        rows.append([f"`{what}`", way, f"{seconds:.1f}", f"{memory:.2f}"])
+    return rows_of(["", "from", "seconds to the first row", "GB"], rows)
+
+
 def table_of_fits(found):
     """Gigabytes that training GPT-2's sizes takes, by docs/scaling.md's formulas, and the GPUs on which it fits."""
     rows = []
@@ -267,6 +279,7 @@ TABLES = {
     "dropped": table_of_dropped,
     "bench_cpu": table_of_bench("cpu"),
     "bench_gpu": table_of_bench("gpu"),
+    "bench_data": table_of_bench_data,
     "fits": table_of_fits,
     "real_run": table_of_real_run,
     "doctor": table_of_doctor,

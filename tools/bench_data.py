@@ -84,12 +84,15 @@ def encode(config, out):
 
 
 def corpus(config, out):
-    return {f"{mb} MB, {name}": lambda words=words: first_row(words, out)
-            for mb in (1, config.mb) for name, words in pretraining(config, out, mb).items()}  # fmt: skip
+    ways = {}
+    for mb in (1, config.mb):
+        for name, words in pretraining(config, out, mb, "--max_tokens", 512).items():
+            ways[f"{mb} MB, {name}"] = lambda words=words: first_row(words, out)
+    return ways
 
 
 def steps(config, out):
-    ways = pretraining(config, out, config.mb)
+    ways = pretraining(config, out, config.mb, "--batch_size", 4)  # a step takes a fraction of a turn
 
     def measure():
         processes = []
@@ -171,12 +174,12 @@ def documents(out, mb):
     return path, size / 1e6
 
 
-def pretraining(config, out, mb):
+def pretraining(config, out, mb, *flags):
     """{text, encoded: the words of a pretraining on so many MB}."""
     path, _ = documents(out, mb)
     encoded, tokenizer = f"{path}.tokens", config.tokenizer
     to_the_end(["tools.encode", "--data", path, "--tokenizer", tokenizer, "--out", encoded], out)
-    return {name: ["pretrain", "--data", data, "--tokenizer", tokenizer, "--size", "nano", "--batch_size", 4]
+    return {name: ["pretrain", "--data", data, "--tokenizer", tokenizer, "--size", "nano", *flags]
             for name, data in (("text", path), ("encoded", encoded))}  # fmt: skip
 
 
