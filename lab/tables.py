@@ -1,6 +1,7 @@
 """The tables of README.md and docs/, from the figures of all seeds combined (results.py)."""
 
-from collections import Counter
+import statistics
+from collections import Counter, defaultdict
 
 from minirlhf.model import PRESETS, GPTConfig
 from minirlhf.support.files import read_json
