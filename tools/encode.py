@@ -112,9 +112,8 @@ def progress(encoded, config):
             return
         told, seconds, (read, total) = now, now - began, rows.bytes_read(config.data)
         left = f", {seconds * (total - read) / (read - begin):,.0f} s left" if read > begin else ""
-        rate = (encoded.records - first) / seconds
-        share = f"{read / total:.0%}" if total else ""
-        print(f"{config.out}: {encoded.records:,} {config.kind}s, {share}, {rate:,.0f}/s{left}", flush=True)
+        rate, share = (encoded.records - first) / seconds, read / max(total, 1)
+        print(f"{config.out}: {encoded.records:,} {config.kind}s, {share:.0%}, {rate:,.0f}/s{left}", flush=True)
 
     return show
 
