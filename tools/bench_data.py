@@ -107,7 +107,9 @@ def steps(config, out):
                 time.sleep(1)
                 process.send_signal(signal.SIGSTOP)
                 require(process.poll() is None, f"steps: --mb {config.mb} of text is too little; a training has ended")
-        found = {name: statistics.median(row["seconds"] for row in read_metrics(out / name)[1:]) for name in ways}
+        later = {name: [row["seconds"] for row in read_metrics(out / name)[1:]] for name in ways}
+        require(all(later.values()), f"steps: a step takes more than {TURNS} s, and cannot be timed so")
+        found = {name: statistics.median(seconds) for name, seconds in later.items()}
         return found | {"ratio": found["encoded"] / found["text"]}
 
     return {"a step": measure}

@@ -27,12 +27,12 @@ from minirlhf.support import formats, records, rows, tokens
 from minirlhf.support.checkpoint import load_tokenizer
 from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
 from minirlhf.support.device import cores
-from minirlhf.support.errors import InputError, require, reraise
+from minirlhf.support.errors import InputError, NotPermitted, require, reraise
 from minirlhf.support.files import disk_errors, read_json, write_json
 from minirlhf.support.folder import hash_of_files, lock_output
 from minirlhf.support.tokenizer import load
 
-RECORDS, BYTES = 1000, 4_000_000  # of a chunk: it ends when it has as many
+RECORDS, BYTES = 1000, 4_000_000  # of a chunk: it ends when it has as many (bytes of JSON)
 SECONDS = 5  # between notes of how far a run has come
 STATE = "encoded.json"  # the note
 
@@ -58,59 +58,80 @@ class Config:
 def main(config):
     lock_output(config, ignore=("processes", "data"))
     out, tokenizer = Path(config.out), tokenizer_of(config.tokenizer)
+    files = files_of(config)
     if (out / tokens.ABOUT).exists():
-        if is_whole(config, tokenizer):
+        fault = fault_of(config, tokenizer)
+        (out / STATE).unlink(missing_ok=True)
+        if not fault:
             return print(f"{out} is finished already; nothing to do")
-        print(f"{out}: damaged; it is encoded again", flush=True)
+        print(f"{fault}\n{out}: is encoded again", flush=True)
         (out / tokens.ABOUT).unlink()
     with Encoded(out, tokenizer, config.kind) as encoded:
         given = itertools.chain.from_iterable(records.convert(path, config.kind) for path in config.data)
         digest = read_past(given, encoded, config)
-        show = progress(encoded, config)
+        show = progress(encoded, config, files)
         for (count, content), (arrays, fits) in in_order(config, chunks(given, config.kind, digest)):
             encoded.append(arrays, fits, count, content)
             show()
         records.tell(encoded.fits, config.kind, config.limit, out)
+    same = files_of(config) == files
+    require(same, f"--data {' '.join(config.data)}: has other files than at the start; run the command again")
     encoded.finish(config)
 
 
-def is_whole(config, tokenizer):
-    """Whether the folder is as it was when it was finished. InputError if --data is not."""
+def files_of(config):
+    """The files of --data. InputError if one is missing."""
+    files = [file for path in config.data for file in rows.files(path)]
+    missing = [file for file in files if not os.path.exists(file)]
+    require(not missing, f"{missing and missing[0]}: no such file")
+    return files
+
+
+def fault_of(config, tokenizer):
+    """What is wrong with a folder that was finished, or None. InputError if --data has changed since."""
+    about = {}
+    with suppress(InputError):
+        about = read_json(Path(config.out) / tokens.ABOUT)
+    same = about.get("read", "") in ("", hash_of_files([*config.data]))
+    data = " ".join(config.data)
+    require(same, f"--data {data} has changed since --out {config.out} was encoded; choose another --out")
     try:
         tokens.open_encoded(config.out, config.kind, tokenizer, config.limit)
-        about = read_json(Path(config.out) / tokens.ABOUT)
-        if about.get("sha256") != hash_of_files(tokens.paths_of(config.out, config.kind)):
-            return False
-    except InputError:
-        return False
-    changed = f"--data {' '.join(config.data)} has changed since --out {config.out} was encoded; choose another --out"
-    require(about.get("read") == hash_of_files([*config.data]), changed)
-    return True
+        whole = about.get("sha256") == hash_of_files(tokens.paths_of(config.out, config.kind))
+        return None if whole else f"{config.out}: its files are not those that {tokens.ABOUT} describes"
+    except NotPermitted:
+        raise
+    except InputError as error:
+        return str(error)
 
 
 def read_past(given, encoded, config):
     """Reads the records that are encoded already. Returns a hash of their content; InputError if they have changed."""
-    digest, done = hashlib.sha256(), encoded.records
+    digest, done, told = hashlib.sha256(), encoded.records, time.perf_counter()
     if done:
         print(f"{config.out}: goes on after {done:,} {config.kind}s, which are read and compared", flush=True)
-    for record in itertools.islice(given, done):
+    for i, record in enumerate(itertools.islice(given, done)):
         digest.update(content_of(record, config.kind))
+        if (now := time.perf_counter()) > told + 10:
+            told = now
+            print(f"{config.out}: {i:,} of {done:,} compared", flush=True)
     what = f"the first {done:,} {config.kind}s of --data {' '.join(config.data)}"
     same = not done or digest.hexdigest() == encoded.content
     require(same, f"{what} have changed since they were encoded; put them back, or remove {config.out} to begin again")
     return digest
 
 
-def progress(encoded, config):
+def progress(encoded, config, files):
     """A function that shows every ten seconds how far the encoding is."""
     began = told = time.perf_counter()
-    first, (begin, _) = encoded.records, rows.bytes_read(config.data)
+    sizes = {file: os.path.getsize(file) for file in files}
+    first, begin, total = encoded.records, rows.bytes_read(sizes), sum(sizes.values())
 
     def show():
         nonlocal told
         if (now := time.perf_counter()) < told + 10:
             return
-        told, seconds, (read, total) = now, now - began, rows.bytes_read(config.data)
+        told, seconds, read = now, now - began, rows.bytes_read(sizes)
         left = f", {seconds * (total - read) / (read - begin):,.0f} s left" if read > begin else ""
         rate, share = (encoded.records - first) / seconds, read / max(total, 1)
         print(f"{config.out}: {encoded.records:,} {config.kind}s, {share:.0%}, {rate:,.0f}/s{left}", flush=True)
@@ -158,11 +179,13 @@ def in_order(config, given):
         for chunk, content in given:
             yield (len(chunk), content), encode(chunk, config, tokenizer)
         return
-    workers = [start(config) for _ in range(processes)]
-    idle, busy, done, due, numbered = [own for _, own in workers], {}, {}, 0, enumerate(given)
+    workers, idle, busy, done, due, numbered = [], [], {}, {}, 0, enumerate(given)
     try:
         while True:
-            while idle and len(done) < 2 * processes and (one := next(numbered, None)):
+            while len(busy) < processes and len(done) < 2 * processes and (one := next(numbered, None)):
+                if not idle:
+                    workers.append(start(config))
+                    idle.append(workers[-1][1])
                 number, (chunk, content) = one
                 with alive():
                     idle[-1].send(chunk)
@@ -172,7 +195,10 @@ def in_order(config, given):
             for connection in wait(busy):
                 number, about = busy.pop(connection)
                 with alive():
-                    done[number] = about, connection.recv()
+                    result = connection.recv()
+                if isinstance(result, Exception):
+                    raise result
+                done[number] = about, result
                 idle.append(connection)
             while due in done:
                 yield done.pop(due)
@@ -186,10 +212,15 @@ def in_order(config, given):
 def start(config):
     """(a process that encodes chunks, the connection to it)."""
     spawn = multiprocessing.get_context("spawn")
-    own, other = spawn.Pipe()
-    process = spawn.Process(target=work, args=(config, other), daemon=True)
-    process.start()
-    other.close()  # so that its end is noticed here
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the new process: this one says that it was stopped
+    try:
+        with reraise("a process that encodes cannot be started; take fewer --processes"):
+            own, other = spawn.Pipe()
+            process = spawn.Process(target=work, args=(config, other), daemon=True)
+            process.start()
+            other.close()  # so that its end is noticed here
+    finally:
+        signal.signal(signal.SIGINT, before)
     return process, own
 
 
@@ -204,11 +235,19 @@ def alive():
 
 
 def work(config, connection):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says that it was stopped
+    """Encodes chunk after chunk, until the process that gives them has ended."""
     tokenizer = tokenizer_of(config.tokenizer)
-    with suppress(EOFError, OSError):  # until the parent has ended
-        while True:
-            connection.send(encode(connection.recv(), config, tokenizer))
+    while True:
+        try:
+            chunk = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            result = encode(chunk, config, tokenizer)
+        except Exception as error:
+            result = error
+        with suppress(OSError):
+            connection.send(result)
 
 
 def encode(chunk, config, tokenizer):

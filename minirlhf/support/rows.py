@@ -40,7 +40,7 @@ ABOUT = LOGS | {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", 
          "package.json", "README.txt", "LICENSE.txt", "merges.txt"}  # fmt: skip
 
 
-_now = ["", None]  # the file that is being read, and its handle if it is a text file
+_now = ["", 0]  # the file that is being read; how many bytes of it have been, or of a text file its handle
 
 
 def rows(path, wanted):
@@ -50,7 +50,7 @@ def rows(path, wanted):
         require(os.path.exists(file), f"{file}: no such file")
         require(os.path.isfile(file), f"{file}: a folder or a pipe; give a file, since a resumed run reads it again")
         watch(file)
-        _now[:] = file, None
+        _now[:] = file, 0
         kind = suffix(file)
         if kind in (".parquet", ".arrow"):
             yield from table_rows(file, wanted)
@@ -60,18 +60,18 @@ def rows(path, wanted):
             yield from csv_rows(file, "," if kind == ".csv" else "\t")
         else:
             yield from json_rows(file, wanted)
+        _now[:] = file, os.path.getsize(file)
 
 
-def bytes_read(paths):
-    """(how many bytes of the files of `paths` have been read, how many there are), while rows() reads them in order.
-    Of a packed file the packed bytes count; one that is no text file counts when it has been read."""
-    sizes = {file: os.path.getsize(file) for path in paths for file in files(path) if os.path.isfile(file)}
-    begun, handle = _now
-    if begun not in sizes:
-        return 0, sum(sizes.values())
-    before = itertools.takewhile(lambda file: file != begun, sizes)
-    inside = handle.tell() if handle and not handle.closed else 0
-    return sum(sizes[file] for file in before) + inside, sum(sizes.values())
+def bytes_read(sizes):
+    """How many bytes have been read of files, {name: bytes}, while rows() reads them in order. Of a packed file the
+    packed bytes count; one that is no text file counts when it has been read."""
+    file, inside = _now
+    if file not in sizes:
+        return 0
+    if not isinstance(inside, int):
+        inside = 0 if inside.closed else inside.tell()
+    return inside + sum(sizes[before] for before in itertools.takewhile(lambda other: other != file, sizes))
 
 
 def skipped(path):
@@ -133,7 +133,7 @@ def suffix(path):
     return Path(path.lower().removesuffix(".gz").removesuffix(".zst")).suffix
 
 
-def unpacked(file, path):
+def opened(file, path):
     """An open text file, which may be compressed, for reading the bytes of its text."""
     if path.lower().endswith(".zst"):
         return import_pyarrow(path).input_stream(file, compression="zstd")
@@ -144,7 +144,7 @@ def lines(path):
     """Yields (number, text) for each line of a text file. Only "\\n" ends a line."""
     number = 0
     try:
-        with open(path, "rb") as packed, unpacked(packed, path) as file:
+        with open(path, "rb") as packed, opened(packed, path) as file:
             _now[1] = packed
             for number, line in enumerate(split_lines(file), 1):
                 if number == 1:

@@ -189,8 +189,8 @@ def open_encoded(path, kind, tokenizer, limit=None):
     kind of record or another tokenizer, or was encoded for another number of tokens than `limit`."""
     require((Path(path) / ABOUT).is_file(), f"{path}: not finished; the same command of tools.encode goes on")
     about = read_json(Path(path) / ABOUT, AGAIN)
-    sizes = about.get("sizes")
-    valid = isinstance(sizes, dict) and sizes.keys() == set(PARTS.get(about.get("kind"), ()))
+    sizes, parts = about.get("sizes"), PARTS.get(str(about.get("kind")), ())
+    valid = isinstance(sizes, dict) and sizes.keys() == set(parts)
     valid = valid and all(type(n) is int and n >= 0 for n in sizes.values()) and about.get("type") in ("<u2", "<u4")
     require(valid, f"{path}/{ABOUT}: no description of encoded data; {AGAIN}")
     require(about.get("kind") == kind, f"{path}: holds {about.get('kind')}s, and {kind}s are needed here")
@@ -223,8 +223,8 @@ def paths_of(folder, kind):
 
 
 def sample_of(paths):
-    """SHA-256 of some blocks of each file, evenly spread, with the first and the last. In a file of a gigabyte it
-    notices that some megabytes in a row are missing, as after a copy that was broken off; not that a byte is wrong."""
+    """SHA-256 of a hundred blocks of each file, evenly spread, with the first and the last. It notices if a fiftieth of
+    a file in a row is missing, as after a copy that was broken off; not if a byte is wrong."""
     digest = hashlib.sha256()
     for path in paths:
         with reraise(f"{path}: cannot be read"), open(path, "rb") as file:

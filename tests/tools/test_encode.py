@@ -106,19 +106,28 @@ def test_several_processes_write_the_same_bytes(encoded, world, tmp_path, monkey
 @pytest.mark.parametrize("after", [0.0, 0.2, 0.5])
 def test_a_process_that_is_killed_is_a_line(world, tmp_path, after):
     """Whatever it was doing: texts are long, so that results do not fit into a pipe's buffer."""
-    many = tiny.write_lines(tmp_path / "many.jsonl", [{"text": f"page {i} of the cat " * 40} for i in range(20_000)])
+    many = tiny.write_lines(tmp_path / "many.jsonl", [{"text": f"page {i} of the cat " * 40} for i in range(99_000)])
     words = ["--data", many, "--tokenizer", world.gpt, "--processes", "3", "--out", tmp_path / "out"]
     process = subprocess.Popen([sys.executable, "-m", "tools.encode", *words], stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out" / "tokens.bin").exists() or not (tmp_path / "out" / "tokens.bin").stat().st_size:
         time.sleep(0.01)
+        assert process.poll() is None
     time.sleep(after)
+    process.send_signal(signal.SIGSTOP)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(int(workers[-1]), signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2 and said.count("\n") == 1
     assert "a process that encodes was killed; take fewer --processes if memory was short" in said
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def test_an_error_in_a_process_is_raised_in_the_first_one(world, tmp_path):
+    config = encode.Config(data=("x",), tokenizer=world.gpt, out=str(tmp_path / "out"), processes=2)
+    with pytest.raises(KeyError, match="text"):
+        list(encode.in_order(config, [([{"text": "a cat"}], "1"), ([{}], "2")]))
 
 
 def content(folder):
@@ -258,6 +267,7 @@ def fewer(folder, name):
     ("document", lambda f: Path(f, "about.json").unlink(), "not finished; the same command of tools.encode goes on"),
     ("document", lambda f: Path(f, "about.json").write_text("{}"), "no description of encoded data"),
     ("document", lambda f: Path(f, "about.json").write_text("no"), "about.json: missing or not a JSON object"),
+    ("document", lambda f: with_about(f, kind=["document"]), "no description of encoded data"),
     ("document", lambda f: with_about(f, sizes={"tokens": 9, "cuts": 3}), "no description of encoded data"),
     ("ranking", lambda f: without_size(f, "ranks"), "no description of encoded data"),
     ("ranking", lambda f: without_size(f, "firsts"), "no description of encoded data"),
@@ -326,9 +336,48 @@ def test_a_folder_that_was_damaged_is_encoded_again_by_the_same_command(encoded,
                  lambda: Path(folder, "about.json").write_text("{}")):  # fmt: skip
         harm()
         encoded("ranking")
-        assert content(folder) == whole and "damaged; it is encoded again" in capsys.readouterr().out
+        assert content(folder) == whole and "is encoded again" in capsys.readouterr().out
     encoded("ranking")
     assert "finished already" in capsys.readouterr().out
+
+
+def test_a_note_that_a_kill_has_left_does_not_make_a_damaged_folder_whole(encoded, monkeypatch, capsys):
+    note, unlink = [], Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **_: note.append((path, path.read_bytes())))
+    whole = content(folder := encoded("document"))
+    monkeypatch.setattr(Path, "unlink", unlink)
+    ((path, text),) = [one for one in note if one[0].name == encode.STATE]
+    path.write_bytes(text)
+    spoil(folder, "tokens.bin", lambda own: own[:4] + b"\7\0" + own[6:])
+    encoded("document")
+    assert content(folder) == whole and "is encoded again" in capsys.readouterr().out
+
+
+def test_a_damaged_folder_is_left_alone_if_it_cannot_be_encoded_again(encoded, world, tmp_path):
+    file = tiny.write_lines(tmp_path / "d.jsonl", tiny.DOCUMENTS)
+    folder = encoded("document", file)
+    spoil(folder, "tokens.bin", lambda own: own[:4] + b"\7\0" + own[6:])
+    harmed = content(folder)
+    Path(file).unlink()
+    with pytest.raises(InputError, match="d.jsonl: no such file"):
+        encoded("document", file)
+    tiny.write_lines(file, tiny.DOCUMENTS[:1])
+    with pytest.raises(InputError, match="d.jsonl.* has changed since --out|was changed while it was read"):
+        encoded("document", file)
+    assert content(folder) == harmed and Path(folder, "about.json").exists()
+
+
+def test_a_file_that_comes_while_a_folder_is_read_is_noticed(encoded, world, tmp_path, monkeypatch):
+    (tmp_path / "pages").mkdir()
+    tiny.write_lines(tmp_path / "pages" / "1.jsonl", tiny.DOCUMENTS)
+    append = encode.Encoded.append
+    late = lambda *_: tiny.write_lines(tmp_path / "pages" / "2.jsonl", tiny.DOCUMENTS)  # noqa: E731
+    monkeypatch.setattr(encode.Encoded, "append", lambda *args: (append(*args), late()))
+    with pytest.raises(InputError, match="has other files than at the start; run the command again"):
+        encoded("document", tmp_path / "pages")
+    monkeypatch.setattr(encode.Encoded, "append", append)
+    about = json.loads(Path(encoded("document", tmp_path / "pages"), "about.json").read_text())
+    assert about["records"] == 2 * len(tiny.DOCUMENTS)
 
 
 def test_a_byte_that_the_sample_misses_is_found_by_the_same_command(encoded, world, tmp_path, monkeypatch, capsys):
@@ -341,7 +390,7 @@ def test_a_byte_that_the_sample_misses_is_found_by_the_same_command(encoded, wor
     spoil(folder, "tokens.bin", lambda own: own[:place] + b"\7\0" + own[place + 2 :])
     assert tokens.sample_of([f"{folder}/tokens.bin"]) == sample and content(folder) != whole
     encoded("document", many)
-    assert content(folder) == whole and "damaged" in capsys.readouterr().out
+    assert content(folder) == whole and "is encoded again" in capsys.readouterr().out
 
 
 def test_a_copy_of_which_a_part_is_missing_is_noticed(tmp_path):
@@ -428,7 +477,7 @@ def test_progress_has_the_share_and_the_time_left(encoded, world, tmp_path, monk
     monkeypatch.setattr(encode, "RECORDS", 20)
     clock = iter(range(0, 10_000, 11))
     monkeypatch.setattr(encode.time, "perf_counter", lambda: next(clock))
-    rows = [{"text": f"page {i} of the cat"} for i in range(2_000)]
+    rows = [{"text": f"page {i} of the cat"} for i in range(1_990)]
     files = tuple(tiny.write_lines(tmp_path / f"{n}.jsonl", rows) for n in (1, 2))
     folder = tmp_path / "out.tokens"
     encode.main(encode.Config(data=files, tokenizer=world.gpt, out=str(folder), processes=1))
@@ -437,7 +486,7 @@ def test_progress_has_the_share_and_the_time_left(encoded, world, tmp_path, monk
     )
     shares = [int(share) for _, share, *_ in told]
     assert len(told) == 200 and shares == sorted(shares) and shares[99] in range(45, 60) and shares[-1] == 100
-    assert told[-1][0] == "4,000" and told[-1][3] == "0"
+    assert told[-1][0] == "3,980" and told[-1][3] == "0"
 
 
 def test_a_folder_of_another_kind_is_named(encoded, world):
