@@ -167,7 +167,7 @@ def table_of_bench(part):
 
 
 def table_of_bench_data(found):
-    """What tools.bench_data has printed, medians over its rounds: seconds and memory before the first step."""
+    """Seconds and memory before the first step, medians over the rounds of tools.bench_data."""
     lines = defaultdict(list)
     for line in found["bench"]["data"]:
         lines[line["what"], line["way"]].append(line)
