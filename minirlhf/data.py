@@ -80,7 +80,7 @@ def collate(sequences, pad, device="cpu"):
 
 
 def batches(lengths, size, rng, pool=16):
-    """An epoch's random batches: arrays of `size` indices (one may be smaller) into lengths (N,) int.
+    """An epoch's random batches: arrays of `size` indices (one may be smaller) of lengths (N,) int.
 
     Items are shuffled and, in pools of `pool` batches, sorted by length; batches are shuffled.
     """
