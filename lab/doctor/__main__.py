@@ -15,16 +15,16 @@ from pathlib import Path
 
 from lab.provenance import ROOT, made_by
 from lab.workers import at_once
-from minirlhf.support import diagnosis, signs
+from minirlhf.support import diagnosis
 from minirlhf.support.config import Text, command, require_choice
 from minirlhf.support.errors import InputError, require
-from minirlhf.support.files import read_json, write_json, write_lines
+from minirlhf.support.files import write_json
 from minirlhf.support.folder import lock_output
-from minirlhf.support.records import read
 
-from . import counts, faults
-from .bases import VALIDATION, People, Town
-from .cases import FAULTS, THREADS, Fault, changed, pair, strength
+from . import counts
+from .bases import People, Town
+from .cases import FAULTS, THREADS, Fault, pair, strength
+from .trials import diagnose_trial, run_trial
 
 BANDS, KEPT = Path(diagnosis.__file__).parent / "bands.json", ROOT / "results" / "doctor"
 HEALTHY = {"gpt": 4, "sft": 6, "rl_start": 3, "rm": 6, "ppo": 8, "ppo_ptx": 6}  # healthy runs for each base
@@ -32,7 +32,6 @@ TRIED = ("nano-65", "toy-63")  # of those who train: where the rules were tried 
 PAIRS = 4  # trials with two faults at once, for each base
 MARGIN = 0.25  # a band is as wide as all healthy runs, and a quarter of that wider on each side
 LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
-NO_LOG = "nothing: it ended before a row was logged"
 
 
 @dataclass(frozen=True)
@@ -115,56 +114,6 @@ def cases_of(own, name, config):
     return [(*case, 1000 * own.seed + number) for number, case in enumerate(found)]
 
 
-def run_trial(own, stage, given, seed):
-    """Trains with faults, and keeps the log. Returns what is known of the run."""
-    script, name = stage.removesuffix("_ptx"), "-".join(f"{fault.name}-{how:.3g}" for fault, how in given)
-    folder = Path(own.out) / "trials" / f"{stage}-{name}-{seed}"
-    if not (folder / "trial.json").exists():
-        settings = settings_of(own, stage) | {"out": str(folder), "seed": seed, "resume": True, "save_every": 10_000}
-        of_data = [(fault.name, how) for fault, how in given if fault.name not in faults.FAULTS]
-        for fault, how in of_data:
-            settings |= spoilt(own, script, fault, how, folder)
-        own_faults = [(fault.name, how) for fault, how in given if fault.name in faults.FAULTS]
-        ended = "finished"
-        try:
-            faults.train(script, settings, own_faults)
-        except Exception as error:  # a fault may do anything to a run
-            ended = f"{type(error).__name__}: {str(error)[:200]}".replace(str(folder), "RUN")
-        for path in folder.glob("*.pt"):
-            path.unlink()
-        (Path(own.out) / "data" / f"{folder.name}.jsonl").unlink(missing_ok=True)
-        result = {"folder": str(folder), "stage": stage, "seed": seed}
-        result |= {"faults": [[counts.label(stage, fault.name, how), how] for fault, how in given]}
-        result |= {"diseases": [fault.disease for fault, _ in given if fault.disease], "ended": ended}
-        write_json(folder / "trial.json", result)
-    return read_json(folder / "trial.json")
-
-
-def settings_of(own, stage):
-    """The flags of a healthy run."""
-    out = own.out
-    if stage.startswith("ppo"):
-        changes = dict(ptx_coef=0.0) if stage == "ppo" else {}
-        return own.ppo(f"{out}/rl_start", f"{out}/rm", **changes)[1]
-    validation = {"validation": own.file(VALIDATION[stage])}
-    if stage == "gpt":
-        return own.gpt(data=own.file("web_part"), **validation)[1]
-    if stage in ("sft", "rl_start"):
-        return getattr(own, stage)(f"{out}/gpt", **validation)[1]
-    return own.rm(f"{out}/sft", data=own.file("rankings_training"), **validation)[1]
-
-
-def spoilt(own, script, fault, how, folder):
-    """The flag of a file with a fault."""
-    if script == "ppo":  # a reward model that learned from such rankings
-        return {"reward_model": f"{own.out}/rm-{fault}"}
-    names = {"gpt": "web_part", "sft": "demonstrations", "rm": "rankings_training"}
-    rows = read(own.file(names[script]), {"gpt": "document", "sft": "demonstration", "rm": "ranking"}[script])
-    path = Path(own.out) / "data" / f"{folder.name}.jsonl"
-    write_lines(path, changed(rows, fault, how, random.Random(str(folder))))
-    return {"data": str(path)}
-
-
 def bands_of(trials):
     """{kind: {sign: [[low, high] at each tenth]}} of those who are healthy."""
     values = {}
@@ -188,28 +137,6 @@ def widened(values):
         return [low / factor, high * factor]
     margin = max(MARGIN * (high - low), LEAST)
     return [low - margin, high + margin]
-
-
-def diagnose_trial(trial):
-    """What the signs of a trial were at each tenth of its log, what the diagnosis is, after which share of the run it
-    was known, and what was said at any time."""
-    if not (Path(trial["folder"]) / "metrics.jsonl").exists():  # not finite in the first step: the script says so
-        nothing = {"said": NO_LOG, "others": [], "at_any_time": [NO_LOG], "tenths": [], "signs": {}}
-        return trial | nothing | {"detected": 1.0}
-    log = signs.read_log(trial["folder"])
-    found = diagnosis.diagnose(log)
-    said = found.disease.name if found.disease else ""
-    seen = [own.name if own else "" for own in (diagnosis.diagnose(part, quick=True).disease for part in log.parts())]
-    detected = next(i for i in range(1, len(seen) + 1) if all(own == said for own in seen[i - 1 :])) / len(seen)
-    parts = log.parts(10)
-    values = {name: [rounded(getattr(signs, name)(part)) for part in parts] for name in diagnosis.names_of(log.kind)}
-    about = {"others": [disease.name for disease in found.others], "at_any_time": sorted({*seen} - {""})}
-    about |= {"tenths": [part.tenth for part in parts], "signs": values}
-    return trial | {"said": said, "detected": detected * len(log.rows) / log.steps} | about
-
-
-def rounded(value):
-    return None if value is None else float(f"{value:.4g}")
 
 
 if __name__ == "__main__":

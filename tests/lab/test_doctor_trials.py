@@ -2,6 +2,7 @@
 
 import random
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -12,7 +13,7 @@ import health
 import train_ppo
 from lab import provenance, results, stages, tables
 from lab.doctor import __main__ as doctor
-from lab.doctor import cases, counts, faults
+from lab.doctor import cases, counts, faults, trials
 from minirlhf import losses, rollout
 from minirlhf.losses import shaped_rewards
 from minirlhf.support import diagnosis, signs
@@ -202,7 +203,7 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
     for i, kl in enumerate((2.0, 3.0, 4.0, 9.0)):
         (tmp_path / str(i)).mkdir()
         folder = folder_of(tmp_path / str(i), health.ppo(kl=kl, response_length=10.0))
-        folders.append(doctor.diagnose_trial({"folder": str(folder), "stage": "ppo", "diseases": ["x"] * (kl == 9)}))
+        folders.append(trials.diagnose_trial({"folder": str(folder), "stage": "ppo", "diseases": ["x"] * (kl == 9)}))
     bands = doctor.bands_of(folders)
     for low, high in bands["ppo"]["kl"][:8]:  # 0.2 to 0.4, twofold, and a quarter of that (in logarithms) on each side
         assert (low, high) == (pytest.approx(0.2 / 2**0.25), pytest.approx(0.4 * 2**0.25))
@@ -217,7 +218,7 @@ def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path,
     bands = {"ppo": {"kl": [[0.0, 1.0]] * 10}}
     monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": bands})
     jump = torch.where(torch.arange(health.N) >= 20, 40.0, 0.0).numpy()
-    found = doctor.diagnose_trial(
+    found = trials.diagnose_trial(
         {"folder": str(folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))), "diseases": []}
     )
     assert found["said"] == "beta is too small" == found["at_any_time"][-1] and 0.5 < found["detected"] <= 0.6
@@ -225,13 +226,13 @@ def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path,
     assert len(found["tenths"]) == len(found["signs"]["kl"]) == 10
     short = health.ppo(kl=40.0, response_length=10.0)  # which ended after a half
     (tmp_path / "b").mkdir()
-    found = doctor.diagnose_trial({"folder": str(folder_of(tmp_path / "b", short.upto(20))), "diseases": []})
+    found = trials.diagnose_trial({"folder": str(folder_of(tmp_path / "b", short.upto(20))), "diseases": []})
     assert found["detected"] == pytest.approx(0.05 * 20 / health.N)
 
 
 def test_a_run_that_ended_before_its_first_row_has_no_disease_named(tmp_path):
-    found = doctor.diagnose_trial({"folder": str(tmp_path), "diseases": ["it learns too fast"]})
-    assert found["said"] == doctor.NO_LOG and not counts.is_right(found)
+    found = trials.diagnose_trial({"folder": str(tmp_path), "diseases": ["it learns too fast"]})
+    assert found["said"] == trials.NO_LOG and not counts.is_right(found)
 
 
 def trial(said, *diseases, stage="ppo", base="a", detected=1.0):
@@ -339,32 +340,32 @@ def base(tiny_run, tmp_path, in_one_process):
 def test_a_trial_is_trained_with_its_fault_and_kept(base):
     kinds = {fault.disease: fault for fault in cases.FAULTS["ppo"]}
     given = [(kinds["beta is too small"], 0.01), (cases.Fault("kl_sign", 1, 1, "rewards are wrong"), 1.0)]
-    found = doctor.run_trial(base, "ppo", given, 5)
+    found = trials.run_trial(base, "ppo", given, 5)
     log = signs.read_log(found["folder"])
     assert log.flags["kl_coef"] == pytest.approx(0.003) and signs.wrong_rewards(log) > 0
     assert found["diseases"] == ["beta is too small", "rewards are wrong"] and found["ended"] == "finished"
     assert not list((base_of(found)).glob("*.pt"))
     assert [name for name, _ in found["faults"]] == ["beta, low", "kl_sign"] and found["seed"] == 5
-    assert doctor.run_trial(base, "ppo", given, 5) == found == read_json(base_of(found) / "trial.json")
+    assert trials.run_trial(base, "ppo", given, 5) == found == read_json(base_of(found) / "trial.json")
 
 
 def base_of(found):
-    return doctor.Path(found["folder"])
+    return Path(found["folder"])
 
 
 def test_faults_of_data_reach_the_script(base):
     doctor_files = read(base.file("rankings"), "ranking")
     write_lines(base.file("rankings_training"), doctor_files)
     write_lines(base.file("rankings_validation"), doctor_files)
-    found = doctor.run_trial(base, "rm", [(cases.Fault("flipped", 1, 1, "x"), 1.0)], 5)
+    found = trials.run_trial(base, "rm", [(cases.Fault("flipped", 1, 1, "x"), 1.0)], 5)
     log = signs.read_log(found["folder"])
     assert log.kind == "rm" and signs.pairs_right(log) is not None and "/data/rm-flipped-1-5" in str(log.flags["data"])
     assert not list((base_of(found).parents[1] / "data").iterdir())
 
 
 def test_the_healthy_settings_of_each_stage_are_the_recipes(base):
-    assert doctor.settings_of(base, "ppo")["ptx_coef"] == 0.0
-    assert doctor.settings_of(base, "ppo_ptx")["ptx_coef"] == base.recipe["ppo"]["ptx_coef"]
+    assert trials.settings_of(base, "ppo")["ptx_coef"] == 0.0
+    assert trials.settings_of(base, "ppo_ptx")["ptx_coef"] == base.recipe["ppo"]["ptx_coef"]
     for stage in ("gpt", "sft", "rl_start", "rm"):
-        settings = doctor.settings_of(base, stage)
+        settings = trials.settings_of(base, stage)
         assert "validation" in settings and ("documents" in settings) == (stage == "rl_start")

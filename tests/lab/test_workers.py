@@ -1,5 +1,6 @@
 """Functions at once: in order, with one line where one is killed, and gone when the run is."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -24,6 +25,18 @@ ROOT = Path(__file__).parents[2]
 
 def test_calls_at_once_come_back_in_order():
     assert at_once((pow, 2, 3), (pow, 3, 2), (max, 2, 5)) == [8, 9, 5]
+
+
+def test_what_is_called_at_once_stands_in_a_module_that_another_process_can_import():
+    """A package's __main__ is not imported there, so that a function of it is not found."""
+    for path in ROOT.glob("*/**/__main__.py"):
+        tree = ast.parse(path.read_text())
+        own = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        calls = [
+            node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "at_once"
+        ]
+        tuples = [node for call in calls for node in ast.walk(call) if isinstance(node, ast.Tuple)]
+        assert not own & {getattr(node.elts[0], "id", "") for node in tuples}, path
 
 
 @pytest.mark.parametrize(("mine", "allowed", "calls", "each"), [(8, 8, 2, 4), (1, 8, 2, 1), (2, 2, 6, 1), (6, 2, 6, 3)])
