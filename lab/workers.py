@@ -10,14 +10,13 @@ import signal
 import socket
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 
 import torch
 
 from minirlhf.support.config import ignore_write_errors
 from minirlhf.support.device import cores
-from minirlhf.support.distributed import end_with
+from minirlhf.support.distributed import end_with, ignoring_ctrl_c
 from minirlhf.support.errors import InputError
 from minirlhf.support.folder import release
 
@@ -28,7 +27,7 @@ def at_once(*calls):
     """[function(*arguments) for function, *arguments in calls], in parallel. They share the threads that this process
     would use (OMP_NUM_THREADS may limit them)."""
     threads = max(1, torch.get_num_threads() // min(len(calls), cores()))
-    with _ignoring_ctrl_c():
+    with ignoring_ctrl_c():  # until _begin
         results = [_workers().submit(_work, i, threads, call) for i, call in enumerate(calls)]
     try:
         return [result.result() for result in results]
@@ -51,7 +50,7 @@ def in_ranks(function, argument, n):
     spawn = get_context("spawn")
     errors, own = spawn.SimpleQueue(), []
     try:
-        with _ignoring_ctrl_c():
+        with ignoring_ctrl_c():  # until _begin
             for rank in range(n):
                 own.append(spawn.Process(target=_rank, args=(rank, n, port, threads, errors, function, argument)))
                 own[-1].start()
@@ -84,16 +83,6 @@ def _rank(rank, n, port, threads, errors, function, argument):
 def _workers():
     """The process pool, kept for the next call: a new process needs seconds to import torch."""
     return ProcessPoolExecutor(cores(), get_context("spawn"), _begin)
-
-
-@contextmanager
-def _ignoring_ctrl_c():
-    """Context manager: processes that are started in it ignore SIGINT until _begin."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def _begin():

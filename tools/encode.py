@@ -15,7 +15,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from minirlhf.support import formats, records, rows, tokens
 from minirlhf.support.checkpoint import load_tokenizer
 from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
 from minirlhf.support.device import cores
+from minirlhf.support.distributed import ignoring_ctrl_c
 from minirlhf.support.errors import InputError, NotPermitted, require, reraise
 from minirlhf.support.files import disk_errors, read_json, write_json
 from minirlhf.support.folder import hash_of_files, lock_output
@@ -212,15 +212,11 @@ def in_order(config, given):
 def start(config):
     """(a process that encodes chunks, the connection to it)."""
     spawn = multiprocessing.get_context("spawn")
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the new process: this one says that it was stopped
-    try:
-        with reraise("a process that encodes cannot be started; take fewer --processes"):
-            own, other = spawn.Pipe()
-            process = spawn.Process(target=work, args=(config, other), daemon=True)
-            process.start()
-            other.close()  # so that its end is noticed here
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with ignoring_ctrl_c(), reraise("a process that encodes cannot be started; take fewer --processes"):
+        own, other = spawn.Pipe()
+        process = spawn.Process(target=work, args=(config, other), daemon=True)
+        process.start()
+        other.close()  # so that its end is noticed here
     return process, own
 
 

@@ -5,11 +5,12 @@ DDP sums them over the ranks, and every rank takes the same step. Losses divide 
 the share, so the sums are those of one process, except for dropout, which every rank draws for itself."""
 
 import os
+import signal
 import socket
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 
 import numpy as np
@@ -76,6 +77,16 @@ def end_with(parent):
         os._exit(1)
 
     threading.Thread(target=wait_and_exit, daemon=True).start()
+
+
+@contextmanager
+def ignoring_ctrl_c():
+    """Context manager: processes that are started in it ignore SIGINT. The one that starts them says that it came."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def finish():
