@@ -36,7 +36,7 @@ NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings",
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 DRAWN = {"overoptimization": known()["overoptimization"], "methods": METHODS["methods"]}  # findings with a picture
 # What is kept of a trial of lab.doctor.
-TRIAL = ("stage", "seed", "faults", "diseases", "ended", "said", "others", "detected", "at_any_time", "tenths", "signs")
+TRIAL = ("stage", "seed", "faults", "diseases", "ended", "steps", "rows", "signs", "ranges")
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
 FENCED, CODE = re.compile(r"^```.*?^```", re.M | re.S), re.compile(r"(`[^`\n]+`)")

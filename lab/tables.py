@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 
 from minirlhf.model import PRESETS, GPTConfig
 from minirlhf.support.files import read_json
-from minirlhf.support.statistics import exact
 
 from .doctor import counts
 from .doctor.cases import THREADS
@@ -201,7 +200,7 @@ def table_of_fits(found):
 
 def table_of_doctor(found):
     """How often the diagnosis finds each fault, how often it calls a healthy run ill, and how early it knows."""
-    own = [one for one in found["doctor"]["evaluate"] if one["base"] != "people"]
+    own = found["doctor"]["evaluate"]
     rows = [[kind, fault.replace("_", " "), disease, *cells(count, disease)]
             for (kind, fault, disease), count in sorted(counts.of_faults(own).items(), key=healthy_first)]  # fmt: skip
     healthy = counts.count([one for one in own if not one["diseases"]])
@@ -217,9 +216,7 @@ def healthy_first(item):
 def cells(own, disease):
     right, instead = f"{own['right']} of {own['runs']}", ", ".join(f"{name} ({n})" for name, n in own["instead"])
     if disease == counts.HEALTHY:
-        low, high = exact(own["runs"] - own["no_alarm"], own["runs"])
-        ill = own["runs"] - own["no_alarm"]
-        return [right, instead, f"called ill at some time: {ill}, {100 * low:.1f} to {100 * high:.1f} %"]
+        return [right, instead, f"called ill at some time: {own['runs'] - own['no_alarm']}"]
     return [right, instead, "" if own["detected"] is None else f"{100 * own['detected']:.0f} % of the run"]
 
 
@@ -234,9 +231,17 @@ def table_of_threads(found):
     """Public questions, runs that were made to look like them, and what is said of these."""
     trials = found["doctor"]["threads"]
     rows = [[f"[{one.link.split('/')[-3]} #{one.link.split('/')[-1]}]({one.link})", one.seen,
-             ", ".join(f"{name} {how:g}" for name, how in one.faults), trial["said"] or counts.HEALTHY, one.found]
+             ", ".join(f"{name} {how:g}" for name, how in one.faults), seen_in(trial, one.columns),
+             trial["said"] or counts.HEALTHY, one.found]
             for one, trial in zip(THREADS, trials, strict=True)]  # fmt: skip
-    return rows_of(["thread", "what was seen", "put into a run", "the doctor says", "what the thread found"], rows)
+    names = ["thread", "what was seen", "put into a run", "lowest and highest there", "the doctor says"]
+    return rows_of([*names, "what the thread found"], rows)
+
+
+def seen_in(trial, columns):
+    """The range of a run's columns, in words."""
+    return ", ".join("`{}` {:.2g} to {:.2g}".format(name, *trial["ranges"][name])
+                     for name in columns if name in trial["ranges"])  # fmt: skip
 
 
 def table_of_real_run(found):

@@ -83,12 +83,11 @@ def bands(monkeypatch):
     """The bands that these healthy runs give, with some room."""
     found = {}
     for kind, log in HEALTHY.items():
-        parts = [log.upto(max(1, len(log.rows) * part // 20)) for part in range(1, 21)]
+        n = diagnosis.ITERATIONS if kind.startswith("ppo") else len(log.rows)
+        parts = [log.upto(n * part // 10) for part in range(1, 11)]
         for name in diagnosis.names_of(kind):
-            values = [[] for _ in range(10)]
-            for part in parts:
-                values[part.tenth - 1] += [v for v in [getattr(signs, name)(part)] if v is not None]
-            ends = [[min(v) - 0.1 * abs(min(v)) - 0.01, max(v) + 0.1 * abs(max(v)) + 0.01] if v else [None, None]
-                    for v in values]  # fmt: skip
-            found.setdefault(kind, {})[name] = ends
+            values = [getattr(signs, name)(part) for part in parts]
+            found.setdefault(kind, {})[name] = [
+                [None, None] if v is None else [v - 0.1 * abs(v) - 0.01, v + 0.1 * abs(v) + 0.01] for v in values
+            ]
     monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": found})

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from minirlhf.support import diagnosis, signs
 from minirlhf.support.config import check_fields, command, require_positive
-from minirlhf.support.diagnosis import diagnose, history
+from minirlhf.support.diagnosis import diagnose, history, looks, since
 from minirlhf.support.errors import InputError, require, reraise
 from minirlhf.support.files import write_atomically
 
@@ -40,8 +40,8 @@ COLUMNS = {
     "ended": ("1 - completions/clipped_ratio", "1 - response_length/clip_ratio"),
     "ptx_loss": ("ptx_loss",),
     "validation_loss": ("eval_loss",),
-    "accuracy": ("accuracy", "rewards/accuracies", "acc_mean"),
-    "validation_accuracy": ("eval_accuracy", "eval_rewards/accuracies"),
+    "accuracy": ("accuracy", "acc_mean"),
+    "validation_accuracy": ("eval_accuracy",),
     "loss": ("loss",),
 }  # fmt: skip
 
@@ -70,7 +70,7 @@ def main(config):
             time.sleep(config.every)
             continue
         require(log.rows, f"{config.run}: no step is logged yet; look again later")
-        found = diagnose(log)
+        found = diagnose(looks(log))
         print(report(config.run, log, found, own), flush=True)
         if config.out:
             write_atomically(config.out, page(config.run, log, found, own).encode())
@@ -87,23 +87,24 @@ def report(name, log, found, own=True):
     lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if own else ", another project's: by analogy")]
     if found.disease:
         sure = how_sure(log, found.disease) if own else ""
-        lines += [f"it has: {found.disease.name}{sure}", *map(sentence, found.evidence)]
+        lines += [f"it has: {found.disease.name}{sure}", *(f"  {sentence(log, sign)}" for sign in found.evidence)]
         lines += [f"first: {found.disease.advice}"]
     else:
         lines += [diagnosis.healthy(log)]
     if found.others:
         lines += [f"it may also have: {', '.join(disease.name for disease in found.others)}"]
-    lines += [f"outside the healthy band, too: {sentence(sign).strip()}" for sign in found.also]
+    lines += [f"outside the healthy band, too: {sentence(log, sign)}" for sign in found.also]
     if found.unseen:
         lines += [f"could not be looked at: {', '.join(found.unseen)}"]
     return "\n".join(lines)
 
 
-def sentence(sign):
-    """A Sign in words."""
+def sentence(log, sign):
+    """A Sign of a log in words."""
     what = " ".join(getattr(signs, sign.name).__doc__.split())
     ends = [f"{word} {write(end)}" for word, end in (("at least", sign.low), ("at most", sign.high)) if end is not None]
-    return f"  {sign.name} {write(sign.value)}, since step {sign.since}; healthy is {' and '.join(ends)}. {what}"
+    step = since(history(log, sign.name))
+    return f"{sign.name} {write(sign.value)}, since step {step}; healthy is {' and '.join(ends)}. {what}"
 
 
 def write(value):
@@ -122,12 +123,14 @@ def how_sure(log, disease):
 
 def read_foreign(path):
     """The Log of another project's file."""
+    planned = None  # steps, of which a row may tell several
     with reraise(f"{path}: no log of a kind that is known; give JSON lines, CSV, or a trainer_state.json"):
         text = Path(path).read_text(encoding="utf-8")
         if path.endswith(".csv"):
             given = [{name: number(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
         elif text.lstrip().startswith("{") and "log_history" in text:
-            given = json.loads(text)["log_history"]
+            state = json.loads(text)
+            given, planned = state["log_history"], state.get("max_steps")
         elif text.lstrip().startswith("["):
             given = json.loads(text)
         else:
@@ -138,8 +141,12 @@ def read_foreign(path):
             {"step": int(row.get("step", row.get("global_step", i)) or 0)} | ours(row) for i, row in enumerate(given)
         ]
     rows = [row for row in rows if len(row) > 1]
-    require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(set().union(*given)))[:200]}")
-    return signs.Log(rows)
+    columns = set().union(*given)
+    require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(columns))[:200]}")
+    log = signs.Log(rows, kind="other" if "rewards/chosen" in columns else None)  # that is DPO's
+    if planned and rows[-1]["step"]:
+        log.steps = round(len(rows) * planned / rows[-1]["step"])
+    return log
 
 
 def ours(row):
@@ -180,8 +187,8 @@ def picture(log, sign):
     except ImportError:
         raise InputError('pictures need matplotlib; pip install "minirlhf[plots]"') from None
     figure = Figure(figsize=(5, 2.4), layout="constrained")
-    axis, rows = figure.subplots(), history(log, sign.name)
-    steps, values, lows, highs = zip(*rows)
+    axis, (steps, found) = figure.subplots(), zip(*history(log, sign.name))
+    _, values, lows, highs = zip(*found)
     draw_band(axis, steps, lows, highs, values)
     axis.plot(steps, values, linewidth=1.5)
     axis.set(title=sign.name.replace("_", " "), xlabel="step")

@@ -1,12 +1,13 @@
 """Puts faults into runs, and sees what minirlhf.support.diagnosis says of them.
 
     python -m lab.doctor train     makes healthy runs; of two bases also runs with faults, on which the rules were tried
-    python -m lab.doctor evaluate  makes runs of other seeds, sizes, towns and data, and counts how often it is right
+    python -m lab.doctor evaluate  makes runs of other seeds, sizes and data, by which the diagnosis is judged
     python -m lab.doctor threads   makes runs like those that people have asked about in public
     python -m lab.doctor bands     learns the healthy bands from the runs of train that are kept in results/doctor/
 
 The first two take up to three hours each on two cores; --base makes a part of them. After a stop or a kill, the same
-command continues. lab.results --keep copies what they measured to results/doctor/.
+command continues. lab.results --keep copies the signs of all runs to results/doctor/. What is said of them is computed
+from there, by the rules and bands as they are now.
 """
 
 import random
@@ -24,14 +25,12 @@ from minirlhf.support.folder import lock_output
 from . import counts
 from .bases import People, Town
 from .cases import FAULTS, THREADS, Fault, pair, strength
-from .trials import diagnose_trial, run_trial
+from .trials import run_trial, signs_of
 
 BANDS, KEPT = Path(diagnosis.__file__).parent / "bands.json", ROOT / "results" / "doctor"
-HEALTHY = {"gpt": 4, "sft": 6, "rl_start": 3, "rm": 6, "ppo": 8, "ppo_ptx": 6}  # healthy runs for each base
+HEALTHY = {"gpt": 3, "sft": 4, "rl_start": 2, "rm": 4, "ppo": 6, "ppo_ptx": 5}  # healthy runs for each base
 TRIED = ("nano-65", "toy-63")  # of those who train: where the rules were tried on faults
 PAIRS = 4  # trials with two faults at once, for each base
-MARGIN = 0.25  # a band is as wide as all healthy runs, and a quarter of that wider on each side
-LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def bases(config):
         return Town(out=f"{out}/{name}", seed=seed, size=size, changes=changes, **common)
 
     if config.part == "train":
-        found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62, 64, 65)}
+        found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62, 64, 65, 67, 68)}
         return found | {f"toy-{seed}": town(f"toy-{seed}", seed, "toy") for seed in (63, 66)}
     if config.part == "threads":
         return {"nano-76": town("nano-76", 76)}
@@ -61,8 +60,8 @@ def bases(config):
     poor = (("town", dict(web=30_000, demonstration=2_000, prompt_train=4_000)), ("rankings", dict(prompts=4_000)))
     return {
         "nano-70": town("nano-70", 70), "nano-71": town("nano-71", 71), "toy-72": town("toy-72", 72, "toy"),
-        "another-size": town("another-size", 73, "toy", small),
-        "another-town": town("another-town", 74, "nano", poor), "people": People(out=f"{out}/people", seed=75),
+        "another-size": town("another-size", 73, "toy", small), "less-data": town("less-data", 74, "nano", poor),
+        "nano-77": town("nano-77", 77), "people": People(out=f"{out}/people", seed=75),
     }  # fmt: skip
 
 
@@ -79,21 +78,31 @@ def main(config):
     lock_output(config, ignore=("part", "base"))
     for name in config.base or known:
         path = Path(config.out) / f"{config.part}-{name}.json"
-        if path.exists() or (KEPT / path.name).exists():
+        if path.exists() or ((KEPT / path.name).exists() and not config.tiny):
+            print(f"{path}: is there already, or kept in {KEPT}", flush=True)
             continue
         own = known[name].prepare()
         found = at_once(*[(run_trial, own, *case) for case in cases_of(own, name, config)])
-        found = at_once(*[(diagnose_trial, one) for one in found])
+        found = at_once(*[(signs_of, one) for one in found])
         write_json(path, {"base": name, "trials": found, "made by": made_by()})
-        print(f"{path}: right in {sum(map(counts.is_right, found))} of {len(found)} runs", flush=True)
+        right = sum(counts.is_right(counts.judged(one)) for one in found)
+        print(f"{path}: right in {right} of {len(found)} runs", flush=True)
 
 
 def learn():
-    """Writes bands.json: the healthy bands, and what the trials said, if there are any yet."""
-    train, others = (counts.kept(KEPT, part) for part in ("train", "evaluate"))
+    """Writes bands.json: the healthy bands, and how often what is said of the trials was right, if there are any yet.
+    Says how often each run of train is judged rightly by the bands of the other bases."""
+    train = counts.kept(KEPT, "train")
     require(train, f"{KEPT}: no results of train; make them, and keep them")
-    write_json(BANDS, {"bands": bands_of(train)} | ({"trials": counts.precision(others)} if others else {}))
+    bands = counts.bands_of(train)
+    others = counts.kept(KEPT, "evaluate", bands)
+    write_json(BANDS, {"bands": bands} | ({"trials": counts.precision(others)} if others else {}))
     print(f"{BANDS}: of {sum(not one['diseases'] for one in train)} healthy runs")
+    for one in counts.without_its_base(train):
+        if not counts.is_right(one) or (one["at_any_time"] and not one["diseases"]):
+            given = ", ".join(f"{name} {how:.3g}" for name, how in one["faults"])
+            ever = ", ".join(one["at_any_time"])
+            print(f"{one['base']} {one['stage']}, {given}: {one['said'] or counts.HEALTHY} (at any time: {ever})")
 
 
 def cases_of(own, name, config):
@@ -112,31 +121,6 @@ def cases_of(own, name, config):
         for _ in range(1 if config.tiny else PAIRS):
             found.append(("ppo", [(fault, strength(fault, rng)) for fault in pair(rng)]))
     return [(*case, 1000 * own.seed + number) for number, case in enumerate(found)]
-
-
-def bands_of(trials):
-    """{kind: {sign: [[low, high] at each tenth]}} of those who are healthy."""
-    values = {}
-    for one in trials:
-        for name, own in one["signs"].items() if not one["diseases"] else ():
-            tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
-            for tenth, value in zip(one["tenths"], own):
-                tenths[tenth - 1].append(value)
-    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.EXACT}
-            for kind, known in values.items()}  # fmt: skip
-
-
-def widened(values):
-    """[low, high] of values (None: there was none), with a margin; [None, None] if there are none."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return [None, None]
-    low, high = min(values), max(values)
-    if low > 0:  # what is positive by nature varies by factors
-        factor = max((high / low) ** MARGIN, 1 + LEAST)
-        return [low / factor, high * factor]
-    margin = max(MARGIN * (high - low), LEAST)
-    return [low - margin, high + margin]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from minirlhf.support.files import write_lines
 from .cases import changed
 
 HH = Path(__file__).parents[2].parent / "shared" / "data"  # HH-RLHF's comparisons, where somebody has put them
+PAIRS, PLAYS = "hh_harmless_base_test.jsonl.gz", "tinyshakespeare.txt"
 # What a stage reads besides, of the same kind and not trained on.
 VALIDATION = {"gpt": "web_held_out", "sft": "demonstrations_validation", "rl_start": "demonstrations_validation",
               "rm": "rankings_validation"}  # fmt: skip
@@ -63,10 +64,11 @@ class People:
     seed: int
 
     def check(self):
-        require((HH / "tinyshakespeare.txt").exists(), f"{HH}: no HH-RLHF there; leave people out (--base)")
+        for name in (PAIRS, PLAYS):
+            require((HH / name).exists(), f"{HH}/{name}: no such file; leave people out (--base)")
 
     def prepare(self):
-        files = dict(pairs=f"{HH}/hh_harmless_base_test.jsonl.gz", documents=(f"{HH}/tinyshakespeare.txt",))
+        files = dict(pairs=f"{HH}/{PAIRS}", documents=(f"{HH}/{PLAYS}",))
         sizes = dict(size="nano", n_ctx=256, vocab_size=1024, max_response=32, rm_batch=8)
         config, rng = cross_validation.Config(**files, **sizes, out=self.out, seed=self.seed), random.Random(self.seed)
         pairs = records.read(config.pairs, "ranking")

@@ -16,30 +16,30 @@ class Fault(NamedTuple):
     disease: str  # of minirlhf/support/diagnosis.py; "" is healthy
 
 
-SLOW, FAST = "it learns too slowly", "it learns too fast"
+SLOW, FAST = "it learns too slowly", "it learns too fast"  # a twentieth of SFT's rate is too low: docs/healthy.md
 FAULTS = {
     "gpt": (
         Fault("none", 1, 1, ""),
         Fault("learning_rate", 8, 40, FAST),
-        Fault("learning_rate", 0.01, 0.1, SLOW),
+        Fault("learning_rate", 0.01, 0.05, SLOW),
         Fault("repeated", 5, 20, "data are repeated"),
     ),
     "sft": (
         Fault("none", 1, 1, ""),
         Fault("learning_rate", 8, 40, FAST),
-        Fault("learning_rate", 0.01, 0.1, SLOW),
+        Fault("learning_rate", 0.01, 0.05, SLOW),
         Fault("epochs", 10, 20, "it memorises its data"),
         Fault("repeated", 5, 20, "data are repeated"),
     ),
     "rl_start": (
         Fault("none", 1, 1, ""),
         Fault("learning_rate", 8, 40, FAST),
-        Fault("learning_rate", 0.01, 0.1, SLOW),
+        Fault("learning_rate", 0.01, 0.05, SLOW),
     ),
     "rm": (
         Fault("none", 1, 1, ""),
         Fault("learning_rate", 8, 40, FAST),
-        Fault("learning_rate", 0.01, 0.1, SLOW),
+        Fault("learning_rate", 0.01, 0.05, SLOW),
         Fault("epochs", 6, 10, "it memorises its data"),
         Fault("repeated", 5, 20, "it memorises its data"),
         Fault("shuffled", 1, 1, "it learns nothing"),
@@ -121,29 +121,33 @@ class Thread(NamedTuple):
     seen: str  # what the asker saw
     stage: str
     faults: tuple  # ((name, strength), ...)
+    columns: tuple  # of metrics.jsonl, where the same should be seen
     found: str  # what the thread found out in the end
 
 
 GITHUB = "https://github.com/"
 THREADS = (
     Thread(f"{GITHUB}huggingface/trl/issues/204", "The score settles and the KL goes on rising; in the end all prompts "
-           "get the same answer", "ppo", (("beta", 0.02),), "nothing"),
+           "get the same answer", "ppo", (("beta", 0.02),), ("score", "kl"), "nothing"),
     Thread(f"{GITHUB}huggingface/trl/issues/355", "The KL is below 0 when a minimal length is set for answers", "ppo",
-           (("another_policy", 1.4),), "that setting is the cause"),
+           (("another_policy", 1.4),), ("kl",), "that setting is the cause"),
     Thread(f"{GITHUB}huggingface/trl/issues/615", "The score is unsteady, and the KL falls below 0", "ppo",
-           (("another_policy", 0.6),), "maintainers suspect the settings of sampling, and advise other learning rates"),
+           (("another_policy", 0.6),), ("score", "kl"),
+           "maintainers suspect the settings of sampling, and advise other learning rates"),
     Thread(f"{GITHUB}huggingface/trl/issues/925", "The KL is below 0 with a LoRA adapter, and not without", "ppo",
-           (("dropout", 0.1),), "the asker found other parameters that work"),
+           (("dropout", 0.1),), ("kl",), "the asker found other parameters that work"),
     Thread(f"{GITHUB}huggingface/trl/issues/1857", "Batches are skipped since their ratio is 12 on average", "ppo",
-           (("learning_rate", 30),), "the policy moves too far; no cause is named"),
+           (("learning_rate", 30),), ("clip_fraction",), "the policy moves too far; no cause is named"),
     Thread(f"{GITHUB}huggingface/trl/issues/4159", "Ratios are 2 before the first step at temperature 0.6", "ppo",
-           (("temperature", 0.6),), "log-probs were not divided by the temperature; it was mended"),
-    Thread(f"{GITHUB}hpcaitech/ColossalAI/issues/3574", "The reward is between -300 and -10", "ppo", (("scaled", 50),),
-           "nothing; maintainers advise to look at statistics"),
+           (("temperature", 0.6),), ("kl", "clip_fraction"),
+           "log-probs were not divided by the temperature; it was mended"),
+    Thread(f"{GITHUB}hpcaitech/ColossalAI/issues/3574", "The reward is between -300 and -10", "ppo",
+           (("scaled", 50),), ("score",), "nothing; maintainers advise to look at statistics"),
     Thread(f"{GITHUB}deepspeedai/DeepSpeedExamples/issues/489", "The reward goes up and down at random", "ppo",
-           (("learning_rate", 0.01),), "nothing"),
+           (("learning_rate", 0.01),), ("score",), "nothing"),
     Thread(f"{GITHUB}deepspeedai/DeepSpeedExamples/issues/556", "The value network's loss does not fall", "ppo",
-           (("value_learning_rate", 0.001),), "nothing"),
+           (("value_learning_rate", 0.001),), ("value_loss",), "nothing"),
     Thread(f"{GITHUB}CarperAI/trlx/issues/338", "The loss falls, and half of the validation pairs are right",
-           "rm", (("shuffled", 1.0), ("epochs", 8.0)), "to fine-tune the model on demonstrations first was advised"),
+           "rm", (("shuffled", 1.0), ("epochs", 8.0)), ("loss", "validation_accuracy"),
+           "to fine-tune the model on demonstrations first was advised"),
 )  # fmt: skip

@@ -1,21 +1,76 @@
 """What trials say of the diagnosis: how often it finds what is there, how often it calls a healthy run ill, how early
-it does. trials: dicts as __main__.diagnose_trial returns them."""
+it does. trials: dicts as trials.run_trial returns them, which judged() adds to."""
 
 from collections import Counter, defaultdict
 from statistics import median
 
+from minirlhf.support import diagnosis
 from minirlhf.support.files import read_json
 
 from .cases import FAULTS
 
 KINDS = {"gpt": "pretraining", "sft": "SFT", "rl_start": "SFT", "rm": "reward model", "ppo": "PPO", "ppo_ptx": "PPO"}
-HEALTHY = "healthy"
+HEALTHY, STOPPED = "healthy", "the script stopped with an error"
+MARGIN = 0.5  # a band is as wide as all healthy runs, and a half of that wider on each side
+LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 
-def kept(folder, part):
-    """The trials of a part that are kept in a folder, base by base."""
+def kept(folder, part, bands=None):
+    """The trials of a part that are kept in a folder, base by base, judged as diagnosis.py judges them now."""
     found = [read_json(path) for path in sorted(folder.glob(f"{part}-*.json"))]
-    return [{"base": one["base"]} | trial for one in found for trial in one["trials"]]
+    return [judged({"base": one["base"]} | trial, bands) for one in found for trial in one["trials"]]
+
+
+def judged(trial, bands=None):
+    """A trial, and what is said of it: "said", the disease that is named at its end, "" if none is; "others", further
+    ones; "at_any_time", all that were named at some tenth; "detected", the share of the run after which what is said at
+    its end was said until then."""
+    kind, steps, signs = trial["stage"], trial["steps"], trial["signs"]
+    looks = [diagnosis.Look(kind, diagnosis.place_of(kind, rows, steps), {name: own[i] for name, own in signs.items()})
+             for i, rows in enumerate(trial["rows"])]  # fmt: skip
+    found = [diagnosis.diagnose(looks[max(0, i - 1) : i + 1], bands) for i in range(len(looks))]
+    seen = [own.disease.name if own.disease else "" for own in found]
+    if trial["ended"] != "finished":
+        seen.append(STOPPED)
+    first = next((i for i in reversed(range(len(seen) - 1)) if seen[i] != seen[-1]), -1) + 1
+    detected = trial["rows"][min(first, len(looks) - 1)] / steps if looks else 0.0
+    return trial | {"said": seen[-1], "others": [own.name for own in found[-1].others] if found else [],
+                    "at_any_time": sorted({*seen} - {"", STOPPED}), "detected": detected}  # fmt: skip
+
+
+def bands_of(trials):
+    """{kind: {sign: [[low, high] at each tenth]}} of those who are healthy."""
+    values = {}
+    for one in trials:
+        if one["diseases"] or one["ended"] != "finished":
+            continue
+        for name, own in one["signs"].items():
+            tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
+            for rows, value in zip(one["rows"], own):
+                if place := diagnosis.place_of(one["stage"], rows, one["steps"]):
+                    tenths[round(place) - 1].append(value)
+    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.FIXED}
+            for kind, known in values.items()}  # fmt: skip
+
+
+def widened(values):
+    """[low, high] of values (None: there was none), with a margin; [None, None] if there are none."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return [None, None]
+    low, high = min(values), max(values)
+    if low > 0:  # what is positive by nature varies by factors
+        factor = max((high / low) ** MARGIN, 1 + LEAST)
+        return [low / factor, high * factor]
+    margin = max(MARGIN * (high - low), LEAST)
+    return [low - margin, high + margin]
+
+
+def without_its_base(trials):
+    """Trials, each judged by the bands of all other bases."""
+    for base in dict.fromkeys(one["base"] for one in trials):
+        bands = bands_of([one for one in trials if one["base"] != base])
+        yield from (judged(one, bands) for one in trials if one["base"] == base)
 
 
 def label(stage, name, how):
@@ -34,7 +89,7 @@ def precision(trials):
     """{kind of run: {disease: (in how many runs it was rightly said, in how many it was said)}}. PPO-ptx is PPO."""
     found = defaultdict(dict)
     for one in sorted(trials, key=lambda one: one["said"]):
-        if one["said"]:
+        if one["said"] not in ("", STOPPED):
             own = found[one["stage"].removesuffix("_ptx")]
             right, said = own.get(one["said"], (0, 0))
             own[one["said"]] = right + is_right(one), said + 1

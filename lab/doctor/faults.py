@@ -1,8 +1,7 @@
 """Faults that are put into runs on purpose, each with a strength, to see whether tools.doctor finds them.
 
 A fault is a function below. It changes flags, by returning them, or replaces functions of the training script while the
-run lasts, by put(where, name, new). Its docstring says what it changes. Some faults are in the data: these are files
-that cases.py writes.
+run lasts, by put(where, name, new). Its docstring says what it changes. Some faults are in the data (cases.changed).
 """
 
 import functools
@@ -168,8 +167,8 @@ def short(put, config, strength):
 
 
 def epochs(put, config, strength):
-    """Many epochs."""
-    return dict(epochs=int(strength))
+    """Many epochs, and no dropout."""
+    return dict(epochs=int(strength)) | (dict(dropout=0.0) if hasattr(config, "dropout") else {})
 
 
 SCRIPTS = {"gpt": pretrain, "sft": train_sft, "rl_start": train_sft, "rm": train_rm, "ppo": train_ppo}

@@ -1,9 +1,11 @@
-"""One trial: a run with faults, and what the doctor says of it. Each trial is run in one of several processes."""
+"""One trial: a run with faults, and the signs of its log. Each trial is run in one of several processes."""
 
 import random
+import re
 from pathlib import Path
 
 from minirlhf.support import diagnosis, signs
+from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.records import read
 
@@ -11,7 +13,7 @@ from . import counts, faults
 from .bases import VALIDATION
 from .cases import changed
 
-NO_LOG = "nothing: it ended before a row was logged"
+SHOWN = ("kl", "score", "clip_fraction", "value_loss", "loss", "validation_accuracy")  # columns whose range is kept
 
 
 def run_trial(own, stage, given, seed):
@@ -27,8 +29,10 @@ def run_trial(own, stage, given, seed):
         ended = "finished"
         try:
             faults.train(script, settings, own_faults)
-        except Exception as error:  # a fault may do anything to a run
-            ended = f"{type(error).__name__}: {str(error)[:200]}".replace(str(folder), "RUN")
+        except InputError as error:  # a learning rate may be so high that numbers are not finite
+            if not own_faults or not re.search(r"finite| is -?(nan|inf)", str(error)):
+                raise
+            ended = str(error)[:200].replace(str(folder), "RUN")
         for path in folder.glob("*.pt"):
             path.unlink()
         (Path(own.out) / "data" / f"{folder.name}.jsonl").unlink(missing_ok=True)
@@ -64,22 +68,15 @@ def spoilt(own, script, fault, how, folder):
     return {"data": str(path)}
 
 
-def diagnose_trial(trial):
-    """What the signs of a trial were at each tenth of its log, what the diagnosis is, after which share of the run it
-    was known, and what was said at any time."""
-    if not (Path(trial["folder"]) / "metrics.jsonl").exists():  # not finite in the first step: the script says so
-        nothing = {"said": NO_LOG, "others": [], "at_any_time": [NO_LOG], "tenths": [], "signs": {}}
-        return trial | nothing | {"detected": 1.0}
+def signs_of(trial):
+    """A trial with its signs at each tenth of its log."""
+    if not (Path(trial["folder"]) / "metrics.jsonl").exists():  # it stopped in the first step
+        return trial | {"steps": 1, "rows": [], "signs": {}, "ranges": {}}
     log = signs.read_log(trial["folder"])
-    found = diagnosis.diagnose(log)
-    said = found.disease.name if found.disease else ""
-    seen = [own.name if own else "" for own in (diagnosis.diagnose(part, quick=True).disease for part in log.parts())]
-    detected = next(i for i in range(1, len(seen) + 1) if all(own == said for own in seen[i - 1 :])) / len(seen)
     parts = log.parts(10)
     values = {name: [rounded(getattr(signs, name)(part)) for part in parts] for name in diagnosis.names_of(log.kind)}
-    about = {"others": [disease.name for disease in found.others], "at_any_time": sorted({*seen} - {""})}
-    about |= {"tenths": [part.tenth for part in parts], "signs": values}
-    return trial | {"said": said, "detected": detected * len(log.rows) / log.steps} | about
+    ranges = {name: [rounded(min(log[name])), rounded(max(log[name]))] for name in SHOWN if len(log[name])}
+    return trial | {"steps": log.steps, "rows": [len(part.rows) for part in parts], "signs": values, "ranges": ranges}
 
 
 def rounded(value):

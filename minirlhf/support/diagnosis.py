@@ -5,10 +5,12 @@ row whose signs are all there is the diagnosis. So what must be exactly so stand
 stand before what follows from them.
 
 The healthy band of a sign is where healthy runs had it, at each tenth of the run (bands.json, which lab.doctor writes).
+A curve's sign counts if it is outside now, and was on the same side a tenth of a run before.
 """
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,21 +18,25 @@ from . import signs
 
 PPO, PTX, RM, GPT = ("ppo", "ppo_ptx"), ("ppo_ptx",), ("rm",), ("gpt",)
 SFT, LOSSES = ("sft", "rl_start"), ("sft", "rl_start", "rm")
-FEW = 10
-# The bands of what must be exactly so need no healthy run: (low, high) of a sign.
-EXACT = {
+ALL = (*PPO, *GPT, *LOSSES, "other")
+FEW = 5  # a log of fewer rows has no curves
+ITERATIONS = 50  # of the runs of PPO from which the healthy bands were learned
+# Bounds, (low, high), that need no healthy run: what must be exactly so, and what is improbable by chance.
+FIXED = {
+    "not_finite": (None, 0.0),
     "first_kl": (None, 0.02),  # rounding, in bfloat16 too
     "first_ratios": (0.4, None),  # chance: of eight answers shown some are in the first minibatch
     "wrong_rewards": (None, 0.01),  # four digits are logged
     "after_the_end": (None, 0.0),
     "unequal_scores": (None, 0.05),  # rounding, in bfloat16 too
     "first_values": (-0.6, None),  # chance, of sixteen answers
-    "clipped_at_first": (None, 0.04),  # at most 0.03 where the score still rose
     "own_answers": (None, 4.0),  # standard errors
     "share_of_start": (None, 0.5),
     "learned": (2.0, None),  # standard errors
     "pairs_right": (0.45, None),
+    "pairs_gap": (None, 0.1),  # two standard errors of a hundred validation pairs
 }
+AT_ONCE = {*FIXED, "first_gap", "validation_rise"}  # these two change only at the end of an epoch
 
 
 class Disease(NamedTuple):
@@ -40,18 +46,30 @@ class Disease(NamedTuple):
     advice: str  # what to look at, or to change, first
 
 
+class Look(NamedTuple):
+    """What a log shows at one time."""
+
+    kind: str  # of run
+    place: float | None  # in tenths of a healthy run, 1 to 10; None: too early for curves
+    values: dict  # {sign: its value, or None}
+
+
 class Sign(NamedTuple):
-    """A sign that is outside: its value, the healthy band there, and since which step it has been outside."""
+    """A sign's value, and the healthy band there."""
 
     name: str
-    value: float
+    value: float | None
     low: float | None
     high: float | None
-    since: int
 
     @property
     def side(self):
-        return "high" if self.high is not None and self.value > self.high else "low"
+        """Where the value is, "high" or "low"; None within the band, or if there is no value."""
+        if self.value is None:
+            return None
+        if self.high is not None and self.value > self.high:
+            return "high"
+        return "low" if self.low is not None and self.value < self.low else None
 
 
 class Diagnosis(NamedTuple):
@@ -64,6 +82,9 @@ class Diagnosis(NamedTuple):
 
 DISEASES = (
     # what must be exactly so
+    Disease("it has diverged", ALL, {"not_finite": "high"},
+            "A number of the log is not finite, so the weights are lost. Go back to a checkpoint before it, and lower "
+            "the learning rates."),
     Disease("padding counts", PPO, {"after_the_end": "high"},
             "Answers have tokens after their end: the mask is True at padding. Look at where it is made."),
     Disease("sampling and learning differ", PPO, {"first_kl": "high"},
@@ -144,32 +165,81 @@ def trials(kind):
     return learned().get("trials", {}).get(kind.removesuffix("_ptx"), {})
 
 
-def band(log, name):
-    """(low, high) of healthy runs; None where there is no bound. A run of fewer than FEW steps has no curves."""
-    if name in EXACT:
-        return EXACT[name]
-    own = learned()["bands"].get(log.kind, {}).get(name)
-    return tuple(own[log.tenth - 1]) if own and log.steps >= FEW else (None, None)
+def names_of(kind):
+    """The names of the signs that diseases of a kind of run need."""
+    return list(dict.fromkeys(name for disease in DISEASES if kind in disease.kinds for name in disease.needs))
 
 
-def outside(value, low, high):
-    return value is not None and ((low is not None and value < low) or (high is not None and value > high))
+def place_of(kind, rows, steps):
+    """Which tenth of a healthy run a log of so many rows is compared with, a number from 1 to 10: as many iterations of
+    PPO, or as large a part of another run of `steps` steps, whose learning rate falls. None if it is too early."""
+    tenths = 10 * rows / max(1, ITERATIONS if kind.startswith("ppo") else steps)
+    return min(10.0, tenths) if rows >= FEW and tenths >= 1 else None
+
+
+def band(name, kind, place, bands=None):
+    """(low, high) of a sign in healthy runs, between the bands of the two nearest tenths; None where there is no
+    bound. bands: {kind of run: {sign: [[low, high] at each tenth]}}, those of bands.json unless given."""
+    if name in FIXED:
+        return FIXED[name]
+    own = (learned()["bands"] if bands is None else bands).get(kind, {}).get(name)
+    if not own or place is None:
+        return None, None
+    before, after, share = own[int(place) - 1], own[math.ceil(place) - 1], place % 1
+    return tuple(None if None in ends else ends[0] + share * (ends[1] - ends[0]) for ends in zip(before, after))
+
+
+def look(log):
+    """What a signs.Log shows."""
+    values = {name: getattr(signs, name)(log) for name in names_of(log.kind)}
+    return Look(log.kind, place_of(log.kind, len(log.rows), log.steps), values)
+
+
+def looks(log):
+    """The Looks that a diagnosis needs: at the log as it was a tenth of a run before, if it was, and as it is."""
+    tenth = round((ITERATIONS if log.kind.startswith("ppo") else log.steps) / 10)
+    before = len(log.rows) - max(1, tenth)
+    return [look(log.upto(rows)) for rows in (before, len(log.rows)) if rows > 0]
+
+
+def diagnose(looks, bands=None):
+    """The Diagnosis of one Look, or of two, a tenth of a run apart, of which the second is judged. With one, curves are
+    not judged. bands: as in band."""
+    *before, now = ([Sign(name, value, *band(name, kind, place, bands)) for name, value in values.items()]
+                    for kind, place, values in looks)  # fmt: skip
+    sides = {sign.name: sign.side for own in before for sign in own}
+    found = {sign.name: sign for sign in now
+             if sign.side and (sign.name in AT_ONCE or sign.side == sides.get(sign.name))}  # fmt: skip
+    has = [own for own in DISEASES if looks[-1].kind in own.kinds
+           and all(name in found and found[name].side == side for name, side in own.needs.items())]  # fmt: skip
+    evidence = tuple(found[name] for name in has[0].needs) if has else ()
+    also = tuple(sign for sign in found.values() if sign not in evidence)
+    unseen = tuple(sign.name for sign in now if sign.value is None or (sign.low, sign.high) == (None, None))
+    return Diagnosis(has[0] if has else None, evidence, tuple(has[1:]), also, unseen)
 
 
 def history(log, name):
-    """[(step, value, low, high)] of a sign, as it was after each twentieth of the log."""
+    """[(step, Sign)] as it was after each twentieth of the log."""
     found = []
     for part in log.parts():
         value = getattr(signs, name)(part)
         if value is not None:
-            found.append((part.rows[-1]["step"], value, *band(part, name)))
+            place = place_of(log.kind, len(part.rows), log.steps)
+            found.append((part.rows[-1]["step"], Sign(name, value, *band(name, log.kind, place))))
     return found
+
+
+def since(rows):
+    """The step of the first of the last rows of a history that are all outside."""
+    inside = [i for i, (_, sign) in enumerate(rows) if not sign.side]
+    return rows[inside[-1] + 1 if inside else 0][0]
 
 
 def line(log):
     """A Diagnosis in a few words; None if there was nothing to compare with."""
-    found = diagnose(log, quick=True)
-    return found.disease.name if found.disease else healthy(log) if is_known(log) else None
+    found = diagnose(looks(log))
+    said = found.disease.name if found.disease else healthy(log) if is_known(log) else None
+    return said and f"{said}, beside runs of small models"
 
 
 def healthy(log):
@@ -180,32 +250,4 @@ def healthy(log):
 
 def is_known(log):
     """Whether there are healthy runs to compare a log with."""
-    return log.kind in learned()["bands"] and log.steps >= FEW
-
-
-def since(rows):
-    """The step of the first of the last rows of a history that are all outside."""
-    inside = [i for i, (_, *value) in enumerate(rows) if not outside(*value)]
-    return rows[inside[-1] + 1 if inside else 0][0]
-
-
-def names_of(kind):
-    """The names of the signs that diseases of a kind of run need."""
-    return list(dict.fromkeys(name for disease in DISEASES if kind in disease.kinds for name in disease.needs))
-
-
-def diagnose(log, quick=False):
-    """The Diagnosis of a signs.Log. quick: without looking since when."""
-    values = {name: getattr(signs, name)(log) for name in names_of(log.kind)}
-    found = {}
-    for name, value in values.items():
-        low, high = band(log, name)
-        if outside(value, low, high):
-            step = log.rows[-1]["step"] if quick else since(history(log, name))
-            found[name] = Sign(name, value, low, high, step)
-    has = [own for own in DISEASES if log.kind in own.kinds
-           and all(name in found and found[name].side == side for name, side in own.needs.items())]  # fmt: skip
-    evidence = tuple(found[name] for name in has[0].needs) if has else ()
-    also = tuple(sign for sign in found.values() if sign not in evidence)
-    unseen = tuple(name for name, value in values.items() if value is None or band(log, name) == (None, None))
-    return Diagnosis(has[0] if has else None, evidence, tuple(has[1:]), also, unseen)
+    return log.kind in learned()["bands"] and place_of(log.kind, len(log.rows), log.steps) is not None

@@ -1,8 +1,7 @@
 """Signs of a run's health: numbers that are computed from its log, and that a learner could read off the curves.
 
 A sign is a function below. It takes a Log and returns a number, or None if the log does not have what it needs. Its
-docstring says what the number tells. Where healthy runs have it is in bands.json, for each tenth of a run. diagnosis.py
-says which signs make which disease.
+docstring says what the number tells. diagnosis.py says where healthy runs have it, and which signs make which disease.
 """
 
 import itertools
@@ -16,7 +15,6 @@ from .errors import require
 from .files import read_json
 
 FIRST = 10  # iterations that count as the first ones
-ITERATIONS = 50  # of the runs of PPO from which the healthy bands were learned
 ROUNDING = 2e-3  # what rounding to four digits, twice, may change of a number of a few units
 
 
@@ -44,13 +42,6 @@ class Log:
         """The log as it was after each of `count` equal parts, or after each row if there are fewer."""
         n = len(self.rows)
         return [self.upto(rows) for rows in sorted({max(1, round(n * part / count)) for part in range(1, count + 1)})]
-
-    @property
-    def tenth(self):
-        """Which tenth of a healthy run this is compared with, 1 to 10: as many iterations of PPO, or as large a part of
-        another run, whose learning rate falls."""
-        whole = ITERATIONS if self.kind.startswith("ppo") else self.steps
-        return min(10, max(1, 10 * len(self.rows) // max(1, whole)))
 
 
 def read_log(folder):
@@ -88,6 +79,11 @@ def last(values, share=5):
 
 def first(values, count=3):
     return float(values[:count].mean()) if len(values) else None
+
+
+def not_finite(log):
+    """How many numbers of the log are not finite."""
+    return sum(not math.isfinite(value) for row in log.rows for value in row.values() if isinstance(value, float))
 
 
 # --- PPO: what must be exactly so ------------------------------------------------------------------------------------
@@ -136,7 +132,7 @@ def own_answers(log):
     KL is 1 nat per answer for the first time. Over answers that the policy itself draws, their means are the same."""
     near = list(itertools.takewhile(lambda row: row.get("kl", math.inf) < 1 and "kl3" in row, log.rows))
     gaps = np.array([row["kl3"] - row["kl"] for row in near])
-    return float(abs(gaps.mean()) / gaps.std() * len(gaps) ** 0.5) if len(gaps) >= 5 and gaps.std() else None
+    return float(abs(gaps.mean()) / gaps.std() * len(gaps) ** 0.5) if len(gaps) >= 10 and gaps.std() else None
 
 
 def first_values(log):
@@ -216,9 +212,10 @@ def kl_penalty(log):
 
 
 def clipped_at_first(log):
-    """The largest share of clipped tokens in the first iterations: how far the policy moves with each batch."""
+    """The largest share of clipped tokens in the first iterations, if each batch is learned once: how far the policy
+    moves with it."""
     values = log["clip_fraction"][:FIRST]
-    return float(values.max()) if len(values) else None
+    return float(values.max()) if len(values) and log.flags.get("inner_epochs") == 1 else None
 
 
 def explained(log):
@@ -271,12 +268,12 @@ def ranking_loss(log):
 
 
 def slowness(log):
-    """The share of the run after which four fifths of the loss's fall are done."""
+    """The step after which four fifths of the loss's fall so far were done."""
     values = smooth(log["loss"])
     if len(values) < 10:
         return None
-    fall = values[0] - last(values, 10)
-    return float(np.argmax(values <= values[0] - 0.8 * fall) / len(values)) if fall > 0 else 1.0
+    fall, steps = values[0] - last(values, 10), len(log["loss"])
+    return float(np.argmax(values <= values[0] - 0.8 * fall) / len(values) * steps) if fall > 0 else float(steps)
 
 
 def late_fall(log):
@@ -312,7 +309,7 @@ def validation_rise(log):
 def learned(log):
     """How far the share of pairs in the right order is above one half, in standard errors."""
     values = log["accuracy"]
-    error = values.std() / len(values) ** 0.5 if len(values) >= 20 else 0
+    error = values.std() / len(values) ** 0.5 if len(values) >= 100 else 0
     return float((values.mean() - 0.5) / error) if error else None
 
 

@@ -50,7 +50,8 @@ def test_faults_in_flags(fault):
     assert fault(faults.both_learning_rates, 8) == {"lr": 8, "value_lr": 16}
     assert fault(faults.beta, 10) == {"kl_coef": 3.0} and fault(faults.gamma, 30) == {"ptx_coef": 3.0}
     assert fault(faults.short, 0.999) == {"ema_decay": 0.999}
-    assert fault(faults.epochs, 6.9) == {"epochs": 6} and fault(faults.none) is None
+    assert fault(faults.epochs, 6.9) == {"epochs": 6, "dropout": 0.0} and fault(faults.none) is None
+    assert fault(faults.epochs, 6.9, SimpleNamespace()) == {"epochs": 6}  # the reward model's script has no dropout
 
 
 def test_faults_in_rewards(fault):
@@ -142,7 +143,7 @@ def test_each_fault_is_known_and_its_disease_is_a_row():
         assert {fault.name for fault in known} <= {*faults.FAULTS, "repeated", "shuffled", "flipped"}
         tried = {fault.disease for fault in known[1:]}
         if kind not in ("ppo_ptx", "gpt", "rl_start"):  # whose other rows are tried in plain PPO and in SFT
-            assert {name for name, own in rows if own == kind} <= tried | {""}
+            assert {name for name, own in rows if own == kind} <= tried | {"", "it has diverged"}  # our scripts stop
 
 
 def test_strengths_are_drawn_evenly_on_a_logarithmic_scale():
@@ -198,41 +199,74 @@ def folder_of(path, log):
     return path
 
 
+KNOWN = dict(stage="ppo", diseases=[], faults=[["none", 1.0]], ended="finished")
+
+
 def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
-    folders = []
-    for i, kl in enumerate((2.0, 3.0, 4.0, 9.0)):
+    found = []
+    for i, kl in enumerate((2.0, 3.0, 4.0, 9.0, 9.0)):
         (tmp_path / str(i)).mkdir()
         folder = folder_of(tmp_path / str(i), health.ppo(kl=kl, response_length=10.0))
-        folders.append(trials.diagnose_trial({"folder": str(folder), "stage": "ppo", "diseases": ["x"] * (kl == 9)}))
-    bands = doctor.bands_of(folders)
-    for low, high in bands["ppo"]["kl"][:8]:  # 0.2 to 0.4, twofold, and a quarter of that (in logarithms) on each side
-        assert (low, high) == (pytest.approx(0.2 / 2**0.25), pytest.approx(0.4 * 2**0.25))
-    assert bands["ppo"]["kl"][8:] == [[None, None]] * 2  # of forty iterations, where fifty are ten tenths
-    assert bands["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.EXACT)
-    assert doctor.widened([None, None]) == [None, None]
-    assert doctor.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
-    assert doctor.widened([-1.0, 3.0]) == [-2.0, 4.0] and doctor.widened([0.0, 0.0]) == [-0.01, 0.01]
+        states = {3: {"diseases": ["x"]}, 4: {"ended": "step 3: loss is nan"}}
+        found.append(trials.signs_of({"folder": str(folder)} | KNOWN | states.get(i, {})))
+    bands = counts.bands_of(found)
+    for low, high in bands["ppo"]["kl"][1:8]:  # 0.2 to 0.4, twofold, and a half of that (in logarithms) on each side
+        assert (low, high) == (pytest.approx(0.2 / 2**0.5), pytest.approx(0.4 * 2**0.5))
+    first, *_, last = bands["ppo"]["kl"]  # of forty iterations, where fifty are ten tenths
+    assert first == last == [None, None]
+    assert bands["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.FIXED)
+    assert counts.widened([None, None]) == [None, None]
+    assert counts.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
+    assert counts.widened([-1.0, 3.0]) == [-3.0, 5.0] and counts.widened([0.0, 0.0]) == [-0.01, 0.01]
 
 
-def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path, monkeypatch):
+def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path):
     bands = {"ppo": {"kl": [[0.0, 1.0]] * 10}}
-    monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": bands})
     jump = torch.where(torch.arange(health.N) >= 20, 40.0, 0.0).numpy()
-    found = trials.diagnose_trial(
-        {"folder": str(folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))), "diseases": []}
-    )
-    assert found["said"] == "beta is too small" == found["at_any_time"][-1] and 0.5 < found["detected"] <= 0.6
-    assert found["signs"]["kl"][-1] == 4.0 and found["others"] == [] and found["tenths"][-1] == 8
-    assert len(found["tenths"]) == len(found["signs"]["kl"]) == 10
-    short = health.ppo(kl=40.0, response_length=10.0)  # which ended after a half
+    folder = folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))
+    found = trials.signs_of({"folder": str(folder)} | KNOWN)
+    assert found["signs"]["kl"][-1] == 4.0 and found["rows"] == [*range(4, 41, 4)] and found["steps"] == health.N
+    assert found["ranges"]["kl"] == [0.0, 40.0] and "value_loss" not in found["ranges"]
+    one = counts.judged(found, bands)
+    assert one["said"] == "beta is too small" and one["others"] == [] and one["at_any_time"] == ["beta is too small"]
+    assert one["detected"] == 0.7  # at 0.6 it is outside for the first time
+    assert counts.judged(found, {})["said"] == "" and counts.judged(found, {})["detected"] == 0.1
+    short = health.ppo(kl=40.0, response_length=10.0)  # which stopped after a half
     (tmp_path / "b").mkdir()
-    found = trials.diagnose_trial({"folder": str(folder_of(tmp_path / "b", short.upto(20))), "diseases": []})
-    assert found["detected"] == pytest.approx(0.05 * 20 / health.N)
+    found = trials.signs_of({"folder": str(folder_of(tmp_path / "b", short.upto(20)))} | KNOWN)
+    assert counts.judged(found, bands)["detected"] == pytest.approx(0.05)  # the first KL is not 0
+    stopped = counts.judged(found | {"ended": "step 20: loss is nan"}, bands)
+    assert stopped["said"] == counts.STOPPED and stopped["at_any_time"] == ["sampling and learning differ"]
+    assert stopped["detected"] == 0.5 and not counts.is_right(stopped) and counts.precision([stopped]) == {}
 
 
-def test_a_run_that_ended_before_its_first_row_has_no_disease_named(tmp_path):
-    found = trials.diagnose_trial({"folder": str(tmp_path), "diseases": ["it learns too fast"]})
-    assert found["said"] == trials.NO_LOG and not counts.is_right(found)
+def test_a_run_that_stopped_before_its_first_row_has_no_disease_named(tmp_path):
+    found = trials.signs_of({"folder": str(tmp_path)} | KNOWN | {"diseases": ["x"], "ended": "step 0: loss is nan"})
+    assert counts.judged(found)["said"] == counts.STOPPED and not counts.is_right(counts.judged(found))
+
+
+def test_only_numbers_that_are_not_finite_may_stop_a_trial(base, monkeypatch):
+    given = [(cases.Fault("learning_rate", 9, 9, "it learns too fast"), 9.0)]
+    for error, ended in ((InputError("step 3: loss is -inf; lower it"), True), (InputError("No space left"), False)):
+        monkeypatch.setattr(faults, "train", mock.Mock(side_effect=error))
+        if ended:
+            assert trials.run_trial(base, "sft", given, 5)["ended"] == str(error)
+        else:
+            with pytest.raises(InputError, match="No space"):
+                trials.run_trial(base, "sft", given, 6)
+    monkeypatch.setattr(faults, "train", mock.Mock(side_effect=InputError("step 3: loss is nan")))
+    with pytest.raises(InputError, match="nan"):  # a healthy run does not stop
+        trials.run_trial(base, "ppo", [(cases.Fault("shuffled", 1, 1, ""), 1.0)], 7)
+
+
+def test_runs_are_judged_by_the_bands_of_other_bases():
+    def one(base, kl):
+        signs = {"kl": [kl] * 10}
+        return KNOWN | {"base": base, "steps": 50, "rows": [*range(5, 51, 5)], "signs": signs}
+
+    found = counts.without_its_base([one("a", 1.0), one("a", 1.001), one("b", 1.002), one("c", 9.0)])
+    assert [(own["base"], own["said"]) for own in found] == [
+        ("a", ""), ("a", ""), ("b", ""), ("c", "beta is too small")]  # fmt: skip
 
 
 def trial(said, *diseases, stage="ppo", base="a", detected=1.0):
@@ -265,48 +299,55 @@ def test_trials_are_counted_by_disease_and_by_base():
 
 
 def test_the_pages_tables_have_these_counts():
-    others = [trial("x", base="people")]
-    found = {"doctor": {"evaluate": TRIALS + others, "threads": [trial("x")] * 9 + [trial("")]}}
+    told = {"ranges": {"score": [-1.0, 2.5], "kl": [0.0, 31.4]}}
+    found = {"doctor": {"evaluate": TRIALS, "threads": [trial("x") | told] * 9 + [trial("") | {"ranges": {}}]}}
     rows = [line.split(" | ") for line in tables.TABLES["doctor"](found).splitlines()[2:]]
     names = [["| SFT", "none", "healthy"], ["| PPO", "none", "healthy"], ["| PPO", "of x", "x"], ["| PPO", "of y", "y"],
              ["| all", "none", "healthy"]]  # fmt: skip
     assert [row[:3] for row in rows] == names
-    assert rows[1][3:] == ["2 of 3", "x (1)", "called ill at some time: 2, 9.4 to 99.2 % |"]
+    assert rows[1][3:] == ["2 of 3", "x (1)", "called ill at some time: 2 |"]
     assert rows[2][3:] == ["2 of 3", "y (1)", "40 % of the run |"] and rows[-1][3:5] == ["3 of 4", "x (1)"]
     assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](found)
     lines = tables.TABLES["threads"](found).splitlines()[2:]
     assert len(lines) == 10 and lines[0].startswith("| [trl #204](https://github.com/huggingface/trl/issues/204) | The")
-    assert "| beta 0.02 | x | nothing |" in lines[0] and "| healthy |" in lines[-1]
+    assert "| beta 0.02 | `score` -1 to 2.5, `kl` 0 to 31 | x | nothing |" in lines[0] and "|  | healthy |" in lines[-1]
 
 
 def test_of_trials_the_outcome_is_kept_base_by_base(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     made = {"commit": "a" * 40, "changed": [], "command": "lab.doctor evaluate", "machine": "x",
             "claims": provenance.hash_of_claims()}  # fmt: skip
-    one = trial("x", "x") | dict(ended="finished", others=[], signs={"kl": [1.0]}, tenths=[1], folder="f", seed=3)
-    del one["base"]
+    one = KNOWN | dict(stage="rm", seed=3, diseases=["x"], faults=[["of x", 1.0]], steps=9, rows=[9], ranges={},
+                       signs={"pairs_right": [0.3]}, folder="f")  # fmt: skip
     for name in ("evaluate-a", "evaluate-b", "train-a", "threads-a"):
         write_json(tmp_path / "run" / f"{name}.json", {"base": name[-1], "trials": [one], "made by": made})
     results.keep(tmp_path / "run")
     first, second = results.load()["doctor"]["evaluate"]
-    assert first == {"base": "a"} | {key: value for key, value in one.items() if key != "folder"}
+    told = {"said": "the rankings contradict the validation", "others": [], "detected": 1.0}
+    told["at_any_time"] = [told["said"]]
+    assert first == {"base": "a"} | {key: value for key, value in one.items() if key != "folder"} | told
     assert second["base"] == "b" and len(results.load()["doctor"]["train"]) == 1
 
 
-def test_bands_are_learned_from_what_is_kept(tmp_path, monkeypatch):
+def test_bands_are_learned_from_what_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "KEPT", tmp_path)
     monkeypatch.setattr(doctor, "BANDS", tmp_path / "bands.json")
     with pytest.raises(InputError, match="no results of train"):
         doctor.main(doctor.Config(part="bands"))
-    own = trial("", base="a") | dict(tenths=[1, 10], signs={"kl": [1.0, 2.0], "first_kl": [0.0, 0.0]})
-    write_json(tmp_path / "train-a.json", {"base": "a", "trials": [own, own | {"diseases": ["x"], "signs": {}}]})
+    own = KNOWN | dict(steps=50, rows=[5, 45, 50], signs={"kl": [1.0, 2.0, 2.0], "first_kl": [0.0, 0.0, 0.0]})
+    sick = own | dict(diseases=["x"], faults=[["of x", 2.0]], signs={"kl": [1.0, 9.0, 9.0]})
+    write_json(tmp_path / "train-a.json", {"base": "a", "trials": [own]})
+    write_json(tmp_path / "train-b.json", {"base": "b", "trials": [own, sick]})
     doctor.main(doctor.Config(part="bands"))
     learned = read_json(tmp_path / "bands.json")
-    assert learned == {"bands": {"ppo": {"kl": [pytest.approx([1 / 1.01, 1.01]), *[[None, None]] * 8,
-                                                pytest.approx([2 / 1.01, 2.02])]}}}  # fmt: skip
-    write_json(tmp_path / "evaluate-b.json", {"base": "b", "trials": [trial("x", "x")]})
+    ends = [pytest.approx([value / 1.01, value * 1.01]) for value in (1, 2)]
+    assert learned == {"bands": {"ppo": {"kl": [ends[0], *[[None, None]] * 7, ends[1], ends[1]]}}}
+    text = capsys.readouterr().out
+    assert "of 2 healthy runs\n" in text and "b ppo, of x 2: beta is too small (at any time: beta is too small)" in text
+    write_json(tmp_path / "evaluate-b.json", {"base": "b", "trials": [sick | {"diseases": ["beta is too small"]}]})
     doctor.main(doctor.Config(part="bands"))
-    assert read_json(tmp_path / "bands.json") == learned | {"trials": {"ppo": {"x": [1, 1]}}}
+    trials_of = {"trials": {"ppo": {"beta is too small": [1, 1]}}}
+    assert read_json(tmp_path / "bands.json") == learned | trials_of
 
 
 def test_faults_are_labelled_with_their_direction_where_there_are_two():

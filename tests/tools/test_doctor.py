@@ -44,7 +44,7 @@ def test_a_disease_comes_with_evidence_since_when_how_sure_and_what_to_do(run, c
     text = said(capsys, run(kl=30 * T))
     sure = "right in 23 of the 24 trials in which this was said; most trials had a fault"
     assert f"it has: beta is too small ({sure})\n  kl 2.5" in text
-    healthy = r"since step [1-3]; healthy is at least \S+ and at most \S+\. The KL from the start, nats per token"
+    healthy = r"since step [4-7]; healthy is at least \S+ and at most \S+\. The KL from the start, nats per token"
     assert re.search(healthy, text)
     assert "first: The policy moves far from its start" in text
 
@@ -104,6 +104,11 @@ def test_other_projects_columns_are_ours(tmp_path):
     path.write_text(json.dumps({"log_history": [*TRL, {"train_runtime": 3.0}]}))
     log = doctor.read_foreign(str(path))
     assert len(log.rows) == N and log["kl"][-1] == 2 and log["entropy"][-1] == 2 and log.kind == "ppo"
+    half = [row | {"step": 10 * (i + 1)} for i, row in enumerate(TRL)]  # of a run that is to have 800 steps
+    path.write_text(json.dumps({"log_history": half, "max_steps": 800}))
+    assert doctor.read_foreign(str(path)).steps == 2 * N
+    path.write_text(json.dumps({"log_history": [{"loss": 0.5, "rewards/chosen": 1.0, "rewards/accuracies": 0.9}]}))
+    assert doctor.read_foreign(str(path)).kind == "other"  # DPO's
     write_lines(tmp_path / "verl.jsonl", VERL)
     log = doctor.read_foreign(str(tmp_path / "verl.jsonl"))
     assert (
@@ -121,9 +126,10 @@ def test_other_projects_columns_are_ours(tmp_path):
 
 def test_of_another_projects_run_it_speaks_by_analogy(tmp_path, capsys):
     rows = [{f"train/{name}": value for name, value in row.items()} for row in VERL]
-    write_lines(tmp_path / "verl.jsonl", [row | {"train/actor/pg_clipfrac": 0.5} for row in rows])
+    write_lines(tmp_path / "verl.jsonl", [row | {"train/actor/entropy": 0.4 - 0.39 * t} for row, t in zip(rows, T)])
     text = said(capsys, str(tmp_path / "verl.jsonl"))
-    assert "another project's: by analogy" in text and "it has: it learns too fast\n" in text and "trials" not in text
+    assert "another project's: by analogy" in text and "it has: the entropy collapses\n" in text
+    assert "trials" not in text
     assert {"wrong_rewards", "kl", "first_kl"} <= {*text.split("could not be looked at: ")[1].strip().split(", ")}
 
 
