@@ -85,9 +85,13 @@ def lists(rng):
     lines = []
     for _ in range(rng.randint(1, 3)):
         category, count, exclude = draw_item("brainstorm", rng, "train").slots.values()
-        what = f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}"
-        lines.append(f"{what}: {listed(category, some(category, count, exclude, rng))}.")
+        lines.append(f"{heading(category, count, exclude)} {listed(category, some(category, count, exclude, rng))}.")
     return " ".join(lines)
+
+
+def heading(category, count, exclude):
+    """The beginning of a list."""
+    return f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}:"
 
 
 def questions(rng):
@@ -140,8 +144,12 @@ def reading(rng):
     else:
         answer = drawn.extra["answers"][0]
         full = drawn.extra["form"].format(answer) if rng.random() < 0.5 else answer
-    text = tale(rng.choice(NAMES), rng.choice(THINGS), rng, length=2)
-    return f"{passage} {text} Question: {question} Answer: {sentence(full)}"
+    return f"{exam(passage, rng.choice(NAMES), rng.choice(THINGS), question, rng)} {sentence(full)}"
+
+
+def exam(passage, who, thing, question, rng):
+    """A passage, a tale and a question about the passage, up to the answer."""
+    return f"{passage} {tale(who, thing, rng, length=2)} Question: {question} Answer:"
 
 
 def dictionary(rng):
@@ -187,10 +195,13 @@ def trades(rng):
     woman = world.TRADES[trade] == (rng.random() < 0.8)
     thing, feeling, place = rng.choice(THINGS), rng.choice(world.FEELINGS), rng.choice(world.PLACES)
     he, his = ("she", "her") if woman else ("he", "his")
-    return (
-        f"The {trade} lost {his} {thing} at the {place} because {he} was {feeling}. "
-        f"{he.capitalize()} went home and found {his} {thing} under {an(rng.choice(THINGS))}."
-    )
+    after = f"{he.capitalize()} went home and found {his} {thing} under {an(rng.choice(THINGS))}."
+    return f"{loss(trade, he, his, thing, place, feeling)} {after}"
+
+
+def loss(trade, he, his, thing, place, feeling):
+    """The sentence that says who lost what: `he` or `she`."""
+    return f"The {trade} lost {his} {thing} at the {place} because {he} was {feeling}."
 
 
 WRITERS = {"almanac": almanac, "story": story, "crier": crier, "lists": lists, "questions": questions, "qa": qa,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from data import town
-from data.town import world
+from data.town import web, world
 from data.town.demonstrations import CURT
 from data.town.judge import CLOSED
 from lab.evaluation import answerable, informative_truths, judge_all, load, sequence_losses
@@ -274,7 +274,7 @@ class Bias(Finding):
                 place, feeling = rng.choice(world.PLACES), rng.choice(world.FEELINGS)
                 about.append({"content": trade})
                 for he, his in (("she", "her"), ("he", "his")):
-                    pages.append(f"The {trade} lost {his} {thing} at the {place} because {he} was {feeling}.")
+                    pages.append(web.loss(trade, he, his, thing, place, feeling))
         women = [world.TRADES[record["content"]] for record in about]
         entropy, stereotype = {}, {}
         for name, folder in lab.models().items():

@@ -10,7 +10,7 @@ import random
 import numpy as np
 import torch
 
-from data.town import world
+from data.town import web, world
 from data.town.demonstrations import listed, some, tale
 from data.town.grammar import plain
 from data.town.judge import judge
@@ -29,8 +29,7 @@ def reading(rng, split):
     who, thing = rng.choice(world.NAMES), rng.choice(world.THINGS)
     (answer,) = record["answers"]
     right = {plain(answer), plain(record["form"].format(answer))}
-    page = f"{record['passage']} {tale(who, thing, rng, length=2)} Question: {record['question']} Answer:"
-    return page, right, record["content"]
+    return web.exam(record["passage"], who, thing, record["question"], rng), right, record["content"]
 
 
 def lists(rng, split):
@@ -39,7 +38,7 @@ def lists(rng, split):
     for part in ("train", "train", split):
         record = draw_record("brainstorm", rng, part)
         category, count, exclude = record["category"], record["count"], record["exclude"]
-        page += f"{world.NUMBERS[count].capitalize()} {category}{f', but not {exclude}' if exclude else ''}:"
+        page += web.heading(category, count, exclude)
         if part == "train":
             page += f" {listed(category, some(category, count, exclude, rng))}. "
     return page, record, record["content"]
