@@ -34,7 +34,7 @@ from minirlhf.data import Responses, collate
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import in_chunks, response_logps, response_scores, response_values
 from minirlhf.support import distributed, records, sampling, shown
-from minirlhf.support.accumulation import pieces
+from minirlhf.support.accumulation import micro_batches
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_fraction, require_multiple, require_positive
 from minirlhf.support.cuda_graph import decode_by_graph
@@ -47,7 +47,8 @@ from minirlhf.support.run import Run, RunConfig, start_run
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
     policy: str  # SFT checkpoint (start of RL): initial policy, and the reference
-    reward_model: str | None = None  # checkpoint; the value network starts as its copy
+    reward_model: str | None = None  # checkpoint, needed unless a function gives the reward; the
+    # value network starts as its copy
     prompts: tuple[str, ...]  # files of prompts
     documents: tuple[str, ...] = ()  # files of pretraining documents, for PPO-ptx
     ptx_coef: float = 27.8  # gamma, weight of the pretraining loss (paper: 27.8); 0 is plain PPO
@@ -167,7 +168,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
 
         # 1. The policy answers (see rollout.sample) a batch of prompts, split over processes.
         batch = [prompts[next(prompt_order)] for _ in range(config.batch_size)]
-        noise = rollout.uniforms((config.seed, iteration), range(len(batch)), config.max_response)
+        noise = rollout.uniforms((config.seed, iteration), len(batch), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
         responses, logp = rollout.generate(networks.policy, *mine, eos, pad, **options)
 
@@ -188,7 +189,7 @@ def train(config, networks, tokenizer, prompts, documents, reward=None):
 
         row = {name: float(sum(each[name] for each in metrics)) / updates for name in metrics[0]}
         row = dict(zip(row, distributed.all_reduce(*row.values())))
-        row |= statistics(episodes, config, eos)
+        row |= episode_metrics(episodes, config, eos)
         row |= dict(episodes=(iteration + 1) * len(batch), episodes_per_second=run.rate(len(batch)))
         tokens = shown.token_rows(episodes, config.show, tokenizer) + again
         run.log(*shown.sample_rows(episodes, config.show, tokenizer), tokens=tokens, **row)
@@ -221,7 +222,7 @@ def judge_episodes(networks, responses, logp, config, eos, scores=None):
 
 def watch(networks, prompts, config, tokenizer, reward=None):
     """Rows for tokens.jsonl: prompts that are answered again and again, with the same noise."""
-    noise = rollout.uniforms((config.seed, 0), range(len(prompts)), config.max_response)
+    noise = rollout.uniforms((config.seed, 0), len(prompts), config.max_response)
     y, logp = rollout.generate(networks.policy, prompts, noise, tokenizer.eos, tokenizer.pad)
     scores = function_scores(reward, y, tokenizer) if reward else None
     episodes = judge_episodes(networks, y, logp, config, tokenizer.eos, scores)
@@ -263,7 +264,7 @@ def ppo_gradients(learners, episodes, rows, config, sync_policy=True):
     policy, value = learners.policy, learners.value
     episodes.ratios[rows] = 0  # each process fills in those of its share
     later = [] if sync_policy else [policy]
-    for part in pieces(rows, lengths, config.max_tokens, policy, value, sync_later=later):
+    for part in micro_batches(rows, lengths, config.max_tokens, policy, value, sync_later=later):
         old = episodes.select(part)  # its logp and values date from sampling
         mask = old.responses.mask
         logp = response_logps(policy, old.responses)
@@ -286,7 +287,7 @@ def ptx_gradients(learners, documents, pad, config):
     ptx_loss, device = 0.0, next(learners.policy.parameters()).device
     lengths = [s.length for s in documents]
     total = sum(s.length - s.start for s in documents)  # tokens, of all processes
-    for part in pieces(documents, lengths, config.max_tokens, learners.policy):
+    for part in micro_batches(documents, lengths, config.max_tokens, learners.policy):
         responses = collate(part, pad, device)
         logp = response_logps(learners.policy, responses)
         loss = losses.ptx_loss(logp, responses.mask, config.ptx_coef, total)
@@ -295,15 +296,12 @@ def ptx_gradients(learners, documents, pad, config):
     return dict(ptx_loss=ptx_loss)
 
 
-def statistics(episodes, config, eos):
+def episode_metrics(episodes, config, eos):
     """Metrics of a batch of episodes: means over episodes, or over tokens."""
     responses, scores, logp, ref_logp, _, values, _, returns, _ = episodes
     mask = responses.mask
     kl = ((logp - ref_logp) * mask).sum(1).mean()  # nats per response
-
-    def variance(x):
-        return losses.masked_mean((x - losses.masked_mean(x, mask)) ** 2, mask)
-
+    spread = losses.masked_variance(returns, mask).clamp(min=1e-8)
     row = {
         "score": scores.mean(),
         "kl": kl,
@@ -312,7 +310,7 @@ def statistics(episodes, config, eos):
         "entropy": losses.masked_mean(-logp, mask),  # nats per token, estimated on the samples
         "response_length": mask.sum(1).float().mean(),
         "ended": responses.ended(eos).float().mean(),  # share with end-of-text
-        "explained_variance": 1 - variance(returns - values) / variance(returns).clamp(min=1e-8),
+        "explained_variance": 1 - losses.masked_variance(returns - values, mask) / spread,
     }
     return {name: value.item() for name, value in row.items()}
 

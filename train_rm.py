@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from minirlhf.data import batches, collate
-from minirlhf.losses import cosine_lr, ranked_above, ranking_loss
+from minirlhf.losses import cosine_lr, ranking_loss
 from minirlhf.model import RewardModel
 from minirlhf.rollout import per_sequence, ranking_scores, response_scores
 from minirlhf.support import distributed, records
-from minirlhf.support.accumulation import pieces
+from minirlhf.support.accumulation import micro_batches
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_positive
 from minirlhf.support.device import pick_device, place
@@ -75,18 +75,17 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
         total = sum(r.has_pair for r in batch)  # prompts
         if total == 0:
             continue
-        loss, correct, pairs = 0.0, 0, 0
+        loss, hits = 0.0, []  # of each pair whether the scores order it as the labelers did
         longest, counts = [r.length for r in batch], [len(r.ranks) for r in batch]
-        for part in pieces(batch, longest, config.max_tokens, learner, rows=counts):
+        for part in micro_batches(batch, longest, config.max_tokens, learner, rows=counts):
             scores, ranks = score_rankings(learner, part, tokenizer.pad)  # (P, K)
             part_loss = ranking_loss(scores, ranks, total=total)
             part_loss.backward()
             loss += part_loss.item()
-            better = ranked_above(ranks)  # (P, K, K)
-            correct += (better & (scores[:, :, None] > scores[:, None, :])).sum().item()
-            pairs += better.sum().item()
+            for row, ranking in zip(scores.tolist(), part):
+                hits += pair_hits(row, ranking.ranks).values()
         take_step(model, optimizer, config.max_grad_norm)
-        loss, correct, pairs = distributed.all_reduce(loss, correct, pairs)
+        loss, correct, pairs = distributed.all_reduce(loss, sum(hits), len(hits))
         run.log(loss=loss, accuracy=correct / pairs, rankings_per_second=run.rate(len(batch)))
 
     last = dict(step=len(plan))  # a row after the last step

@@ -21,7 +21,7 @@ from minirlhf.losses import cosine_lr, sft_loss
 from minirlhf.model import GPT
 from minirlhf.rollout import per_sequence, response_logps, response_nats
 from minirlhf.support import distributed, records
-from minirlhf.support.accumulation import pieces
+from minirlhf.support.accumulation import micro_batches
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_fraction, require_positive
 from minirlhf.support.device import pick_device, place
@@ -76,7 +76,7 @@ def main(config):
 
 
 def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), lr=cosine_lr):
-    """Takes a plan's steps, in micro-batches (`pieces`) whose gradients add up to the batch's."""
+    """Takes a plan's steps, in micro-batches whose gradients add up to the batch's."""
     run = Run(config, model, optimizer, loss="training loss", validation_loss="validation loss")
     learner, device = distributed.wrap(model), next(model.parameters()).device
     lengths = sequences.lengths
@@ -85,7 +85,7 @@ def train(config, model, optimizer, tokenizer, sequences, steps, validation=(), 
         torch.manual_seed(distributed.seed_of(config.seed, step))  # for dropout
         model.train()
         loss = 0.0
-        for part in pieces(rows, lengths[rows], config.max_tokens, learner):
+        for part in micro_batches(rows, lengths[rows], config.max_tokens, learner):
             responses = collate([sequences[row] for row in part], tokenizer.pad, device)
             logp = response_logps(learner, responses)
             part_loss = sft_loss(logp, responses.mask, total=len(rows))

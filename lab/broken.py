@@ -15,7 +15,7 @@ import numpy as np
 
 import train_ppo
 from data import town
-from minirlhf.support import curves
+from minirlhf.support import curves, logs
 from minirlhf.support.config import Text, check_fields, command
 from minirlhf.support.files import write_json, write_lines
 from minirlhf.support.folder import lock_output
@@ -166,8 +166,8 @@ class Vowels:
 
 def metrics(folder):
     """{column: its values}; of a long log the means of its parts."""
-    rows = curves.read_metrics(folder)
-    found = {name: [value for _, value in curves.column(rows, name)] for name in COLUMNS}
+    rows = logs.read_metrics(folder)
+    found = {name: [value for _, value in logs.column(rows, name)] for name in COLUMNS}
     return {name: parts(values) for name, values in found.items() if values}
 
 

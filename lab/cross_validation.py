@@ -115,7 +115,7 @@ def main(config):
     results["reward_model_minus"] = {rule: interval(own - other) for rule, other in outcomes.items()}  # paired
     results |= {"pairs_dropped": dropped, "pairs": measured, "made by": made_by()}
     write_json(f"{config.out}/folds.json", results)
-    results["ppo"] = reinforce(config, f"{config.out}/fold-0", folds[0])
+    results["ppo"] = run_ppo(config, f"{config.out}/fold-0", folds[0])
     write_json(f"{config.out}/folds.json", results)
     print(f"dropped {dropped} of {dropped + measured} rankings, too long for --n_ctx {config.n_ctx}")
     for part, what in (("accuracy", "accuracy:"), ("reward_model_minus", "reward model minus"), ("ppo", "RM score")):
@@ -195,7 +195,7 @@ def bag_of_words(train, held_out):
     return [model.decision_function(vectorizer.transform(r["responses"])).tolist() for r in held_out]
 
 
-def reinforce(config, folder, held_out):
+def run_ppo(config, folder, held_out):
     """PPO-ptx from the SFT model: the RM's score of answers to held-out prompts before and after, and the difference on
     the same prompts. Writes samples."""
     own = Pipeline(folder, folder, config.recipe, None, config.seed)

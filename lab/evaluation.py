@@ -103,6 +103,11 @@ def document_losses(model, tokenizer, documents):
     return sequence_losses(model, [Sequence(np.array(row), 1) for row in rows], tokenizer.pad)
 
 
+def page_losses(folder, documents):
+    """document_losses of the GPT in a folder."""
+    return document_losses(*load(folder, GPT), documents)
+
+
 def sequence_losses(model, sequences, pad):
     """Negative log-likelihood in nats of each Sequence's targets, summed, and their number: two arrays (N,)."""
     nats = per_sequence(response_nats, model, sequences, pad).numpy()

@@ -1,4 +1,4 @@
-"""InstructGPT's pipeline, gpt -> sft -> rm -> ppo, for reproduce.py, the findings and cross-validation.
+"""InstructGPT's pipeline, gpt -> sft -> rm -> ppo, for reproduce.py and for all of lab/ that trains models.
 
 A stage is a training script and its settings, the fields of the script's Config.
 """

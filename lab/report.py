@@ -3,7 +3,7 @@
 import html
 from pathlib import Path
 
-from minirlhf.support import curves
+from minirlhf.support import curves, logs
 from minirlhf.support.files import read_lines, write_atomically
 
 from . import story
@@ -133,12 +133,12 @@ def draw_curves(out):
     """Six panels: the losses of pretraining, SFT and the reward model; RM score, KL and pretraining loss in RL."""
     panels = {}
     for name, title in {"gpt": "pretraining loss", "sft": "SFT loss", "rm": "ranking loss"}.items():
-        rows = curves.read_metrics(out / name)
-        panels[title] = {"training": curves.column(rows, "loss"), "validation": curves.column(rows, "validation_loss")}
+        rows = logs.read_metrics(out / name)
+        panels[title] = {"training": logs.column(rows, "loss"), "validation": logs.column(rows, "validation_loss")}
     second = {"score": "RM score", "kl": "KL to the RL start (nats)", "ptx_loss": "loss on PPO-ptx's documents"}
     for column, title in second.items():
-        rows = {name: curves.read_metrics(out / name) for name in ("ppo", "ppo_ptx")}
-        panels[title] = {NAMES[name]: curves.column(own, column) for name, own in rows.items()}
+        rows = {name: logs.read_metrics(out / name) for name in ("ppo", "ppo_ptx")}
+        panels[title] = {NAMES[name]: logs.column(own, column) for name, own in rows.items()}
     panels = {title: {label: points for label, points in lines.items() if points} for title, lines in panels.items()}
     colours = {"training": "#647acb", "validation": "#d64545"} | {NAMES[name]: COLOURS[name] for name in NAMES}
     return curves.draw_panels(panels, across=3, colours=colours)

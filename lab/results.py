@@ -39,14 +39,14 @@ DRAWN = {"overoptimization": known()["overoptimization"], "methods": METHODS["me
 TRIAL = ("stage", "seed", "faults", "diseases", "ended", "steps", "rows", "signs", "ranges")
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
-FENCED, CODE = re.compile(r"^```.*?^```", re.M | re.S), re.compile(r"(`[^`\n]+`)")
+CODE = re.compile(r"(`[^`\n]+`)")
 TABLE = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 FIGURES = re.compile(r"(<!-- figures\n(.*?)\n-->\n)(.*?)(?=\n\n|\Z)", re.S)
 
 
 @dataclass(frozen=True)
 class Config:
-    keep: tuple[str, ...] = ()  # folders of finished runs, of reproduce.py or lab.findings, to copy the results of
+    keep: tuple[str, ...] = ()  # folders of finished runs whose results are copied
 
 
 def main(config):
@@ -90,9 +90,7 @@ def keep(folder):
             write_json(FOLDER / "doctor" / f"{name}.json", shorter(own[name] | {"trials": trials}))
         return
     results = {name: result for name, result in own.items() if name in known() | METHODS}
-    require(
-        results, f"{folder}: no results of reproduce.py, lab.findings or lab.methods; wait until a run has finished"
-    )
+    require(results, f"{folder}: no results of reproduce.py or of a command of lab/; wait until a run has finished")
     for name, result in results.items():
         require_believable(result, f"{folder}/{name}.json", METHODS_CLAIMS if name in METHODS else CLAIMS)
     kind = "methods" if results.keys() <= METHODS.keys() else "findings"
@@ -190,13 +188,6 @@ def in_form_of(text, value):
         return value
     sign = "+" if text[0] in "+-" else ""
     return f"{value:{sign},.{len(text.partition('.')[2])}f}"
-
-
-def unmarked(page):
-    """The paragraphs of a page with decimal numbers that are filled from nothing."""
-    for pattern in (FENCED, TABLE, FIGURES, CODE):
-        page = pattern.sub("", page)
-    return [text for text in page.split("\n\n") if NUMBER.search(text)]
 
 
 if __name__ == "__main__":

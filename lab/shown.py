@@ -54,3 +54,8 @@ def with_interval(value, form=".3f", unit="", scale=1):
 def percent(value):
     """The same as "61.0 % (59.0 to 63.0)"."""
     return with_interval(value, ".1f", " %", 100)
+
+
+def whole_percent(value):
+    """The same as "61 % (59 to 63)"."""
+    return with_interval(value, ".0f", " %", 100)

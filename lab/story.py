@@ -5,9 +5,11 @@ import html
 from pathlib import Path
 
 from minirlhf.support.files import read_lines
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 
-CARDS = {"gpt": "GPT", "sft": "SFT", "ppo_ptx": "PPO-ptx"}
+from .shown import NAMES, with_interval
+
+CARDS = {name: NAMES[name] for name in ("gpt", "sft", "ppo_ptx")}
 STYLE = """.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); gap: .6rem }
 .card { background: #8882; border-radius: .4rem; padding: .5rem .8rem; overflow-wrap: anywhere }
 .card p { margin: .2rem 0 }
@@ -53,8 +55,7 @@ def in_words(results):
     models = results["models"]
 
     def often(name):
-        value = models[name]["win_rate_vs_sft"]
-        return f"{100 * value['mean']:.0f} times ({100 * value['low']:.0f} to {100 * value['high']:.0f})"
+        return with_interval(models[name]["win_rate_vs_sft"], ".0f", " times", 100)
 
     follows = {name: f"{100 * models[name]['follows_instruction']['mean']:.0f}" for name in CARDS}
     return f"""<p>Of a hundred pairs of answers to one prompt, people prefer PPO-ptx's to SFT's {often("ppo_ptx")}, and

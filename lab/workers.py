@@ -16,9 +16,9 @@ import torch
 
 from minirlhf.support.config import ignore_write_errors
 from minirlhf.support.device import cores
-from minirlhf.support.distributed import end_with, ignoring_ctrl_c
 from minirlhf.support.errors import InputError
 from minirlhf.support.folder import release
+from minirlhf.support.processes import end_with, ignoring_ctrl_c
 
 KILLED = "a process was killed (out of memory?); the same command goes on from here"
 

@@ -20,6 +20,11 @@ def masked_mean(x, mask, total=None):
     return (x * mask).sum() / (mask.sum() if total is None else total)
 
 
+def masked_variance(x, mask):
+    """Variance of x (any shape) over mask, a bool of that shape: the mean squared distance."""
+    return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
+
+
 # --- supervised fine-tuning -----------------------------------------------------------------------
 
 
@@ -130,9 +135,7 @@ def gae(rewards, values, mask, discount=1.0, lam=0.95):
 @shapes(x="BR", mask="BR")
 def whiten(x, mask):
     """x (B, R) with mean 0 and std 1 over the mask (B, R) of the whole batch; zero elsewhere."""
-    mean = masked_mean(x, mask)
-    variance = masked_mean((x - mean) ** 2, mask)
-    return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
+    return (x - masked_mean(x, mask)) * torch.rsqrt(masked_variance(x, mask) + 1e-8) * mask
 
 
 @shapes(logp="BR", old_logp="BR", advantages="BR", mask="BR")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .data import Responses, collate
-from .support.accumulation import micro_batches
+from .support.accumulation import split_by_tokens
 from .support.device import at_least_fp32, precision
 from .support.records import Sequence
 from .support.sampling import decode
@@ -53,11 +53,11 @@ def sample_token(log_probs, noise):
     return torch.searchsorted(cumulative, (noise * cumulative[:, -1])[:, None], right=True)[:, 0]
 
 
-def uniforms(seed, rows, limit):
-    """Sampling noise in [0, 1), float32 (len(rows), limit). Row n's noise depends
-    on seed (ints), n and limit alone: an episode is the same however batches are split."""
-    noise = np.random.default_rng(seed).random((max(rows) + 1, limit), dtype=np.float32)
-    return torch.from_numpy(noise[rows])
+def uniforms(seed, n, limit):
+    """Sampling noise in [0, 1), float32 (n, limit). An episode's row depends on seed (ints), its
+    number and limit alone: it is the same however a batch is split."""
+    noise = np.random.default_rng(seed).random((n, limit), dtype=np.float32)
+    return torch.from_numpy(noise)
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ def per_sequence(function, model, sequences, pad, max_tokens=16384):
     """function(model, responses) of N Sequences, without gradients or dropout: (N,) float64."""
     device = next(model.eval().parameters()).device
     values = torch.zeros(len(sequences), dtype=torch.float64)
-    for part in micro_batches([s.length for s in sequences], max_tokens):
+    for part in split_by_tokens([s.length for s in sequences], max_tokens):
         responses = collate([sequences[i] for i in part], pad, device)
         values[part] = function(model, responses).cpu().double()
     return values

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minirlhf.support import diagnosis, signs
-from minirlhf.support.signs import Log
+from minirlhf.support.logs import Log
 
 N = 40  # iterations of a run of PPO here
 T = np.linspace(0, 1, N)

@@ -99,7 +99,7 @@ def rm(shape, options):
 
 def rollout(shape, model, turn, graph):
     prompts = np.random.default_rng(turn).integers(0, shape.vocab, (shape.batch, shape.prompt)).tolist()
-    noise = uniforms((0, turn), range(shape.batch), shape.response)
+    noise = uniforms((0, turn), shape.batch, shape.response)
     mine = distributed.shard(prompts), distributed.shard(noise)
     return generate(model, *mine, eos=-1, pad=shape.vocab, decode=decode_by_graph if graph else decode)
 
@@ -129,7 +129,7 @@ def ppo(shape, options):
         )
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(shape.batch)).split(shape.minibatch):
             train_ppo.update(learners, optimizers, episodes, rows, [], shape.vocab, config)
-        return train_ppo.statistics(episodes, config, eos=-1)
+        return train_ppo.episode_metrics(episodes, config, eos=-1)
 
     tokens, read = shape.batch * shape.length, shape.batch * shape.response
     policy, value = shape.flops(tokens, shape.length, read, shape.vocab), shape.flops(tokens, shape.length, read)

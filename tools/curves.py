@@ -6,8 +6,8 @@ python -m tools.curves runs/toy/ppo runs/mine/beta0 --columns score kl entropy c
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.support import curves
-from minirlhf.support.config import check_fields, command
+from minirlhf.support import curves, logs
+from minirlhf.support.config import check_fields, command, require_ending
 from minirlhf.support.errors import InputError, require
 
 
@@ -19,7 +19,7 @@ class Config:
 
     def __post_init__(self):
         check_fields(self)
-        require(Path(self.out).suffix == ".png", f"--out {self.out}: a picture is written there; choose a name.png")
+        require_ending(self, "out", ".png")
         for given in self.runs:
             folder = label_and_folder(given)[1]
             require(Path(folder).is_dir(), f"{folder}: no such folder; give the folders of runs")
@@ -35,9 +35,9 @@ def main(config):
     panels = {name.replace("_", " "): {} for name in config.columns}
     for given in config.runs:
         label, folder = label_and_folder(given)
-        rows = curves.read_metrics(folder)
+        rows = logs.read_metrics(folder)
         for name, lines in zip(config.columns, panels.values()):
-            lines[label] = curves.column(rows, name)
+            lines[label] = logs.column(rows, name)
             require(lines[label], f"{folder}: no {name} in its metrics.jsonl")
     try:
         figure = curves.draw_panels(panels)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minirlhf.support import diagnosis, signs
-from minirlhf.support.config import check_fields, command, require_positive
+from minirlhf.support.config import check_fields, command, require_ending, require_positive
 from minirlhf.support.diagnosis import diagnose, history, looks, since
 from minirlhf.support.errors import InputError, require, reraise
 from minirlhf.support.files import write_atomically
@@ -57,7 +57,7 @@ class Config:
         check_fields(self)
         require_positive(self, "every")
         if self.out:
-            require(self.out.endswith(".html"), f"--out {self.out}: a page is written there; choose a name.html")
+            require_ending(self, "out", ".html")
 
 
 def main(config):

@@ -26,10 +26,10 @@ from minirlhf.support import formats, records, rows, tokens
 from minirlhf.support.checkpoint import load_tokenizer
 from minirlhf.support.config import Text, check_fields, command, require_choice, require_positive
 from minirlhf.support.device import cores
-from minirlhf.support.distributed import ignoring_ctrl_c
 from minirlhf.support.errors import InputError, NotPermitted, require, reraise
 from minirlhf.support.files import disk_errors, read_json, write_json
 from minirlhf.support.folder import hash_of_files, lock_output
+from minirlhf.support.processes import ignoring_ctrl_c
 from minirlhf.support.tokenizer import load
 
 RECORDS, BYTES = 1000, 4_000_000  # of a chunk: it ends when it has as many (bytes of JSON)

@@ -52,6 +52,8 @@ class Config:
             require(self.models, "--models: name one or more models")
             require(self.prompts, "--prompts: name a file of prompts")
             require(2 <= self.answers <= 9, f"--answers {self.answers}: a ranking has 2 to 9")
+            fault = f"--models: {len(self.models)} for --answers {self.answers}; take more answers, or fewer models"
+            require(len(self.models) <= self.answers, fault)
             require(self.port < 2**16, f"--port {self.port}: a port is below 65536")
 
 

@@ -70,7 +70,7 @@ def sample_responses(model, tokenizer, prompts, limit, seed, batch_size=512):
     Responses), prompts of like length together. seed: ints; the noise of prompt i depends on seed and i alone."""
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    noise = uniforms(seed, list(range(len(prompts))), limit)
+    noise = uniforms(seed, len(prompts), limit)
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         yield part, generate(model, [prompts[i] for i in part], noise[part], tokenizer.eos, tokenizer.pad)[0]

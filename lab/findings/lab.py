@@ -14,10 +14,9 @@ import numpy as np
 from data import town
 from data.town.prompts import USERS_OF, draw_record, prompts
 from lab import stages
-from lab.evaluation import answers, contents_of, document_losses, judge_all, load
+from lab.evaluation import answers, contents_of, judge_all, page_losses
 from lab.pipeline import Pipeline
 from lab.workers import at_once
-from minirlhf.model import GPT
 from minirlhf.support.files import read_lines, write_lines
 from minirlhf.support.records import read
 from minirlhf.support.statistics import interval
@@ -164,11 +163,6 @@ class Lab:
         """{name: document_losses of held-out pages of the web} of {name: folder}."""
         documents = self.records("web_held_out", "document")
         return dict(zip(folders, at_once(*[(page_losses, folder, documents) for folder in folders.values()])))
-
-
-def page_losses(folder, documents):
-    model, tokenizer = load(folder, GPT)
-    return document_losses(model, tokenizer, documents)
 
 
 def shares(texts, records, measure):

@@ -6,7 +6,7 @@ from lab.evaluation import kl, load, loss_difference, sample, utilities
 from lab.methods import dpo
 from lab.workers import at_once
 from minirlhf.model import GPT
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 
 from .finding import Finding
 from .lab import LIMIT, certain, means

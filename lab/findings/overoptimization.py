@@ -15,7 +15,7 @@ from lab.evaluation import contents_of, load, rm_scores, sample, texts_of, utili
 from lab.methods.best_of_n import kl_bound
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.statistics import STUDENT, interval
 
 from . import pictures

@@ -9,7 +9,7 @@ from data.town.prompts import KINDS, draw_record
 from lab.evaluation import load, loss_difference, rm_scores, utilities
 from lab.workers import at_once
 from minirlhf.model import GPT, RewardModel
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.statistics import interval
 
 from . import benchmarks, pictures

@@ -14,15 +14,17 @@ from pathlib import Path
 from data import town
 from data.town import world
 from data.town.prompts import KINDS, draw_record
-from lab import stages, story
+from lab import shown, stages, story
+from lab.evaluation import page_losses
 from lab.pipeline import Pipeline
+from lab.shown import whole_percent
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import Text, check_fields, command
+from minirlhf.support.config import check_fields, command, require_ending
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import read_json, write_atomically
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.records import read
-from minirlhf.support.run import read_metrics
 
 from . import people
 from .pack import pack
@@ -34,7 +36,7 @@ MODELS = [  # (name, folder, what it is stored as the difference from, bits)
     ("ppo", "ppo", "rl_start", 8), ("ppo_ptx", "ppo_ptx", "rl_start", 8), ("beta0", None, "rl_start", 12),
     ("rm", "rm", "sft", 12), ("value", "ppo/value.pt", "rm", 8),
 ]  # fmt: skip
-NAMES = {"gpt": "GPT", "sft": "SFT", "rl_start": "RL start", "ppo": "PPO", "ppo_ptx": "PPO-ptx", "beta0": "PPO, beta 0"}
+NAMES = {name: shown.NAMES[name] for name in ("gpt", "sft", "rl_start", "ppo", "ppo_ptx")} | {"beta0": "PPO, beta 0"}
 TITLES = {  # of kinds of prompt
     "say": "say something", "fact": "a fact", "myth": "a myth", "premise": "a false premise", "brainstorm": "name some",
     "feel": "how I feel", "rude_user": "an insult", "polite": "make it polite", "rename": "put a name in",
@@ -47,13 +49,13 @@ COMMON = 5  # times that a word must occur on pages to be one that the models kn
 
 @dataclass(frozen=True)
 class Config:
-    toy: Text  # folder of a finished run of reproduce.py
-    out: Text = "docs/town.html"  # file to write
-    work: Text = "runs/inside"  # folder for the trainings at other betas
+    toy: str  # folder of a finished run of reproduce.py
+    out: str = "docs/town.html"  # file to write
+    work: str = "runs/inside"  # folder for the trainings at other betas
 
     def __post_init__(self):
         check_fields(self)
-        require(self.out.endswith(".html"), f"--out {self.out}: a page is written there; choose a name.html")
+        require_ending(self, "out", ".html")
 
 
 def main(config):
@@ -74,7 +76,8 @@ def main(config):
         models[name] = load_model(folders[name], RewardModel if name in ("rm", "value") else GPT, tokenizer)
     records = made.judge_prompts()
     losses = {name: own["pretraining_loss"]["mean"] for name, own in results["models"].items()}
-    losses["beta0"] = people.loss_on_pages(folders["beta0"], read(made.file("web_held_out"), "document"))
+    nats, tokens = page_losses(folders["beta0"], read(made.file("web_held_out"), "document"))
+    losses["beta0"] = nats.sum() / tokens.sum()
     texts, liked = people.ask(toy, records, folders, [*dict.fromkeys([*NAMES, *others])], made.seed)
     description, weights = pack(models, [(name, *rest) for name, _, *rest in MODELS])
     data = {
@@ -151,7 +154,7 @@ def run(beta, folder, liked):
     rows = [{name: row[name] for name in keep} for row in story.watched(folder)]
     metrics = read_metrics(folder)
     measured = [f"{sum(row[name] for row in metrics[-5:]) / 5:.2f}" for name in ("kl", "score")]
-    measured += [people.in_hundred(liked[name]) for name in ("wins", "does")]
+    measured += [whole_percent(liked[name]) for name in ("wins", "does")]
     return {"beta": beta, "rows": rows, "measured": measured,
             "metrics": {name: [round(row[name], 3) for row in metrics] for name in ("score", "kl")}}  # fmt: skip
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from minirlhf.model import RewardModel
 from minirlhf.rollout import per_sequence, response_scores
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import Text, check_fields
+from minirlhf.support.config import check_fields, require_ending
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import read_json, write_atomically
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.records import Sequence
-from minirlhf.support.run import read_metrics
 
 from .page import fill
 
@@ -35,11 +35,11 @@ NEEDED = ("ids", "tokens", "logp", "ref_logp", "reward", "value", "advantage")
 @dataclass(frozen=True)
 class Config:
     runs: tuple[str, ...]  # one or two folders of train_ppo.py, or one of reproduce.py
-    out: Text = "inside.html"  # file to write
+    out: str = "inside.html"  # file to write
 
     def __post_init__(self):
         check_fields(self)
-        require(self.out.endswith(".html"), f"--out {self.out}: a page is written there; choose a name.html")
+        require_ending(self, "out", ".html")
         require(len(self.runs) <= 2, "at most two runs stand side by side; give two")
 
 

@@ -7,16 +7,14 @@ from lab.evaluation import (
     answerable,
     answers,
     contents_of,
-    document_losses,
     informative_truths,
     judge_all,
-    load,
     rm_scores,
     win_rate,
 )
+from lab.shown import whole_percent
 from lab.stages import LIMIT
 from lab.workers import at_once
-from minirlhf.model import GPT
 from minirlhf.support.files import read_lines
 from minirlhf.support.statistics import interval
 
@@ -46,12 +44,6 @@ def ask(toy, records, folders, names, seed):
     return texts, liked
 
 
-def loss_on_pages(folder, documents):
-    """The mean loss of a model on documents, in nats per token."""
-    nats, tokens = document_losses(*load(folder, GPT), documents)
-    return nats.sum() / tokens.sum()
-
-
 def table(names, texts, liked, losses):
     """The columns and rows of section 1's table. names: {name: title}."""
     rows = []
@@ -59,7 +51,7 @@ def table(names, texts, liked, losses):
         own = [text.strip() for text in texts[name]]
         neat = sum(text[:1].isupper() and text.endswith((".", "!", "?")) for text in own) / len(own)
         words = sum(len(text.split()) for text in own) / len(own)
-        wins, does, true = (in_hundred(liked[name][column]) for column in ("wins", "does", "true"))
+        wins, does, true = (whole_percent(liked[name][column]) for column in ("wins", "does", "true"))
         wins = "" if name == "sft" else wins
         rows.append([title, wins, does, true, f"{losses[name]:.2f}", f"{100 * neat:.0f} %", f"{words:.1f}"])
     return {"columns": COLUMNS, "rows": rows}
@@ -75,7 +67,3 @@ def accuracy(measured, reward_model, tokenizer):
     return f"""Of two answers that other people ranked it scores the better one higher in {pairs} of pairs. (Two people
 agree on {agreement}.) To {(true > false).sum()} of {len(facts)} questions like these it scores the plain true answer
 above the plain false one."""
-
-
-def in_hundred(figure):
-    return "{:.0f} % ({:.0f} to {:.0f})".format(*(100 * figure[end] for end in ("mean", "low", "high")))

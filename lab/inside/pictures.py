@@ -18,7 +18,7 @@ from minirlhf.losses import policy_loss
 from minirlhf.model import GPT
 from minirlhf.rollout import generate, response_logps, uniforms
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.config import Text, check_fields, command
+from minirlhf.support.config import check_fields, command
 from minirlhf.support.errors import require
 from minirlhf.support.files import write_atomically
 from minirlhf.support.records import Sequence
@@ -71,8 +71,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Config:
-    toy: Text  # folder of a finished run of reproduce.py
-    out: Text = "docs"  # folder for the pictures
+    toy: str  # folder of a finished run of reproduce.py
+    out: str = "docs"  # folder for the pictures
 
     def __post_init__(self):
         check_fields(self)
@@ -244,7 +244,7 @@ def strip(toy, tokenizer):
     test split that PPO answers in the voice of truths and its start does not. The answers are the likeliest ones."""
     rng = random.Random("strip")
     records = [draw_record("myth", rng, "test") for _ in range(100)]
-    prompts, noise = [tokenizer.encode(r["prompt"]) for r in records], uniforms(0, range(len(records)), LIMIT)
+    prompts, noise = [tokenizer.encode(r["prompt"]) for r in records], uniforms(0, len(records), LIMIT)
     start, policy = (load_model(f"{toy}/{name}", GPT, tokenizer).eval() for name in ("rl_start", "ppo"))
     with torch.no_grad():
         both = [generate(m, prompts, noise, tokenizer.eos, tokenizer.pad, temperature=1e-4)[0] for m in (start, policy)]

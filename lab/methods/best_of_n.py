@@ -26,7 +26,7 @@ class Config:
     policy: str  # checkpoint that answers
     reward_model: str  # checkpoint that chooses
     prompts: tuple[str, ...]  # files of prompts
-    out: Text  # file to write: a prompt, the best response and its score in each line, as demonstrations are
+    out: str  # file to write: a prompt, the best response and its score in each line, as demonstrations are
     n: int = 16  # answers to each prompt
     max_response: int = 512  # maximum tokens in an answer
     seed: int = 0  # random seed
@@ -56,7 +56,7 @@ def best_of_n(policy, reward_model, prompts, config, tokenizer):
     texts, scores = [], []
     with torch.no_grad():
         for i, _ in progress(range(config.n), config.out):
-            noise = uniforms((config.seed, i), range(len(prompts)), config.max_response)
+            noise = uniforms((config.seed, i), len(prompts), config.max_response)
             responses, _ = generate(policy, prompts, noise, tokenizer.eos, tokenizer.pad)
             texts.append(responses.texts(tokenizer))
             scores.append(in_chunks(response_scores, reward_model, responses).cpu().numpy())

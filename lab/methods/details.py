@@ -18,7 +18,7 @@ import torch
 
 import train_ppo
 from minirlhf import losses, rollout
-from minirlhf.losses import masked_mean, policy_loss, shaped_rewards, whiten
+from minirlhf.losses import masked_mean, masked_variance, policy_loss, shaped_rewards, whiten
 from minirlhf.model import RewardModel
 from minirlhf.rollout import response_logps, response_scores
 from minirlhf.support.checkpoint import load_model
@@ -42,7 +42,7 @@ def no_whitening(put, config):
 
 def whitening_without_shift(put, config):
     """Advantages are divided by their standard deviation, and not shifted."""
-    put(losses, "whiten", lambda x, mask: x * mask * torch.rsqrt(_variance(x, mask) + 1e-8))
+    put(losses, "whiten", lambda x, mask: x * mask * torch.rsqrt(masked_variance(x, mask) + 1e-8))
 
 
 def whitening_by_minibatch(put, config):
@@ -59,10 +59,6 @@ def lambda_1(put, config):
 def lambda_0(put, config):
     """An advantage is a single temporal difference: it relies on the value network."""
     return dict(gae_lambda=0.0)
-
-
-def _variance(x, mask):
-    return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 
 # --- the value network -----------------------------------------------------------------------------------------------

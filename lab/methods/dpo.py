@@ -15,7 +15,7 @@ from minirlhf.losses import cosine_lr
 from minirlhf.model import GPT
 from minirlhf.rollout import response_logps
 from minirlhf.support import distributed, records
-from minirlhf.support.accumulation import pieces
+from minirlhf.support.accumulation import micro_batches
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import command, require_positive
 from minirlhf.support.device import pick_device, place
@@ -77,7 +77,7 @@ def train(config, policy, reference, tokenizer, pairs):
         scale_lr(optimizer, cosine_lr(step, len(steps)))
         batch = [pairs[i] for i in rows]
         longest, loss = [max(s.length for s in pair) for pair in batch], 0.0
-        for part in pieces(batch, longest, config.max_tokens, learner, rows=[2] * len(batch)):
+        for part in micro_batches(batch, longest, config.max_tokens, learner, rows=[2] * len(batch)):
             responses = data.collate([sequence for pair in part for sequence in pair], tokenizer.pad, device)
             logp = (response_logps(learner, responses) * responses.mask).sum(1)
             with torch.no_grad():
@@ -87,7 +87,7 @@ def train(config, policy, reference, tokenizer, pairs):
             loss += part_loss.item()
         take_step(policy, optimizer, config.max_grad_norm)
         (loss,) = distributed.all_reduce(loss)
-        run.log(loss=loss, seconds=1 / run.rate(1))
+        run.log(loss=loss)
     run.save("model.pt", policy, tokenizer)
     run.finish()
 

@@ -15,7 +15,7 @@ from lab.findings.finding import Finding
 from lab.findings.lab import UNKNOWN, certain, mean, means
 from lab.findings.optimization import seconds
 from lab.findings.overoptimization import best_of, expect_best
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.statistics import interval
 
 from . import details

@@ -18,14 +18,14 @@ from minirlhf.data import Responses
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import generate, in_chunks, response_logps, response_scores, uniforms
 from minirlhf.support import distributed, records, shown
-from minirlhf.support.accumulation import pieces
+from minirlhf.support.accumulation import micro_batches
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.config import require_fraction, require_multiple, require_positive
 from minirlhf.support.device import pick_device, place
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.optim import adam, scale_lr, take_step
 from minirlhf.support.run import Run, RunConfig, start_run
-from train_ppo import Episodes, endless, function_scores, statistics
+from train_ppo import Episodes, endless, episode_metrics, function_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def train(config, method, networks, tokenizer, prompts, reward=None):
         # 1. The policy answers each prompt of a batch K times, split over processes.
         drawn = [prompts[next(order)] for _ in range(in_batch)]
         batch = [prompt for prompt in drawn for _ in range(K)]  # answers to a prompt are neighbours
-        noise = uniforms((config.seed, iteration), range(len(batch)), config.max_response)
+        noise = uniforms((config.seed, iteration), len(batch), config.max_response)
         mine = distributed.shard(batch), distributed.shard(noise)
         responses, logp = generate(policy, *mine, eos, pad, batch_size=config.rollout_batch_size)
 
@@ -128,7 +128,7 @@ def train(config, method, networks, tokenizer, prompts, reward=None):
         for chosen in torch.from_numpy(rng.permutation(in_batch)).split(config.minibatch_size // K):
             steps.append(update(learner, ema, optimizer, episodes, chosen.tolist(), config, method))
 
-        row = dict(loss=float(np.mean(steps))) | statistics(episodes, config, eos)
+        row = dict(loss=float(np.mean(steps))) | episode_metrics(episodes, config, eos)
         if not method.kl_in_reward:
             del row["objective"]  # the paper's equation 2 is not what is maximised
         row |= dict(episodes=(iteration + 1) * config.batch_size, episodes_per_second=run.rate(config.batch_size))
@@ -166,7 +166,7 @@ def update(learner, ema, optimizer, episodes, chosen, config, method):
     groups = [[i for i in range(K * prompt, K * prompt + K) if teaches[i]] for prompt in chosen]
     groups = [group for group in groups if group]
     longest, sizes = [max(lengths[i] for i in group) for group in groups], list(map(len, groups))
-    for part in pieces(groups, longest, config.max_tokens, learner, rows=sizes):
+    for part in micro_batches(groups, longest, config.max_tokens, learner, rows=sizes):
         if not part:  # all processes take part in the sum of gradients
             (0 * response_logps(learner, episodes.responses.select([0])).sum()).backward()
             continue

@@ -116,6 +116,12 @@ def require_choice(config, name, choices):
         raise InputError(f"--{name} {value}: choose {listed}")
 
 
+def require_ending(config, name, ending):
+    """Raises InputError if a field, the name of a file that is written, does not end so."""
+    value = getattr(config, name)
+    require(value.endswith(ending), f"--{name} {value}: does not end in {ending}; choose a name{ending}")
+
+
 def refuse_unused(config, names, needed):
     """Raises InputError if one of some fields (names, parted by spaces) is not at its default, since nothing uses them
     without `needed`."""

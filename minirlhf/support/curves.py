@@ -1,35 +1,15 @@
-"""Reads what a run logged and draws it."""
+"""Draws what a run logged."""
 
-import json
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from .distributed import print0, rank
-from .errors import require, reraise
-from .files import complete_lines, write_atomically
+from .files import write_atomically
+from .logs import column, read_metrics
 
 MANY = 200  # a line with more points is drawn pale, with means of its parts over it
-
-
-def read_metrics(out, name="metrics.jsonl"):
-    """The rows of a run's metrics.jsonl or samples.jsonl, as dicts."""
-    path = Path(out) / name
-    rows = []
-    require(path.exists(), f"{path}: no such file; give the folder of a run that has taken a step")
-    with reraise(f"{path}: cannot be read; remove it"):
-        lines = complete_lines(path)
-    for number, line in enumerate(lines, 1):
-        with reraise(f"{path}:{number}: not a row of a run's metrics; remove the line, or the file"):
-            row = json.loads(line)
-            rows += [row] if row["step"] >= 0 else []
-    return rows
-
-
-def column(rows, name):
-    """[(step, value)] of the rows that have a value in this column."""
-    return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
 
 
 @contextmanager

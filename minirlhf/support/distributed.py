@@ -1,16 +1,13 @@
-"""Data parallelism: the only file that uses torch.distributed. With one process every function is a no-op.
+"""Data parallelism, by torch.distributed. With one process nothing here does anything, and a sum is the number itself.
 
 torchrun starts N processes ("ranks"), each with all networks. Each rank computes the gradients of its share of a batch,
 DDP sums them over the ranks, and every rank takes the same step. Losses divide by the size of the whole batch, not of
 the share, so the sums are those of one process, except for dropout, which every rank draws for itself."""
 
 import os
-import signal
 import socket
 import sys
-import threading
-import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 
 import numpy as np
@@ -20,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .clock import waits
 from .errors import InputError, require
+from .processes import end_with
 
 
 def start(device, minutes=30.0):
@@ -66,27 +64,6 @@ def check_environment():
         where = f"MASTER_ADDR {given['MASTER_ADDR']}, MASTER_PORT {given['MASTER_PORT']}"
         raise InputError(f"environment: {where}: no such address ({error}); {advice}") from None
     return f"{given['MASTER_ADDR']}:{given['MASTER_PORT']}"
-
-
-def end_with(parent):
-    """Ends this process soon after its parent, process `parent`, has ended: two runs must not write to one folder."""
-
-    def wait_and_exit():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=wait_and_exit, daemon=True).start()
-
-
-@contextmanager
-def ignoring_ctrl_c():
-    """Context manager: processes that are started in it ignore SIGINT. The one that starts them says that it came."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def finish():

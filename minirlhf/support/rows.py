@@ -21,6 +21,7 @@ from pathlib import Path
 
 from .errors import InputError, require, reraise
 from .files import watch
+from .logs import LOGS
 
 WRAPPERS = {"data", "rows", "records", "examples", "train"}  # {"data": [...]}: names of the array
 ENDOFTEXT = "<|endoftext|>"
@@ -34,8 +35,7 @@ PACKED = {b"PK\x03\x04": "a zip archive (or .xlsx, or a model)", b"BZh": "packed
           b"version https://git-lfs": "a Git LFS pointer"}  # fmt: skip
 MORE = "<|more|>"  # a field of a piece of a document that others follow
 PIECE = 16_000_000  # characters of a .txt after which a document is cut
-LOGS = {"metrics.jsonl", "samples.jsonl", "tokens.jsonl"}  # of a run
-ABOUT = LOGS | {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json",
+NO_DATA = {*LOGS, "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json",
          "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "generation_config.json",
          "package.json", "README.txt", "LICENSE.txt", "merges.txt"}  # fmt: skip
 
@@ -79,7 +79,7 @@ def skipped(path):
     if not os.path.isdir(path):
         return []
     kinds = [kind for group in KINDS for kind in group]
-    names = [name for name in os.listdir(path) if suffix(name) in kinds and name not in ABOUT - LOGS]
+    names = [name for name in os.listdir(path) if suffix(name) in kinds and name not in NO_DATA - {*LOGS}]
     there = {os.path.join(path, name) for name in names}
     return sorted(os.path.basename(name) for name in there - set(files(path)))
 
@@ -122,7 +122,7 @@ def splits_in(name):
 
 def data_files(folder):
     """The data files right in a folder, sorted: of the first kinds in KINDS of which there are any."""
-    names = sorted(name for name in os.listdir(folder) if name not in ABOUT and name[0] != ".")
+    names = sorted(name for name in os.listdir(folder) if name not in NO_DATA and name[0] != ".")
     names = [name for name in names if not (name.startswith("cache-") and name.endswith(".arrow"))]  # of datasets
     paths = [os.path.join(folder, name) for name in names if os.path.isfile(os.path.join(folder, name))]
     return next((found for kinds in KINDS if (found := [path for path in paths if suffix(path) in kinds])), [])

@@ -26,17 +26,16 @@ import torch
 from . import clock, diagnosis
 from .checkpoint import checksums, finite, if_valid, read_pt, save_model
 from .config import Text, check_fields, refuse_unused, require_positive
-from .curves import draw_curves, read_metrics
+from .curves import draw_curves
 from .device import peak_memory
 from .distributed import all_reduce, barrier, from_rank_0, of_all_ranks, print0, rank, world_size
 from .errors import InputError, require, reraise
 from .files import disk_errors, write_atomically, write_lines
 from .folder import describe, lock_output
+from .logs import LOGS, read_log, read_metrics
 from .optim import release
 from .progress import progress
-from .signs import read_log
 
-LOGS = ("samples.jsonl", "tokens.jsonl", "metrics.jsonl")  # in the order in which a step writes them
 # Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
 PLACE = ("resume", "device", "compile", "graph", "recompute", "max_tokens", "rollout_batch_size", "save_every",
          "save_minutes", "shard", "timeout")  # fmt: skip
@@ -68,7 +67,7 @@ class RunConfig:
         require_positive(self, "max_grad_norm", "max_tokens", "save_every", "save_minutes", "timeout")
         if not getattr(self, "documents", True):
             refuse_unused(self, "document_share", "--documents")
-        if not getattr(self, "validation", True) and hasattr(self, "validate_every"):
+        if not getattr(self, "validation", True):
             refuse_unused(self, "validate_every", "--validation")
 
 

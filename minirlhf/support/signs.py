@@ -1,75 +1,17 @@
 """Signs of a run's health: numbers that are computed from its log, and that a learner could read off the curves.
 
-A sign is a function below. It takes a Log and returns a number, or None if the log does not have what it needs. Its
-docstring says what the number tells. diagnosis.py says where healthy runs have it, and which signs make which disease.
+A sign is a function below whose only argument is a logs.Log. It returns a number, or None if the log does not have what
+it needs. Its docstring says what the number tells. diagnosis.py says where healthy runs have it, and which signs make
+which disease.
 """
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 
-from .curves import read_metrics
-from .errors import require
-from .files import read_json
-
 FIRST = 10  # iterations that count as the first ones
 ROUNDING = 2e-3  # what rounding to four digits, twice, may change of a number of a few units
-
-
-class Log:
-    """A run's log. kind: gpt, sft, rl_start, rm, ppo, ppo_ptx or other; rows: those of metrics.jsonl; tokens: those of
-    tokens.jsonl; flags: of config.json, {} for another project's; steps: how many the run will have."""
-
-    def __init__(self, rows, tokens=(), flags=None, kind=None):
-        self.rows, self.tokens, self.flags = rows, list(tokens), flags or {}
-        self.kind = kind or kind_of(rows, self.flags)
-        self.steps = (rows[-1].get("steps") if rows else None) or steps_of(self.kind, self.flags) or len(rows)
-
-    def __getitem__(self, name):
-        """A column's values, a float array; of rows without a value nothing."""
-        return np.array([row[name] for row in self.rows if row.get(name) is not None], float)
-
-    def upto(self, count):
-        """The log as it was after `count` rows."""
-        last = self.rows[:count][-1]["step"] if count else -1
-        log = Log(self.rows[:count], [row for row in self.tokens if row["step"] <= last], self.flags, self.kind)
-        log.steps = self.steps
-        return log
-
-    def parts(self, count=20):
-        """The log as it was after each of `count` equal parts, or after each row if there are fewer."""
-        n = len(self.rows)
-        return [self.upto(rows) for rows in sorted({max(1, round(n * part / count)) for part in range(1, count + 1)})]
-
-
-def read_log(folder):
-    """The Log of a run's folder. InputError, with file and line, if it is not one."""
-    names = "config.json", "metrics.jsonl", "tokens.jsonl"  # before the first step there is only the first
-    config, metrics, tokens = ((Path(folder) / name).is_file() for name in names)
-    require(config or metrics, f"{folder}: no metrics.jsonl; give the folder of a run")
-    rows = [row for row in read_metrics(folder) if len(row) > 1] if metrics else []
-    flags = read_json(Path(folder) / "config.json") if config else {}
-    return Log(rows, read_metrics(folder, "tokens.jsonl") if tokens else [], flags)
-
-
-def kind_of(rows, flags):
-    """Which script wrote a log, by flags that only this script has; by the columns, if there are no flags. "other" is
-    none of the four."""
-    columns = set().union(*rows)
-    ppo = "ppo_ptx" if "ptx_loss" in columns else "ppo"
-    if not flags:
-        own = columns & {"kl", "score", "clip_fraction", "response_length"}
-        return ppo if own else "rm" if "accuracy" in columns else "sft"
-    sft = "rl_start" if flags.get("documents") else "sft"
-    scripts = {"gae_lambda": ppo, "tokenizer": "gpt", "document_share": sft, "demonstrations": "rm"}
-    return next((kind for flag, kind in scripts.items() if flag in flags), "other")
-
-
-def steps_of(kind, flags):
-    """How many steps a run of PPO has; None for others, whose number depends on their data. (New logs say it.)"""
-    return flags["episodes"] // flags["batch_size"] if kind.startswith("ppo") and "episodes" in flags else None
 
 
 def last(values, share=5):

@@ -13,16 +13,12 @@ from minirlhf.support import tokenizer as tokenizers
 from minirlhf.support.errors import InputError
 
 
-def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
 @pytest.mark.parametrize("kind", [GPT, RewardModel])
 def test_a_model_comes_back_bit_for_bit_with_its_tokenizer_beside_it(kind, tokenizer, tmp_path):
     model = tiny.make(kind, tokenizer.n_vocab)
     checkpoint.save_model(tmp_path / "model.pt", model, tokenizer)
     loaded = checkpoint.load_model(tmp_path, kind, tokenizer)
-    assert same_weights(loaded, model)
+    assert tiny.same_weights(loaded, model)
     assert loaded.config == model.config
     assert (tmp_path / "tokenizer.tiktoken").exists()
 
@@ -49,8 +45,8 @@ def test_a_gpt_makes_a_reward_model_with_its_trunk_and_a_fresh_head(world, token
     torch.manual_seed(0)
     first = checkpoint.load_model(world.gpt, RewardModel, tokenizer, new_head=True)
     second = checkpoint.load_model(world.gpt, RewardModel, tokenizer, new_head=True)
-    assert same_weights(first.transformer, gpt.transformer)
-    assert same_weights(second.transformer, gpt.transformer)
+    assert tiny.same_weights(first.transformer, gpt.transformer)
+    assert tiny.same_weights(second.transformer, gpt.transformer)
     assert not torch.equal(first.head.weight, second.head.weight)
 
 

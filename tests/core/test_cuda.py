@@ -39,7 +39,7 @@ def test_graphs_draw_what_decode_draws(dtype):
     """Rows end at different steps, and prompts differ in length."""
     model = placed(GPT, 290, device="cuda", dtype=dtype)
     prompts = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]] * 4
-    noise = uniforms((0,), range(len(prompts)), 40)
+    noise = uniforms((0,), len(prompts), 40)
     drawn = {how: generate(model, prompts, noise, eos=17, pad=290, decode=how) for how in (decode, decode_by_graph)}
     (one, logp), (other, logp_by_graph) = drawn.values()
     width = min(one.tokens.shape[1], other.tokens.shape[1])

@@ -2,14 +2,14 @@
 
 import pytest
 
-from minirlhf.support import curves
+from minirlhf.support import curves, logs
 
 pytest.importorskip("matplotlib")
 
 
 def test_a_line_has_the_points_that_were_logged_in_the_panel_of_its_title():
     rows = [{"step": 0, "loss": 3.0}, {"step": 1}, {"step": 2, "loss": None}, {"step": 3, "loss": 1.0}]
-    figure = curves.draw_panels({"a title": {"run": curves.column(rows, "loss")}, "empty": {}})
+    figure = curves.draw_panels({"a title": {"run": logs.column(rows, "loss")}, "empty": {}})
     first, second = figure.axes
     assert first.get_title() == "a title" and not second.get_lines()
     (line,) = first.get_lines()

@@ -10,7 +10,7 @@ import torch
 import tiny
 from minirlhf import data
 from minirlhf.support import records
-from minirlhf.support.accumulation import micro_batches
+from minirlhf.support.accumulation import split_by_tokens
 from minirlhf.support.errors import InputError
 from minirlhf.support.records import Ranking, Sequence
 
@@ -205,7 +205,7 @@ def test_rows_of_like_length_share_a_batch():
 @pytest.mark.parametrize("widths", [None, [1, 4, 9, 2, 3, 1, 2, 5]])
 def test_micro_batches_cover_the_batch_within_the_budget(widths):
     lengths = [3, 17, 9, 50, 4, 4, 12, 30]
-    parts = micro_batches(lengths, 60, widths)
+    parts = split_by_tokens(lengths, 60, widths)
     assert sorted(i for part in parts for i in part) == list(range(8))
     for part in parts:
         rows = sum(widths[i] if widths else 1 for i in part)
@@ -213,15 +213,15 @@ def test_micro_batches_cover_the_batch_within_the_budget(widths):
 
 
 def test_a_batch_within_the_budget_is_one_micro_batch():
-    assert len(micro_batches([5, 6, 7, 10], 40)) == 1
+    assert len(split_by_tokens([5, 6, 7, 10], 40)) == 1
 
 
 def test_at_most_half_of_a_micro_batch_is_padding():
-    assert micro_batches([50, 4, 4, 4, 4, 40], 1000) == [[1, 2, 3, 4], [5, 0]]
-    assert micro_batches([4, 4, 4, 4, 40, 50, 200], 1000) == [[0, 1, 2, 3], [4, 5], [6]]
-    assert len(micro_batches([5, 5, 10, 10, 19], 1000)) == 1
-    assert micro_batches([5, 30], 1000, rows=[10, 1]) == [[0], [1]]
-    assert len(micro_batches([10, 12], 1000, rows=[10, 1])) == 1
+    assert split_by_tokens([50, 4, 4, 4, 4, 40], 1000) == [[1, 2, 3, 4], [5, 0]]
+    assert split_by_tokens([4, 4, 4, 4, 40, 50, 200], 1000) == [[0, 1, 2, 3], [4, 5], [6]]
+    assert len(split_by_tokens([5, 5, 10, 10, 19], 1000)) == 1
+    assert split_by_tokens([5, 30], 1000, rows=[10, 1]) == [[0], [1]]
+    assert len(split_by_tokens([10, 12], 1000, rows=[10, 1])) == 1
 
 
 def test_the_longest_response_is_a_rankings_length():

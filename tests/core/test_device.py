@@ -69,7 +69,7 @@ def test_bfloat16_is_close_and_keeps_weights_and_scores_in_float32(tokens):
 
 def test_what_is_sampled_in_bfloat16_has_log_probs_in_float32():
     model = placed(GPT, 290, dtype="bfloat16")
-    responses, logp = generate(model, [[1, 2, 3], [4]], uniforms((0,), range(2), 6), eos=289, pad=290)
+    responses, logp = generate(model, [[1, 2, 3], [4]], uniforms((0,), 2, 6), eos=289, pad=290)
     assert logp.dtype == torch.float32
     torch.testing.assert_close(response_logps(model, responses) * responses.mask, logp, atol=0.1, rtol=0)
 
@@ -99,7 +99,7 @@ def test_sampling_copies_the_weights_to_bfloat16_once_and_not_for_each_token():
             return result
 
     with Watch():
-        _, logp = generate(model, [[1, 2, 3], [4]], uniforms((0,), range(2), 9), eos=-1, pad=290)
+        _, logp = generate(model, [[1, 2, 3], [4]], uniforms((0,), 2, 9), eos=-1, pad=290)
     assert logp.shape == (2, 9)
     assert [copy.dtype for copy in copies] == [torch.bfloat16]
 
@@ -146,7 +146,7 @@ def test_a_compiled_model_gives_the_same_gradients_and_still_samples(tokens, mon
     model = placed(GPT, 290, n_layer=1, compile=True)  # each layer takes seconds
     for a, b in zip(gradients(model, tokens), gradients(placed(GPT, 290, n_layer=1), tokens)):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-    assert len(generate(model, [[1, 2], [3]], uniforms((0,), range(2), 4), eos=289, pad=290)[1]) == 2
+    assert len(generate(model, [[1, 2], [3]], uniforms((0,), 2, 4), eos=289, pad=290)[1]) == 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from forked import PYTHON, kill
 from minirlhf.support import files, folder
 from minirlhf.support.config import Text
@@ -24,16 +25,12 @@ class Settings:
     data: tuple = ("a",)
 
 
-def snapshot(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 # --- complete or absent --------------------------------------------------------------------------------------
 
 
 def test_a_file_is_written_with_the_folders_it_needs(tmp_path):
     files.write_atomically(tmp_path / "a" / "b.bin", b"12")
-    assert snapshot(tmp_path) == {tmp_path / "a" / "b.bin": b"12"}
+    assert tiny.snapshot(tmp_path) == {tmp_path / "a" / "b.bin": b"12"}
 
 
 def test_a_write_that_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -45,7 +42,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file_and_nothing_else(tmp_pat
 
     with pytest.raises(RuntimeError):
         files.write_atomically(tmp_path / "x.pt", half)
-    assert snapshot(tmp_path) == {tmp_path / "x.pt": b"old"}
+    assert tiny.snapshot(tmp_path) == {tmp_path / "x.pt": b"old"}
 
 
 def test_a_reader_who_has_opened_the_old_file_reads_all_of_the_old_file(tmp_path):
@@ -65,7 +62,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_old_file(tmp_path, monkeyp
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="x.pt: cannot be written .No space left on device"):
         files.write_atomically(tmp_path / "x.pt", b"new")
-    assert snapshot(tmp_path) == {tmp_path / "x.pt": b"old"}
+    assert tiny.snapshot(tmp_path) == {tmp_path / "x.pt": b"old"}
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path):
@@ -183,10 +180,10 @@ def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_ends
 
 def test_a_folder_of_another_run_is_refused_with_the_flags_that_differ(tmp_path):
     folder.lock_output(Settings(str(tmp_path)))
-    before = snapshot(tmp_path)
+    before = tiny.snapshot(tmp_path)
     with pytest.raises(InputError, match="holds another run .--seed was 0, now 1.; choose another --out"):
         folder.lock_output(Settings(str(tmp_path), seed=1))
-    assert snapshot(tmp_path) == before
+    assert tiny.snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("value", ["\\ud800", "a\\u0000b"])
@@ -212,10 +209,10 @@ def test_flags_that_do_not_matter_may_differ(tmp_path):
 )
 def test_a_folder_or_file_that_is_no_runs_is_refused(tmp_path, make):
     make(tmp_path / "mine")
-    before = snapshot(tmp_path)
+    before = tiny.snapshot(tmp_path)
     with pytest.raises(InputError, match="is not empty and no run's|a file, or a link"):
         folder.lock_output(Settings(str(tmp_path / "mine")))
-    assert snapshot(tmp_path) == before
+    assert tiny.snapshot(tmp_path) == before
 
 
 # --- permissions, links, changes -------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # minirlhf/support/, the lowest line first; a file imports from lines above its own here.
 SUPPORT = """
-    errors shapes chats marks clock
+    errors shapes chats marks clock processes
     config files distributed device forward statistics
-    muon formats rows accumulation sampling progress shown optim tokens
-    folder records tokenizer cuda_graph curves
-    huggingface signs
+    muon formats logs accumulation sampling progress shown optim tokens
+    rows tokenizer cuda_graph curves signs
+    folder records
+    huggingface
     checkpoint diagnosis
     run
 """

@@ -5,7 +5,7 @@ import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from minirlhf.support import accumulation, distributed
-from minirlhf.support.accumulation import pieces
+from minirlhf.support.accumulation import micro_batches
 from minirlhf.support.muon import Both
 from minirlhf.support.optim import adam, release, scale_lr, take_step
 
@@ -13,7 +13,7 @@ LENGTHS = [3, 9, 4, 4, 8, 2, 7]
 
 
 def test_every_item_comes_once_in_pieces_that_fit():
-    parts = list(pieces("abcdefg", LENGTHS, 12))
+    parts = list(micro_batches("abcdefg", LENGTHS, 12))
     assert sorted(sum(parts, [])) == list("abcdefg") and len(parts) > 3
     length = dict(zip("abcdefg", LENGTHS))
     assert all(len(part) * max(length[item] for item in part) <= 12 for part in parts)
@@ -24,13 +24,13 @@ def test_processes_share_a_batch_without_leaving_anything_out(monkeypatch, world
     seen = []
     for rank in range(world):
         monkeypatch.setattr(accumulation, "shard", lambda items, rank=rank: items[rank::world])
-        seen += sum(pieces("abcdefg", LENGTHS, 12), [])
+        seen += sum(micro_batches("abcdefg", LENGTHS, 12), [])
     assert sorted(seen) == list("abcdefg")
 
 
 def test_a_process_without_a_share_takes_part_with_an_empty_piece(monkeypatch):
     monkeypatch.setattr(accumulation, "shard", lambda items: items[7:])
-    assert list(pieces("abcdefg", LENGTHS, 12)) == [[]]
+    assert list(micro_batches("abcdefg", LENGTHS, 12)) == [[]]
 
 
 def test_gradients_are_summed_over_processes_in_the_last_piece_alone(monkeypatch):
@@ -48,7 +48,7 @@ def test_gradients_are_summed_over_processes_in_the_last_piece_alone(monkeypatch
             inside.pop()
 
     monkeypatch.setattr(accumulation, "no_sync", Holding)
-    for _ in pieces("abcdefg", LENGTHS, 12, "policy", "value", sync_later=["policy"]):
+    for _ in micro_batches("abcdefg", LENGTHS, 12, "policy", "value", sync_later=["policy"]):
         held.append({model for models in inside for model in models})
     assert all(models == {"policy", "value"} for models in held[:-1]) and held[-1] == {"policy"}
     assert distributed.no_sync is not Holding

@@ -10,8 +10,8 @@ import tiny
 import train_ppo
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.curves import read_metrics
 from minirlhf.support.errors import InputError
+from minirlhf.support.logs import read_metrics
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import train_sft
 from minirlhf.losses import cosine_lr
 from minirlhf.model import GPT, GPTConfig
 from minirlhf.support.checkpoint import load_model
-from minirlhf.support.curves import read_metrics
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.run import Run
 from tiny import to_flags
 

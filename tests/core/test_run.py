@@ -11,8 +11,9 @@ import torch
 
 import tiny
 from minirlhf.support import clock, distributed, run
-from minirlhf.support.curves import draw_curves, read_metrics
+from minirlhf.support.curves import draw_curves
 from minirlhf.support.errors import InputError
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.muon import Both
 from minirlhf.support.optim import take_step
 from minirlhf.support.progress import progress
@@ -26,10 +27,6 @@ def config(tmp_path):
 
 def change(config, **changes):
     return dataclasses.replace(config, **changes)
-
-
-def same_weights(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 class Learner:
@@ -195,11 +192,11 @@ def test_the_newest_two_states_are_kept(six):
 
 def test_a_run_goes_on_from_the_newest_state_bit_by_bit(six, capsys):
     learner = Learner(seed=9)
-    assert learner.run(six).first == 6 and same_weights(learner.model, after(6).model)
-    assert same_weights(learner.step(3.0).model, after(6).step(3.0).model)  # Adam's moments are back too
+    assert learner.run(six).first == 6 and tiny.same_weights(learner.model, after(6).model)
+    assert tiny.same_weights(learner.step(3.0).model, after(6).step(3.0).model)  # Adam's moments are back too
     assert logged(six) == [0, 1, 2, 3, 4, 5]
     assert "going on after step 6" in capsys.readouterr().out
-    assert same_weights(go(six, 9, Learner(seed=9)).model, after(9).model)
+    assert tiny.same_weights(go(six, 9, Learner(seed=9)).model, after(9).model)
     assert logged(six) == list(range(9))
 
 
@@ -207,7 +204,7 @@ def test_where_there_is_no_state_nothing_changes(config):
     start_run(config)
     go(config, 1)
     learner = Learner(seed=0)
-    assert learner.run(config).first == 0 and same_weights(learner.model, Learner().model)
+    assert learner.run(config).first == 0 and tiny.same_weights(learner.model, Learner().model)
     assert logged(config) == []
 
 
@@ -216,7 +213,7 @@ def test_a_truncated_state_is_named_and_the_one_before_it_used(six, share, capsy
     newest = run.Path(six.out) / "state-00000006.pt"
     newest.write_bytes(newest.read_bytes()[: int(share * newest.stat().st_size)])
     learner = Learner(seed=9)
-    assert learner.run(six).first == 4 and same_weights(learner.model, after(4).model)
+    assert learner.run(six).first == 4 and tiny.same_weights(learner.model, after(4).model)
     assert "state-00000006.pt: truncated or corrupt" in capsys.readouterr().out
     assert logged(six) == [0, 1, 2, 3]
 
@@ -244,7 +241,7 @@ def test_a_state_whose_members_have_no_names_is_passed_over(six, capsys):
 def test_another_number_of_processes_may_go_on_with_a_state(six, monkeypatch, capsys):
     monkeypatch.setattr(run, "world_size", lambda: 2)
     learner = Learner()
-    assert learner.run(six).first == 6 and same_weights(learner.model, after(6).model)
+    assert learner.run(six).first == 6 and tiny.same_weights(learner.model, after(6).model)
     assert "state-00000006.pt: made by 1 processes, and there are 2 now: sums are" in capsys.readouterr().out
 
 
@@ -281,7 +278,7 @@ def test_at_sigterm_a_run_saves_a_state_after_its_step_and_ends(config, capsys):
     assert "ended by SIGTERM after step 3; go on with --resume" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
     again = Learner(seed=1)
-    assert again.run(change(config, resume=True)).first == 3 and same_weights(again.model, after(3).model)
+    assert again.run(change(config, resume=True)).first == 3 and tiny.same_weights(again.model, after(3).model)
 
 
 def test_at_sigterm_in_its_last_step_a_run_saves_a_state_too(config):

@@ -8,7 +8,7 @@ import train_ppo
 from minirlhf.model import GPT, RewardModel
 from minirlhf.rollout import generate, response_scores, response_values, uniforms
 from minirlhf.support.checkpoint import load_model, load_tokenizer
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 
 BETA, LAMBDA = 0.3, 0.9
 NUMBERS = ("logp", "ref_logp", "reward", "value", "advantage", "whitened", "ratio")
@@ -35,7 +35,7 @@ def test_a_rows_numbers_are_those_of_the_networks_and_the_formulas(rows, world):
     policy, rm = load_model(world.gpt, GPT), load_model(world.rm, RewardModel)
     assert [row["step"] for row in shown] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     prompts = [tokenizer.encode(row["prompt"]) for row in shown[:3]]
-    y, logp = generate(policy, prompts, uniforms((0, 0), range(8), 6)[:3], tokenizer.eos, tokenizer.pad)
+    y, logp = generate(policy, prompts, uniforms((0, 0), 8, 6)[:3], tokenizer.eos, tokenizer.pad)
     with torch.no_grad():
         values, scores = response_values(rm, y), response_scores(rm, y)
     for i, row in enumerate(shown[:3]):

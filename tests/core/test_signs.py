@@ -9,7 +9,7 @@ from health import EOS, FALL, FLAGS, HEALTHY, SHOWN, N, T, bands, ppo, ppo_rows,
 from minirlhf.support import diagnosis, signs
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_lines
-from minirlhf.support.signs import Log, read_log
+from minirlhf.support.logs import Log, read_log
 
 # --- signs by hand ---------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from minirlhf.rollout import generate, response_logps, uniforms
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model, load_tokenizer, save_model
 from minirlhf.support.config import parse
-from minirlhf.support.curves import read_metrics
 from minirlhf.support.errors import InputError
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.sampling import decode
 from tiny import to_flags
 
@@ -109,7 +109,7 @@ def batch(settings, tokenizer):
         for p in older.parameters():
             p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
     prompts = [tokenizer.encode(text) for text in ("the cat", "a", "what is two", "name a red")] * 3
-    responses, logp = generate(older, prompts, uniforms((4,), range(12), 6), tokenizer.eos, tokenizer.pad)
+    responses, logp = generate(older, prompts, uniforms((4,), 12, 6), tokenizer.eos, tokenizer.pad)
     lengths = torch.tensor([6, 1, 3, 2, 5, 6, 1, 4, 6, 2, 3, 5])  # cut short, so that they differ
     mask = torch.arange(6) < lengths[:, None]
     ends = (responses.prompt_lengths + lengths)[:, None]
@@ -302,7 +302,7 @@ def test_what_is_logged_leaves_padding_out(settings):
     episodes = train_ppo.Episodes(
         responses, torch.tensor([1.0, 2.0]), logp, ref_logp, none, values, none, returns, none
     )
-    row = train_ppo.statistics(episodes, config_of(settings, kl_coef=0.5), eos=9)
+    row = train_ppo.episode_metrics(episodes, config_of(settings, kl_coef=0.5), eos=9)
     assert row["kl"] == pytest.approx((1 + 0.5 - 1) / 2)  # nats per response
     assert row["kl3"] == pytest.approx((math.exp(-1) + math.exp(-0.5) - 1 + 0.5 + math.exp(1) - 1 - 1) / 2)
     assert row["entropy"] == pytest.approx((1 + 2 + 3) / 3)  # nats per token
@@ -455,7 +455,7 @@ def test_samples_show_episodes_as_the_reward_model_scored_them(settings, world):
     assert all(abs(row["kl"]) > 1e-4 for row in rows[3:])
     rm, policy = load_model(world.rm, RewardModel), load_model(world.gpt, GPT)
     prompts = [tokenizer.encode(row["prompt"]) for row in rows[:3]]
-    noise = uniforms((0, 0), range(8), 6)[:3]
+    noise = uniforms((0, 0), 8, 6)[:3]
     responses, _ = generate(policy, prompts, noise, tokenizer.eos, tokenizer.pad)
     assert [row["response"] for row in rows[:3]] == responses.texts(tokenizer)
     with torch.no_grad():
@@ -582,17 +582,6 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_last_good_checkpoin
 # --- where it converges -------------------------------------------------------------------------------------
 
 
-class Table(torch.nn.Module):
-    """A reward that depends on the last token alone."""
-
-    def __init__(self, rewards):
-        super().__init__()
-        self.rewards = torch.nn.Parameter(torch.tensor(rewards), requires_grad=False)
-
-    def forward(self, tokens, at):
-        return self.rewards[tokens.gather(1, at)]
-
-
 def test_on_a_bandit_ppo_converges_to_the_reference_tilted_by_the_reward():
     """One prompt, responses of one token. The best policy for E[r] - beta KL is pi_ref exp(r / beta) / Z."""
     rewards, beta, V, B = [0.0, 0.3, -0.4, 0.5, 0.1, -0.2], 0.5, 6, 256
@@ -600,7 +589,7 @@ def test_on_a_bandit_ppo_converges_to_the_reference_tilted_by_the_reward():
     shape = GPTConfig(V, n_ctx=4, n_layer=1, n_head=1, n_embd=16)
     policy, value = tiny.make(GPT, V, spread=0.3, n_layer=1, n_embd=16), RewardModel(shape).eval()
     reference, ema = copy.deepcopy(policy), copy.deepcopy(policy)
-    networks = train_ppo.Networks(policy, reference, Table(rewards), value, ema)
+    networks = train_ppo.Networks(policy, reference, tiny.Table(rewards), value, ema)
     config = train_ppo.Config(
         policy="", reward_model="", prompts=(), out="", ptx_coef=0.0, batch_size=B, minibatch_size=64,
         episodes=B, max_response=1, kl_coef=beta, lr=3e-3, value_lr=3e-3, ema_decay=0.98,
@@ -609,7 +598,7 @@ def test_on_a_bandit_ppo_converges_to_the_reference_tilted_by_the_reward():
     iterations = 60
     for i in range(iterations):
         optimizers[0].param_groups[0]["lr"] = config.lr * (1 - i / iterations)
-        responses, logp = generate(policy, [[0]] * B, uniforms((0, i), range(B), 1), eos=-1, pad=V)
+        responses, logp = generate(policy, [[0]] * B, uniforms((0, i), B, 1), eos=-1, pad=V)
         episodes = train_ppo.judge_episodes(networks, responses, logp, config, eos=-1)
         for rows in torch.from_numpy(np.random.default_rng(i).permutation(B)).split(64):
             train_ppo.update(networks, optimizers, episodes, rows, [], V, config)

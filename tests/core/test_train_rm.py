@@ -14,8 +14,8 @@ from minirlhf.model import RewardModel
 from minirlhf.rollout import ranking_scores
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model
-from minirlhf.support.curves import read_metrics
 from minirlhf.support.errors import InputError
+from minirlhf.support.logs import read_metrics
 from tiny import to_flags
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -142,12 +142,12 @@ def test_accuracies_are_shares_of_pairs(settings, rankings, reward_model, world,
     assert last["validation_accuracy"] == pytest.approx(right / pairs)
 
 
-def test_equal_scores_order_no_pair_rightly(settings, reward_model, monkeypatch):
+def test_equal_scores_count_one_half(settings, reward_model, monkeypatch):
     with torch.no_grad():
         reward_model.head.weight.zero_()
     monkeypatch.setattr(train_rm, "load_model", lambda *args, **how: reward_model)
     train(settings, batch_size=4)
-    assert read_metrics(settings["out"])[0]["accuracy"] == 0
+    assert read_metrics(settings["out"])[0]["accuracy"] == 0.5
 
 
 def test_the_same_seed_gives_the_same_model_and_another_gives_another_head_and_order(settings, tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ from minirlhf.model import GPT
 from minirlhf.rollout import response_logps
 from minirlhf.support import records
 from minirlhf.support.checkpoint import load_model
-from minirlhf.support.curves import read_metrics
 from minirlhf.support.errors import InputError
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.records import Sequence
 from tiny import to_flags
 

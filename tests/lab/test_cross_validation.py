@@ -101,7 +101,7 @@ def test_scores_before_are_the_sft_models_and_after_those_of_ppo(tmp_path, monke
     monkeypatch.setattr(cross_validation, "in_chunks", lambda function, model, responses: torch.tensor(
         [score[responses.name] + 10 * i for i in responses.part]))  # fmt: skip
     models["rm"] = SimpleNamespace(config=SimpleNamespace(n_ctx=64), eval=lambda: models["rm"])
-    means = cross_validation.reinforce(config(tmp_path), "fold-0", RECORDS[:3])
+    means = cross_validation.run_ppo(config(tmp_path), "fold-0", RECORDS[:3])
     assert {name: value["mean"] for name, value in means.items()} == pytest.approx(
         {"before PPO": 11.0, "after PPO": 11.5, "after minus before": 0.5})  # fmt: skip
     assert means["after minus before"]["low"] == pytest.approx(0.5)

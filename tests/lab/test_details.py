@@ -18,8 +18,8 @@ from minirlhf import losses, rollout
 from minirlhf.data import collate
 from minirlhf.model import GPT, RewardModel
 from minirlhf.support.errors import InputError
+from minirlhf.support.logs import read_metrics
 from minirlhf.support.records import Sequence
-from minirlhf.support.run import read_metrics
 from tiny import to_flags
 
 CONFIG = SimpleNamespace(batch_size=128, minibatch_size=32, ema_decay=0.81)
@@ -38,28 +38,24 @@ def change():
         yield make
 
 
-def numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 # --- advantages ------------------------------------------------------------------------------------------------------
 
 
 def test_without_whitening_advantages_are_what_they_were(change):
-    x = numbers(2, 3)
+    x = tiny.numbers(2, 3)
     change(details.no_whitening)
     assert losses.whiten(x, MASK).equal(x * MASK)
 
 
 def test_whitening_without_shift_only_divides(change):
-    x = numbers(2, 3) + 5
+    x = tiny.numbers(2, 3) + 5
     change(details.whitening_without_shift)
     real = x[MASK]
     torch.testing.assert_close(losses.whiten(x, MASK)[MASK], real / real.std(correction=0))
 
 
 def test_by_minibatch_the_loss_whitens_what_it_is_given(change):
-    A, logp, old = numbers(2, 3) + 5, numbers(2, 3, seed=1) / 9, numbers(2, 3, seed=2) / 9
+    A, logp, old = tiny.numbers(2, 3) + 5, tiny.numbers(2, 3, seed=1) / 9, tiny.numbers(2, 3, seed=2) / 9
     wanted = losses.policy_loss(logp, old, losses.whiten(A, MASK), MASK, 0.2, 4)
     change(details.whitening_by_minibatch)
     assert losses.whiten(A, MASK).equal(A * MASK)
@@ -99,7 +95,7 @@ def test_the_mean_of_each_estimator_is_the_kl_but_for_terms_of_higher_order():
     ("made", "k"), [(details.k2_in_the_reward, details.k2), (details.k3_in_the_reward, details.k3)]
 )
 def test_the_penalty_of_the_reward_is_another_estimator(made, k, change):
-    scores, logp, ref = numbers(2), numbers(2, 3), numbers(2, 3, seed=1)
+    scores, logp, ref = tiny.numbers(2), tiny.numbers(2, 3), tiny.numbers(2, 3, seed=1)
     change(made)
     found = losses.shaped_rewards(scores, logp, ref, MASK, 0.5)
     for i, n in enumerate((3, 1)):
@@ -116,11 +112,11 @@ def test_the_penalty_of_the_reward_is_another_estimator(made, k, change):
 def test_the_penalty_of_the_loss_adds_its_own_gradient(made, gradient, change):
     change(made)
     zeros, scores = torch.zeros(2, 3), torch.tensor([1.0, 2.0])
-    assert losses.shaped_rewards(scores, numbers(2, 3), zeros, MASK, 0.5).tolist() == [[0, 0, 1], [2, 0, 0]]
-    logp = numbers(2, 3).requires_grad_()
+    assert losses.shaped_rewards(scores, tiny.numbers(2, 3), zeros, MASK, 0.5).tolist() == [[0, 0, 1], [2, 0, 0]]
+    logp = tiny.numbers(2, 3).requires_grad_()
     responses = collate([Sequence([1, 2, 3, 4], 1), Sequence([1, 2], 1)], 0)
     episodes = train_ppo.Episodes(responses, scores, logp.detach(), *[zeros] * 6)._replace(
-        ref_logp=numbers(2, 3, seed=1)
+        ref_logp=tiny.numbers(2, 3, seed=1)
     )
     part = episodes.select([0, 1])
     losses.policy_loss(logp, part.logp, zeros, MASK, 0.2, 4).backward()
@@ -159,7 +155,7 @@ def test_adams_epsilon_is_larger(change):
 )
 def test_answers_are_sampled_at_07_and_scored_so_or_not(made, same, change, gpt, tokenizer):
     change(made)
-    prompts, noise = [tokenizer.encode("name a dog\n")] * 40, rollout.uniforms(0, range(40), 6)
+    prompts, noise = [tokenizer.encode("name a dog\n")] * 40, rollout.uniforms(0, 40, 6)
     responses, logp = rollout.generate(gpt, prompts, noise, tokenizer.eos, tokenizer.pad)
     mask = responses.mask
     with torch.no_grad():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import health
+import tiny
 import train_ppo
 from lab import provenance, results, stages, tables
 from lab.doctor import __main__ as doctor
@@ -37,10 +38,6 @@ def fault():
         yield make
 
 
-def numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +52,7 @@ def test_faults_in_flags(fault):
 
 
 def test_faults_in_rewards(fault):
-    scores, logp, ref_logp = numbers(2), numbers(2, 3), numbers(2, 3, seed=1)
+    scores, logp, ref_logp = tiny.numbers(2), tiny.numbers(2, 3), tiny.numbers(2, 3, seed=1)
     right = shaped_rewards(scores, logp, ref_logp, MASK, 0.3)
     fault(faults.kl_sign, 2.0)
     torch.testing.assert_close(losses.shaped_rewards(scores, logp, ref_logp, MASK, 0.3), shaped_rewards(
@@ -69,7 +66,7 @@ def test_faults_in_rewards(fault):
 
 def test_the_term_that_lowers_the_entropy_has_its_gradient(fault, float64):
     """The sum over all tokens, weighted by their probability: what it is of samples on average."""
-    logits, mask = numbers(1, 6).double().requires_grad_(), torch.ones(1, 6, dtype=torch.bool)
+    logits, mask = tiny.numbers(1, 6).double().requires_grad_(), torch.ones(1, 6, dtype=torch.bool)
     logp = logits.log_softmax(-1)
     p = logp.exp().detach()
     (wanted,) = torch.autograd.grad((logp.exp() * logp).sum(), logits, retain_graph=True)

@@ -18,7 +18,7 @@ from minirlhf.model import GPT, GPTConfig, RewardModel
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, read_lines, write_lines
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 
 LONGEST = 26
 EVIL = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"

@@ -200,30 +200,19 @@ def tilted(start):
     return [p / sum(best) for p in best]
 
 
-class Table(torch.nn.Module):
-    """A reward that depends on the last token alone."""
-
-    def __init__(self):
-        super().__init__()
-        self.rewards = torch.nn.Parameter(torch.tensor(ARMS), requires_grad=False)
-
-    def forward(self, tokens, at):
-        return self.rewards[tokens.gather(1, at)]
-
-
 def solve(method, K, iterations=240, B=64, **flags):
     """The policy's probabilities before and after."""
     V = len(ARMS)
     policy = tiny.make(GPT, V, spread=0.3, n_layer=1, n_embd=16)
     reference, ema = copy.deepcopy(policy), copy.deepcopy(policy)
-    networks = online.Networks(policy, reference, Table(), ema)
+    networks = online.Networks(policy, reference, tiny.Table(ARMS), ema)
     config = method.Config(policy="", prompts=(), out="", samples=K, batch_size=B, minibatch_size=B, episodes=B,
                            max_response=1, kl_coef=BETA, ema_decay=0.98, **flags)  # fmt: skip
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3, betas=(0.9, 0.95))
     made = {"kl_in_reward": method is not grpo}
     for i in range(iterations):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - i / iterations)
-        responses, logp = generate(policy, [[0]] * B, uniforms((0, i), range(B), 1), eos=-1, pad=V)
+        responses, logp = generate(policy, [[0]] * B, uniforms((0, i), B, 1), eos=-1, pad=V)
         own = online.Method(method.advantages, method.loss, **made)
         episodes = online.judge_episodes(networks, responses, logp, config, own)
         for chosen in torch.from_numpy(np.random.default_rng(i).permutation(B // K)).split(B // K):

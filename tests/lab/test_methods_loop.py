@@ -21,7 +21,7 @@ from minirlhf.support import folder, run
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_lines
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 from tiny import to_flags
 
 ONLINE = (reinforce, rloo, grpo, online_dpo, expert_iteration)
@@ -304,7 +304,7 @@ def test_the_best_of_n_has_the_highest_score_and_is_written_as_a_demonstration(w
     policy, rm = load_model(world.gpt, GPT, tokenizer).eval(), load_model(world.rm, RewardModel, tokenizer).eval()
     prompts = [tokenizer.encode(row["prompt"]) for row in rows]
     for i in range(5):  # of each of the samples
-        responses, _ = generate(policy, prompts, uniforms((0, i), range(4), 8), tokenizer.eos, tokenizer.pad)
+        responses, _ = generate(policy, prompts, uniforms((0, i), 4, 8), tokenizer.eos, tokenizer.pad)
         for row, text, score in zip(rows, responses.texts(tokenizer), response_scores(rm, responses).tolist()):
             assert score < row["score"] or (score, text) == (pytest.approx(row["score"]), row["response"])
     said, mean = capsys.readouterr().out, np.mean([row["score"] for row in rows])

@@ -43,24 +43,20 @@ def flags(world, tokenizer):
     }  # fmt: skip
 
 
-def snapshot(folder):
-    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
 @pytest.fixture
 def refused(flags, world, tmp_path):
     """Runs a script with flags changed: it must raise one line with all of `says`, and write nothing."""
 
     def run(script, *says, **changes):
         settings = dict(out=tmp_path / "out") | flags[script] | changes
-        before = snapshot(tmp_path) | snapshot(world.folder)
+        before = tiny.snapshot(tmp_path) | tiny.snapshot(world.folder)
         with pytest.raises(InputError) as error:
             tiny.run(SCRIPTS[script], to_flags(settings))
         message = str(error.value)
         assert "\n" not in message
         for words in says:
             assert words in message
-        assert snapshot(tmp_path) | snapshot(world.folder) == before
+        assert tiny.snapshot(tmp_path) | tiny.snapshot(world.folder) == before
         assert not (tmp_path / "out").exists()
 
     return run
@@ -370,11 +366,11 @@ def test_a_vocabulary_without_room_for_the_bytes_is_refused(world, tmp_path):
 def test_another_tokenizers_folder_is_refused_and_left_alone(world, tmp_path):
     flags = ["--data", world.documents, "--out", str(tmp_path / "t"), "--vocab_size"]
     tiny.run(train_tokenizer, [*flags, "270"])
-    before = snapshot(tmp_path)
+    before = tiny.snapshot(tmp_path)
     tiny.run(train_tokenizer, [*flags, "270"])  # the same again is no other
     with pytest.raises(InputError, match="holds another run .--vocab_size was 270, now 280.; choose another --out"):
         tiny.run(train_tokenizer, [*flags, "280"])
-    assert snapshot(tmp_path) == before
+    assert tiny.snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -395,10 +391,10 @@ def test_reproduces_flags_are_checked(flag, value, advice, tmp_path):
 def test_a_run_of_another_size_is_refused_and_left_alone(tmp_path):
     out = tmp_path / "town"
     tiny.run(reproduce, ["--tiny", "--stage", "town", "--out", str(out)])
-    before = snapshot(out)
+    before = tiny.snapshot(out)
     with pytest.raises(InputError, match=f"--out {out} holds another run .--size was toy, now small.; choose another"):
         tiny.run(reproduce, ["--tiny", "--size", "small", "--out", str(out)])
-    assert snapshot(out) == before
+    assert tiny.snapshot(out) == before
 
 
 # --- the output folder --------------------------------------------------------------------------------------
@@ -411,7 +407,7 @@ def test_a_folder_that_holds_another_run_or_other_files_is_refused_and_left_alon
         (tmp_path / name / name).write_text(content)
         with pytest.raises(InputError, match=f"--out {tmp_path / name} .*choose another --out"):
             tiny.run(SCRIPTS[script], to_flags(flags[script] | dict(out=tmp_path / name)))
-        assert snapshot(tmp_path / name) == {tmp_path / name / name: content.encode()}
+        assert tiny.snapshot(tmp_path / name) == {tmp_path / name / name: content.encode()}
 
 
 def test_a_folder_that_cannot_be_made_is_named(flags, tmp_path):
@@ -454,6 +450,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
         ("-m tools.label --out {out} --export trl --reward_model {rm}", "does nothing without --report"),
         ("pretrain.py --data x --out {out} --optimizer adam --muon_lr 1", "--muon_lr 1.0: does nothing without"),
         ("train_sft.py --data x --init {gpt} --out {out} --document_share 0.5", "does nothing without --documents"),
+        ("-m tools.label --models a b c --prompts x --out {out} --answers 2", "--models: 3 for --answers 2"),
         ("-m tools.bench rm toy --iterations 0", "--iterations 0: must be above 0"),
         ("reproduce.py --out {out} --sed 1", "unknown flag or argument: --sed 1"),
     ],

@@ -44,10 +44,6 @@ def sft(world, tmp_path):
     return dict(data=(world.demonstrations,), init=world.gpt, epochs=1, batch_size=2, out=tmp_path / "sft")
 
 
-def snapshot(folder):
-    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
 def finite(path):
     return all(tensor.isfinite().all() for tensor in torch.load(path)["model"].values())
 
@@ -205,11 +201,11 @@ def test_a_tokenizer_is_not_replaced_when_its_corpus_has_changed(tmp_path):
     path = tiny.write_lines(tmp_path / "d.jsonl", [{"text": "the cat"}])
     words = ["--data", path, "--vocab_size", "258", "--out", str(tmp_path / "t")]
     tiny.run(train_tokenizer, words)
-    before = snapshot(tmp_path / "t")
+    before = tiny.snapshot(tmp_path / "t")
     tiny.write_lines(path, [{"text": "oooo"}])
     with pytest.raises(InputError, match=f"--data {path} has changed since --out {tmp_path}/t was begun"):
         tiny.run(train_tokenizer, words)
-    assert snapshot(tmp_path / "t") == before
+    assert tiny.snapshot(tmp_path / "t") == before
 
 
 def test_a_pipe_is_refused_since_it_cannot_be_read_again(sft, tmp_path):
@@ -241,10 +237,10 @@ def test_an_empty_folders_name_is_refused(script, tmp_path, monkeypatch):
 def test_the_towns_command_leaves_a_finished_runs_folder_alone(tmp_path):
     few = {f: 2 for f in town_command.Config.__dataclass_fields__ if f not in ("out", "seed")}
     tiny.run(town_command, to_flags(few | dict(out=tmp_path / "town")))
-    before = snapshot(tmp_path)
+    before = tiny.snapshot(tmp_path)
     with pytest.raises(InputError, match="holds another run .--seed was 0, now 1"):
         tiny.run(town_command, to_flags(few | dict(out=tmp_path / "town", seed=1)))
-    assert snapshot(tmp_path) == before
+    assert tiny.snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize(("word", "says"), [("-1", "--web: -1 is negative"), ("x", "--web: invalid int value")])
@@ -265,11 +261,11 @@ def test_an_export_that_was_cut_short_is_done_again_and_replaces_nothing(world, 
     assert not (tmp_path / "hf").exists()
     tiny.run(export, words)
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
-    before = snapshot(tmp_path)
+    before = tiny.snapshot(tmp_path)
     for file in ("tokenizer_config.json", None):  # a folder of other weights has no such file
         with pytest.raises(InputError, match="is not empty"):
             tiny.run(export, words)
-        assert snapshot(tmp_path) == before
+        assert tiny.snapshot(tmp_path) == before
         if file:
             before.pop(tmp_path / "hf" / file)
             (tmp_path / "hf" / file).unlink()
@@ -277,7 +273,7 @@ def test_an_export_that_was_cut_short_is_done_again_and_replaces_nothing(world, 
 
 def test_a_rank_ends_when_torchrun_is_killed(tmp_path):
     """Its parent here is a shell that is killed as torchrun may be."""
-    follow = "import os; from minirlhf.support.distributed import end_with; end_with(os.getppid())"
+    follow = "import os; from minirlhf.support.processes import end_with; end_with(os.getppid())"
     code = f"{follow}; {tiny.beats(tmp_path / 'beat')}"
     starter = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', {code!r}])"
     tiny.kill_when_it_beats(subprocess.Popen([sys.executable, "-c", starter], cwd=ROOT), tmp_path / "beat")

@@ -12,7 +12,7 @@ import pytest
 import ranks
 import tiny
 from data import town
-from minirlhf.support.run import read_metrics
+from minirlhf.support.logs import read_metrics
 from tools import encode, select_sft
 
 PAGE = (Path(__file__).parents[2] / "docs" / "real_run.md").read_text()

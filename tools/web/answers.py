@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from minirlhf.model import GPT
-from minirlhf.rollout import draw, generate
+from minirlhf.rollout import draw, generate, uniforms
 from minirlhf.support.checkpoint import load_model, load_tokenizer
 from minirlhf.support.device import pick_device
 from minirlhf.support.errors import require
@@ -31,9 +31,9 @@ class Speaker:
 
     def several(self, prompt, n, seed):
         """n sampled answers, as texts. seed: ints; the same seed gives the same answers."""
-        noise = torch.from_numpy(np.random.default_rng(seed).random((n, self.limit), dtype=np.float32))
         tokens, tokenizer = [self.tokenizer.encode(prompt)] * n, self.tokenizer
-        responses, _ = generate(self.model, tokens, noise.to(self.device), tokenizer.eos, tokenizer.pad)
+        noise = uniforms(seed, n, self.limit)
+        responses, _ = generate(self.model, tokens, noise, tokenizer.eos, tokenizer.pad)
         return responses.texts(tokenizer)
 
     @torch.no_grad()
