@@ -29,7 +29,7 @@ from minirlhf.support.tokenizer import load
 from tools import train_tokenizer
 from tools.select_sft import sample_responses
 
-from .evaluation import score_rankings
+from .evaluation import scores_of_rankings
 from .pipeline import Pipeline
 from .provenance import made_by
 from .shown import with_interval
@@ -105,7 +105,7 @@ def main(config):
     for number, (folder, tokenizer, kept, by_words) in enumerate(parts):
         train_fold(config, folder, tokenizer)
         lengths = [[-len(y) for y in r["responses"]] for r in kept]
-        for own, scores in zip(outcomes.values(), (score_rankings(f"{folder}/rm", kept), lengths, by_words)):
+        for own, scores in zip(outcomes.values(), (scores_of_rankings(f"{folder}/rm", kept), lengths, by_words)):
             own += accuracy(kept, scores)
         print(f"fold {number}: " + ", ".join(f"{name} {np.mean(o):.3f}" for name, o in outcomes.items()), flush=True)
     measured = len(outcomes["reward model"])

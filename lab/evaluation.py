@@ -191,7 +191,7 @@ def any_of_kind(records, demonstrations, rng):
     return [rng.choice(kinds[r["kind"]] or [""]) for r in records]
 
 
-def measure_memory(records, demonstrations, seed):
+def measure_memorization(records, demonstrations, seed):
     """How often the answer of the most similar demonstration follows, and how often that of any of the same kind."""
     answers = {"most_similar": look_up(records, demonstrations),
                "same_kind": any_of_kind(records, demonstrations, random.Random(f"memory {seed}"))}  # fmt: skip
@@ -225,7 +225,7 @@ def true_win_rate(records, utilities, others):
     return interval((np.sign(np.subtract(utilities, others)) + 1) / 2, items=contents_of(records))
 
 
-def score_rankings(folder, rankings):
+def scores_of_rankings(folder, rankings):
     """A reward model's scores of each ranking's responses."""
     model, tokenizer = load(folder, RewardModel)
     return ranking_scores(model, encode_rankings(rankings, tokenizer, model.config.n_ctx), tokenizer.pad)
@@ -233,7 +233,7 @@ def score_rankings(folder, rankings):
 
 def pairs_right(folder, rankings):
     """For each ranking the pairs that a reward model orders as the labeler did, and all untied pairs: (N, 2)."""
-    return count_right(score_rankings(folder, rankings), rankings)
+    return count_right(scores_of_rankings(folder, rankings), rankings)
 
 
 def count_right(scores, rankings):

@@ -21,7 +21,7 @@ from minirlhf.support.tokenizer import load
 from tools import train_tokenizer
 
 from . import report
-from .evaluation import answers, compare, measure, measure_memory, measure_reward_model
+from .evaluation import answers, compare, measure, measure_memorization, measure_reward_model
 from .inside import microscope
 from .pipeline import Pipeline
 from .provenance import made_by
@@ -241,7 +241,7 @@ def evaluate(config):
     rankings = read(config.file("rankings_held_out"), "ranking")
     results = {"size": config.size, "seed": config.seed} | compare(records, measured, config.seed)
     results["reward_model"] = measure_reward_model(f"{config.out}/rm", rankings)
-    results["memory"] = measure_memory(records, read(config.file("demonstrations"), "demonstration"), config.seed)
+    results["memory"] = measure_memorization(records, read(config.file("demonstrations"), "demonstration"), config.seed)
     write_json(f"{config.out}/evaluation.json", results)
     rows = [{"prompt": r["prompt"], "use_case": r["use_case"]} | {m: measured[m].texts[i] for m in MODELS}
             | {"follows": {m: measured[m].judgements[i].follows for m in MODELS},

@@ -17,7 +17,7 @@ import torch
 from minirlhf.support.config import ignore_write_errors
 from minirlhf.support.device import cores
 from minirlhf.support.errors import InputError
-from minirlhf.support.folder import release
+from minirlhf.support.folder import release_locks
 from minirlhf.support.processes import end_with, ignoring_ctrl_c
 
 KILLED = "a process was killed (out of memory?); the same command goes on from here"
@@ -98,4 +98,4 @@ def _work(position, threads, call):
     try:
         return function(*arguments)
     finally:
-        release()  # the next call for its folder may go to another process
+        release_locks()  # the next call for its folder may go to another process

@@ -39,7 +39,7 @@ def world(tmp_path_factory, tokenizer):
 def release_folders():
     """As when a run's process ends."""
     yield
-    folder.release()
+    folder.release_locks()
 
 
 @pytest.fixture

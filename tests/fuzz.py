@@ -39,7 +39,7 @@ from minirlhf.support import files, records, run  # noqa: E402
 from minirlhf.support.checkpoint import load_tokenizer  # noqa: E402
 from minirlhf.support.config import ignore_write_errors  # noqa: E402
 from minirlhf.support.errors import InputError  # noqa: E402
-from minirlhf.support.folder import release  # noqa: E402
+from minirlhf.support.folder import release_locks  # noqa: E402
 from tiny import to_flags  # noqa: E402
 from tools import export, select_sft, train_tokenizer  # noqa: E402
 
@@ -382,7 +382,7 @@ def attempt(seed, number, inputs, folder):
             broken = f"{type(error).__name__}: {str(error)[:300]}"
         finally:
             signal.alarm(0)
-        release()
+        release_locks()
         after = snapshot(folder)
         if not broken and any(after.get(path) != was for path, was in before.items()):
             broken = "an existing file was changed"

@@ -1,9 +1,9 @@
 """Benchmarks: times training steps and sampling on random models, and compares them with the machine's peak rate.
 
-    python -m tools.bench ppo toy              a PPO iteration, episodes per second
+    python -m tools.bench ppo small            a PPO iteration, episodes per second
     python -m tools.bench generate gpt2        sampling responses, tokens per second
     python -m tools.bench sft gpt2             a training step of the language model, tokens per second
-    python -m tools.bench rm toy               a training step of the reward model on pairs, tokens per second
+    python -m tools.bench rm small             a training step of the reward model on pairs, tokens per second
     torchrun --nproc_per_node 2 -m tools.bench sft gpt2 --threads 1         the same batch, by two processes
 
 Prints one JSON line. The same run measures the machine's rates: `gflops` by a product of two 2048 x 2048 matrices,
@@ -37,7 +37,7 @@ from minirlhf.support.sampling import decode
 
 #           vocab ctx layers heads width  B  prompt response minibatch
 SHAPES = {
-    "toy": (1024, 128, 4, 4, 128, 64, 24, 32, 8),
+    "small": (1024, 128, 4, 4, 128, 64, 24, 32, 8),
     "gpt2": (50257, 256, 12, 12, 768, 8, 64, 64, 8),
     "gpt2-wide": (50257, 512, 12, 12, 768, 64, 128, 128, 8),
 }
@@ -165,7 +165,7 @@ def machine(options):
 @dataclass(frozen=True)
 class Config:
     work: Text  # what is timed: sft, rm, generate or ppo
-    shape: Text  # size of the model and the batch: toy, gpt2 or gpt2-wide
+    shape: Text  # size of the model and the batch: small, gpt2 or gpt2-wide
     iterations: int = 6  # number of timed iterations, after two for warming up
     threads: int = 2  # of each process
     device: Text = "cpu"  # cpu or cuda

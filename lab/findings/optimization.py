@@ -43,7 +43,7 @@ class Alternatives(Finding):
         texts["best of 16"] = [own[i] for own, i in zip(pooled, proxy.argmax(1))]
         wins = {name: lab.wins(records, own, sft, f"alternatives {name}") for name, own in texts.items()}
         gold = {name: utilities(records, own) for name, own in texts.items()}
-        drifts = at_once(*[(drift, folder, start, records, lab.seed) for folder in folders.values()])
+        drifts = at_once(*[(kl_of_samples, folder, start, records, lab.seed) for folder in folders.values()])
         f = means(wins, records, heading="wins against SFT") | means(gold, records, heading="true utility")
         f |= means(dict(zip(folders, drifts)), records, heading="KL, nats per response")
         losses = lab.losses(folders | {"start": start})
@@ -52,7 +52,7 @@ class Alternatives(Finding):
         return f | {"seconds of training": {name: float(seconds(folder)) for name, folder in folders.items()}}
 
 
-def drift(folder, start, records, seed):
+def kl_of_samples(folder, start, records, seed):
     """KL of a policy to its start on its own samples, in nats per response: (records,)."""
     model, tokenizer = load(folder, GPT)
     reference, values = load(start, GPT)[0], np.zeros(len(records))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from data import town
-from lab.evaluation import pairs_right, score_rankings
+from lab.evaluation import pairs_right, scores_of_rankings
 from minirlhf.losses import ranking_loss
 
 from . import pictures
@@ -73,7 +73,7 @@ class ComparisonsTogether(Finding):
 
 def losses_of(folder, rankings):
     """The reward model's loss (eq. 1) on each ranking, in nats. (N,)"""
-    scores = score_rankings(folder, rankings)
+    scores = scores_of_rankings(folder, rankings)
     pairs = [(torch.tensor([row]), torch.tensor([r["ranks"]])) for row, r in zip(scores, rankings, strict=True)]
     return np.array([ranking_loss(*pair).item() for pair in pairs])
 

@@ -92,7 +92,7 @@ def sync_folder(folder):
             os.close(handle)
 
 
-def watch(path):
+def note_signature(path):
     """Notes what a file looks like that is about to be read. unchanged(path) tells whether it still does."""
     _seen[os.path.realpath(path)] = signature(path)
 

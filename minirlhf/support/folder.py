@@ -111,8 +111,8 @@ def named(path):
 
 
 def lock(folder, name=LOCK):
-    """Makes a folder and locks a file in it until this process ends or calls release(). InputError if it is locked, or
-    a link."""
+    """Makes a folder and locks a file in it until this process ends or calls release_locks(). InputError if it is
+    locked, or a link."""
     path = os.path.realpath(folder) + os.sep + name
     what = folder if name == LOCK else os.path.join(folder, name[1:].removesuffix(LOCK))
     if path in _locks:
@@ -167,7 +167,7 @@ def try_lock(file):
     return True
 
 
-def release():
+def release_locks():
     """Releases all locks: closes their files."""
     while _locks:
         _, file = _locks.popitem()

@@ -22,7 +22,7 @@ def adam(parameters, lr, shard=False, weight_decay=0.0):
     return torch.optim.Adam(parameters, **own)
 
 
-def release(*optimizers):
+def drop_copies(*optimizers):
     """After a state was saved or loaded: lets go of the copies that a ZeroRedundancyOptimizer keeps of it, which are
     all ranks' moments on the one that saved, and a second copy of its own moments on each that loaded."""
     for optimizer in optimizers:

@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from .errors import InputError, require, reraise
-from .files import watch
+from .files import note_signature
 from .logs import LOGS
 
 WRAPPERS = {"data", "rows", "records", "examples", "train"}  # {"data": [...]}: names of the array
@@ -49,7 +49,7 @@ def rows(path, wanted):
     for file in files(path):
         require(os.path.exists(file), f"{file}: no such file")
         require(os.path.isfile(file), f"{file}: a folder or a pipe; give a file, since a resumed run reads it again")
-        watch(file)
+        note_signature(file)
         _now[:] = file, 0
         kind = suffix(file)
         if kind in (".parquet", ".arrow"):

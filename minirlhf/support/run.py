@@ -33,7 +33,7 @@ from .errors import InputError, require, reraise
 from .files import disk_errors, write_atomically, write_lines
 from .folder import describe, lock_output
 from .logs import LOGS, read_log, read_metrics
-from .optim import release
+from .optim import drop_copies
 from .progress import progress
 
 # Flags that change where and how fast a run computes, and not what it learns: a run that goes on may change them.
@@ -244,7 +244,7 @@ class Run:
             require(checksums(self.last_good), f"{self.last_good}: cannot be read back; the older state is kept")
             for old in [path for path in state_paths(self.out) if path < self.last_good][:-1]:
                 old.unlink()
-        release(*self.optimizers())
+        drop_copies(*self.optimizers())
         self.saved = time.perf_counter()
 
     def optimizers(self):
@@ -270,7 +270,7 @@ class Run:
                 kept = getattr(optimizer, "optim", optimizer).state.values()
                 if len({frozenset(own) for own in kept}) > 1:
                     raise ValueError("Adam and Muon keep the same of each parameter")
-            release(*self.optimizers())
+            drop_copies(*self.optimizers())
         if n != (own := world_size()):
             print0(f"{path}: made by {n} processes, and there are {own} now: sums are rounded otherwise")
         print0(f"{self.out}: going on after step {step}")

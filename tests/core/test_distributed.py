@@ -221,7 +221,7 @@ def test_ranks_with_other_files_or_flags_end_in_one_line(world, tmp_path, flags,
         save_model(tmp_path / f"gpt-{rank}" / "model.pt", tiny.make(GPT, tokenizer.n_vocab, seed=rank), tokenizer)
         encoded = dict(data=(data,), kind="demonstration", limit=64, tokenizer=world.gpt, processes=1)
         encode.main(encode.Config(**encoded, out=str(tmp_path / f"{rank}.tokens")))
-        folder.release()
+        folder.release_locks()
     words = [word.replace("{folder}", str(tmp_path)) for word in sft(world, str(tmp_path / "out"), **flags)]
     (tmp_path / "jobs.json").write_text(json.dumps([("train_sft", words)]))
     result = torchrun(2, RANKS, str(tmp_path / "jobs.json"))

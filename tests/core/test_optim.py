@@ -7,7 +7,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from minirlhf.support import accumulation, distributed
 from minirlhf.support.accumulation import micro_batches
 from minirlhf.support.muon import Both
-from minirlhf.support.optim import adam, release, scale_lr, take_step
+from minirlhf.support.optim import adam, drop_copies, scale_lr, take_step
 
 LENGTHS = [3, 9, 4, 4, 8, 2, 7]
 
@@ -109,12 +109,12 @@ def test_an_optimizer_that_is_shared_out_lets_go_of_what_it_copied_for_a_state()
             if step in (0, 2):
                 other.consolidate_state_dict(0)
                 state = other.state_dict()
-                release(one, other)
+                drop_copies(one, other)
                 assert not other._all_state_dicts and not other.state and len(one.state) == 2
             if step == 2:
                 other.load_state_dict(state)
                 assert other.state
-                release(other)
+                drop_copies(other)
                 assert not other.state
         assert all(torch.equal(p, q) for p, q in zip(plain.parameters(), shared.parameters()))
     finally:

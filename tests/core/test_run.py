@@ -332,7 +332,7 @@ def test_a_state_is_saved_after_the_last_step_if_a_minute_would_be_lost(config, 
 
 def test_optimizers_let_go_of_copies_after_each_save_and_load(config, monkeypatch):
     released = []
-    monkeypatch.setattr(run, "release", lambda *optimizers: released.append(len(optimizers)))
+    monkeypatch.setattr(run, "drop_copies", lambda *optimizers: released.append(len(optimizers)))
     start_run(config)
     own, learner = Learner().run(config), Learner()
     for _ in own.steps(range(4)):

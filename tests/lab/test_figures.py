@@ -587,11 +587,11 @@ def scored(monkeypatch):
     """Reward models in folders of which `right` is true score as the labeler ranked, and the others the other way."""
     right = []
 
-    def score_rankings(folder, rankings):
+    def scores_of_rankings(folder, rankings):
         return [[(-1.0 if folder in right else 1.0) * rank for rank in r["ranks"]] for r in rankings]
 
-    monkeypatch.setattr("lab.evaluation.score_rankings", score_rankings)
-    monkeypatch.setattr(rewards, "score_rankings", score_rankings)
+    monkeypatch.setattr("lab.evaluation.scores_of_rankings", scores_of_rankings)
+    monkeypatch.setattr(rewards, "scores_of_rankings", scores_of_rankings)
     rankings = [ranking(ranks, i) for i, ranks in enumerate([(1, 2, 3, 4), (4, 3, 2, 1), (1, 1, 2, 3), (2, 1, 3, 4)])]
     monkeypatch.setattr(Canned, "rankings", lambda self, name="rankings": rankings)
     return right
@@ -604,12 +604,12 @@ def test_shuffled_comparisons_take_as_many_steps(scored, monkeypatch):
     monkeypatch.setattr(rewards, "rank_again", lambda rankings, who, rng: groups.append(who) or [
         r | {"ranks": [1, 2, 3, 4]} for r in rankings])  # fmt: skip
 
-    def score_rankings(folder, rankings):
+    def scores_of_rankings(folder, rankings):
         """One likes the first response best, the others the last, whatever the ranks are."""
         return [[j * (-1.0 if folder == "rm-together" else 1.0) for j in range(4)] for _ in rankings]
 
-    monkeypatch.setattr("lab.evaluation.score_rankings", score_rankings)
-    monkeypatch.setattr(rewards, "score_rankings", score_rankings)
+    monkeypatch.setattr("lab.evaluation.scores_of_rankings", scores_of_rankings)
+    monkeypatch.setattr(rewards, "scores_of_rankings", scores_of_rankings)
     lab = Canned(records_of("story"), lambda *_: "")
     f = rewards.ComparisonsTogether().measure(lab)
     assert [len(rows) for rows in lab.written.values()] == [3, 18]  # the one with a tie is left out; six pairs each

@@ -154,7 +154,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(method, settings, tmp_
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(run.Run, "log", stop)
         tiny.run(method, to_flags(other))
-    folder.release()
+    folder.release_locks()
     tiny.run(method, to_flags(other) + ["--resume"])
     for name in ("model.pt", "policy.pt", "samples.jsonl", "tokens.jsonl"):
         assert (tmp_path / "other" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()

@@ -409,7 +409,7 @@ def test_what_may_not_be_read_is_not_taken_for_damaged(as_nobody, world, tmp_pat
         words = ["--data", mine / "demonstrations.jsonl", "--init", mine / "gpt", "--epochs", "2", "--batch_size", "2"]
         words += ["--out", out, "--save_every", "1"]
         tiny.run(train_sft, [*map(str, words)])
-        folder.release()
+        folder.release_locks()
         if kept == "stopped":
             (out / "model.pt").rename(out / name)
         for path in (mine, *mine.rglob("*")):
@@ -651,7 +651,7 @@ def test_a_folds_fold_of_no_use_is_not_needed(pairs):
 
 def test_locks_are_let_go(tmp_path):
     folder.lock(tmp_path)
-    folder.release()
+    folder.release_locks()
     folder.lock(tmp_path)
     assert len(folder._locks) == 1
 

@@ -159,7 +159,7 @@ def test_before_the_first_there_is_nothing_to_go_back_to(out):
 
 def test_after_a_restart_the_same_answers_come_to_the_same_prompt(out, world):
     def start():
-        folder.release()
+        folder.release_locks()
         speakers = [Speaker(world.gpt, 8)]
         records = [{"prompt": text} for text in ("name a dog\n", "where is the cat?\n", "what is two plus three?\n")]
         return labels.Labels(out, records, Answers(speakers, [r["prompt"] for r in records], 4))
@@ -242,7 +242,7 @@ def test_a_task_s_name_is_all_that_it_is():
 
 def test_a_page_of_other_answers_is_refused(out):
     old = asking.labels(out).next("Ada").id
-    folder.release()
+    folder.release_locks()
     now = asking.labels(out, texts={0: ["x", "y", "z", "w"]})
     with pytest.raises(InputError):
         now.rank("Ada", old, [1, 2, 3, 4], 1)
@@ -352,7 +352,7 @@ def test_a_last_line_that_is_not_whole_is_set_aside_and_one_without_its_end_gets
     rank(asking.labels(out))
     whole = out.read_bytes()
     out.write_bytes(whole + whole[:50])
-    folder.release()
+    folder.release_locks()
     asking.labels(out)
     assert out.read_bytes() == whole and "is incomplete" in capsys.readouterr().out
     (aside,) = out.parent.glob(f"{out.name}.*.half")
@@ -363,7 +363,7 @@ def test_a_last_line_that_lacks_only_its_end_is_kept(out):
     rank(asking.labels(out))
     whole = out.read_bytes()
     out.write_bytes(whole.rstrip(b"\n"))
-    folder.release()
+    folder.release_locks()
     asking.labels(out)
     assert out.read_bytes() == whole
 
@@ -392,7 +392,7 @@ def test_every_line_is_synced_before_it_is_acknowledged(out, monkeypatch):
 
 def test_a_correction_keeps_ratings_that_are_not_asked_for_any_more(out):
     rank(asking.labels(out, rate=True), ratings=[1, 2, 3, 4], flags=[[], [], [], ["harmful"]])
-    folder.release()
+    folder.release_locks()
     asked = asking.labels(out)
     asked.back("Ada", asked.next("Ada").id)
     rank(asked, ranks=(4, 3, 2, 1))

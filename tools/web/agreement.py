@@ -3,7 +3,6 @@
 import math
 from collections import Counter, defaultdict
 from itertools import combinations, permutations
-from pathlib import Path
 from statistics import fmean, median
 
 from data import town
@@ -133,7 +132,7 @@ def export(out, form):
         for better, worse in permutations(range(len(ranks)), 2):
             if ranks[better] < ranks[worse]:
                 pairs.append((ranking["prompt"], texts[better], texts[worse]))
-    path = Path(out).with_name(f"{Path(out).name.removesuffix('.jsonl')}-{form}.jsonl")
+    path = beside(out, form)
     if form == "trl":
         records = [{"prompt": prompt, "chosen": better, "rejected": worse} for prompt, better, worse in pairs]
     else:
