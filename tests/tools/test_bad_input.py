@@ -451,7 +451,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_training(script,
         ("pretrain.py --data x --out {out} --optimizer adam --muon_lr 1", "--muon_lr 1.0: does nothing without"),
         ("train_sft.py --data x --init {gpt} --out {out} --document_share 0.5", "does nothing without --documents"),
         ("-m tools.label --models a b c --prompts x --out {out} --answers 2", "--models: 3 for --answers 2"),
-        ("-m tools.bench rm toy --iterations 0", "--iterations 0: must be above 0"),
+        ("-m tools.bench rm small --iterations 0", "--iterations 0: must be above 0"),
         ("reproduce.py --out {out} --sed 1", "unknown flag or argument: --sed 1"),
     ],
 )
