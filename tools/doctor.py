@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minirlhf.support import diagnosis, signs
+from minirlhf.support import diagnosis, logs, signs
 from minirlhf.support.config import check_fields, command, require_ending, require_positive
 from minirlhf.support.diagnosis import diagnose, history, looks, since
 from minirlhf.support.errors import InputError, require, reraise
@@ -65,7 +65,7 @@ def main(config):
     require(own or Path(config.run).is_file(), f"{config.run}: no such folder or file; give a run's folder, or a log")
     require(own or not config.watch, "--watch: another project's log does not say when it ends; leave the flag out")
     while True:
-        log = signs.read_log(config.run) if own else read_foreign(config.run)
+        log = logs.read_log(config.run) if own else read_foreign(config.run)
         if config.watch and not log.rows:
             time.sleep(config.every)
             continue
@@ -143,7 +143,7 @@ def read_foreign(path):
     rows = [row for row in rows if len(row) > 1]
     columns = set().union(*given)
     require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(columns))[:200]}")
-    log = signs.Log(rows, kind="other" if "rewards/chosen" in columns else None)  # that is DPO's
+    log = logs.Log(rows, kind="other" if "rewards/chosen" in columns else None)  # that is DPO's
     if planned and rows[-1]["step"]:
         log.steps = round(len(rows) * planned / rows[-1]["step"])
     return log

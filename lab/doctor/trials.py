@@ -4,7 +4,7 @@ import random
 import re
 from pathlib import Path
 
-from minirlhf.support import diagnosis, signs
+from minirlhf.support import diagnosis, logs, signs
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.records import read
@@ -72,7 +72,7 @@ def signs_of(trial):
     """A trial with its signs at each tenth of its log."""
     if not (Path(trial["folder"]) / "metrics.jsonl").exists():  # it stopped in the first step
         return trial | {"steps": 1, "rows": [], "signs": {}, "ranges": {}}
-    log = signs.read_log(trial["folder"])
+    log = logs.read_log(trial["folder"])
     parts = log.parts(10)
     values = {name: [rounded(getattr(signs, name)(part)) for part in parts] for name in diagnosis.names_of(log.kind)}
     ranges = {name: [rounded(min(log[name])), rounded(max(log[name]))] for name in SHOWN if len(log[name])}

@@ -190,7 +190,7 @@ def band(name, kind, place, bands=None):
 
 
 def look(log):
-    """What a signs.Log shows."""
+    """What a logs.Log shows."""
     values = {name: getattr(signs, name)(log) for name in names_of(log.kind)}
     return Look(log.kind, place_of(log.kind, len(log.rows), log.steps), values)
 

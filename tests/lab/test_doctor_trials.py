@@ -17,7 +17,7 @@ from lab.doctor import __main__ as doctor
 from lab.doctor import cases, counts, faults, trials
 from minirlhf import losses, rollout
 from minirlhf.losses import shaped_rewards
-from minirlhf.support import diagnosis, signs
+from minirlhf.support import diagnosis, logs, signs
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.records import read
@@ -379,7 +379,7 @@ def test_a_trial_is_trained_with_its_fault_and_kept(base):
     kinds = {fault.disease: fault for fault in cases.FAULTS["ppo"]}
     given = [(kinds["beta is too small"], 0.01), (cases.Fault("kl_sign", 1, 1, "rewards are wrong"), 1.0)]
     found = trials.run_trial(base, "ppo", given, 5)
-    log = signs.read_log(found["folder"])
+    log = logs.read_log(found["folder"])
     assert log.flags["kl_coef"] == pytest.approx(0.003) and signs.wrong_rewards(log) > 0
     assert found["diseases"] == ["beta is too small", "rewards are wrong"] and found["ended"] == "finished"
     assert not list((base_of(found)).glob("*.pt"))
@@ -396,7 +396,7 @@ def test_faults_of_data_reach_the_script(base):
     write_lines(base.file("rankings_training"), doctor_files)
     write_lines(base.file("rankings_validation"), doctor_files)
     found = trials.run_trial(base, "rm", [(cases.Fault("flipped", 1, 1, "x"), 1.0)], 5)
-    log = signs.read_log(found["folder"])
+    log = logs.read_log(found["folder"])
     assert log.kind == "rm" and signs.pairs_right(log) is not None and "/data/rm-flipped-1-5" in str(log.flags["data"])
     assert not list((base_of(found).parents[1] / "data").iterdir())
 
