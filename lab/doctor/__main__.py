@@ -23,6 +23,7 @@ from minirlhf.support.files import write_json
 from minirlhf.support.folder import lock_output
 
 from . import counts
+from .bands import bands_of
 from .bases import People, Town
 from .cases import FAULTS, THREADS, Fault, pair, strength
 from .trials import run_trial, signs_of
@@ -94,7 +95,7 @@ def learn():
     Says how often each run of train is judged rightly by the bands of the other bases."""
     train = counts.kept(KEPT, "train")
     require(train, f"{KEPT}: no results of train; make them, and keep them")
-    bands = counts.bands_of(train)
+    bands = bands_of(train)
     others = counts.kept(KEPT, "evaluate", bands)
     write_json(BANDS, {"bands": bands} | ({"trials": counts.precision(others)} if others else {}))
     print(f"{BANDS}: of {sum(not one['diseases'] for one in train)} healthy runs")

@@ -1,5 +1,5 @@
 """What trials say of the diagnosis: how often it finds what is there, how often it calls a healthy run ill, how early
-it does. trials: dicts as trials.run_trial returns them, which judged() adds to."""
+it does. trials: dicts as trials.signs_of returns them, to which judged() adds."""
 
 from collections import Counter, defaultdict
 from statistics import median
@@ -7,12 +7,11 @@ from statistics import median
 from minirlhf.support import diagnosis
 from minirlhf.support.files import read_json
 
+from .bands import bands_of
 from .cases import FAULTS
 
 KINDS = {"gpt": "pretraining", "sft": "SFT", "rl_start": "SFT", "rm": "reward model", "ppo": "PPO", "ppo_ptx": "PPO"}
 HEALTHY, STOPPED = "healthy", "the script stopped with an error"
-MARGIN = 0.5  # a band is as wide as all healthy runs, and a half of that wider on each side
-LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 
 def kept(folder, part, bands=None):
@@ -36,34 +35,6 @@ def judged(trial, bands=None):
     detected = trial["rows"][min(first, len(looks) - 1)] / steps if looks else 0.0
     return trial | {"said": seen[-1], "others": [own.name for own in found[-1].others] if found else [],
                     "at_any_time": sorted({*seen} - {"", STOPPED}), "detected": detected}  # fmt: skip
-
-
-def bands_of(trials):
-    """{kind: {sign: [[low, high] at each tenth]}} of those who are healthy."""
-    values = {}
-    for one in trials:
-        if one["diseases"] or one["ended"] != "finished":
-            continue
-        for name, own in one["signs"].items():
-            tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
-            for rows, value in zip(one["rows"], own):
-                if place := diagnosis.place_of(one["stage"], rows, one["steps"]):
-                    tenths[round(place) - 1].append(value)
-    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.FIXED}
-            for kind, known in values.items()}  # fmt: skip
-
-
-def widened(values):
-    """[low, high] of values (None: there was none), with a margin; [None, None] if there are none."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return [None, None]
-    low, high = min(values), max(values)
-    if low > 0:  # what is positive by nature varies by factors
-        factor = max((high / low) ** MARGIN, 1 + LEAST)
-        return [low / factor, high * factor]
-    margin = max(MARGIN * (high - low), LEAST)
-    return [low - margin, high + margin]
 
 
 def without_its_base(trials):

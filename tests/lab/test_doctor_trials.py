@@ -14,7 +14,7 @@ import tiny
 import train_ppo
 from lab import provenance, results, stages, tables
 from lab.doctor import __main__ as doctor
-from lab.doctor import cases, counts, faults, trials
+from lab.doctor import bands, cases, counts, faults, trials
 from minirlhf import losses, rollout
 from minirlhf.losses import shaped_rewards
 from minirlhf.support import diagnosis, logs, signs
@@ -206,33 +206,33 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
         folder = folder_of(tmp_path / str(i), health.ppo(kl=kl, response_length=10.0))
         states = {3: {"diseases": ["x"]}, 4: {"ended": "step 3: loss is nan"}}
         found.append(trials.signs_of({"folder": str(folder)} | KNOWN | states.get(i, {})))
-    bands = counts.bands_of(found)
-    for low, high in bands["ppo"]["kl"][1:8]:  # 0.2 to 0.4, twofold, and a half of that (in logarithms) on each side
+    learned = bands.bands_of(found)
+    for low, high in learned["ppo"]["kl"][1:8]:  # 0.2 to 0.4, twofold, and a half of that (in logarithms) on each side
         assert (low, high) == (pytest.approx(0.2 / 2**0.5), pytest.approx(0.4 * 2**0.5))
-    first, *_, last = bands["ppo"]["kl"]  # of forty iterations, where fifty are ten tenths
+    first, *_, last = learned["ppo"]["kl"]  # of forty iterations, where fifty are ten tenths
     assert first == last == [None, None]
-    assert bands["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.FIXED)
-    assert counts.widened([None, None]) == [None, None]
-    assert counts.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
-    assert counts.widened([-1.0, 3.0]) == [-3.0, 5.0] and counts.widened([0.0, 0.0]) == [-0.01, 0.01]
+    assert learned["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.FIXED)
+    assert bands.widened([None, None]) == [None, None]
+    assert bands.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
+    assert bands.widened([-1.0, 3.0]) == [-3.0, 5.0] and bands.widened([0.0, 0.0]) == [-0.01, 0.01]
 
 
 def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path):
-    bands = {"ppo": {"kl": [[0.0, 1.0]] * 10}}
+    own = {"ppo": {"kl": [[0.0, 1.0]] * 10}}
     jump = torch.where(torch.arange(health.N) >= 20, 40.0, 0.0).numpy()
     folder = folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))
     found = trials.signs_of({"folder": str(folder)} | KNOWN)
     assert found["signs"]["kl"][-1] == 4.0 and found["rows"] == [*range(4, 41, 4)] and found["steps"] == health.N
     assert found["ranges"]["kl"] == [0.0, 40.0] and "value_loss" not in found["ranges"]
-    one = counts.judged(found, bands)
+    one = counts.judged(found, own)
     assert one["said"] == "beta is too small" and one["others"] == [] and one["at_any_time"] == ["beta is too small"]
     assert one["detected"] == 0.7  # at 0.6 it is outside for the first time
     assert counts.judged(found, {})["said"] == "" and counts.judged(found, {})["detected"] == 0.1
     short = health.ppo(kl=40.0, response_length=10.0)  # which stopped after a half
     (tmp_path / "b").mkdir()
     found = trials.signs_of({"folder": str(folder_of(tmp_path / "b", short.upto(20)))} | KNOWN)
-    assert counts.judged(found, bands)["detected"] == pytest.approx(0.05)  # the first KL is not 0
-    stopped = counts.judged(found | {"ended": "step 20: loss is nan"}, bands)
+    assert counts.judged(found, own)["detected"] == pytest.approx(0.05)  # the first KL is not 0
+    stopped = counts.judged(found | {"ended": "step 20: loss is nan"}, own)
     assert stopped["said"] == counts.STOPPED and stopped["at_any_time"] == ["sampling and learning differ"]
     assert stopped["detected"] == 0.5 and not counts.is_right(stopped) and counts.precision([stopped]) == {}
 

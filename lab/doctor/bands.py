@@ -1,0 +1,35 @@
+"""The healthy bands: where healthy runs had each sign, at each tenth of a run. trials: dicts as trials.signs_of returns
+them."""
+
+from minirlhf.support import diagnosis
+
+MARGIN = 0.5  # a band is as wide as all healthy runs, and a half of that wider on each side
+LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
+
+
+def bands_of(trials):
+    """{kind: {sign: [[low, high] at each tenth]}} of those who are healthy."""
+    values = {}
+    for one in trials:
+        if one["diseases"] or one["ended"] != "finished":
+            continue
+        for name, own in one["signs"].items():
+            tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
+            for rows, value in zip(one["rows"], own):
+                if place := diagnosis.place_of(one["stage"], rows, one["steps"]):
+                    tenths[round(place) - 1].append(value)
+    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.FIXED}
+            for kind, known in values.items()}  # fmt: skip
+
+
+def widened(values):
+    """[low, high] of values (None: there was none), with a margin; [None, None] if there are none."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return [None, None]
+    low, high = min(values), max(values)
+    if low > 0:  # what is positive by nature varies by factors
+        factor = max((high / low) ** MARGIN, 1 + LEAST)
+        return [low / factor, high * factor]
+    margin = max(MARGIN * (high - low), LEAST)
+    return [low - margin, high + margin]
