@@ -251,7 +251,7 @@ def validation_rise(log):
 def learned(log):
     """How far the share of pairs in the right order is above one half, in standard errors."""
     values = log["accuracy"]
-    error = values.std() / len(values) ** 0.5 if len(values) >= 100 else 0
+    error = values.std() / len(values) ** 0.5 if len(values) >= 200 else 0
     return float((values.mean() - 0.5) / error) if error else None
 
 

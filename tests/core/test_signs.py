@@ -82,7 +82,7 @@ SHORTER = {"score": lambda i, row: -1.0 * len(row["ids"])}
     ("first_gap", sft(validation_loss={}), None),
     ("validation_rise", sft(validation_loss={100: 2.0, 200: 1.0, 399: 1.5}), 0.5),
     ("learned", rm(accuracy=0.6), 0.1 / (0.1 / 400**0.5)),
-    ("learned", rm(accuracy=0.6).upto(99), None),
+    ("learned", rm(accuracy=0.6).upto(199), None),
     ("pairs_gap", rm(accuracy=0.9, validation=0.6), 0.3),
     ("pairs_right", rm(validation=0.4), 0.4),
 ])  # fmt: skip
