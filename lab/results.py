@@ -86,6 +86,8 @@ def keep(folder):
     if parts := [name for name in own if name.split("-")[0] in ("train", "evaluate", "threads")]:  # of lab.doctor
         for name in parts:
             require_believable(own[name], f"{folder}/{name}.json")
+            fault = f"{folder}/{name}.json: of an older version of lab.doctor; remove it, and run the command again"
+            require(all({*TRIAL} <= {*one} for one in own[name]["trials"]), fault)
             trials = [{key: one[key] for key in TRIAL} for one in own[name]["trials"]]
             write_json(FOLDER / "doctor" / f"{name}.json", shorter(own[name] | {"trials": trials}))
         return

@@ -33,7 +33,8 @@ from minirlhf.support.config import Text, check_fields, command, require_choice,
 from minirlhf.support.device import cores, memory_of
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import write_lines
-from minirlhf.support.run import read_metrics, state_paths
+from minirlhf.support.logs import read_metrics
+from minirlhf.support.run import state_paths
 from tools.encode import tokenizer_of
 
 LIMIT = 128  # tokens of a ranking at most

@@ -5,14 +5,15 @@
     python -m tools.doctor runs/mine/ppo --out doctor.html     writes a page, with the curves in question
     python -m tools.doctor trainer_state.json                  a log of TRL, verl or OpenRLHF: JSON, JSON lines or CSV
 
-It compares with healthy runs of the town's small models (docs/healthy.md says how often it is right). So of larger
-models, other data and other projects it speaks by analogy.
+It compares with healthy runs of the town's small models. So of larger models, other data and other projects it speaks
+by analogy.
 """
 
 import csv
 import html
 import io
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +71,12 @@ def main(config):
             time.sleep(config.every)
             continue
         require(log.rows, f"{config.run}: no step is logged yet; look again later")
-        found = diagnose(looks(log))
-        print(report(config.run, log, found, own), flush=True)
+        seen = looks(log)
+        found = diagnose(seen)
+        text = report(config.run, log, seen, found, own)
+        print(text, flush=True)
         if config.out:
-            write_atomically(config.out, page(config.run, log, found, own).encode())
+            write_atomically(config.out, page(log, found, text).encode())
         if not config.watch or len(log.rows) >= log.steps or (Path(config.run) / "model.pt").exists():
             return
         time.sleep(config.every)
@@ -82,15 +85,15 @@ def main(config):
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 
-def report(name, log, found, own=True):
-    """A Diagnosis in a few lines."""
+def report(name, log, seen, found, own=True):
+    """The Diagnosis of a log in a few lines. seen: the Looks that it is of."""
     lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if own else ", another project's: by analogy")]
     if found.disease:
         sure = how_sure(log, found.disease) if own else ""
         lines += [f"it has: {found.disease.name}{sure}", *(f"  {sentence(log, sign)}" for sign in found.evidence)]
         lines += [f"first: {found.disease.advice}"]
     else:
-        lines += [diagnosis.healthy(log)]
+        lines += [diagnosis.healthy(seen)]
     if found.others:
         lines += [f"it may also have: {', '.join(disease.name for disease in found.others)}"]
     lines += [f"outside the healthy band, too: {sentence(log, sign)}" for sign in found.also]
@@ -162,21 +165,23 @@ def ours(row):
 
 
 def number(text):
+    """A cell of a CSV file as a number; None if it is empty, or nan, which pandas writes for an empty cell."""
     try:
-        return float(text)
+        value = float(text)
     except (TypeError, ValueError):
         return None
+    return None if math.isnan(value) else value
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def page(name, log, found, own=True):
-    """The report as an HTML page, with a curve for each sign that is outside, before the healthy band."""
-    lines = [html.escape(line) for line in report(name, log, found, own).split("\n")]
+def page(log, found, text):
+    """A report as an HTML page, with a curve for each sign that is outside, before the healthy band."""
+    lines = html.escape(text).split("\n")
     pictures = "".join(picture(log, sign) for sign in (*found.evidence, *found.also))
     style = COMMON.read_text(encoding="utf-8").partition("<script>")[0]
-    return (f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(name)}</title>\n{style}'
+    return (f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{lines[0]}</title>\n{style}'
             f"<h1>{lines[0]}</h1>\n" + "".join(f"<p>{line}</p>\n" for line in lines[1:]) + pictures)  # fmt: skip
 
 

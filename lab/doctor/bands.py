@@ -3,7 +3,7 @@ them."""
 
 from minirlhf.support import diagnosis
 
-MARGIN = 0.5  # a band is as wide as all healthy runs, and a half of that wider on each side
+MARGIN = 0.5  # a band is as wide as all healthy runs, and half as much wider on each side (of positives, in logarithms)
 LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 
@@ -17,7 +17,7 @@ def bands_of(trials):
             tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
             for rows, value in zip(one["rows"], own):
                 if place := diagnosis.place_of(one["stage"], rows, one["steps"]):
-                    tenths[round(place) - 1].append(value)
+                    tenths[int(place + 0.5) - 1].append(value)
     return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.FIXED}
             for kind, known in values.items()}  # fmt: skip
 

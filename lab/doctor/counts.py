@@ -22,8 +22,8 @@ def kept(folder, part, bands=None):
 
 def judged(trial, bands=None):
     """A trial, and what is said of it: "said", the disease that is named at its end, "" if none is; "others", further
-    ones; "at_any_time", all that were named at some tenth; "detected", the share of the run after which what is said at
-    its end was said until then."""
+    ones; "at_any_time", all that were named at some tenth; "detected", from which share of the run on the same was said
+    until its end."""
     kind, steps, signs = trial["stage"], trial["steps"], trial["signs"]
     looks = [diagnosis.Look(kind, diagnosis.place_of(kind, rows, steps), {name: own[i] for name, own in signs.items()})
              for i, rows in enumerate(trial["rows"])]  # fmt: skip

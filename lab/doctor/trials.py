@@ -4,7 +4,7 @@ import random
 import re
 from pathlib import Path
 
-from minirlhf.support import diagnosis, logs, signs
+from minirlhf.support import diagnosis, logs
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.records import read
@@ -30,7 +30,8 @@ def run_trial(own, stage, given, seed):
         try:
             faults.train(script, settings, own_faults)
         except InputError as error:  # a learning rate may be so high that numbers are not finite
-            if not own_faults or not re.search(r"finite| is -?(nan|inf)", str(error)):
+            healthy = all(fault.name == "none" for fault, _ in given)
+            if healthy or not re.search(r"finite| is -?(nan|inf)", str(error)):
                 raise
             ended = str(error)[:200].replace(str(folder), "RUN")
         for path in folder.glob("*.pt"):
@@ -69,14 +70,12 @@ def spoilt(own, script, fault, how, folder):
 
 
 def signs_of(trial):
-    """A trial with its signs at each tenth of its log."""
-    if not (Path(trial["folder"]) / "metrics.jsonl").exists():  # it stopped in the first step
-        return trial | {"steps": 1, "rows": [], "signs": {}, "ranges": {}}
+    """A trial with its signs at each tenth of its run. If it stopped in the first step, there are none."""
     log = logs.read_log(trial["folder"])
-    parts = log.parts(10)
-    values = {name: [rounded(getattr(signs, name)(part)) for part in parts] for name in diagnosis.names_of(log.kind)}
+    looks = [diagnosis.look(log.upto(rows)) for rows in diagnosis.cuts(log)]
+    values = {name: [rounded(look.values[name]) for look in looks] for name in diagnosis.names_of(log.kind)}
     ranges = {name: [rounded(min(log[name])), rounded(max(log[name]))] for name in SHOWN if len(log[name])}
-    return trial | {"steps": log.steps, "rows": [len(part.rows) for part in parts], "signs": values, "ranges": ranges}
+    return trial | {"steps": log.steps, "rows": diagnosis.cuts(log), "signs": values, "ranges": ranges}
 
 
 def rounded(value):

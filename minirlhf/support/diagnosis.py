@@ -64,12 +64,16 @@ class Sign(NamedTuple):
 
     @property
     def side(self):
-        """Where the value is, "high" or "low"; None within the band, or if there is no value."""
-        if self.value is None:
+        """Where the value is: "low", "within" or "high"; None if there is no value, or no band."""
+        if self.value is None or (self.low, self.high) == (None, None):
             return None
         if self.high is not None and self.value > self.high:
             return "high"
-        return "low" if self.low is not None and self.value < self.low else None
+        return "low" if self.low is not None and self.value < self.low else "within"
+
+    @property
+    def outside(self):
+        return self.side in ("low", "high")
 
 
 class Diagnosis(NamedTuple):
@@ -77,7 +81,7 @@ class Diagnosis(NamedTuple):
     evidence: tuple  # its Signs
     others: tuple  # further Diseases whose signs are all there
     also: tuple  # Signs outside that the disease does not need
-    unseen: tuple  # names of signs that this log does not have, or that no healthy run has been seen with
+    unseen: tuple  # names of signs that could not be judged: the log does not have them yet, or no healthy run has
 
 
 DISEASES = (
@@ -171,8 +175,9 @@ def names_of(kind):
 
 
 def place_of(kind, rows, steps):
-    """Which tenth of a healthy run a log of so many rows is compared with, a number from 1 to 10: as many iterations of
-    PPO, or as large a part of another run of `steps` steps, whose learning rate falls. None if it is too early."""
+    """Which tenth of a healthy run a log of so many rows is compared with, a number from 1 to 10. PPO is compared after
+    as many iterations; the others, whose learning rate falls over the run, after as large a share of their steps. None
+    if it is too early."""
     tenths = 10 * rows / max(1, ITERATIONS if kind.startswith("ppo") else steps)
     return min(10.0, tenths) if rows >= FEW and tenths >= 1 else None
 
@@ -190,16 +195,20 @@ def band(name, kind, place, bands=None):
 
 
 def look(log):
-    """What a logs.Log shows."""
+    """What a logs.Log shows now."""
     values = {name: getattr(signs, name)(log) for name in names_of(log.kind)}
     return Look(log.kind, place_of(log.kind, len(log.rows), log.steps), values)
 
 
+def cuts(log):
+    """After how many rows a log is looked at: after all, and each tenth of a run before."""
+    tenth = max(1, round((ITERATIONS if log.kind.startswith("ppo") else log.steps) / 10))
+    return [*range(len(log.rows), 0, -tenth)][::-1]
+
+
 def looks(log):
     """The Looks that a diagnosis needs: at the log as it was a tenth of a run before, if it was, and as it is."""
-    tenth = round((ITERATIONS if log.kind.startswith("ppo") else log.steps) / 10)
-    before = len(log.rows) - max(1, tenth)
-    return [look(log.upto(rows)) for rows in (before, len(log.rows)) if rows > 0]
+    return [look(log.upto(rows)) for rows in cuts(log)[-2:]]
 
 
 def diagnose(looks, bands=None):
@@ -208,13 +217,13 @@ def diagnose(looks, bands=None):
     *before, now = ([Sign(name, value, *band(name, kind, place, bands)) for name, value in values.items()]
                     for kind, place, values in looks)  # fmt: skip
     sides = {sign.name: sign.side for own in before for sign in own}
-    found = {sign.name: sign for sign in now
-             if sign.side and (sign.name in AT_ONCE or sign.side == sides.get(sign.name))}  # fmt: skip
+    sides |= {sign.name: sign.side for sign in now if sign.name in AT_ONCE}
+    found = {sign.name: sign for sign in now if sign.outside and sign.side == sides.get(sign.name)}
     has = [own for own in DISEASES if looks[-1].kind in own.kinds
            and all(name in found and found[name].side == side for name, side in own.needs.items())]  # fmt: skip
     evidence = tuple(found[name] for name in has[0].needs) if has else ()
     also = tuple(sign for sign in found.values() if sign not in evidence)
-    unseen = tuple(sign.name for sign in now if sign.value is None or (sign.low, sign.high) == (None, None))
+    unseen = tuple(sign.name for sign in now if not sign.side or not sides.get(sign.name))
     return Diagnosis(has[0] if has else None, evidence, tuple(has[1:]), also, unseen)
 
 
@@ -231,23 +240,24 @@ def history(log, name):
 
 def since(rows):
     """The step of the first of the last rows of a history that are all outside."""
-    inside = [i for i, (_, sign) in enumerate(rows) if not sign.side]
+    inside = [i for i, (_, sign) in enumerate(rows) if not sign.outside]
     return rows[inside[-1] + 1 if inside else 0][0]
 
 
 def line(log):
     """A Diagnosis in a few words; None if there was nothing to compare with."""
-    found = diagnose(looks(log))
-    said = found.disease.name if found.disease else healthy(log) if is_known(log) else None
+    seen = looks(log)
+    found = diagnose(seen)
+    said = found.disease.name if found.disease else healthy(seen) if can_judge(seen) else None
     return said and f"{said}, beside runs of small models"
 
 
-def healthy(log):
+def healthy(looks):
     """What is said if no disease is found."""
-    missing = "nothing found, and no healthy curves to compare with"
-    return "healthy, as far as the log shows" if is_known(log) else missing
+    missing = "nothing found, and no curve could be judged: it is too early, or no healthy run of this kind is known"
+    return "healthy, as far as the log shows" if can_judge(looks) else missing
 
 
-def is_known(log):
-    """Whether there are healthy runs to compare a log with."""
-    return log.kind in learned()["bands"] and place_of(log.kind, len(log.rows), log.steps) is not None
+def can_judge(looks):
+    """Whether there are healthy runs to compare curves with, and a log that is long enough."""
+    return looks[-1].kind in learned()["bands"] and len(looks) == 2 and looks[0].place is not None

@@ -1,4 +1,4 @@
-"""Data parallelism, by torch.distributed. With one process nothing here does anything, and a sum is the number itself.
+"""Data parallelism, by torch.distributed. With one process, functions return what they are given.
 
 torchrun starts N processes ("ranks"), each with all networks. Each rank computes the gradients of its share of a batch,
 DDP sums them over the ranks, and every rank takes the same step. Losses divide by the size of the whole batch, not of

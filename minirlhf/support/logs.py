@@ -53,7 +53,7 @@ class Log:
     def parts(self, count=20):
         """The log as it was after each of `count` equal parts, or after each row if there are fewer."""
         n = len(self.rows)
-        return [self.upto(rows) for rows in sorted({max(1, round(n * part / count)) for part in range(1, count + 1)})]
+        return [self.upto(rows) for rows in sorted({round(n * part / count) for part in range(1, count + 1)} - {0})]
 
 
 def read_log(folder):

@@ -14,6 +14,11 @@ FIRST = 10  # iterations that count as the first ones
 ROUNDING = 2e-3  # what rounding to four digits, twice, may change of a number of a few units
 
 
+def ratio(value, base):
+    """value / base; None if one of them is None, or the base 0."""
+    return float(value / base) if value is not None and base else None
+
+
 def last(values, share=5):
     """The mean of the last fifth."""
     return float(values[-max(1, len(values) // share) :].mean()) if len(values) else None
@@ -139,7 +144,7 @@ def score_gain(log):
 
 def kl(log):
     """The KL from the start, nats per token of an answer."""
-    return last(log["kl"]) / last(log["response_length"]) if len(log["kl"]) and len(log["response_length"]) else None
+    return ratio(last(log["kl"]), last(log["response_length"]))
 
 
 def kl_penalty(log):
@@ -172,7 +177,7 @@ def ended(log):
 
 def length(log):
     """The length of answers, divided by that at the beginning."""
-    return last(log["response_length"]) / first(log["response_length"], 1) if len(log["response_length"]) else None
+    return ratio(last(log["response_length"]), first(log["response_length"], 1))
 
 
 def entropy(log):
@@ -196,12 +201,12 @@ def smooth(values, width=10):
 def loss_peak(log):
     """The largest loss of ten steps among the first fifth, divided by the loss before the first step."""
     values = smooth(log["loss"])
-    return float(values[: max(2, len(values) // 5)].max()) / log["loss"][0] if len(values) >= 10 else None
+    return ratio(values[: max(2, len(values) // 5)].max(), log["loss"][0]) if len(values) >= 10 else None
 
 
 def loss_end(log):
     """The loss of the last fifth, divided by the loss before the first step."""
-    return last(log["loss"]) / log["loss"][0] if len(log["loss"]) >= 100 else None
+    return ratio(last(log["loss"]), log["loss"][0]) if len(log["loss"]) >= 100 else None
 
 
 def ranking_loss(log):
@@ -222,7 +227,7 @@ def late_fall(log):
     """The loss of the middle fifth, divided by that of the last fifth."""
     values = log["loss"]
     fifth = len(values) // 5
-    return float(values[2 * fifth : 3 * fifth].mean()) / last(values) if len(values) >= 100 else None
+    return ratio(values[2 * fifth : 3 * fifth].mean(), last(values)) if len(values) >= 100 else None
 
 
 def gap(log):
@@ -233,11 +238,13 @@ def gap(log):
         return None
     rows = log.rows[: measured[-1] + 1]
     epoch = [row["loss"] for row in rows if row.get("epoch") == rows[-1].get("epoch") and row.get("loss") is not None]
-    return 1 - last(np.array(epoch), 4) / rows[-1]["validation_loss"] if epoch else None
+    share = ratio(last(np.array(epoch), 4), rows[-1]["validation_loss"]) if epoch else None
+    return None if share is None else 1 - share
 
 
 def first_gap(log):
-    """The same after the first epoch, in which each record should be new."""
+    """How much lower the loss is on training data than on validation data after the first epoch, in which each record
+    should be new: their difference, divided by the latter."""
     measured = [i for i, row in enumerate(log.rows) if row.get("validation_loss") is not None]
     return gap(log.upto(measured[0] + 1)) if measured else None
 
@@ -245,7 +252,8 @@ def first_gap(log):
 def validation_rise(log):
     """How far the validation loss is above its lowest value, as a share of it."""
     values = log["validation_loss"]
-    return float(values[-1] / values.min() - 1) if len(values) else None
+    share = ratio(values[-1], values.min()) if len(values) else None
+    return None if share is None else share - 1
 
 
 def learned(log):

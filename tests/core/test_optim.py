@@ -12,7 +12,7 @@ from minirlhf.support.optim import adam, drop_copies, scale_lr, take_step
 LENGTHS = [3, 9, 4, 4, 8, 2, 7]
 
 
-def test_every_item_comes_once_in_pieces_that_fit():
+def test_every_item_comes_once_in_micro_batches_that_fit():
     parts = list(micro_batches("abcdefg", LENGTHS, 12))
     assert sorted(sum(parts, [])) == list("abcdefg") and len(parts) > 3
     length = dict(zip("abcdefg", LENGTHS))
@@ -28,12 +28,12 @@ def test_processes_share_a_batch_without_leaving_anything_out(monkeypatch, world
     assert sorted(seen) == list("abcdefg")
 
 
-def test_a_process_without_a_share_takes_part_with_an_empty_piece(monkeypatch):
+def test_a_process_without_a_share_takes_part_with_an_empty_micro_batch(monkeypatch):
     monkeypatch.setattr(accumulation, "shard", lambda items: items[7:])
     assert list(micro_batches("abcdefg", LENGTHS, 12)) == [[]]
 
 
-def test_gradients_are_summed_over_processes_in_the_last_piece_alone(monkeypatch):
+def test_gradients_are_summed_over_processes_in_the_last_micro_batch_alone(monkeypatch):
     """Those of an unfinished network not even there."""
     held, inside = [], []
 

@@ -91,6 +91,13 @@ def test_a_sign_by_hand(name, log, value):
     assert found is None if value is None else found == pytest.approx(value, abs=11 if name == "slowness" else 1e-9)
 
 
+def test_a_ratio_to_nothing_is_no_sign():
+    nothing = rm(0 * FALL, 0.5, 0.5)
+    assert {getattr(signs, name)(nothing) for name in ("loss_peak", "loss_end", "late_fall")} == {None}
+    assert {getattr(signs, name)(sft(validation_loss={399: 0.0})) for name in ("gap", "validation_rise")} == {None}
+    assert signs.kl(ppo(response_length=0.0)) is None and signs.length(ppo(response_length=0.0)) is None
+
+
 def test_curves_that_are_too_short_have_no_sign():
     for name in ("loss_peak", "loss_end", "ranking_loss", "slowness", "learned"):
         assert getattr(signs, name)(Log([{"step": 0, "loss": 1.0, "accuracy": 0.5}])) is None
@@ -192,6 +199,15 @@ def test_between_two_tenths_the_band_is_between_theirs():
     assert diagnosis.band("kl", "rm", 5, own) == (None, None) and diagnosis.band("first_kl", "x", None)[1] == 0.02
 
 
+def test_too_early_it_says_so_and_not_that_a_run_is_healthy():
+    for rows in (3, 9):
+        early = ppo(kl=30 * T, entropy=0.4 - 0.39 * T).upto(rows)
+        found = diagnosis.diagnose(diagnosis.looks(early))
+        assert not found.disease and {"kl", "entropy"} <= {*found.unseen} and diagnosis.line(early) is None
+    assert diagnosis.diagnose(diagnosis.looks(ppo(kl=30 * T).upto(10))).disease.name == "beta is too small"
+    assert [diagnosis.cuts(ppo().upto(rows)) for rows in (40, 12, 3)] == [[*range(5, 41, 5)], [2, 7, 12], [3]]
+
+
 def test_a_curve_is_judged_by_two_looks_and_what_must_be_so_by_one():
     def said(*values, name="kl"):
         looks = [diagnosis.Look("ppo", 4.0 + i, {name: value}) for i, value in enumerate(values)]
@@ -239,5 +255,5 @@ def test_kinds_are_told_by_columns():
     assert kinds == {kind: kind for kind in HEALTHY}
     grpo, dpo = Log(ppo_rows(), flags={"kl_coef": 0.1}), Log(sft().rows, flags={"beta": 0.1})
     assert grpo.kind == dpo.kind == "other" and Log(sft().rows, flags={"document_share": 0.1}).kind == "sft"
-    assert diagnosis.healthy(grpo) == "nothing found, and no healthy curves to compare with"
+    assert diagnosis.healthy(diagnosis.looks(grpo)).startswith("nothing found, and no curve could be judged")
     assert diagnosis.line(grpo) is None

@@ -207,10 +207,9 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
         states = {3: {"diseases": ["x"]}, 4: {"ended": "step 3: loss is nan"}}
         found.append(trials.signs_of({"folder": str(folder)} | KNOWN | states.get(i, {})))
     learned = bands.bands_of(found)
-    for low, high in learned["ppo"]["kl"][1:8]:  # 0.2 to 0.4, twofold, and a half of that (in logarithms) on each side
+    for low, high in learned["ppo"]["kl"][:8]:  # 0.2 to 0.4, twofold, and a half of that (in logarithms) on each side
         assert (low, high) == (pytest.approx(0.2 / 2**0.5), pytest.approx(0.4 * 2**0.5))
-    first, *_, last = learned["ppo"]["kl"]  # of forty iterations, where fifty are ten tenths
-    assert first == last == [None, None]
+    assert learned["ppo"]["kl"][8:] == [[None, None]] * 2  # of forty iterations, where fifty are ten tenths
     assert learned["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.FIXED)
     assert bands.widened([None, None]) == [None, None]
     assert bands.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
@@ -222,23 +221,25 @@ def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path)
     jump = torch.where(torch.arange(health.N) >= 20, 40.0, 0.0).numpy()
     folder = folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))
     found = trials.signs_of({"folder": str(folder)} | KNOWN)
-    assert found["signs"]["kl"][-1] == 4.0 and found["rows"] == [*range(4, 41, 4)] and found["steps"] == health.N
+    assert found["signs"]["kl"][-1] == 4.0 and found["rows"] == [*range(5, 41, 5)] and found["steps"] == health.N
     assert found["ranges"]["kl"] == [0.0, 40.0] and "value_loss" not in found["ranges"]
     one = counts.judged(found, own)
     assert one["said"] == "beta is too small" and one["others"] == [] and one["at_any_time"] == ["beta is too small"]
-    assert one["detected"] == 0.7  # at 0.6 it is outside for the first time
-    assert counts.judged(found, {})["said"] == "" and counts.judged(found, {})["detected"] == 0.1
+    assert one["detected"] == 30 / 40  # after 25 it is outside for the first time
+    assert counts.judged(found, {})["said"] == "" and counts.judged(found, {})["detected"] == 5 / 40
     short = health.ppo(kl=40.0, response_length=10.0)  # which stopped after a half
     (tmp_path / "b").mkdir()
     found = trials.signs_of({"folder": str(folder_of(tmp_path / "b", short.upto(20)))} | KNOWN)
-    assert counts.judged(found, own)["detected"] == pytest.approx(0.05)  # the first KL is not 0
+    assert counts.judged(found, own)["detected"] == 5 / 40  # the first KL is not 0
     stopped = counts.judged(found | {"ended": "step 20: loss is nan"}, own)
     assert stopped["said"] == counts.STOPPED and stopped["at_any_time"] == ["sampling and learning differ"]
     assert stopped["detected"] == 0.5 and not counts.is_right(stopped) and counts.precision([stopped]) == {}
 
 
 def test_a_run_that_stopped_before_its_first_row_has_no_disease_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"tokenizer": "x"}')
     found = trials.signs_of({"folder": str(tmp_path)} | KNOWN | {"diseases": ["x"], "ended": "step 0: loss is nan"})
+    assert found["rows"] == [] and found["signs"]["late_fall"] == []
     assert counts.judged(found)["said"] == counts.STOPPED and not counts.is_right(counts.judged(found))
 
 
@@ -253,7 +254,21 @@ def test_only_numbers_that_are_not_finite_may_stop_a_trial(base, monkeypatch):
                 trials.run_trial(base, "sft", given, 6)
     monkeypatch.setattr(faults, "train", mock.Mock(side_effect=InputError("step 3: loss is nan")))
     with pytest.raises(InputError, match="nan"):  # a healthy run does not stop
-        trials.run_trial(base, "ppo", [(cases.Fault("shuffled", 1, 1, ""), 1.0)], 7)
+        trials.run_trial(base, "ppo", [(cases.FAULTS["ppo"][0], 1.0)], 7)
+
+
+@pytest.mark.skipif(not doctor.BANDS.exists(), reason="no bands.json yet")
+def test_the_bands_and_how_often_it_was_right_are_those_of_the_kept_trials():
+    learned, train = read_json(doctor.BANDS), counts.kept(doctor.KEPT, "train")
+    assert learned["bands"] == bands.bands_of(train)
+    assert learned.get("trials", {}) == counts.precision(counts.kept(doctor.KEPT, "evaluate", learned["bands"]))
+
+
+def test_results_of_an_older_version_are_not_kept(tmp_path):
+    made = {"commit": "a" * 40, "changed": [], "command": "x", "claims": provenance.hash_of_claims()}
+    write_json(tmp_path / "train-a.json", {"base": "a", "trials": [KNOWN], "made by": made})
+    with pytest.raises(InputError, match="of an older version of lab.doctor"):
+        results.keep(tmp_path)
 
 
 def test_runs_are_judged_by_the_bands_of_other_bases():
