@@ -147,13 +147,14 @@ def stale(put, config, strength):
 
 
 def padding_counts(put, config, strength):
-    """The mask is True at padding, too, as far as the batch is wide."""
+    """Padding is end-of-text, and the mask is True there, too, as far as the batch is wide."""
     generate = rollout.generate
 
-    def unmasked(*args, **kwargs):
-        responses, logp = generate(*args, **kwargs)
+    def unmasked(model, prompts, noise, eos, pad, **options):
+        responses, logp = generate(model, prompts, noise, eos, pad, **options)
         room = responses.tokens.shape[1] - responses.prompt_lengths
-        return responses._replace(mask=torch.arange(responses.mask.shape[1]) < room[:, None]), logp
+        mask = torch.arange(responses.mask.shape[1]) < room[:, None]
+        return responses._replace(tokens=responses.tokens.where(responses.tokens != pad, eos), mask=mask), logp
 
     put(rollout, "generate", unmasked)
 

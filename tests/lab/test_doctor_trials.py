@@ -16,6 +16,7 @@ from lab import provenance, results, stages, tables
 from lab.doctor import __main__ as doctor
 from lab.doctor import bands, cases, counts, faults, trials
 from minirlhf import losses, rollout
+from minirlhf.data import Responses
 from minirlhf.losses import shaped_rewards
 from minirlhf.support import diagnosis, logs, signs
 from minirlhf.support.errors import InputError
@@ -96,13 +97,14 @@ def test_faults_in_scores(monkeypatch, fault):
 
 
 def test_faults_in_sampling(monkeypatch, fault):
-    responses = SimpleNamespace(mask=MASK, tokens=torch.zeros(2, 6), prompt_lengths=torch.tensor([2, 4]),
-                                _replace=lambda mask: mask)  # fmt: skip
+    responses = Responses(torch.tensor([[1, 2, 3, 4, 5, 9], [1, 2, 3, 4, 5, 9]]), torch.tensor([2, 4]), MASK)
     monkeypatch.setattr(rollout, "generate", lambda *args, temperature=1.0, **kwargs: (responses, temperature))
     fault(faults.temperature, 0.7)
     assert rollout.generate("prompts", decode=None)[1] == 0.7
     fault(faults.padding_counts)
-    assert rollout.generate("prompts")[0].tolist() == [[True] * 3, [True, True, False]]  # within the batch's width
+    found = rollout.generate("model", "prompts", "noise", 7, 9, decode=None)[0]
+    assert found.mask.tolist() == [[True] * 3, [True, True, False]]  # within the batch's width
+    assert found.tokens.tolist() == [[1, 2, 3, 4, 5, 7]] * 2
 
 
 def test_another_policys_answers_have_the_log_probs_of_the_policy(monkeypatch, fault):
@@ -388,6 +390,17 @@ def base(tiny_run, tmp_path, in_one_process):
         (tmp_path / "files" / path.name).symlink_to(path)
     with in_one_process():
         yield own
+
+
+CODE = [fault for fault in cases.FAULTS["ppo"] if fault.name in faults.FAULTS and fault.name not in ("none", "short")]
+
+
+@pytest.mark.parametrize("fault", CODE, ids=lambda fault: f"{fault.name}-{fault.low}")
+def test_each_fault_of_ppo_trains_to_the_end(base, fault):
+    found = trials.signs_of(trials.run_trial(base, "ppo", [(fault, fault.low)], 5))
+    assert found["ended"] == "finished" and found["rows"]
+    if fault.disease in ("padding counts", "rewards are wrong", "sampling and learning differ"):
+        assert counts.judged(found)["said"] == fault.disease
 
 
 def test_a_trial_is_trained_with_its_fault_and_kept(base):
