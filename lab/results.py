@@ -136,7 +136,8 @@ def load():
     found |= {path.stem: read_json(path) for path in FOLDER.glob("*.json")}
     doctor = {part: counts.kept(FOLDER / "doctor", part) for part in ("train", "evaluate", "threads")}
     if all(doctor.values()):
-        found["doctor"] = doctor
+        judged = {part: [*map(counts.judged, doctor[part])] for part in ("evaluate", "threads")}
+        found["doctor"] = doctor | judged
     by_seed = [read_json(path) for path in sorted(FOLDER.glob("*/seed-*.json"))]
     for name, finding in (known() | METHODS).items():
         own = [one[name] for one in by_seed if name in one and one[name]["seed"] in seeds_of(finding)]

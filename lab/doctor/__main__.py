@@ -96,7 +96,7 @@ def learn():
     train = counts.kept(KEPT, "train")
     require(train, f"{KEPT}: no results of train; make them, and keep them")
     bands = bands_of(train)
-    others = counts.kept(KEPT, "evaluate", bands)
+    others = [counts.judged(one, bands) for one in counts.kept(KEPT, "evaluate")]
     write_json(BANDS, {"bands": bands} | ({"trials": counts.precision(others)} if others else {}))
     print(f"{BANDS}: of {sum(not one['diseases'] for one in train)} healthy runs")
     for one in counts.without_its_base(train):

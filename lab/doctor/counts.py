@@ -14,16 +14,16 @@ KINDS = {"gpt": "pretraining", "sft": "SFT", "rl_start": "SFT", "rm": "reward mo
 HEALTHY, STOPPED = "healthy", "the script stopped with an error"
 
 
-def kept(folder, part, bands=None):
-    """The trials of a part that are kept in a folder, base by base, judged as diagnosis.py judges them now."""
+def kept(folder, part):
+    """The trials of a part that are kept in a folder, base by base."""
     found = [read_json(path) for path in sorted(folder.glob(f"{part}-*.json"))]
-    return [judged({"base": one["base"]} | trial, bands) for one in found for trial in one["trials"]]
+    return [{"base": one["base"]} | trial for one in found for trial in one["trials"]]
 
 
 def judged(trial, bands=None):
-    """A trial, and what is said of it: "said", the disease that is named at its end, "" if none is; "others", further
-    ones; "at_any_time", all that were named at some tenth; "detected", from which share of the run on the same was said
-    until its end."""
+    """A trial, and what diagnosis.py says of it as it is now, by the bands of bands.json unless others are given:
+    "said", the disease that is named at its end, "" if none is; "others", further ones; "at_any_time", all that were
+    named at some tenth; "detected", from which share of the run on the same was said until its end."""
     kind, steps, signs = trial["stage"], trial["steps"], trial["signs"]
     looks = [diagnosis.Look(kind, diagnosis.place_of(kind, rows, steps), {name: own[i] for name, own in signs.items()})
              for i, rows in enumerate(trial["rows"])]  # fmt: skip

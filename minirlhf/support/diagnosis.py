@@ -174,11 +174,16 @@ def names_of(kind):
     return list(dict.fromkeys(name for disease in DISEASES if kind in disease.kinds for name in disease.needs))
 
 
+def whole(kind, steps):
+    """How many rows ten tenths of a run are, one of `steps` steps: of PPO as many as healthy runs had."""
+    return ITERATIONS if kind.startswith("ppo") else steps
+
+
 def place_of(kind, rows, steps):
     """Which tenth of a healthy run a log of so many rows is compared with, a number from 1 to 10. PPO is compared after
     as many iterations; the others, whose learning rate falls over the run, after as large a share of their steps. None
     if it is too early."""
-    tenths = 10 * rows / max(1, ITERATIONS if kind.startswith("ppo") else steps)
+    tenths = 10 * rows / max(1, whole(kind, steps))
     return min(10.0, tenths) if rows >= FEW and tenths >= 1 else None
 
 
@@ -202,7 +207,7 @@ def look(log):
 
 def cuts(log):
     """After how many rows a log is looked at: after all, and each tenth of a run before."""
-    tenth = max(1, round((ITERATIONS if log.kind.startswith("ppo") else log.steps) / 10))
+    tenth = max(1, round(whole(log.kind, log.steps) / 10))
     return [*range(len(log.rows), 0, -tenth)][::-1]
 
 
