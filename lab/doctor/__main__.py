@@ -54,7 +54,7 @@ def bases(config):
         return Town(out=f"{out}/{name}", seed=seed, size=size, changes=changes, **common)
 
     if config.part == "train":
-        found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62, 64, 65, 67, 68)}
+        found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62, 64, 65, 67, 68, *range(78, 83))}
         return found | {f"toy-{seed}": town(f"toy-{seed}", seed, "toy") for seed in (63, 66)}
     if config.part == "threads":
         return {"nano-76": town("nano-76", 76)}
