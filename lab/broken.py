@@ -99,7 +99,7 @@ def draw(found, healthy, folder, part=PART):
                 if healthy and "recipe" in lines:
                     own = [points(run[lines["recipe"]], name, part) for run in healthy]
                     steps, values = np.array(own).transpose(2, 1, 0)
-                    band = dict(color="tab:green", alpha=0.2, linewidth=0)
+                    band = dict(color="tab:gray", alpha=0.3, linewidth=0)
                     axis.fill_between(steps[:, 0], values.min(1), values.max(1), **band)
             curves.save_figure(figure, f"{folder}/{picture}.png")
 

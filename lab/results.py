@@ -32,9 +32,10 @@ from .report import draw_ladder
 from .tables import TABLES
 
 FOLDER = ROOT / "results"
-NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "people", "real_run", "own_data")
+NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings", "methods", "people", "real_run",
+         "own_data")  # fmt: skip
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
-DRAWN = {"overoptimization": known()["overoptimization"], "methods": METHODS["methods"]}  # findings with a picture
+DRAWN = {"overoptimization": known()["overoptimization"]} | METHODS  # findings whose pictures are in docs/
 # What is kept of a trial of lab.doctor.
 TRIAL = ("stage", "seed", "faults", "diseases", "ended", "steps", "rows", "signs", "ranges")
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure

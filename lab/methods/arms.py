@@ -1,9 +1,9 @@
 """What is compared: each method's script and flags, its learning rate and its price of the KL, and how these two were
 chosen, in a search that is as large for each.
 
-All methods begin at the RL start of reproduce.py. Online methods sample as many answers to the same prompts, have them
-scored by the same reward model, and average their weights over as many answers; DPO reads the rankings that the reward
-model has learned from. What else they share, such as the batch, was chosen for PPO.
+All methods begin at the RL start of reproduce.py. Online methods sample as many answers to prompts of the same file,
+have them scored by the same reward model, and average their weights over as many answers; DPO reads the rankings that
+the reward model has learned from. What else they share, such as the batch, was chosen for PPO.
 """
 
 import itertools

@@ -24,7 +24,7 @@ def of_methods(found):
     names = ["start", PPO, "PPO-ptx", *(name for name in arms.ARMS if name != PPO), BEST]
     seconds = {name: f"{value:.0f}" for name, value in f["seconds of training"].items()}
     rows = [[name, *cells(f, name, PPO), seconds.get(name, "")] for name in names]
-    return heading(PPO, "seconds"), rows
+    return heading("seconds"), rows
 
 
 def of_equal_flops(found):
@@ -33,7 +33,7 @@ def of_equal_flops(found):
     answers = [arms.EPISODES, *(arms.at_ppos_flops(name) for name in arms.COST if name != PPO)]
     rows = [[name.removesuffix(", for PPO's FLOPs"), *cells(found["methods"], name, PPO), f"{n:,}"]
             for name, n in zip(names, answers)]  # fmt: skip
-    return heading(PPO, "answers"), rows
+    return heading("answers"), rows
 
 
 def of_settings(found):
@@ -53,13 +53,14 @@ def of_details(found):
     """What each change of PPO does, and where one would see it first."""
     f, runs = found["details"], found["runs of details"]
     rows = [[f"`{name}`: {' '.join(change.__doc__.split())}", *cells(f, name, "nothing", DETAILS), symptom(runs, name)]
-            for name, change in details.CHANGES.items()]  # fmt: skip
-    return ["change", *heading("nothing", "first apart in all seeds", DETAILS)[1:]], rows
+            for name, change in details.CHANGES.items() if name != "nothing"]  # fmt: skip
+    rows = [["PPO as it is", *cells(f, "nothing", "nothing", DETAILS), ""], *rows]
+    return ["change", *heading("seen first", DETAILS)[1:]], rows
 
 
-def heading(base, last, shown=tuple(COLUMNS)):
+def heading(last, shown=tuple(COLUMNS)):
     first, *others = (COLUMNS[what][0] for what in shown)
-    return ["method", first, f"minus that of {base}", *others, last]
+    return ["method", first, "minus PPO's", *others, last]
 
 
 def cells(f, name, base, shown=tuple(COLUMNS)):
@@ -70,6 +71,8 @@ def cells(f, name, base, shown=tuple(COLUMNS)):
         _, form, scale = COLUMNS[what]
         value = f[f"{what}: {name}"]
         short = f"{scale * value['mean']:{form}}" if value else ""
+        if (what, name) == ("KL", BEST):
+            short = f"at most {short}"
         found.append(with_interval(value, form, scale=scale) if what == "true utility" else short)
     return [found[1], found[0], *found[2:]]
 

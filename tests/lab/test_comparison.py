@@ -239,7 +239,8 @@ def test_the_picture_has_each_methods_points_from_the_start_on_before_ppos():
     figure_module = pytest.importorskip("matplotlib.figure")
     f, names = {"true utility: start": certain(0.5)}, [*arms.ARMS, "best of n"]
     for i, name in enumerate(names):
-        f[f"frontier: {name}: price"] = [0.1, 1.0]
+        chosen = arms.CHOSEN[name][1] if name in arms.CHOSEN else arms.N
+        f[f"frontier: {name}: price"] = [9.0, chosen + 1e-17]
         f[f"frontier: {name}: KL"] = [certain(4.0 + i), certain(1.0)]
         f[f"frontier: {name}: true utility"] = [certain(0.7 + i / 100), certain(0.6)]
     figure = figure_module.Figure()
@@ -247,10 +248,29 @@ def test_the_picture_has_each_methods_points_from_the_start_on_before_ppos():
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_title()}
     assert list(panels) == [name for name in names if name != "PPO"]
     for i, name in enumerate(names[1:], 1):
-        ppo, own = (line.get_xydata().tolist() for line in panels[name].lines)
-        assert ppo == [[0, 0.5], [1, 0.6], [2, 0.7]]
+        ppos_ring, ppo, ring, own = (line.get_xydata().tolist() for line in panels[name].lines)
+        assert ppo == [[0, 0.5], [1, 0.6], [2, 0.7]] and ring == ppos_ring == [[1, 0.6]]
         assert own == [[0, 0.5], [1, 0.6], [pytest.approx((4 + i) ** 0.5), pytest.approx(0.7 + i / 100)]]
     assert "at most" in panels["best of n"].get_xlabel()
+
+
+def test_the_picture_of_details_has_what_each_change_does_and_arrows_to_what_lies_beyond():
+    figure_module = pytest.importorskip("matplotlib.figure")
+    f = {"true utility: lambda_0 minus nothing": certain(-0.05), "true utility: dropout minus nothing": certain(-0.5)}
+    f["true utility: lambda_1 minus nothing"] = certain(0.01)
+    figure = figure_module.Figure()
+    Details().draw(figure, f)
+    whole, near = figure.axes
+    assert [label.get_text() for label in whole.get_yticklabels()] == ["lambda_1", "lambda_0", "dropout"]
+    for axis in (whole, near):
+        assert [own.lines[0].get_xydata().tolist() for own in axis.containers] == [
+            [[0.01, 0]],
+            [[-0.05, 1]],
+            [[-0.5, 2]],
+        ]
+    arrows = near.lines[-1].get_xydata()
+    assert arrows[:, 1].tolist() == [2] and near.get_xlim()[0] < arrows[0, 0] < -0.05
+    assert whole.get_xlim()[0] < -0.5 and not any(line.get_marker() == "<" for line in whole.lines)
 
 
 def test_the_claims_are_about_figures_that_are_measured(lab, found, monkeypatch):

@@ -39,6 +39,8 @@ def test_methods_have_their_own_figures():
     j = names.index("RLOO")
     assert own["RLOO"][2:] == [f"{200 + j}.0", f"{300 + j}.0", f"{400 + j}.0", f"5.0{j}", f"+6.0{j}", f"+7.0{j}0", "20"]
     assert own["RLOO"][0] == f"+1.0{j}0 (+0.5{j}0 to +1.5{j}0)" and own["RLOO"][1].startswith(f"-6.9{10 - j}0 (")
+    j = names.index(arms.BEST)
+    assert own[arms.BEST][5] == f"at most 5.{j}"
     assert own["PPO"][1] == "" and own["start"][-1] == "" and list(own)[:3] == ["start", "PPO", "PPO-ptx"]
     assert len(own) == len(arms.ARMS) + 3
     cost = rows("methods_flops", found)
@@ -81,10 +83,10 @@ def test_details_have_their_own_figures_and_what_they_change(monkeypatch):
     monkeypatch.setattr("lab.methods.tables.symptom", lambda runs, name: f"{runs} {name}")
     found = {"details": figures(list(details.CHANGES), "nothing"), "runs of details": "R"}
     own = rows("details", found)
-    own = {change.split("`")[1]: [change, *cells] for change, cells in own.items()}
-    assert list(own) == list(details.CHANGES)
-    assert own["nothing"][0] == "`nothing`: PPO as it is." and own["nothing"][2] == ""
-    j = list(own).index("no_whitening")
+    base, own = own.pop("PPO as it is"), {change.split("`")[1]: [change, *cells] for change, cells in own.items()}
+    assert ["nothing", *own] == list(details.CHANGES)
+    assert base[0] == "+1.000 (+0.500 to +1.500)" and base[1] == "" and base[-1] == ""
+    j = list(details.CHANGES).index("no_whitening")
     one, utility, difference, *others = own["no_whitening"]
     assert (
         utility == "+1.010 (+0.510 to +1.510)" and difference.startswith("-6.990 (") and one.endswith("of the score.")
