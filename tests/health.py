@@ -70,11 +70,16 @@ def sft(loss=FALL, validation_loss=HALVES):
     return Log(losses(loss, validation_loss=validation_loss))
 
 
-def rm(loss=FALL, accuracy=0.7, validation=0.68):
-    return Log(losses(loss, accuracy=accuracy + NOISE, validation_accuracy={399: validation}))
+def gpt(loss=FALL, validation_loss=HALVES):
+    return Log(losses(loss, validation_loss=validation_loss), flags={"tokenizer": "x"})
 
 
-HEALTHY = {"ppo": ppo(), "ppo_ptx": ppo(ptx_loss=1.0), "sft": sft(), "gpt": Log(sft().rows, flags={"tokenizer": "x"}),
+def rm(loss=FALL, accuracy=0.7, validation=0.68, grad_norm=1.0):
+    columns = dict(accuracy=accuracy + NOISE, grad_norm=grad_norm + 0 * NOISE, validation_accuracy={399: validation})
+    return Log(losses(loss, **columns))
+
+
+HEALTHY = {"ppo": ppo(), "ppo_ptx": ppo(ptx_loss=1.0), "sft": sft(), "gpt": gpt(),
            "rl_start": Log(sft().rows, flags={"documents": ["x"], "document_share": 0.1}), "rm": rm()}  # fmt: skip
 
 

@@ -3,7 +3,9 @@ them."""
 
 from minirlhf.support import diagnosis
 
-MARGIN = 0.5  # a band is as wide as all healthy runs, and half as much wider on each side (of positives, in logarithms)
+# A band is as wide as all healthy runs, and so many times wider on each side (of positives, in logarithms): the least,
+# in steps of a half, with which no healthy run of train is called ill by the bands of the other bases.
+MARGIN = 1.0
 LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 

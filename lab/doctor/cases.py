@@ -29,7 +29,7 @@ FAULTS = {
         Fault("learning_rate", 8, 40, FAST),
         Fault("learning_rate", 0.01, 0.05, SLOW),
         Fault("epochs", 10, 20, "it memorises its data"),
-        Fault("repeated", 5, 20, "data are repeated"),
+        Fault("repeated", 5, 20, "it memorises its data"),
     ),
     "rl_start": (
         Fault("none", 1, 1, ""),

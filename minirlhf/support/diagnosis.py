@@ -32,6 +32,7 @@ FIXED = {
     "first_values": (-0.6, None),  # chance, of sixteen answers
     "own_answers": (None, 4.0),  # standard errors
     "share_of_start": (None, 0.5),
+    "loss_peak": (None, 1.5),  # chance: the loss before the first step is of one batch
     "learned": (2.0, None),  # standard errors
     "pairs_right": (0.45, None),
     "pairs_gap": (None, 0.1),  # two standard errors of a hundred validation pairs
@@ -125,14 +126,17 @@ DISEASES = (
             "score. If it is right, multiply the reward, or lower --kl_coef."),
     Disease("gamma is too large", PTX, {"ended": "low", "ptx_fall": "high"},
             "The policy learns to write like the documents, which do not end as answers do. Lower --ptx_coef."),
+    Disease("beta is too small", PPO, {"kl": "high", "kl_penalty": "low"},
+            "The policy moves far from its start, since that costs little beside what the score gains. Raise "
+            "--kl_coef, and read answers: the reward model has seen nothing like them."),
     Disease("the entropy collapses", PPO, {"entropy": "low"},
             "Answers become alike. Raise --kl_coef; if the score does not rise either, look for what else is in the "
             "loss."),
-    Disease("beta is too large", PPO, {"kl_penalty": "high", "score_gain": "low"},
-            "Answers differ more in the penalty for their KL than in score, which is not learned. Lower --kl_coef."),
+    Disease("beta is too large", PPO, {"kl_penalty": "high"},
+            "Answers differ more in the penalty for their KL than in score, which is hardly learned. Lower --kl_coef."),
     Disease("beta is too small", PPO, {"kl": "high"},
-            "The policy moves far from its start, to where the reward model has seen nothing. Raise --kl_coef, and "
-            "read answers: the score says nothing there."),
+            "The policy moves far from its start. Raise --kl_coef, and read answers: the reward model has seen nothing "
+            "like them."),
     Disease("the value network does not learn", PPO, {"explained": "low"},
             "Its predictions explain less of the returns than they should. Change --value_lr."),
     Disease("it learns too slowly", PPO, {"kl": "low"}, "The policy hardly moves. Raise --lr."),
@@ -144,16 +148,24 @@ DISEASES = (
             "Fewer than half of the validation pairs are in the right order. Are two columns swapped in one file?"),
     Disease("it memorises its data", RM, {"pairs_gap": "high"},
             "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions."),
+    Disease("it learns too fast", RM, {"above_half": "low", "gradient": "low"},
+            "It has learned little, and its gradient is small: the scores hardly depend on the answer any more. Lower "
+            "--lr."),
+    Disease("it learns too slowly", RM, {"above_half": "low", "gradient": "high"},
+            "It has learned little, and its gradient is still as large as at the beginning. Raise --lr."),
     Disease("it learns too slowly", RM, {"ranking_loss": "high"}, "The loss has hardly fallen. Raise --lr."),
-    Disease("data are repeated", GPT + SFT, {"first_gap": "high"},
+    Disease("data are repeated", GPT, {"first_gap": "high"},
             "Already in the first epoch the loss on training data is low beside the validation loss. Do records occur "
             "several times?"),
     Disease("it memorises its data", SFT, {"validation_rise": "high"},
-            "The validation loss has risen since its lowest. Take an earlier epoch, fewer epochs, or more data."),
+            "The validation loss has risen since its lowest. Take an earlier epoch, fewer epochs, or more data; look "
+            "for repetitions."),
     Disease("it learns too slowly", SFT, {"loss_end": "high"}, "The loss has hardly fallen. Raise --lr."),
     Disease("it learns too slowly", GPT, {"slowness": "high"}, "The loss falls slowly. Raise --lr and --muon_lr."),
     Disease("it learns too fast", GPT, {"late_fall": "high"},
             "The loss falls only when the learning rate does. Lower --lr and --muon_lr."),
+    Disease("it learns too fast", GPT, {"slowness": "low", "late_fall": "low"},
+            "The loss falls at once, and then no more. Lower --lr and --muon_lr."),
 )  # fmt: skip
 
 

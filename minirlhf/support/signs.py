@@ -75,10 +75,11 @@ def wrong_rewards(log):
 
 
 def own_answers(log):
-    """How far apart two estimates of the KL are, in standard errors of their difference, over the iterations before the
-    KL is 1 nat per answer for the first time. Over answers that the policy itself draws, their means are the same."""
-    near = list(itertools.takewhile(lambda row: row.get("kl", math.inf) < 1 and "kl3" in row, log.rows))
-    gaps = np.array([row["kl3"] - row["kl"] for row in near])
+    """How far apart two estimates of the KL are, as a share of it, in standard errors, over the iterations before the
+    KL is 1 nat per answer for the first time. Over answers that the policy itself draws, their means are the same.
+    (From there on the mean hangs on rare answers, and shares of a KL of about 0 are rounding.)"""
+    near = itertools.takewhile(lambda row: row.get("kl", math.inf) < 1 and "kl3" in row, log.rows)
+    gaps = np.array([1 - row["kl"] / row["kl3"] for row in near if row["kl3"] > 1e-4])
     return float(abs(gaps.mean()) / gaps.std() * len(gaps) ** 0.5) if len(gaps) >= 10 and gaps.std() else None
 
 
@@ -134,12 +135,6 @@ def score_length(log):
     """The correlation of score and length over the answers shown in the first ten iterations."""
     rows = first_answers(log)
     return correlation([len(row["ids"]) for row in rows], [row["score"] for row in rows], 40)
-
-
-def score_gain(log):
-    """How much the score has risen, in standard deviations of scores at the beginning."""
-    size, scores = score_size(log), log["score"]
-    return (last(scores) - first(scores)) / size if size else None
 
 
 def kl(log):
@@ -261,6 +256,16 @@ def learned(log):
     values = log["accuracy"]
     error = values.std() / len(values) ** 0.5 if len(values) >= 200 else 0
     return float((values.mean() - 0.5) / error) if error else None
+
+
+def above_half(log):
+    """How far the share of pairs in the right order is above one half, over all steps so far."""
+    return float(log["accuracy"].mean() - 0.5) if len(log["accuracy"]) >= 100 else None
+
+
+def gradient(log):
+    """The norm of the gradient in the last fifth, before it is clipped."""
+    return last(log["grad_norm"]) if len(log["grad_norm"]) >= 100 else None
 
 
 def pairs_gap(log):

@@ -209,13 +209,13 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
         states = {3: {"diseases": ["x"]}, 4: {"ended": "step 3: loss is nan"}}
         found.append(trials.signs_of({"folder": str(folder)} | KNOWN | states.get(i, {})))
     learned = bands.bands_of(found)
-    for low, high in learned["ppo"]["kl"][:8]:  # 0.2 to 0.4, twofold, and a half of that (in logarithms) on each side
-        assert (low, high) == (pytest.approx(0.2 / 2**0.5), pytest.approx(0.4 * 2**0.5))
+    for low, high in learned["ppo"]["kl"][:8]:  # 0.2 to 0.4, and twofold on each side
+        assert (low, high) == (pytest.approx(0.1), pytest.approx(0.8))
     assert learned["ppo"]["kl"][8:] == [[None, None]] * 2  # of forty iterations, where fifty are ten tenths
     assert learned["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.FIXED)
     assert bands.widened([None, None]) == [None, None]
     assert bands.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
-    assert bands.widened([-1.0, 3.0]) == [-3.0, 5.0] and bands.widened([0.0, 0.0]) == [-0.01, 0.01]
+    assert bands.widened([-1.0, 3.0]) == [-5.0, 7.0] and bands.widened([0.0, 0.0]) == [-0.01, 0.01]
 
 
 def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path):
