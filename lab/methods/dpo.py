@@ -1,6 +1,7 @@
 """DPO, direct preference optimization (Rafailov et al. 2023): rankings train the policy itself, without a reward model.
 
-python -m lab.methods.dpo --init runs/toy/rl_start --data runs/toy/town/rankings.jsonl --lr 1e-4 --out runs/dpo
+python -m lab.methods.dpo --init runs/toy/rl_start --data runs/toy/town/rankings.jsonl --out runs/dpo \\
+    --batch_size 16 --lr 2e-4 --beta 1
 """
 
 import copy

@@ -3,7 +3,7 @@ answers each prompt K times, and is fine-tuned on the best of its answers, as in
 
 python -m lab.methods.expert_iteration --policy runs/toy/rl_start --reward_model runs/toy/rm \\
     --prompts runs/toy/town/prompts_train.jsonl --out runs/expert_iteration \\
-    --episodes 6400 --batch_size 64 --minibatch_size 64 --max_response 26 --lr 2e-4
+    --episodes 6400 --batch_size 128 --minibatch_size 32 --ema_decay 0.97 --max_response 26 --lr 1e-4 --kl_coef 0.1
 
 As a policy gradient, but for the division by the length: the advantage is 1 for the best answer and 0 for the others.
 With --kl_coef the reward has a KL penalty, so that the best answer is one that is still probable at the start.

@@ -3,7 +3,7 @@ with the answers to the same prompt in place of a value network.
 
 python -m lab.methods.grpo --policy runs/toy/rl_start --reward_model runs/toy/rm \\
     --prompts runs/toy/town/prompts_train.jsonl --out runs/grpo \\
-    --episodes 6400 --batch_size 64 --minibatch_size 64 --max_response 26 --lr 2e-4
+    --episodes 6400 --batch_size 128 --minibatch_size 32 --ema_decay 0.97 --max_response 26 --lr 5e-5 --kl_coef 0.3
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,8 @@ prompt, the reward model picks the best and the worst answer, and the policy lea
 
 python -m lab.methods.online_dpo --policy runs/toy/rl_start --reward_model runs/toy/rm \\
     --prompts runs/toy/town/prompts_train.jsonl --out runs/online_dpo \\
-    --episodes 6400 --batch_size 64 --minibatch_size 64 --max_response 26 --lr 2e-4
+    --episodes 6400 --batch_size 64 --minibatch_size 64 --warmup 20 --ema_decay 0.94 --max_response 26 \\
+    --lr 2e-4 --kl_coef 1
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,8 @@ becomes more probable if it is better than the other answers to the same prompt.
 
 python -m lab.methods.rloo --policy runs/toy/rl_start --reward_model runs/toy/rm \\
     --prompts runs/toy/town/prompts_train.jsonl --out runs/rloo \\
-    --episodes 6400 --batch_size 64 --minibatch_size 64 --max_response 26 --lr 2e-4
+    --episodes 6400 --batch_size 64 --minibatch_size 64 --warmup 20 --ema_decay 0.94 --max_response 26 \\
+    --lr 2e-4 --kl_coef 0.3
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 al. 2024): the town's judge knows what is right, so the reward is 1 for a right answer and 0 for any other.
 
 python -m lab.methods.verifier --policy runs/toy/rl_start --prompts runs/toy/town/prompts_train.jsonl \\
-    --out runs/rlvr --episodes 6400 --batch_size 64 --minibatch_size 64 --max_response 26 --lr 2e-4
+    --out runs/rlvr --episodes 6400 --batch_size 128 --minibatch_size 32 --ema_decay 0.97 --max_response 26 \\
+    --lr 2e-4 --kl_coef 0.1
 
 No people rank anything. What a right answer leaves open, such as how it is said, the verifier does not teach.
 """
