@@ -71,7 +71,7 @@ def sft(loss=FALL, validation_loss=HALVES):
 
 
 def gpt(loss=FALL, validation_loss=HALVES):
-    return Log(losses(loss, validation_loss=validation_loss), flags={"tokenizer": "x"})
+    return Log(sft(loss, validation_loss).rows, flags={"tokenizer": "x"})
 
 
 def rm(loss=FALL, accuracy=0.7, validation=0.68, grad_norm=1.0):

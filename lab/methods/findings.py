@@ -165,16 +165,12 @@ class Methods(Finding):
         axes = figure.subplots(2, len(names) // 2, sharex=True, sharey=True)
         for axis, name in zip(axes.flat, [name for name in names if name != "PPO"]):
             for own, colour in (("PPO", pictures.GREY), (name, pictures.LINES[0])):
-                points = [
-                    (max(0.0, kl["mean"]) ** 0.5, utility)
-                    for kl, utility in zip(f[f"frontier: {own}: KL"], f[f"frontier: {own}: true utility"])
-                ]
-                price = CHOSEN[own][1] if own in CHOSEN else N
-                ((x, y),) = [point for point, each in zip(points, f[f"frontier: {own}: price"])
-                             if np.isclose(each, price)]  # fmt: skip
-                axis.plot(x, y["mean"], "o", markersize=10, color=colour, fillstyle="none")
-                points = [(0.0, f["true utility: start"]), *sorted(points, key=lambda point: point[0])]
-                pictures.curve(axis, [x for x, _ in points], [utility for _, utility in points], own, colour)
+                prices, kls, utilities = (f[f"frontier: {own}: {what}"] for what in ("price", "KL", "true utility"))
+                xs = [max(0.0, kl["mean"]) ** 0.5 for kl in kls]
+                (chosen,) = np.flatnonzero(np.isclose(prices, CHOSEN[own][1] if own in CHOSEN else N))
+                axis.plot(xs[chosen], utilities[chosen]["mean"], "o", markersize=10, color=colour, fillstyle="none")
+                points = [(0.0, f["true utility: start"]), *sorted(zip(xs, utilities), key=lambda point: point[0])]
+                pictures.curve(axis, *zip(*points), own, colour)
             axis.set_title(name, fontsize=10)
         for axis in (axes[0, -1], *axes[1]):
             axis.set_xlabel("square root of KL" + ", at most" * (axis.get_title() == "best of n"), fontsize=8)
@@ -217,16 +213,15 @@ class Details(Finding):
 
     def draw(self, figure, f):
         """What each change does to the true utility, the best first; and the middle of that once more."""
-        found = {name: f.get(f"true utility: {name} minus nothing") for name in details.CHANGES}
-        found = {name: value for name, value in found.items() if value}
-        found = dict(sorted(found.items(), key=lambda own: -own[1]["mean"]))
+        found = {name: value for name in details.CHANGES if (value := f.get(f"true utility: {name} minus nothing"))}
+        found, left = dict(sorted(found.items(), key=lambda own: -own[1]["mean"])), -0.19
         figure.set_size_inches(9, 6)
         for axis in figure.subplots(1, 2, sharey=True):
             axis.axvspan(-MARGIN, MARGIN, color=pictures.GREY, alpha=0.15, linewidth=0)
             pictures.dots(axis, found, mark=0)
-        axis.set_xlim(-0.19, 0.07)
-        beyond = [row for row, value in enumerate(found.values()) if value["mean"] < -0.19]
-        axis.plot([-0.185] * len(beyond), beyond, "<", color=pictures.LINES[0])
+        axis.set_xlim(left, 0.07)
+        beyond = [row for row, value in enumerate(found.values()) if value["mean"] < left]
+        axis.plot([left + 0.005] * len(beyond), beyond, "<", color=pictures.LINES[0])
         figure.supxlabel("true utility minus PPO's", fontsize=9, color=pictures.GREY)
 
 

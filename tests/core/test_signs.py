@@ -99,8 +99,8 @@ def test_a_ratio_to_nothing_is_no_sign():
 
 
 def test_curves_that_are_too_short_have_no_sign():
-    for name in ("loss_peak", "loss_end", "ranking_loss", "slowness", "learned", "above_half"):
-        assert getattr(signs, name)(Log([{"step": 0, "loss": 1.0, "accuracy": 0.5}])) is None
+    for name in ("loss_peak", "loss_end", "ranking_loss", "slowness", "learned", "above_half", "gradient"):
+        assert getattr(signs, name)(Log([{"step": 0, "loss": 1.0, "accuracy": 0.5, "grad_norm": 1.0}])) is None
     assert signs.kl(Log([{"step": 0, "kl": 1.0}])) is None  # without lengths
 
 
