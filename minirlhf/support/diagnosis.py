@@ -30,6 +30,7 @@ FIXED = {
     "after_the_end": (None, 0.0),
     "unequal_scores": (None, 0.05),  # rounding, in bfloat16 too
     "first_values": (-0.6, None),  # chance, of sixteen answers
+    "score_length": (-0.7, 0.7),  # about half of the scores' variance
     "own_answers": (None, 4.0),  # standard errors
     "share_of_start": (None, 0.5),
     "loss_peak": (None, 1.5),  # chance: the loss before the first step is of one batch
