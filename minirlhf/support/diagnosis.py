@@ -149,12 +149,8 @@ DISEASES = (
             "Fewer than half of the validation pairs are in the right order. Are two columns swapped in one file?"),
     Disease("it memorises its data", RM, {"pairs_gap": "high"},
             "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions."),
-    Disease("it learns too fast", RM, {"above_half": "low", "gradient": "low"},
-            "It has learned little, and its gradient is small: the scores hardly depend on the answer any more. Lower "
-            "--lr."),
-    Disease("it learns too slowly", RM, {"above_half": "low", "gradient": "high"},
-            "It has learned little, and its gradient is still as large as at the beginning. Raise --lr."),
-    Disease("it learns too slowly", RM, {"ranking_loss": "high"}, "The loss has hardly fallen. Raise --lr."),
+    Disease("it learns too slowly", RM, {"gradient": "high"},
+            "The gradient is large beside the little that was learned. Raise --lr."),
     Disease("data are repeated", GPT, {"first_gap": "high"},
             "Already in the first epoch the loss on training data is low beside the validation loss. Do records occur "
             "several times?"),

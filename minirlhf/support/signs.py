@@ -204,11 +204,6 @@ def loss_end(log):
     return ratio(last(log["loss"]), log["loss"][0]) if len(log["loss"]) >= 100 else None
 
 
-def ranking_loss(log):
-    """The ranking loss of the last fifth, divided by log 2, which is that of equal scores."""
-    return last(log["loss"]) / math.log(2) if len(log["loss"]) >= 100 else None
-
-
 def slowness(log):
     """The step after which four fifths of the loss's fall so far were done."""
     values = smooth(log["loss"])
@@ -258,14 +253,12 @@ def learned(log):
     return float((values.mean() - 0.5) / error) if error else None
 
 
-def above_half(log):
-    """How far the share of pairs in the right order is above one half, over all steps so far."""
-    return float(log["accuracy"].mean() - 0.5) if len(log["accuracy"]) >= 100 else None
-
-
 def gradient(log):
-    """The norm of the gradient in the last fifth, before it is clipped."""
-    return last(log["grad_norm"]) if len(log["grad_norm"]) >= 100 else None
+    """The norm of the gradient in the last fifth, before it is clipped, divided by how far the share of pairs in the
+    right order is above one half, over all steps so far."""
+    accuracy, norms = log["accuracy"], log["grad_norm"]
+    learned = accuracy.mean() - 0.5 if len(accuracy) >= 100 and len(norms) else 0
+    return last(norms) / float(learned) if learned > 0 else None
 
 
 def pairs_gap(log):
