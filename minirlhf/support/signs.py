@@ -205,12 +205,12 @@ def loss_end(log):
 
 
 def slowness(log):
-    """The step after which four fifths of the loss's fall so far were done."""
+    """After which share of the steps so far four fifths of the loss's fall so far were done."""
     values = smooth(log["loss"])
     if len(values) < 10:
         return None
-    fall, steps = values[0] - last(values, 10), len(log["loss"])
-    return float(np.argmax(values <= values[0] - 0.8 * fall) / len(values) * steps) if fall > 0 else float(steps)
+    fall = values[0] - last(values, 10)
+    return float(np.argmax(values <= values[0] - 0.8 * fall)) / len(values) if fall > 0 else 1.0
 
 
 def late_fall(log):
