@@ -5,7 +5,7 @@ from minirlhf.support import diagnosis
 
 # A band is as wide as all healthy runs, and so many times wider on each side (of positives, in logarithms): the least,
 # in steps of a half, with which no healthy run of train is called ill by the bands of the other bases.
-MARGIN = 1.0
+MARGIN = 0.5
 LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 
