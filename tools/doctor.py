@@ -203,9 +203,11 @@ def picture(log, sign):
 
 
 def draw_band(axis, steps, lows, highs, values):
-    """Shades where healthy runs are; to the edge of the picture where there is no bound."""
+    """Shades where healthy runs are: to the edge of the picture where one bound is missing, nothing where both are."""
     known = [value for value in (*values, *lows, *highs) if value is not None]
     room = 0.05 * (max(known) - min(known) or 1)
+    rows = [row for row in zip(steps, lows, highs) if row[1:] != (None, None)]
+    steps, lows, highs = zip(*rows) if rows else ((), (), ())
     lows = [min(known) - room if value is None else value for value in lows]
     highs = [max(known) + room if value is None else value for value in highs]
     axis.fill_between(steps, lows, highs, color="tab:green", alpha=0.15, linewidth=0)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import subprocess
+from unittest import mock
 
 import pytest
 
@@ -62,6 +63,15 @@ def test_the_page_has_a_curve_for_each_sign_before_the_healthy_band(run, tmp_pat
     text = out.read_text()
     assert text.count("<svg") == 2 and "it has: beta is too small" in text and "<script" not in text
     assert "<!DOCTYPE svg" not in text
+
+
+def test_the_band_is_drawn_where_it_is_known_and_to_the_edge_where_it_has_no_end():
+    axis = mock.Mock()
+    doctor.draw_band(axis, (1, 5, 9), (None, 0.2, None), (None, 0.4, 0.4), (3.0, 0.0, 1.0))
+    ((steps, lows, highs), _) = axis.fill_between.call_args
+    assert steps == (5, 9) and highs == [0.4, 0.4] and lows == [0.2, pytest.approx(0.0 - 0.05 * 3)]
+    doctor.draw_band(axis, (1, 5), (None, None), (None, None), (3.0, 0.0))
+    assert axis.fill_between.call_args.args == ((), [], [])
 
 
 def test_a_run_is_watched_from_before_its_first_step_on(run, tmp_path, capsys, monkeypatch):
