@@ -95,19 +95,19 @@ def report(name, log, seen, found, own=True):
     else:
         lines += [diagnosis.healthy(seen)]
     if found.others:
-        lines += [f"it may also have: {', '.join(disease.name for disease in found.others)}"]
+        lines += [f"it may also have (or this follows): {', '.join(disease.name for disease in found.others)}"]
     lines += [f"outside the healthy band, too: {sentence(log, sign)}" for sign in found.also]
     if found.unseen:
-        lines += [f"could not be looked at: {', '.join(found.unseen)}"]
+        lines += [f"could not be looked at (the log is too short, or lacks what they need): {', '.join(found.unseen)}"]
     return "\n".join(lines)
 
 
 def sentence(log, sign):
     """A Sign of a log in words."""
     what = " ".join(getattr(signs, sign.name).__doc__.split())
-    ends = [f"{word} {write(end)}" for word, end in (("at least", sign.low), ("at most", sign.high)) if end is not None]
+    bound = f"at most {write(sign.high)}" if sign.side == "high" else f"at least {write(sign.low)}"
     step = since(history(log, sign.name))
-    return f"{sign.name} {write(sign.value)}, since step {step}; healthy is {' and '.join(ends)}. {what}"
+    return f"{sign.name} {write(sign.value)}, since step {step}; healthy is {bound}. {what}"
 
 
 def write(value):
@@ -117,8 +117,8 @@ def write(value):
 def how_sure(log, disease):
     """How often the diagnosis was right in trials of this kind of run."""
     right, said = diagnosis.trials(log.kind).get(disease.name, (0, 0))
-    found = f"right in {right} of the {said} trials in which this was said" if said else "said in no trial"
-    return f" ({found}; most trials had a fault)"
+    found = f"right in {right} of the {said} trials in which this was said; most trials had a fault"
+    return f" ({found if said else 'no trial says how often this is right'})"
 
 
 # --- other projects' logs ---------------------------------------------------------------------------------------------

@@ -139,14 +139,16 @@ DISEASES = (
             "The policy moves far from its start. Raise --kl_coef, and read answers: the reward model has seen nothing "
             "like them."),
     Disease("the value network does not learn", PPO, {"explained": "low"},
-            "Its predictions explain less of the returns than they should. Change --value_lr."),
+            "Its predictions explain less of the returns than they should. Look at --value_lr, which may be too low or "
+            "too high; the defaults make it as large as --lr."),
     Disease("it learns too slowly", PPO, {"kl": "low"}, "The policy hardly moves. Raise --lr."),
     # losses
     Disease("it learns too fast", LOSSES, {"loss_peak": "high"}, "The first steps raise the loss. Lower --lr."),
     Disease("it learns nothing", RM, {"learned": "low"},
             "The model orders pairs no better than chance. Look at the ranks: are they shuffled? Then lower --lr."),
     Disease("the rankings contradict the validation", RM, {"pairs_right": "low"},
-            "Fewer than half of the validation pairs are in the right order. Are two columns swapped in one file?"),
+            "Fewer than half of the validation pairs are in the right order. Are the ranks of one file reversed? (1 is "
+            "the best.)"),
     Disease("it memorises its data", RM, {"pairs_gap": "high"},
             "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions."),
     Disease("it learns too slowly", RM, {"gradient": "high"},
