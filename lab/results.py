@@ -37,7 +37,7 @@ NAMES = ("results", "scaling", "healthy", "exercises", "own_reward", "findings",
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 DRAWN = {"overoptimization": known()["overoptimization"]} | METHODS  # findings whose pictures are in docs/
 # What is kept of a trial of lab.doctor.
-TRIAL = ("stage", "seed", "faults", "diseases", "ended", "steps", "rows", "signs", "ranges")
+TRIAL = ("stage", "seed", "faults", "diseases", "ended", "steps", "rows", "alike", "signs", "ranges")
 NO_FIGURE = r"(?<![\w.,])(?<!ection )(?<!arXiv )(?<!ython )"  # what stands before no figure
 NUMBER = re.compile(NO_FIGURE + r"[+-]?(?:\d[\d,]*\.\d+(?![\w.]*\d)|(?!95 %)\d+(?= %))")
 CODE = re.compile(r"(`[^`\n]+`)")

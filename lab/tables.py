@@ -222,7 +222,10 @@ def cells(own, disease):
 
 def table_of_doctors_bases(found):
     """The same by where the runs begin: in how many it was right, of how many."""
-    groups = counts.of_bases(found["doctor"]["evaluate"])
+    own = found["doctor"]["evaluate"]
+    others = [counts.judged(one | {"base": f"{one['base']}, by analogy", "alike": True}) for one in own
+              if not one["alike"]]  # fmt: skip
+    groups = counts.of_bases(own + others)
     rows = [[base, *(f"{own['right']} of {own['runs']}" for own in parts.values())] for base, parts in groups.items()]
     return rows_of(["models and data", "healthy: said so", "one fault: said which", "two faults: said one"], rows)
 

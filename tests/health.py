@@ -95,4 +95,4 @@ def bands(monkeypatch):
             found.setdefault(kind, {})[name] = [
                 [None, None] if v is None else [v - 0.1 * abs(v) - 0.01, v + 0.1 * abs(v) + 0.01] for v in values
             ]
-    monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": found})
+    monkeypatch.setattr(diagnosis, "learned", lambda: {"bands": found, "vocabulary": ["ab", "cd", "ef"]})

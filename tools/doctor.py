@@ -5,8 +5,8 @@
     python -m tools.doctor runs/mine/ppo --out doctor.html     writes a page, with the curves in question
     python -m tools.doctor trainer_state.json                  a log of TRL, verl or OpenRLHF: JSON, JSON lines or CSV
 
-It compares with healthy runs of the town's small models. So of larger models, other data and other projects it speaks
-by analogy.
+It compares with healthy runs of small models that read the town's texts. A run that reads other texts, and another
+project's, is judged by what must be so in any run; for the rest it says what such a run of the town would have.
 """
 
 import csv
@@ -71,12 +71,10 @@ def main(config):
             time.sleep(config.every)
             continue
         require(log.rows, f"{config.run}: no step is logged yet; look again later")
-        seen = looks(log)
-        found = diagnose(seen)
-        text = report(config.run, log, seen, found, own)
+        text, pictured = report(config.run, log, own)
         print(text, flush=True)
         if config.out:
-            write_atomically(config.out, page(log, found, text).encode())
+            write_atomically(config.out, page(log, pictured, text).encode())
         if not config.watch or len(log.rows) >= log.steps or (Path(config.run) / "model.pt").exists():
             return
         time.sleep(config.every)
@@ -85,21 +83,29 @@ def main(config):
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 
-def report(name, log, seen, found, own=True):
-    """The Diagnosis of a log in a few lines. seen: the Looks that it is of."""
-    lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if own else ", another project's: by analogy")]
+def report(name, log, own=True):
+    """What is found in a log, in a few lines; and the Signs that are outside."""
+    seen = looks(log)
+    found, town = diagnose(seen), diagnose([one._replace(alike=True) for one in seen])
+    lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if own else ", another project's")]
     if found.disease:
         sure = how_sure(log, found.disease) if own else ""
-        lines += [f"it has: {found.disease.name}{sure}", *(f"  {sentence(log, sign)}" for sign in found.evidence)]
-        lines += [f"first: {found.disease.advice}"]
+        lines += [f"it has: {found.disease.name}{sure}", *evidence(log, found)]
     else:
         lines += [diagnosis.healthy(seen)]
-    if found.others:
-        lines += [f"it may also have (or this follows): {', '.join(disease.name for disease in found.others)}"]
-    lines += [f"outside the healthy band, too: {sentence(log, sign)}" for sign in found.also]
-    if found.unseen:
-        lines += [f"could not be looked at (the log is too short, or lacks what they need): {', '.join(found.unseen)}"]
-    return "\n".join(lines)
+    if not seen[-1].alike and town.disease and town.disease is not found.disease:
+        lines += [f"by analogy with runs of the town's texts: {town.disease.name}", *evidence(log, town)]
+    if town.others:
+        lines += [f"it may also have (or this follows): {', '.join(disease.name for disease in town.others)}"]
+    lines += [f"outside the healthy band, too: {sentence(log, sign)}" for sign in town.also]
+    if town.unseen:
+        lines += [f"could not be looked at (the log is too short, or lacks what they need): {', '.join(town.unseen)}"]
+    return "\n".join(lines), (*town.evidence, *town.also)
+
+
+def evidence(log, found):
+    """Why a Diagnosis is made, and what to change first: lines."""
+    return [*(f"  {sentence(log, sign)}" for sign in found.evidence), f"first: {found.disease.advice}"]
 
 
 def sentence(log, sign):
@@ -146,7 +152,8 @@ def read_foreign(path):
     rows = [row for row in rows if len(row) > 1]
     columns = set().union(*given)
     require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(columns))[:200]}")
-    log = logs.Log(rows, kind="other" if "rewards/chosen" in columns else None)  # that is DPO's
+    kind = "other" if "rewards/chosen" in columns else None  # that is DPO's
+    log = logs.Log(rows, kind=kind, vocabulary=set())
     if planned and rows[-1]["step"]:
         log.steps = round(len(rows) * planned / rows[-1]["step"])
     return log
@@ -176,10 +183,10 @@ def number(text):
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
-def page(log, found, text):
-    """A report as an HTML page, with a curve for each sign that is outside, before the healthy band."""
+def page(log, outside, text):
+    """A report as an HTML page, with a curve for each Sign that is outside, before the healthy band."""
     lines = html.escape(text).split("\n")
-    pictures = "".join(picture(log, sign) for sign in (*found.evidence, *found.also))
+    pictures = "".join(picture(log, sign) for sign in outside)
     style = COMMON.read_text(encoding="utf-8").partition("<script>")[0]
     return (f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{lines[0]}</title>\n{style}'
             f"<h1>{lines[0]}</h1>\n" + "".join(f"<p>{line}</p>\n" for line in lines[1:]) + pictures)  # fmt: skip

@@ -24,7 +24,7 @@ from minirlhf.support.files import write_json
 from minirlhf.support.folder import lock_output
 
 from . import counts
-from .bands import bands_of
+from .bands import bands_of, vocabulary_of_town
 from .bases import People, Town
 from .cases import FAULTS, THREADS, Fault, pair, strength
 from .trials import run_trial, signs_of
@@ -97,7 +97,8 @@ def learn():
     require(train, f"{KEPT}: no results of train; make them, and keep them")
     bands = bands_of(train)
     others = [counts.judged(one, bands) for one in counts.kept(KEPT, "evaluate")]
-    write_json(BANDS, {"bands": bands} | ({"trials": counts.precision(others)} if others else {}))
+    found = {"bands": bands, "vocabulary": vocabulary_of_town()}
+    write_json(BANDS, found | ({"trials": counts.precision(others)} if others else {}))
     print(f"{BANDS}: of {sum(not one['diseases'] for one in train)} healthy runs")
     for one in counts.without_its_base(train):
         if not counts.is_right(one) or (one["at_any_time"] and not one["diseases"]):

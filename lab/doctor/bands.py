@@ -1,11 +1,14 @@
-"""The healthy bands: where healthy runs had each sign, at each tenth of a run. trials: dicts as trials.signs_of returns
-them."""
+"""The healthy bands: where healthy runs had each sign, at each tenth of a run; and the tokens of their texts, by which
+similar texts are known. trials: dicts as trials.signs_of returns them."""
 
+from data import town
 from minirlhf.support import diagnosis
+from minirlhf.support.tokenizer import train_bpe
 
 # A band is as wide as all healthy runs, and so many times wider on each side (of positives, in logarithms): the least,
 # in steps of a half, with which no healthy run of train is called ill by the bands of the other bases.
 MARGIN = 0.5
+BY_HAND = {*diagnosis.FIXED, *diagnosis.CORRELATIONS}  # these have no band
 LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 
@@ -20,7 +23,7 @@ def bands_of(trials):
             for rows, value in zip(one["rows"], own):
                 if place := diagnosis.place_of(one["stage"], rows, one["steps"]):
                     tenths[int(place + 0.5) - 1].append(value)
-    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.FIXED}
+    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in BY_HAND}
             for kind, known in values.items()}  # fmt: skip
 
 
@@ -35,3 +38,9 @@ def widened(values):
         return [low / factor, high * factor]
     margin = max(MARGIN * (high - low), LEAST)
     return [low - margin, high + margin]
+
+
+def vocabulary_of_town():
+    """The tokens of several bytes that a tokenizer learns of some pages of the town; as large as in lab.stages."""
+    pages = (page["text"] for page in town.documents(4000, seed=0))
+    return sorted(token.decode() for token in train_bpe(pages, 1024) if len(token) > 1)

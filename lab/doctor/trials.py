@@ -75,7 +75,8 @@ def signs_of(trial):
     looks = [diagnosis.look(log.upto(rows)) for rows in diagnosis.cuts(log)]
     values = {name: [rounded(look.values[name]) for look in looks] for name in diagnosis.names_of(log.kind)}
     ranges = {name: [rounded(min(log[name])), rounded(max(log[name]))] for name in SHOWN if len(log[name])}
-    return trial | {"steps": log.steps, "rows": diagnosis.cuts(log), "signs": values, "ranges": ranges}
+    known = {"steps": log.steps, "rows": diagnosis.cuts(log), "alike": diagnosis.is_alike(log)}
+    return trial | known | {"signs": values, "ranges": ranges}
 
 
 def rounded(value):

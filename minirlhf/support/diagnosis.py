@@ -5,7 +5,8 @@ row whose signs are all there is the diagnosis. So what must be exactly so stand
 stand before what follows from them.
 
 The healthy band of a sign is where healthy runs had it, at each tenth of the run (bands.json, which lab.doctor writes).
-A curve's sign counts if it is outside now, and was on the same side a tenth of a run before.
+A curve's sign counts if it is outside now, and was on the same side a tenth of a run before. Those runs read texts of
+the town. A run that reads others is judged by what needs no healthy runs (FIXED).
 """
 
 import functools
@@ -29,8 +30,6 @@ FIXED = {
     "wrong_rewards": (None, 0.01),  # four digits are logged
     "after_the_end": (None, 0.0),
     "unequal_scores": (None, 0.05),  # rounding, in bfloat16 too
-    "first_values": (-0.6, None),  # chance, of sixteen answers
-    "score_length": (-0.7, 0.7),  # about half of the scores' variance
     "own_answers": (None, 4.0),  # standard errors
     "share_of_start": (None, 0.5),
     "loss_peak": (None, 1.5),  # chance: the loss before the first step is of one batch
@@ -38,7 +37,12 @@ FIXED = {
     "pairs_right": (0.45, None),
     "pairs_gap": (None, 0.1),  # two standard errors of a hundred validation pairs
 }
-AT_ONCE = {*FIXED, "first_gap", "validation_rise"}  # these two change only at the end of an epoch
+# Those of correlations in the town's runs. (What is learned of these would be wider than -1 to 1.)
+CORRELATIONS = {
+    "first_values": (-0.6, None),  # chance, of sixteen answers
+    "score_length": (-0.7, 0.7),  # about half of the scores' variance
+}
+AT_ONCE = {*FIXED, *CORRELATIONS, "first_gap", "validation_rise"}  # the last two change only after an epoch
 
 
 class Disease(NamedTuple):
@@ -54,6 +58,7 @@ class Look(NamedTuple):
     kind: str  # of run
     place: float | None  # in tenths of a healthy run, 1 to 10; None: too early for curves
     values: dict  # {sign: its value, or None}
+    alike: bool = True  # whether the run's texts are like those of the runs from which the bands were learned
 
 
 class Sign(NamedTuple):
@@ -170,7 +175,8 @@ DISEASES = (
 
 @functools.cache
 def learned():
-    """{"bands": {kind of run: {sign: [[low, high] at each tenth]}}, "trials": {kind: {disease: [right, said]}}}."""
+    """{"bands": {kind of run: {sign: [[low, high] at each tenth]}}, "vocabulary": [the town's tokens of several bytes],
+    "trials": {kind: {disease: [right, said]}}}."""
     path = Path(__file__).parent / "bands.json"
     return json.loads(path.read_text()) if path.exists() else {"bands": {}}
 
@@ -203,7 +209,10 @@ def band(name, kind, place, bands=None):
     bound. bands: {kind of run: {sign: [[low, high] at each tenth]}}, those of bands.json unless given."""
     if name in FIXED:
         return FIXED[name]
-    own = (learned()["bands"] if bands is None else bands).get(kind, {}).get(name)
+    known = (learned()["bands"] if bands is None else bands).get(kind, {})
+    if name in CORRELATIONS:
+        return CORRELATIONS[name] if known else (None, None)
+    own = known.get(name)
     if not own or place is None:
         return None, None
     before, after, share = own[int(place) - 1], own[math.ceil(place) - 1], place % 1
@@ -213,7 +222,17 @@ def band(name, kind, place, bands=None):
 def look(log):
     """What a logs.Log shows now."""
     values = {name: getattr(signs, name)(log) for name in names_of(log.kind)}
-    return Look(log.kind, place_of(log.kind, len(log.rows), log.steps), values)
+    return Look(log.kind, place_of(log.kind, len(log.rows), log.steps), values, is_alike(log))
+
+
+def is_alike(log):
+    """Whether a run's texts are like the town's: at least half of its tokens of several bytes are the town's, too. True
+    if its tokens are not known."""
+    if log.vocabulary is None:
+        return True
+    own = {token for token in log.vocabulary if len(token) > 1}
+    known = {token.encode() for token in learned().get("vocabulary", ())}
+    return bool(own) and len(own & known) >= len(own) / 2
 
 
 def cuts(log):
@@ -229,9 +248,10 @@ def looks(log):
 
 def diagnose(looks, bands=None):
     """The Diagnosis of one Look, or of two, a tenth of a run apart, of which the second is judged. With one, curves are
-    not judged. bands: as in band."""
-    *before, now = ([Sign(name, value, *band(name, kind, place, bands)) for name, value in values.items()]
-                    for kind, place, values in looks)  # fmt: skip
+    not judged; nor are they if the run's texts are unlike the town's. bands: as in band."""
+    bands = bands if looks[-1].alike else {}
+    *before, now = ([Sign(name, value, *band(name, own.kind, own.place, bands)) for name, value in own.values.items()]
+                    for own in looks)  # fmt: skip
     sides = {sign.name: sign.side for own in before for sign in own}
     sides |= {sign.name: sign.side for sign in now if sign.name in AT_ONCE}
     found = {sign.name: sign for sign in now if sign.outside and sign.side == sides.get(sign.name)}
@@ -270,10 +290,11 @@ def line(log):
 
 def healthy(looks):
     """What is said if no disease is found."""
-    missing = "nothing found, and no curve could be judged: it is too early, or no healthy run of this kind is known"
+    missing = "nothing found, and no curve could be judged: it is too early, or no such run is known to be healthy"
     return "healthy, as far as the log shows" if can_judge(looks) else missing
 
 
 def can_judge(looks):
     """Whether there are healthy runs to compare curves with, and a log that is long enough."""
-    return looks[-1].kind in learned()["bands"] and len(looks) == 2 and looks[0].place is not None
+    now = looks[-1]
+    return now.alike and now.kind in learned()["bands"] and len(looks) == 2 and looks[0].place is not None

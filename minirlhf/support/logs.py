@@ -7,6 +7,7 @@ import numpy as np
 
 from .errors import require, reraise
 from .files import complete_lines, read_json
+from .tokenizer import load
 
 LOGS = ("samples.jsonl", "tokens.jsonl", "metrics.jsonl")  # in the order in which a step writes them
 
@@ -32,10 +33,11 @@ def column(rows, name):
 
 class Log:
     """A run's log. kind: gpt, sft, rl_start, rm, ppo, ppo_ptx or other; rows: those of metrics.jsonl; tokens: those of
-    tokens.jsonl; flags: of config.json, {} for another project's; steps: how many the run will have."""
+    tokens.jsonl; flags: of config.json, {} for another project's; vocabulary: the tokens of its tokenizer, a set of
+    bytes, or None if they are not known; steps: how many the run will have."""
 
-    def __init__(self, rows, tokens=(), flags=None, kind=None):
-        self.rows, self.tokens, self.flags = rows, list(tokens), flags or {}
+    def __init__(self, rows, tokens=(), flags=None, kind=None, vocabulary=None):
+        self.rows, self.tokens, self.flags, self.vocabulary = rows, list(tokens), flags or {}, vocabulary
         self.kind = kind or kind_of(rows, self.flags)
         self.steps = (rows[-1].get("steps") if rows else None) or steps_of(self.kind, self.flags) or len(rows)
 
@@ -46,7 +48,8 @@ class Log:
     def upto(self, count):
         """The log as it was after `count` rows."""
         last = self.rows[:count][-1]["step"] if count else -1
-        log = Log(self.rows[:count], [row for row in self.tokens if row["step"] <= last], self.flags, self.kind)
+        tokens = [row for row in self.tokens if row["step"] <= last]
+        log = Log(self.rows[:count], tokens, self.flags, self.kind, self.vocabulary)
         log.steps = self.steps
         return log
 
@@ -63,7 +66,18 @@ def read_log(folder):
     require(config or metrics, f"{folder}: no metrics.jsonl; give the folder of a run")
     rows = [row for row in read_metrics(folder) if len(row) > 1] if metrics else []
     flags = read_json(Path(folder) / "config.json") if config else {}
-    return Log(rows, read_metrics(folder, "tokens.jsonl") if tokens else [], flags)
+    tokens = read_metrics(folder, "tokens.jsonl") if tokens else []
+    return Log(rows, tokens, flags, vocabulary=vocabulary(folder, flags))
+
+
+def vocabulary(folder, flags):
+    """The tokens of a run's tokenizer: of the one in its folder, or, before a model is saved there, beside the model
+    that it began with. None if there is none."""
+    begun = [Path(flags[name]) for name in ("policy", "model", "tokenizer") if isinstance(flags.get(name), str)]
+    for place in (Path(folder), *begun, *(path.parent for path in begun)):
+        if (place / "tokenizer.tiktoken").is_file():
+            return set(load(place).ranks)
+    return None
 
 
 def kind_of(rows, flags):

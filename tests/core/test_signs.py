@@ -9,7 +9,8 @@ from health import EOS, FALL, FLAGS, HEALTHY, SHOWN, N, T, bands, gpt, ppo, ppo_
 from minirlhf.support import diagnosis, signs
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_lines
-from minirlhf.support.logs import Log, read_log
+from minirlhf.support.logs import Log, read_log, vocabulary
+from minirlhf.support.tokenizer import Tokenizer, train_bpe
 
 # --- signs by hand ---------------------------------------------------------------------------------------------------
 
@@ -257,3 +258,38 @@ def test_kinds_are_told_by_columns():
     assert grpo.kind == dpo.kind == "other" and Log(sft().rows, flags={"document_share": 0.1}).kind == "sft"
     assert diagnosis.healthy(diagnosis.looks(grpo)).startswith("nothing found, and no curve could be judged")
     assert diagnosis.line(grpo) is None
+
+
+# --- other texts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("tokens", "alike"), [
+    ("a b c ab cd xy", True), ("a b c ab xy yz", False), ("ab xy", True), ("a b", False), ("", False)])  # fmt: skip
+def test_texts_are_like_the_towns_if_half_of_the_longer_tokens_are(tokens, alike):
+    log = Log(ppo().rows, vocabulary={token.encode() for token in tokens.split()})
+    assert diagnosis.is_alike(log) == diagnosis.is_alike(log.upto(3)) == alike == diagnosis.look(log).alike
+    assert diagnosis.is_alike(ppo())  # it is not known
+
+
+def test_a_run_of_other_texts_is_judged_by_what_needs_no_healthy_run():
+    for sick, name in ((ppo(kl=1 + T), "sampling and learning differ"), (ppo(kl=30 * T), None), (ppo(TURNED), None)):
+        sick.vocabulary = {b"xy"}
+        looks = diagnosis.looks(sick)
+        found = diagnosis.diagnose(looks).disease
+        assert (found and found.name) == name
+        assert "no curve could be judged" in diagnosis.healthy(looks)
+        assert (diagnosis.line(sick) is None) == (name is None)
+
+
+def test_the_vocabulary_is_that_of_the_run_or_of_the_model_that_it_began_with(tmp_path):
+    for folder, word in (("run", "ab"), ("begun", "cd")):
+        Tokenizer(train_bpe([word] * 9, 258)).save(tmp_path / folder)
+    (tmp_path / "empty").mkdir()
+    begun = str(tmp_path / "begun")
+    for folder, flags, word in (
+        ("run", {"policy": begun}, b"ab"), ("empty", {"policy": begun}, b"cd"), ("empty", {"tokenizer": "gpt2"}, None),
+        ("empty", {"model": f"{begun}/model.pt"}, b"cd"), ("empty", {}, None)):  # fmt: skip
+        found = vocabulary(tmp_path / folder, flags)
+        assert found == (word and {word} | {bytes([i]) for i in range(256)})
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
+    assert b"ab" in read_log(tmp_path / "run").vocabulary

@@ -198,7 +198,7 @@ def folder_of(path, log):
     return path
 
 
-KNOWN = dict(stage="ppo", diseases=[], faults=[["none", 1.0]], ended="finished")
+KNOWN = dict(stage="ppo", diseases=[], faults=[["none", 1.0]], ended="finished", alike=True)
 
 
 def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
@@ -212,7 +212,7 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
     for low, high in learned["ppo"]["kl"][:8]:  # 0.2 to 0.4, a factor of 2, half of which is sqrt(2)
         assert (low, high) == (pytest.approx(0.1414, rel=1e-3), pytest.approx(0.5657, rel=1e-3))
     assert learned["ppo"]["kl"][8:] == [[None, None]] * 2  # of forty iterations, where fifty are ten tenths
-    assert learned["ppo"].keys() == set(diagnosis.names_of("ppo")) - set(diagnosis.FIXED)
+    assert learned["ppo"].keys() == set(diagnosis.names_of("ppo")) - {*diagnosis.FIXED, *diagnosis.CORRELATIONS}
     assert bands.widened([None, None]) == [None, None]
     assert bands.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
     assert bands.widened([-1.0, 3.0]) == [-3.0, 5.0] and bands.widened([0.0, 0.0]) == [-0.01, 0.01]
@@ -261,7 +261,7 @@ def test_only_numbers_that_are_not_finite_may_stop_a_trial(base, monkeypatch):
 
 def test_the_bands_and_how_often_it_was_right_are_those_of_the_kept_trials():
     learned, train = read_json(doctor.BANDS), counts.kept(doctor.KEPT, "train")
-    assert learned["bands"] == bands.bands_of(train)
+    assert learned["bands"] == bands.bands_of(train) and learned["vocabulary"] == bands.vocabulary_of_town()
     others = [counts.judged(one, learned["bands"]) for one in counts.kept(doctor.KEPT, "evaluate")]
     assert learned.get("trials", {}) == counts.precision(others)
 
@@ -286,7 +286,7 @@ def test_runs_are_judged_by_the_bands_of_other_bases():
 def trial(said, *diseases, stage="ppo", base="a", detected=1.0):
     ever, faults = [said] * bool(said) + (["x"] if detected == 0.3 else []), [[f"of {own}", 1.0] for own in diseases]
     return {"said": said, "diseases": list(diseases), "stage": stage, "base": base, "detected": detected,
-            "at_any_time": ever, "faults": faults or [["none", 1.0]]}  # fmt: skip
+            "at_any_time": ever, "faults": faults or [["none", 1.0]], "alike": True}  # fmt: skip
 
 
 TRIALS = [
@@ -312,6 +312,16 @@ def test_trials_are_counted_by_disease_and_by_base():
     assert (bases["b"]["healthy"]["right"], bases["b"]["sick"]["right"], bases["b"]["two"]["runs"]) == (0, 0, 0)
 
 
+def test_a_run_of_other_texts_is_counted_twice_by_base_as_it_is_judged_and_by_analogy():
+    signs = {name: [None] * 10 for name in diagnosis.names_of("rm")} | {"gradient": [1e9] * 10}
+    own = KNOWN | dict(base="p", stage="rm", steps=50, rows=[*range(5, 51, 5)], signs=signs, alike=False)
+    assert diagnosis.learned()["bands"]["rm"]["gradient"][-1][1] < 1e9
+    judged = counts.judged(own)
+    assert judged["said"] == "" and counts.judged(own | {"alike": True})["said"] == "it learns too slowly"
+    text = tables.TABLES["doctor_bases"]({"doctor": {"evaluate": [judged]}})
+    assert "| p | 1 of 1 | " in text and "| p, by analogy | 0 of 1 | " in text
+
+
 def test_the_pages_tables_have_these_counts():
     told = {"ranges": {"score": [-1.0, 2.5], "kl": [0.0, 31.4]}}
     found = {"doctor": {"evaluate": TRIALS, "threads": [trial("x") | told] * 9 + [trial("") | {"ranges": {}}]}}
@@ -322,6 +332,7 @@ def test_the_pages_tables_have_these_counts():
     assert rows[1][3:] == ["2 of 3", "x (1)", "called ill at some time: 2 |"]
     assert rows[2][3:] == ["2 of 3", "y (1)", "40 % of the run |"] and rows[-1][3:5] == ["3 of 4", "x (1)"]
     assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](found)
+    assert "analogy" not in tables.TABLES["doctor_bases"](found)
     lines = tables.TABLES["threads"](found).splitlines()[2:]
     assert len(lines) == 10 and lines[0].startswith("| [trl #204](https://github.com/huggingface/trl/issues/204) | The")
     assert "| beta 0.02 | `score` -1 to 2.5, `kl` 0 to 31 | x | nothing |" in lines[0] and "|  | healthy |" in lines[-1]
@@ -355,7 +366,8 @@ def test_bands_are_learned_from_what_is_kept(tmp_path, monkeypatch, capsys):
     doctor.main(doctor.Config(part="bands"))
     learned = read_json(tmp_path / "bands.json")
     ends = [pytest.approx([value / 1.01, value * 1.01]) for value in (1, 2)]
-    assert learned == {"bands": {"ppo": {"kl": [ends[0], *[[None, None]] * 7, ends[1], ends[1]]}}}
+    assert learned["bands"] == {"ppo": {"kl": [ends[0], *[[None, None]] * 7, ends[1], ends[1]]}}
+    assert {" the", " and", "ing"} < {*learned["vocabulary"]} and "trials" not in learned
     text = capsys.readouterr().out
     assert "of 2 healthy runs\n" in text and "b ppo, of x 2: beta is too small (at any time: beta is too small)" in text
     write_json(tmp_path / "evaluate-b.json", {"base": "b", "trials": [sick | {"diseases": ["beta is too small"]}]})

@@ -142,8 +142,8 @@ def test_of_another_projects_run_it_speaks_by_analogy(tmp_path, capsys):
     rows = [{f"train/{name}": value for name, value in row.items()} for row in VERL]
     write_lines(tmp_path / "verl.jsonl", [row | {"train/actor/entropy": 0.4 - 0.39 * t} for row, t in zip(rows, T)])
     text = said(capsys, str(tmp_path / "verl.jsonl"))
-    assert "another project's: by analogy" in text and "it has: the entropy collapses\n" in text
-    assert "trials" not in text
+    assert ", another project's\nnothing found, and no curve could be judged" in text and "trials" not in text
+    assert "by analogy with runs of the town's texts: the entropy collapses\n  entropy 0." in text
     assert {"wrong_rewards", "kl", "first_kl"} <= {*text.split("lacks what they need): ")[1].strip().split(", ")}
 
 
