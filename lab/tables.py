@@ -199,18 +199,19 @@ def table_of_fits(found):
 
 
 def table_of_doctor(found):
-    """How often the diagnosis finds each fault, how often it calls a healthy run ill, and how early it knows."""
-    own = found["doctor"]["evaluate"]
-    rows = [[kind, fault.replace("_", " "), disease, *cells(count, disease)]
-            for (kind, fault, disease), count in sorted(counts.of_faults(own).items(), key=healthy_first)]  # fmt: skip
+    """How often the diagnosis finds each disease in runs of the town's texts, how often it calls a healthy one ill, and
+    how early it knows."""
+    own = [one for one in found["doctor"]["evaluate"] if one["alike"]]
+    rows = [[kind, disease, *cells(count, disease), ", ".join(count["faults"])]
+            for (kind, disease), count in sorted(counts.of_diseases(own).items(), key=healthy_first)]  # fmt: skip
     healthy = counts.count([one for one in own if not one["diseases"]])
-    rows.append(["all", "none", counts.HEALTHY, *cells(healthy, counts.HEALTHY)])
-    return rows_of(["run", "fault", "it should say", "said so", "said instead", "known after"], rows)
+    rows.append(["all", counts.HEALTHY, *cells(healthy, counts.HEALTHY), "none"])
+    return rows_of(["run", "it should say", "said so", "said instead", "known after", "what was put in"], rows)
 
 
 def healthy_first(item):
-    (kind, fault, disease), _ = item
-    return list(counts.KINDS.values()).index(kind), disease != counts.HEALTHY, fault
+    (kind, disease), _ = item
+    return list(counts.KINDS.values()).index(kind), disease != counts.HEALTHY, disease
 
 
 def cells(own, disease):

@@ -7,6 +7,7 @@
 
 It compares with healthy runs of small models that read the town's texts. A run that reads other texts, and another
 project's, is judged by what must be so in any run; for the rest it says what such a run of the town would have.
+docs/healthy.md says how often it is right.
 """
 
 import csv

@@ -46,10 +46,10 @@ def without_its_base(trials):
 
 
 def label(stage, name, how):
-    """A fault's name; where two faults of a stage have it, with the direction."""
-    strengths = [fault.low for fault in FAULTS[stage] if fault.name == name]
-    middle = 0 if min(strengths) < 0 else 1
-    return name if len(strengths) == 1 else f"{name}, {'high' if how > middle else 'low'}"
+    """A fault's name in words; where two faults of such runs have it, with the direction."""
+    known = {fault for own in (stage, stage.removesuffix("_ptx")) for fault in FAULTS[own] if fault.name == name}
+    middle = 0 if any(fault.low < 0 for fault in known) else 1
+    return name.replace("_", " ") + (f" {'high' if how > middle else 'low'}" if len(known) > 1 else "")
 
 
 def is_right(trial):
@@ -58,24 +58,25 @@ def is_right(trial):
 
 
 def precision(trials):
-    """{kind of run: {disease: (in how many runs it was rightly said, in how many it was said)}}. PPO-ptx is PPO."""
+    """{kind of run: {disease: [in how many runs it was rightly said, in how many it was said]}}. PPO-ptx is PPO."""
     found = defaultdict(dict)
     for one in sorted(trials, key=lambda one: one["said"]):
         if one["said"] not in ("", STOPPED):
             own = found[one["stage"].removesuffix("_ptx")]
             right, said = own.get(one["said"], (0, 0))
-            own[one["said"]] = right + is_right(one), said + 1
+            own[one["said"]] = [right + is_right(one), said + 1]
     return dict(found)
 
 
-def of_faults(trials):
-    """{(kind of run, fault, disease): count} of runs with one fault, or none: healthy."""
+def of_diseases(trials):
+    """{(kind of run, disease): count, with "faults": the labels of what was put in} of runs with one fault, or none:
+    healthy."""
     groups = defaultdict(list)
     for one in trials:
         if len(one["faults"]) < 2:
-            ((name, _),) = one["faults"]
-            groups[KINDS[one["stage"]], name, (one["diseases"] or [HEALTHY])[0]].append(one)
-    return {name: count(own) for name, own in groups.items()}
+            groups[KINDS[one["stage"]], (one["diseases"] or [HEALTHY])[0]].append(one)
+    return {name: count(own) | {"faults": sorted({label(one["stage"], *one["faults"][0]) for one in own})}
+            for name, own in groups.items()}  # fmt: skip
 
 
 def of_bases(trials):

@@ -9,7 +9,7 @@ from minirlhf.support.errors import InputError
 from minirlhf.support.files import read_json, write_json, write_lines
 from minirlhf.support.records import read
 
-from . import counts, faults
+from . import faults
 from .bases import VALIDATION
 from .cases import changed
 
@@ -38,7 +38,7 @@ def run_trial(own, stage, given, seed):
             path.unlink()
         (Path(own.out) / "data" / f"{folder.name}.jsonl").unlink(missing_ok=True)
         result = {"folder": str(folder), "stage": stage, "seed": seed}
-        result |= {"faults": [[counts.label(stage, fault.name, how), how] for fault, how in given]}
+        result |= {"faults": [[fault.name, how] for fault, how in given]}
         result |= {"diseases": [fault.disease for fault, _ in given if fault.disease], "ended": ended}
         write_json(folder / "trial.json", result)
     return read_json(folder / "trial.json")

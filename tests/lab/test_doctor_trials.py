@@ -297,15 +297,18 @@ TRIALS = [
 
 
 def test_trials_are_counted_by_disease_and_by_base():
-    assert counts.precision(TRIALS) == {"ppo": {"x": (2, 3), "y": (1, 2), "z": (0, 1)}}
+    assert counts.precision(TRIALS) == {"ppo": {"x": [2, 3], "y": [1, 2], "z": [0, 1]}}
     assert counts.precision([trial("x", "x", stage="rm"), trial("x", stage="ppo_ptx")]) == {
-        "rm": {"x": (1, 1)}, "ppo": {"x": (0, 1)}}  # fmt: skip
-    found = counts.of_faults(TRIALS)
-    names = [("PPO", "none", "healthy"), ("PPO", "of x", "x"), ("PPO", "of y", "y"), ("SFT", "none", "healthy")]
+        "rm": {"x": [1, 1]}, "ppo": {"x": [0, 1]}}  # fmt: skip
+    found = counts.of_diseases(TRIALS)
+    names = [("PPO", "healthy"), ("PPO", "x"), ("PPO", "y"), ("SFT", "healthy")]
     assert list(found) == names
-    assert found[names[0]] == {"runs": 3, "right": 2, "instead": [("x", 1)], "detected": 0.2, "no_alarm": 1}
-    assert found[names[1]] == {"runs": 3, "right": 2, "instead": [("y", 1)], "detected": 0.4, "no_alarm": 0}
-    assert found[names[2]] == {"runs": 1, "right": 0, "instead": [("healthy", 1)], "detected": None, "no_alarm": 1}
+    one = {"instead": [("x", 1)], "detected": 0.2, "no_alarm": 1, "faults": ["none"]}
+    assert found[names[0]] == {"runs": 3, "right": 2} | one
+    one = {"instead": [("y", 1)], "detected": 0.4, "no_alarm": 0, "faults": ["of x"]}
+    assert found[names[1]] == {"runs": 3, "right": 2} | one
+    one = {"instead": [("healthy", 1)], "detected": None, "no_alarm": 1, "faults": ["of y"]}
+    assert found[names[2]] == {"runs": 1, "right": 0} | one
     bases = counts.of_bases(TRIALS)
     assert {name: (own["right"], own["runs"]) for name, own in bases["a"].items()} == {
         "healthy": (3, 3), "sick": (2, 3), "two": (1, 2)}  # fmt: skip
@@ -324,15 +327,17 @@ def test_a_run_of_other_texts_is_counted_twice_by_base_as_it_is_judged_and_by_an
 
 def test_the_pages_tables_have_these_counts():
     told = {"ranges": {"score": [-1.0, 2.5], "kl": [0.0, 31.4]}}
-    found = {"doctor": {"evaluate": TRIALS, "threads": [trial("x") | told] * 9 + [trial("") | {"ranges": {}}]}}
+    other = trial("", "x") | {"alike": False}  # which stands in no row
+    threads = [trial("x") | told] * 9 + [trial("") | {"ranges": {}}]
+    found = {"doctor": {"evaluate": [*TRIALS, other], "threads": threads}}
     rows = [line.split(" | ") for line in tables.TABLES["doctor"](found).splitlines()[2:]]
-    names = [["| SFT", "none", "healthy"], ["| PPO", "none", "healthy"], ["| PPO", "of x", "x"], ["| PPO", "of y", "y"],
-             ["| all", "none", "healthy"]]  # fmt: skip
-    assert [row[:3] for row in rows] == names
-    assert rows[1][3:] == ["2 of 3", "x (1)", "called ill at some time: 2 |"]
-    assert rows[2][3:] == ["2 of 3", "y (1)", "40 % of the run |"] and rows[-1][3:5] == ["3 of 4", "x (1)"]
-    assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](found)
-    assert "analogy" not in tables.TABLES["doctor_bases"](found)
+    names = [["| SFT", "healthy"], ["| PPO", "healthy"], ["| PPO", "x"], ["| PPO", "y"], ["| all", "healthy"]]
+    assert [row[:2] for row in rows] == names
+    assert rows[1][2:] == ["2 of 3", "x (1)", "called ill at some time: 2", "none |"]
+    assert rows[2][2:] == ["2 of 3", "y (1)", "40 % of the run", "of x |"] and rows[-1][2:4] == ["3 of 4", "x (1)"]
+    own = {"doctor": {"evaluate": TRIALS}}
+    assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](own)
+    assert "analogy" not in tables.TABLES["doctor_bases"](own)
     lines = tables.TABLES["threads"](found).splitlines()[2:]
     assert len(lines) == 10 and lines[0].startswith("| [trl #204](https://github.com/huggingface/trl/issues/204) | The")
     assert "| beta 0.02 | `score` -1 to 2.5, `kl` 0 to 31 | x | nothing |" in lines[0] and "|  | healthy |" in lines[-1]
@@ -377,10 +382,11 @@ def test_bands_are_learned_from_what_is_kept(tmp_path, monkeypatch, capsys):
 
 
 def test_faults_are_labelled_with_their_direction_where_there_are_two():
-    assert counts.label("ppo", "learning_rate", 20) == "learning_rate, high"
-    assert counts.label("ppo", "learning_rate", 0.05) == "learning_rate, low"
-    assert counts.label("ppo", "likes_length", -0.2) == "likes_length, low"
-    assert counts.label("ppo", "likes_length", 0.2) == "likes_length, high"
+    for stage in ("ppo", "ppo_ptx"):  # where one learning rate alone is tried
+        assert counts.label(stage, "learning_rate", 20) == "learning rate high"
+    assert counts.label("ppo", "learning_rate", 0.05) == "learning rate low"
+    assert counts.label("ppo", "likes_length", -0.2) == "likes length low"
+    assert counts.label("ppo", "likes_length", 0.2) == "likes length high"
     assert counts.label("ppo", "stale", 3) == "stale" and counts.label("rm", "none", 1) == "none"
 
 
@@ -423,7 +429,7 @@ def test_a_trial_is_trained_with_its_fault_and_kept(base):
     assert log.flags["kl_coef"] == pytest.approx(0.003) and signs.wrong_rewards(log) > 0
     assert found["diseases"] == ["beta is too small", "rewards are wrong"] and found["ended"] == "finished"
     assert not list((base_of(found)).glob("*.pt"))
-    assert [name for name, _ in found["faults"]] == ["beta, low", "kl_sign"] and found["seed"] == 5
+    assert [name for name, _ in found["faults"]] == ["beta", "kl_sign"] and found["seed"] == 5
     assert trials.run_trial(base, "ppo", given, 5) == found == read_json(base_of(found) / "trial.json")
 
 
