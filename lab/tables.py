@@ -228,7 +228,7 @@ def table_of_doctors_bases(found):
               if not one["alike"]]  # fmt: skip
     groups = counts.of_bases(own + others)
     rows = [[base, *(f"{own['right']} of {own['runs']}" for own in parts.values())] for base, parts in groups.items()]
-    return rows_of(["models and data", "healthy: said so", "one fault: said which", "two faults: said one"], rows)
+    return rows_of(["models and data", "healthy: no fault named", "one fault: named", "two faults: one named"], rows)
 
 
 def table_of_threads(found):

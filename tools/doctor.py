@@ -94,11 +94,10 @@ def report(name, log, own=True):
         lines += [f"it has: {found.disease.name}{sure}", *evidence(log, found)]
     else:
         lines += [diagnosis.healthy(seen)]
+    lines += besides(log, found)
     if not seen[-1].alike and town.disease and town.disease is not found.disease:
         lines += [f"by analogy with runs of the town's texts: {town.disease.name}", *evidence(log, town)]
-    if town.others:
-        lines += [f"it may also have (or this follows): {', '.join(disease.name for disease in town.others)}"]
-    lines += [f"outside the healthy band, too: {sentence(log, sign)}" for sign in town.also]
+        lines += besides(log, town)
     if town.unseen:
         lines += [f"could not be looked at (the log is too short, or lacks what they need): {', '.join(town.unseen)}"]
     return "\n".join(lines), (*town.evidence, *town.also)
@@ -107,6 +106,13 @@ def report(name, log, own=True):
 def evidence(log, found):
     """Why a Diagnosis is made, and what to change first: lines."""
     return [*(f"  {sentence(log, sign)}" for sign in found.evidence), f"first: {found.disease.advice}"]
+
+
+def besides(log, found):
+    """What else a Diagnosis has found: lines."""
+    names = ", ".join(disease.name for disease in found.others)
+    lines = [f"it may also have (or this follows): {names}"] if names else []
+    return [*lines, *(f"outside the healthy band, too: {sentence(log, sign)}" for sign in found.also)]
 
 
 def sentence(log, sign):

@@ -26,7 +26,7 @@ from minirlhf.support.folder import lock_output
 from . import counts
 from .bands import bands_of, vocabulary_of_town
 from .bases import People, Town
-from .cases import FAULTS, THREADS, Fault, pair, strength
+from .cases import FAULTS, NEAR, THREADS, Fault, pair, strength
 from .trials import run_trial, signs_of
 
 BANDS, KEPT = Path(diagnosis.__file__).parent / "bands.json", ROOT / "results" / "doctor"
@@ -61,9 +61,9 @@ def bases(config):
     small = (("gpt", dict(n_layer=3, n_embd=96, n_head=4)),)
     poor = (("town", dict(web=30_000, demonstration=2_000, prompt_train=4_000)), ("rankings", dict(prompts=4_000)))
     return {
-        "nano-70": town("nano-70", 70), "nano-71": town("nano-71", 71), "toy-72": town("toy-72", 72, "toy"),
+        "nano-71": town("nano-71", 71), "nano-83": town("nano-83", 83), "toy-72": town("toy-72", 72, "toy"),
         "another-size": town("another-size", 73, "toy", small), "less-data": town("less-data", 74, "nano", poor),
-        "nano-77": town("nano-77", 77), "people": People(out=f"{out}/people", seed=75),
+        "nano-77": town("nano-77", 77), "people": People(out=f"{out}/people", seed=84),
     }  # fmt: skip
 
 
@@ -122,6 +122,7 @@ def cases_of(own, name, config):
     if config.part == "evaluate":
         for _ in range(1 if config.tiny else PAIRS):
             found.append(("ppo", [(fault, strength(fault, rng)) for fault in pair(rng)]))
+        found += [(stage, [(fault, strength(fault, rng))]) for stage, fault in NEAR]
     return [(*case, 1000 * own.seed + number) for number, case in enumerate(found)]
 
 

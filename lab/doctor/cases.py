@@ -82,6 +82,8 @@ FAULTS = {
     ),
 }  # fmt: skip
 
+NEAR = [(stage, Fault("near_learning_rate", 0.5, 2, "")) for stage in FAULTS]  # healthy runs of other settings
+NEAR += [(stage, Fault("near_beta", 0.5, 2, "")) for stage in ("ppo", "ppo_ptx")]
 
 # Faults that replace the same function, or that may cancel each other: a run has one of each at most.
 ALIKE = (

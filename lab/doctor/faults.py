@@ -33,6 +33,12 @@ def learning_rate(put, config, strength):
     return {name: getattr(config, name) * strength for name in rates}
 
 
+def near_learning_rate(put, config, strength):
+    """A run that should be healthy: all learning rates are multiplied by a little."""
+    both = both_learning_rates if hasattr(config, "value_lr") else learning_rate
+    return both(put, config, strength)
+
+
 def value_learning_rate(put, config, strength):
     """The value network's learning rate is multiplied."""
     return dict(value_lr=config.value_lr * strength)
@@ -49,6 +55,11 @@ def both_learning_rates(put, config, strength):
 def beta(put, config, strength):
     """Beta is multiplied."""
     return dict(kl_coef=config.kl_coef * strength)
+
+
+def near_beta(put, config, strength):
+    """A run that should be healthy: beta is multiplied by a little."""
+    return beta(put, config, strength)
 
 
 def gamma(put, config, strength):
@@ -174,9 +185,9 @@ def epochs(put, config, strength):
 
 SCRIPTS = {"gpt": pretrain, "sft": train_sft, "rl_start": train_sft, "rm": train_rm, "ppo": train_ppo}
 FAULTS = {function.__name__: function for function in (
-    none, learning_rate, value_learning_rate, both_learning_rates, beta, gamma, kl_sign, kl_clamped, less_entropy,
-    scaled, reversed_scores, likes_length, at_padding, temperature, another_policy, dropout, stale, padding_counts,
-    short, epochs,
+    none, near_learning_rate, near_beta, learning_rate, value_learning_rate, both_learning_rates, beta, gamma, kl_sign,
+    kl_clamped, less_entropy, scaled, reversed_scores, likes_length, at_padding, temperature, another_policy, dropout,
+    stale, padding_counts, short, epochs,
 )}  # fmt: skip
 
 

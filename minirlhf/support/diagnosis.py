@@ -22,7 +22,7 @@ SFT, LOSSES = ("sft", "rl_start"), ("sft", "rl_start", "rm")
 ALL = (*PPO, *GPT, *LOSSES, "other")
 FEW = 5  # a log of fewer rows has no curves
 ITERATIONS = 50  # of the runs of PPO from which the healthy bands were learned
-# Bounds, (low, high), that need no healthy run: what must be exactly so, and what is improbable by chance.
+# Bounds, (low, high), that are set by hand and need no healthy run: what must be so, but for rounding and chance.
 FIXED = {
     "not_finite": (None, 0.0),
     "first_kl": (None, 0.02),  # rounding, in bfloat16 too
@@ -34,7 +34,8 @@ FIXED = {
     "share_of_start": (None, 0.5),
     "loss_peak": (None, 1.5),  # chance: the loss before the first step is of one batch
     "learned": (2.0, None),  # standard errors
-    "pairs_right": (0.45, None),
+    "pairs_wrong": (None, 0.55),  # chance: a standard error of a hundred validation pairs
+    "pairs_right": (0.52, None),
     "pairs_gap": (None, 0.1),  # two standard errors of a hundred validation pairs
 }
 # Those of correlations in the town's runs. (What is learned of these would be wider than -1 to 1.)
@@ -151,9 +152,12 @@ DISEASES = (
     Disease("it learns too fast", LOSSES, {"loss_peak": "high"}, "The first steps raise the loss. Lower --lr."),
     Disease("it learns nothing", RM, {"learned": "low"},
             "The model orders pairs no better than chance. Look at the ranks: are they shuffled? Then lower --lr."),
-    Disease("the rankings contradict the validation", RM, {"pairs_right": "low"},
+    Disease("the rankings contradict the validation", RM, {"pairs_wrong": "high"},
             "Fewer than half of the validation pairs are in the right order. Are the ranks of one file reversed? (1 is "
             "the best.)"),
+    Disease("it learns nothing", RM, {"pairs_right": "low"},
+            "What it has learned does not help with validation pairs. Look at the ranks: are they shuffled? Then lower "
+            "--lr."),
     Disease("it memorises its data", RM, {"pairs_gap": "high"},
             "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions."),
     Disease("it learns too slowly", RM, {"gradient": "high"},
@@ -260,7 +264,8 @@ def diagnose(looks, bands=None):
     evidence = tuple(found[name] for name in has[0].needs) if has else ()
     also = tuple(sign for sign in found.values() if sign not in evidence)
     unseen = tuple(sign.name for sign in now if not sign.side or not sides.get(sign.name))
-    return Diagnosis(has[0] if has else None, evidence, tuple(has[1:]), also, unseen)
+    others = {own.name: own for own in has if own.name != has[0].name}  # several rows may be of one disease
+    return Diagnosis(has[0] if has else None, evidence, tuple(others.values()), also, unseen)
 
 
 def history(log, name):
@@ -285,7 +290,7 @@ def line(log):
     seen = looks(log)
     found = diagnose(seen)
     said = found.disease.name if found.disease else healthy(seen) if can_judge(seen) else None
-    return said and f"{said}, beside runs of small models"
+    return f"{said}, compared with small runs of the town" if said and seen[-1].alike else said
 
 
 def healthy(looks):

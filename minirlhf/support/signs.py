@@ -272,3 +272,9 @@ def pairs_right(log):
     """The share of validation pairs in the right order."""
     values = log["validation_accuracy"]
     return float(values[-1]) if len(values) else None
+
+
+def pairs_wrong(log):
+    """The share of validation pairs in the wrong order."""
+    right = pairs_right(log)
+    return None if right is None else 1 - right

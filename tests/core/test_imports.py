@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[2]
 SUPPORT = """
     errors shapes chats marks clock processes
     config files distributed device forward statistics
-    muon formats logs accumulation sampling progress shown optim tokens
-    rows tokenizer cuda_graph curves signs
+    muon formats tokenizer accumulation sampling progress shown optim tokens
+    logs cuda_graph
+    rows curves signs
     folder records
     huggingface
     checkpoint diagnosis
@@ -37,7 +38,7 @@ BELOW = {
     "lab.findings": {"minirlhf", "data.town", "tools", "lab"} | TRAINING,
     "lab.methods": {"minirlhf", "data.town", "lab", "train_ppo"},
     "lab.inside": {"minirlhf", "data.town", "lab"},
-    "lab.doctor": {"minirlhf", "lab"} | TRAINING,
+    "lab.doctor": {"minirlhf", "data.town", "lab"} | TRAINING,
 }
 ALONE = {  # files that may import something else than their folder's
     "data.town.__main__": {"data.town", "minirlhf"},

@@ -86,6 +86,8 @@ SHORTER = {"score": lambda i, row: -1.0 * len(row["ids"])}
     ("gradient", rm(accuracy=0.4), None),
     ("pairs_gap", rm(accuracy=0.9, validation=0.6), 0.3),
     ("pairs_right", rm(validation=0.4), 0.4),
+    ("pairs_wrong", rm(validation=0.4), 0.6),
+    ("pairs_wrong", rm().upto(9), None),
 ])  # fmt: skip
 def test_a_sign_by_hand(name, log, value):
     found = getattr(signs, name)(log)
@@ -140,8 +142,9 @@ SICK = [  # disease, kind, a log that has it
     ("it learns too slowly", "gpt", gpt(np.linspace(2, 1, 400))),
     ("it learns too slowly", "rm", rm(accuracy=0.52, grad_norm=3.0)),
     ("it memorises its data", "rm", rm(accuracy=0.95)),
-    ("it learns nothing", "rm", rm(accuracy=0.5, validation=0.5)),
+    ("it learns nothing", "rm", rm(accuracy=0.5, validation=0.6)),
     ("the rankings contradict the validation", "rm", rm(validation=0.3)),
+    ("it learns nothing", "rm", rm(accuracy=0.6, validation=0.51)),
 ]
 
 
@@ -151,6 +154,7 @@ def test_each_disease_is_found_and_by_its_own_row_alone(name, kind, log, monkeyp
     found = diagnosis.diagnose(looks)
     assert log.kind == kind and found.disease.name == name
     assert [sign.name for sign in found.evidence] == [*found.disease.needs]
+    assert name not in [other.name for other in found.others]
     assert all(sign.side == found.disease.needs[sign.name] for sign in found.evidence)
     others = tuple(row for row in diagnosis.DISEASES if row is not found.disease)
     monkeypatch.setattr(diagnosis, "DISEASES", others)
@@ -242,7 +246,7 @@ def test_a_folder_is_read_and_a_broken_line_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(FLAGS))
     log = read_log(tmp_path)
     assert log.steps == N and len(log.tokens) == N * SHOWN and len(log.upto(2).rows) == 2
-    assert diagnosis.line(log) == "healthy, as far as the log shows, beside runs of small models"
+    assert diagnosis.line(log) == "healthy, as far as the log shows, compared with small runs of the town"
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "kl"')  # a kill
     assert len(read_log(tmp_path).rows) == N

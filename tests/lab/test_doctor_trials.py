@@ -65,6 +65,13 @@ def test_faults_in_rewards(fault):
     assert (clamped[less] < right[less]).all() and less.any()
 
 
+def test_healthy_runs_of_other_settings():
+    ppo, sft = SimpleNamespace(lr=1.0, value_lr=2.0, kl_coef=3.0), SimpleNamespace(lr=1.0)
+    assert faults.near_learning_rate(None, ppo, 2.0) == dict(lr=2.0, value_lr=4.0)
+    assert faults.near_learning_rate(None, sft, 0.5) == dict(lr=0.5)
+    assert faults.near_beta(None, ppo, 2.0) == dict(kl_coef=6.0)
+
+
 def test_the_term_that_lowers_the_entropy_has_its_gradient(fault, float64):
     """The sum over all tokens, weighted by their probability: what it is of samples on average."""
     logits, mask = tiny.numbers(1, 6).double().requires_grad_(), torch.ones(1, 6, dtype=torch.bool)
@@ -170,9 +177,14 @@ def test_each_base_has_each_fault_once_and_those_who_evaluate_pairs_too():
     assert len(healthy) == sum(doctor.HEALTHY.values()) and {given[0][0].name for _, given, _ in healthy} == {"none"}
     judged = doctor.cases_of(own, "a", doctor.Config(part="evaluate"))
     sick = sum(len(known) - 1 for known in cases.FAULTS.values())
-    assert len(trained) == sick + sum(doctor.HEALTHY.values()) and len(judged) == len(trained) + doctor.PAIRS
+    assert len(trained) == sick + sum(doctor.HEALTHY.values())
+    assert len(judged) == len(trained) + doctor.PAIRS + len(cases.NEAR) == len(trained) + 4 + 8
     assert len({seed for *_, seed in judged}) == len(judged)
-    assert all(len(given) == 2 and given[0] != given[1] for _, given, _ in judged[-doctor.PAIRS :])
+    assert all(len(given) == 2 and given[0] != given[1] for _, given, _ in judged[len(trained) : len(trained) + 4])
+    near = [(stage, *given[0]) for stage, given, _ in judged[-8:]]
+    named = {(stage, fault.name) for stage, fault, _ in near}
+    assert len(named) == 8 and {"near_learning_rate", "near_beta"} == {name for _, name in named}
+    assert all(0.5 <= how <= 2 and fault.disease == "" for _, fault, how in near)
     assert doctor.cases_of(own, doctor.TRIED[1], doctor.Config(part="train")) != trained
     both = [doctor.bases(doctor.Config(part=part)) for part in ("train", "evaluate")]
     assert not {base.seed for base in both[0].values()} & {base.seed for base in both[1].values()}
@@ -348,7 +360,7 @@ def test_of_trials_the_outcome_is_kept_base_by_base(tmp_path, monkeypatch):
     made = {"commit": "a" * 40, "changed": [], "command": "lab.doctor evaluate", "machine": "x",
             "claims": provenance.hash_of_claims()}  # fmt: skip
     one = KNOWN | dict(stage="rm", seed=3, diseases=["x"], faults=[["of x", 1.0]], steps=9, rows=[9], ranges={},
-                       signs={"pairs_right": [0.3]}, folder="f")  # fmt: skip
+                       signs={"pairs_wrong": [0.7]}, folder="f")  # fmt: skip
     for name in ("evaluate-a", "evaluate-b", "train-a", "threads-a"):
         write_json(tmp_path / "run" / f"{name}.json", {"base": name[-1], "trials": [one], "made by": made})
     results.keep(tmp_path / "run")
