@@ -95,7 +95,7 @@ def report(name, log, own=True):
     else:
         lines += [diagnosis.healthy(seen)]
     lines += besides(log, found)
-    if not seen[-1].alike and town.disease and town.disease is not found.disease:
+    if town.disease and town.disease is not found.disease:  # only if texts are unlike the town's
         lines += [f"by analogy with runs of the town's texts: {town.disease.name}", *evidence(log, town)]
         lines += besides(log, town)
     if town.unseen:

@@ -25,9 +25,8 @@ def judged(trial, bands=None):
     "said", the disease that is named at its end, "" if none is; "others", further ones; "at_any_time", all that were
     named at some tenth; "detected", from which share of the run on the same was said until its end."""
     kind, steps, signs = trial["stage"], trial["steps"], trial["signs"]
-    values = [{name: own[i] for name, own in signs.items()} for i in range(len(trial["rows"]))]
-    looks = [diagnosis.Look(kind, diagnosis.place_of(kind, rows, steps), own, trial["alike"])
-             for rows, own in zip(trial["rows"], values)]  # fmt: skip
+    looks = [diagnosis.Look(kind, diagnosis.place_of(kind, rows, steps), {name: own[i] for name, own in signs.items()},
+                            trial["alike"]) for i, rows in enumerate(trial["rows"])]  # fmt: skip
     found = [diagnosis.diagnose(looks[max(0, i - 1) : i + 1], bands) for i in range(len(looks))]
     seen = [own.disease.name if own.disease else "" for own in found]
     if trial["ended"] != "finished":

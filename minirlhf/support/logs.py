@@ -73,8 +73,8 @@ def read_log(folder):
 def vocabulary(folder, flags):
     """The tokens of a run's tokenizer: of the one in its folder, or, before a model is saved there, beside the model
     that it began with. None if there is none."""
-    begun = [Path(flags[name]) for name in ("policy", "model", "tokenizer") if isinstance(flags.get(name), str)]
-    for place in (Path(folder), *begun, *(path.parent for path in begun)):
+    begun = [Path(str(flags[name])) for name in ("policy", "init", "tokenizer") if flags.get(name)]
+    for place in (Path(folder), *begun, *(path.parent for path in begun if path.suffix)):
         if (place / "tokenizer.tiktoken").is_file():
             return set(load(place).ranks)
     return None

@@ -285,14 +285,16 @@ def test_a_run_of_other_texts_is_judged_by_what_needs_no_healthy_run():
         assert (diagnosis.line(sick) is None) == (name is None)
 
 
-def test_the_vocabulary_is_that_of_the_run_or_of_the_model_that_it_began_with(tmp_path):
+def test_the_vocabulary_is_that_of_the_run_or_of_the_model_that_it_began_with(tmp_path, monkeypatch):
     for folder, word in (("run", "ab"), ("begun", "cd")):
         Tokenizer(train_bpe([word] * 9, 258)).save(tmp_path / folder)
     (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "run")  # which is no place to look at
     begun = str(tmp_path / "begun")
     for folder, flags, word in (
         ("run", {"policy": begun}, b"ab"), ("empty", {"policy": begun}, b"cd"), ("empty", {"tokenizer": "gpt2"}, None),
-        ("empty", {"model": f"{begun}/model.pt"}, b"cd"), ("empty", {}, None)):  # fmt: skip
+        ("empty", {"init": f"{begun}/model.pt"}, b"cd"), ("empty", {}, None),
+        ("empty", {"init": "", "tokenizer": begun}, b"cd")):  # fmt: skip
         found = vocabulary(tmp_path / folder, flags)
         assert found == (word and {word} | {bytes([i]) for i in range(256)})
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
