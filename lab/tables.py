@@ -204,8 +204,7 @@ def table_of_doctor(found):
     own = [one for one in found["doctor"]["evaluate"] if one["alike"]]
     rows = [[kind, disease, *cells(count, disease), ", ".join(count["faults"])]
             for (kind, disease), count in sorted(counts.of_diseases(own).items(), key=healthy_first)]  # fmt: skip
-    healthy = counts.count([one for one in own if not one["diseases"]])
-    rows.append(["all", counts.HEALTHY, *cells(healthy, counts.HEALTHY), "none"])
+    rows += [["all", disease, *cells(count, disease), ""] for disease, count in counts.in_short(own).items()]
     return rows_of(["run", "it should say", "said so", "said instead", "known after", "what was put in"], rows)
 
 

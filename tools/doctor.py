@@ -46,6 +46,7 @@ COLUMNS = {
     "validation_accuracy": ("eval_accuracy",),
     "loss": ("loss",),
 }  # fmt: skip
+FEW = 5  # trials, of which fewer say nothing of how sure a diagnosis is
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def main(config):
     require(own or Path(config.run).is_file(), f"{config.run}: no such folder or file; give a run's folder, or a log")
     require(own or not config.watch, "--watch: another project's log does not say when it ends; leave the flag out")
     while True:
-        log = logs.read_log(config.run) if own else read_foreign(config.run)
+        log, columns = (logs.read_log(config.run), None) if own else read_foreign(config.run)
         if config.watch and not log.rows:
             time.sleep(config.every)
             continue
         require(log.rows, f"{config.run}: no step is logged yet; look again later")
-        text, pictured = report(config.run, log, own)
+        text, pictured = report(config.run, log, columns)
         print(text, flush=True)
         if config.out:
             write_atomically(config.out, page(log, pictured, text).encode())
@@ -84,23 +85,29 @@ def main(config):
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 
-def report(name, log, own=True):
-    """What is found in a log, in a few lines; and the Signs that are outside."""
+def report(name, log, columns=None):
+    """What is found in a log, in a few lines; and the Signs of which it speaks. columns: of another project's log, as
+    read_foreign returns them."""
     seen = looks(log)
     found, town = diagnose(seen), diagnose([one._replace(alike=True) for one in seen])
-    lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if own else ", another project's")]
+    pictured = [*found.evidence, *found.also]
+    lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if columns is None else ", another project's")]
+    if columns:
+        lines += ["read: " + ", ".join(f"{theirs} as {own}" for own, theirs in columns.items())]
+    if log.kind.startswith("ppo") and len(log.rows) > diagnosis.ITERATIONS:
+        lines += [f"(curves are compared with iteration {diagnosis.ITERATIONS} of healthy runs, which is their last)"]
     if found.disease:
-        sure = how_sure(log, found.disease) if own else ""
-        lines += [f"it has: {found.disease.name}{sure}", *evidence(log, found)]
+        lines += [f"it has: {found.disease.name}{how_sure(log, found.disease)}", *evidence(log, found)]
     else:
         lines += [diagnosis.healthy(seen)]
     lines += besides(log, found)
     if town.disease and town.disease is not found.disease:  # only if texts are unlike the town's
-        lines += [f"by analogy with runs of the town's texts: {town.disease.name}", *evidence(log, town)]
-        lines += besides(log, town)
+        lines += [f"by analogy with runs of the town's texts: {town.disease.name}{how_sure_by_analogy()}"]
+        lines += [*evidence(log, town), *besides(log, town)]
+        pictured = [*town.evidence, *town.also]  # those of found are among them
     if town.unseen:
         lines += [f"could not be looked at (the log is too short, or lacks what they need): {', '.join(town.unseen)}"]
-    return "\n".join(lines), (*town.evidence, *town.also)
+    return "\n".join(lines), pictured
 
 
 def evidence(log, found):
@@ -112,7 +119,8 @@ def besides(log, found):
     """What else a Diagnosis has found: lines."""
     names = ", ".join(disease.name for disease in found.others)
     lines = [f"it may also have (or this follows): {names}"] if names else []
-    return [*lines, *(f"outside the healthy band, too: {sentence(log, sign)}" for sign in found.also)]
+    too = "too" if found.disease else "which alone is no disease"
+    return [*lines, *(f"outside the healthy band, {too}: {sentence(log, sign)}" for sign in found.also)]
 
 
 def sentence(log, sign):
@@ -130,15 +138,22 @@ def write(value):
 def how_sure(log, disease):
     """How often the diagnosis was right in trials of this kind of run."""
     right, said = diagnosis.trials(log.kind).get(disease.name, (0, 0))
-    found = f"right in {right} of the {said} trials in which this was said; most trials had a fault"
-    return f" ({found if said else 'no trial says how often this is right'})"
+    if said < FEW:
+        return f" (how sure this is, is not known: it was said in {said} trials, rightly in {right})"
+    return f" (right in {right} of the {said} trials with the town's texts that were said to have it; most had a fault)"
+
+
+def how_sure_by_analogy():
+    """How often healthy runs of other texts were called ill by analogy."""
+    ill, healthy = diagnosis.learned().get("analogies", (0, 0))
+    return f" (in trials with other texts, {ill} of {healthy} healthy runs were called ill so)" if healthy else ""
 
 
 # --- other projects' logs ---------------------------------------------------------------------------------------------
 
 
 def read_foreign(path):
-    """The Log of another project's file."""
+    """The Log of another project's file; and {our name: its column}."""
     planned = None  # steps, of which a row may tell several
     with reraise(f"{path}: no log of a kind that is known; give JSON lines, CSV, or a trainer_state.json"):
         text = Path(path).read_text(encoding="utf-8")
@@ -153,27 +168,27 @@ def read_foreign(path):
             given = [json.loads(line) for line in text.splitlines() if line.strip()]
         given = [row | row["data"] if isinstance(row.get("data"), dict) else row for row in given]  # as verl's are
         given = [{str(name).removeprefix("train/"): value for name, value in row.items()} for row in given]
-        rows = [
-            {"step": int(row.get("step", row.get("global_step", i)) or 0)} | ours(row) for i, row in enumerate(given)
-        ]
-    rows = [row for row in rows if len(row) > 1]
-    columns = set().union(*given)
-    require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(columns))[:200]}")
-    kind = "other" if "rewards/chosen" in columns else None  # that is DPO's
+        steps = [int(row.get("step", row.get("global_step", i)) or 0) for i, row in enumerate(given)]
+        known = [ours(row) for row in given]
+    rows = [{"step": step} | {name: value for name, (_, value) in own.items()}
+            for step, own in zip(steps, known) if own]  # fmt: skip
+    all_columns = set().union(*given)
+    require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(all_columns))[:200]}")
+    kind = "other" if "rewards/chosen" in all_columns else None  # that is DPO's
     log = logs.Log(rows, kind=kind, vocabulary=set())
     if planned and rows[-1]["step"]:
         log.steps = round(len(rows) * planned / rows[-1]["step"])
-    return log
+    return log, {name: column for own in known for name, (column, _) in own.items()}
 
 
 def ours(row):
-    """A row of another project with our names."""
+    """{our name: (its column, value)} of a row of another project."""
     found = {}
     for name, theirs in COLUMNS.items():
         for column in theirs:
             value = row.get(column.removeprefix("1 - "))
             if isinstance(value, (int, float)):
-                found[name] = 1 - value if column.startswith("1 - ") else value
+                found[name] = column, 1 - value if column.startswith("1 - ") else value
                 break
     return found
 

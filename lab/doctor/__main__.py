@@ -98,7 +98,9 @@ def learn():
     bands = bands_of(train)
     others = [counts.judged(one, bands) for one in counts.kept(KEPT, "evaluate")]
     found = {"bands": bands, "vocabulary": vocabulary_of_town()}
-    write_json(BANDS, found | ({"trials": counts.precision(others)} if others else {}))
+    if others:
+        found |= {"trials": counts.precision(others), "analogies": counts.analogies(others, bands)}
+    write_json(BANDS, found)
     print(f"{BANDS}: of {sum(not one['diseases'] for one in train)} healthy runs")
     for one in counts.without_its_base(train):
         if not counts.is_right(one) or (one["at_any_time"] and not one["diseases"]):

@@ -57,14 +57,21 @@ def is_right(trial):
 
 
 def precision(trials):
-    """{kind of run: {disease: [in how many runs it was rightly said, in how many it was said]}}. PPO-ptx is PPO."""
+    """{kind of run: {disease: [in how many runs it was rightly said, in how many it was said]}}, of those whose texts
+    are the town's. PPO-ptx is PPO."""
     found = defaultdict(dict)
     for one in sorted(trials, key=lambda one: one["said"]):
-        if one["said"] not in ("", STOPPED):
+        if one["alike"] and one["said"] not in ("", STOPPED):
             own = found[one["stage"].removesuffix("_ptx")]
             right, said = own.get(one["said"], (0, 0))
             own[one["said"]] = [right + is_right(one), said + 1]
     return dict(found)
+
+
+def analogies(trials, bands=None):
+    """[how many are called ill by the town's bands, how many there are] of healthy runs with other texts."""
+    found = [judged(one | {"alike": True}, bands) for one in trials if not one["alike"] and not one["diseases"]]
+    return [sum(not is_right(one) for one in found), len(found)]
 
 
 def of_diseases(trials):
@@ -76,6 +83,19 @@ def of_diseases(trials):
             groups[KINDS[one["stage"]], (one["diseases"] or [HEALTHY])[0]].append(one)
     return {name: count(own) | {"faults": sorted({label(one["stage"], *one["faults"][0]) for one in own})}
             for name, own in groups.items()}  # fmt: skip
+
+
+def in_short(trials):
+    """{what it should say: count} of runs with no fault, and of those with one: whether the rows of its disease need
+    healthy bands, or only bounds that are set by hand."""
+    groups = {HEALTHY: [], "a disease that is told without healthy bands": [], "a disease that is told by them": []}
+    for one in trials:
+        if len(one["faults"]) < 2:
+            needs = {name for row in diagnosis.DISEASES if [row.name] == one["diseases"] and one["stage"] in row.kinds
+                     for name in row.needs}  # fmt: skip
+            by_hand = {*diagnosis.FIXED, *diagnosis.CORRELATIONS}
+            groups[[*groups][0 if not one["diseases"] else 1 if needs <= by_hand else 2]].append(one)
+    return {disease: count(own) for disease, own in groups.items() if own}
 
 
 def of_bases(trials):

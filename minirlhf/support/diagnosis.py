@@ -121,33 +121,33 @@ DISEASES = (
     Disease("answers are not the policy's own", PPO, {"own_answers": "high"},
             "Answers are drawn from another distribution than their log-probs are of. Look for temperature, top-k, "
             "top-p, a minimal length, and for log-probs that are computed again after sampling."),
-    Disease("the score rises with length", PPO, {"score_length": "high", "length": "high"},
+    Disease("the score rises with length", PPO, {"score_length": "high", "length_ratio": "high"},
             "Longer answers score higher, so they become longer. Look at what the reward likes. If many are cut off, "
             "raise --max_response, or set --no_end_penalty."),
-    Disease("the score falls with length", PPO, {"score_length": "low", "length": "low"},
+    Disease("the score falls with length", PPO, {"score_length": "low", "length_ratio": "low"},
             "Shorter answers score higher, so they become shorter. Look at what the reward likes."),
     Disease("scores are too large", PPO, {"score_size": "high"},
             "Beta and the value's clip range are made for scores that differ by about 1. Divide the reward."),
     Disease("scores hardly differ", PPO, {"score_size": "low"},
             "Measure the reward model on held-out pairs: one that has learned nothing gives all answers about the same "
             "score. If it is right, multiply the reward, or lower --kl_coef."),
-    Disease("gamma is too large", PTX, {"ended": "low", "ptx_fall": "high"},
+    Disease("gamma is too large", PTX, {"ended_ratio": "low", "ptx_fall": "high"},
             "The policy learns to write like the documents, which do not end as answers do. Lower --ptx_coef."),
-    Disease("beta is too small", PPO, {"kl": "high", "kl_penalty": "low"},
+    Disease("beta is too small", PPO, {"kl_per_token": "high", "kl_penalty": "low"},
             "The policy moves far from its start, since that costs little beside what the score gains. Raise "
             "--kl_coef, and read answers: the reward model has seen nothing like them."),
-    Disease("the entropy collapses", PPO, {"entropy": "low"},
+    Disease("the entropy collapses", PPO, {"entropy_ratio": "low"},
             "Answers become alike. Raise --kl_coef; if the score does not rise either, look for what else is in the "
             "loss."),
     Disease("beta is too large", PPO, {"kl_penalty": "high"},
             "Answers differ more in the penalty for their KL than in score, which is hardly learned. Lower --kl_coef."),
-    Disease("beta is too small", PPO, {"kl": "high"},
+    Disease("beta is too small", PPO, {"kl_per_token": "high"},
             "The policy moves far from its start. Raise --kl_coef, and read answers: the reward model has seen nothing "
             "like them."),
     Disease("the value network does not learn", PPO, {"explained": "low"},
             "Its predictions explain less of the returns than they should. Look at --value_lr, which may be too low or "
             "too high; the defaults make it as large as --lr."),
-    Disease("it learns too slowly", PPO, {"kl": "low"}, "The policy hardly moves. Raise --lr."),
+    Disease("it learns too slowly", PPO, {"kl_per_token": "low"}, "The policy hardly moves. Raise --lr."),
     # losses
     Disease("it learns too fast", LOSSES, {"loss_peak": "high"}, "The first steps raise the loss. Lower --lr."),
     Disease("it learns nothing", RM, {"learned": "low"},
@@ -180,7 +180,7 @@ DISEASES = (
 @functools.cache
 def learned():
     """{"bands": {kind of run: {sign: [[low, high] at each tenth]}}, "vocabulary": [the town's tokens of several bytes],
-    "trials": {kind: {disease: [right, said]}}}."""
+    "trials": {kind: {disease: [right, said]}}, "analogies": [healthy runs of other texts called ill, all of them]}."""
     path = Path(__file__).parent / "bands.json"
     return json.loads(path.read_text()) if path.exists() else {"bands": {}}
 

@@ -137,7 +137,7 @@ def score_length(log):
     return correlation([len(row["ids"]) for row in rows], [row["score"] for row in rows], 40)
 
 
-def kl(log):
+def kl_per_token(log):
     """The KL from the start, nats per token of an answer."""
     return ratio(last(log["kl"]), last(log["response_length"]))
 
@@ -165,19 +165,19 @@ def explained(log):
     return last(log["explained_variance"])
 
 
-def ended(log):
+def ended_ratio(log):
     """The share of answers that end, divided by that at the beginning."""
-    return last(log["ended"]) / max(1e-8, first(log["ended"])) if len(log["ended"]) else None
+    return ratio(last(log["ended"]), first(log["ended"]))
 
 
-def length(log):
+def length_ratio(log):
     """The length of answers, divided by that at the beginning."""
     return ratio(last(log["response_length"]), first(log["response_length"], 1))
 
 
-def entropy(log):
+def entropy_ratio(log):
     """The entropy of a token, divided by that at the beginning."""
-    return last(log["entropy"]) / max(1e-8, first(log["entropy"], 1)) if len(log["entropy"]) else None
+    return ratio(last(log["entropy"]), first(log["entropy"], 1))
 
 
 def ptx_fall(log):

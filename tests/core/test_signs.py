@@ -60,13 +60,13 @@ SHORTER = {"score": lambda i, row: -1.0 * len(row["ids"])}
     ("score_size", ppo(), 1.0),
     ("score_size", ppo({"score": lambda i, row: (-1.0) ** i * (3.0 if row["step"] > 4 else 2.0)}), 2.0),
     ("kl_penalty", ppo(FAR), 0.5),
-    ("kl", ppo(kl=6.0, response_length=12.0), 0.5),
+    ("kl_per_token", ppo(kl=6.0, response_length=12.0), 0.5),
     ("clipped_at_first", ppo(clip_fraction=np.arange(N) / 100), 0.09),
     ("clipped_at_first", ppo(flags=FLAGS | {"inner_epochs": 4}), None),  # in later epochs many are clipped
     ("explained", ppo(explained_variance=0.3), 0.3),
-    ("ended", ppo(ended=np.where(np.arange(N) < 3, 0.8, 0.6)), 0.75),
-    ("length", ppo(response_length=np.where(np.arange(N), 5.0, 10.0)), 0.5),
-    ("entropy", ppo(entropy=np.where(np.arange(N), 0.1, 0.4)), 0.25),
+    ("ended_ratio", ppo(ended=np.where(np.arange(N) < 3, 0.8, 0.6)), 0.75),
+    ("length_ratio", ppo(response_length=np.where(np.arange(N), 5.0, 10.0)), 0.5),
+    ("entropy_ratio", ppo(entropy=np.where(np.arange(N), 0.1, 0.4)), 0.25),
     ("ptx_fall", ppo(ptx_loss=np.where(np.arange(N) < 3, 2.0, 1.5)), 0.5),
     ("ptx_fall", ppo(), None),
     ("loss_end", sft(np.where(np.arange(400) < 1, 4.0, 1.0)), 0.25),
@@ -99,13 +99,13 @@ def test_a_ratio_to_nothing_is_no_sign():
     nothing = rm(0 * FALL, 0.5, 0.5)
     assert {getattr(signs, name)(nothing) for name in ("loss_peak", "loss_end", "late_fall")} == {None}
     assert {getattr(signs, name)(sft(validation_loss={399: 0.0})) for name in ("gap", "validation_rise")} == {None}
-    assert signs.kl(ppo(response_length=0.0)) is None and signs.length(ppo(response_length=0.0)) is None
+    assert signs.kl_per_token(ppo(response_length=0.0)) is None and signs.length_ratio(ppo(response_length=0.0)) is None
 
 
 def test_curves_that_are_too_short_have_no_sign():
     for name in ("loss_peak", "loss_end", "slowness", "learned", "gradient"):
         assert getattr(signs, name)(Log([{"step": 0, "loss": 1.0, "accuracy": 0.5, "grad_norm": 1.0}])) is None
-    assert signs.kl(Log([{"step": 0, "kl": 1.0}])) is None  # without lengths
+    assert signs.kl_per_token(Log([{"step": 0, "kl": 1.0}])) is None  # without lengths
 
 
 # --- diseases --------------------------------------------------------------------------------------------------------
@@ -179,8 +179,8 @@ def test_it_says_since_when_and_only_of_what_stays_outside():
     jump = np.where(np.arange(N) >= 20, 30.0, 2 * T)
     log = ppo(kl=jump)
     assert diagnosis.diagnose(diagnosis.looks(log)).disease.name == "beta is too small"
-    assert 20 <= diagnosis.since(diagnosis.history(log, "kl")) <= 23
-    rows = [(step, diagnosis.Sign("kl", value, 0, 1)) for step, value in enumerate((5, 0.5, 5, 6))]
+    assert 20 <= diagnosis.since(diagnosis.history(log, "kl_per_token")) <= 23
+    rows = [(step, diagnosis.Sign("kl_per_token", value, 0, 1)) for step, value in enumerate((5, 0.5, 5, 6))]
     assert diagnosis.since(rows) == 2 and diagnosis.since(rows[2:]) == 2
 
 
@@ -197,28 +197,30 @@ def test_a_part_of_a_run_is_compared_with_the_same_part_of_healthy_runs():
 
 
 def test_between_two_tenths_the_band_is_between_theirs():
-    own = {"ppo": {"kl": [[float(i), 2.0 * i] for i in range(9)] + [[None, None]]}}
-    assert [diagnosis.band("kl", "ppo", place, own) for place in (1, 1.25, 8.5, 9)] == [
+    own = {"ppo": {"kl_per_token": [[float(i), 2.0 * i] for i in range(9)] + [[None, None]]}}
+    assert [diagnosis.band("kl_per_token", "ppo", place, own) for place in (1, 1.25, 8.5, 9)] == [
         (0, 0), (0.25, 0.5), (7.5, 15), (8, 16)]  # fmt: skip
-    assert {diagnosis.band("kl", "ppo", place, own) for place in (None, 9.5, 10)} == {(None, None)}
-    assert diagnosis.band("kl", "rm", 5, own) == (None, None) and diagnosis.band("first_kl", "x", None)[1] == 0.02
+    assert {diagnosis.band("kl_per_token", "ppo", place, own) for place in (None, 9.5, 10)} == {(None, None)}
+    assert diagnosis.band("kl_per_token", "rm", 5, own) == (None, None)
+    assert diagnosis.band("first_kl", "x", None)[1] == 0.02
 
 
 def test_too_early_it_says_so_and_not_that_a_run_is_healthy():
     for rows in (3, 9):
         early = ppo(kl=30 * T, entropy=0.4 - 0.39 * T).upto(rows)
         found = diagnosis.diagnose(diagnosis.looks(early))
-        assert not found.disease and {"kl", "entropy"} <= {*found.unseen} and diagnosis.line(early) is None
+        assert not found.disease and {"kl_per_token", "entropy_ratio"} <= {*found.unseen}
+        assert diagnosis.line(early) is None
     assert diagnosis.diagnose(diagnosis.looks(ppo(kl=30 * T).upto(10))).disease.name == "beta is too small"
     assert [diagnosis.cuts(ppo().upto(rows)) for rows in (40, 12, 3)] == [[*range(5, 41, 5)], [2, 7, 12], [3]]
 
 
 def test_a_curve_is_judged_by_two_looks_and_what_must_be_so_by_one():
-    def said(*values, name="kl"):
+    def said(*values, name="kl_per_token"):
         looks = [diagnosis.Look("ppo", 4.0 + i, {name: value}) for i, value in enumerate(values)]
         return [sign.name for sign in diagnosis.diagnose(looks).evidence]
 
-    assert said(9.0, 9.0) == ["kl"]
+    assert said(9.0, 9.0) == ["kl_per_token"]
     assert said(0.1, 9.0) == said(9.0, 0.1) == said(-9.0, 9.0) == said(None, 9.0) == said(9.0) == []
     assert said(9.0, name="first_kl") == said(0.0, 9.0, name="first_kl") == ["first_kl"]
 

@@ -221,9 +221,9 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
         states = {3: {"diseases": ["x"]}, 4: {"ended": "step 3: loss is nan"}}
         found.append(trials.signs_of({"folder": str(folder)} | KNOWN | states.get(i, {})))
     learned = bands.bands_of(found)
-    for low, high in learned["ppo"]["kl"][:8]:  # 0.2 to 0.4, a factor of 2, half of which is sqrt(2)
+    for low, high in learned["ppo"]["kl_per_token"][:8]:  # 0.2 to 0.4, a factor of 2, half of which is sqrt(2)
         assert (low, high) == (pytest.approx(0.1414, rel=1e-3), pytest.approx(0.5657, rel=1e-3))
-    assert learned["ppo"]["kl"][8:] == [[None, None]] * 2  # of forty iterations, where fifty are ten tenths
+    assert learned["ppo"]["kl_per_token"][8:] == [[None, None]] * 2  # of forty iterations, where fifty are ten tenths
     assert learned["ppo"].keys() == set(diagnosis.names_of("ppo")) - {*diagnosis.FIXED, *diagnosis.CORRELATIONS}
     assert bands.widened([None, None]) == [None, None]
     assert bands.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
@@ -231,11 +231,12 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
 
 
 def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path):
-    own = {"ppo": {"kl": [[0.0, 1.0]] * 10}}
+    own = {"ppo": {"kl_per_token": [[0.0, 1.0]] * 10}}
     jump = torch.where(torch.arange(health.N) >= 20, 40.0, 0.0).numpy()
     folder = folder_of(tmp_path, health.ppo(kl=jump, response_length=10.0))
     found = trials.signs_of({"folder": str(folder)} | KNOWN)
-    assert found["signs"]["kl"][-1] == 4.0 and found["rows"] == [*range(5, 41, 5)] and found["steps"] == health.N
+    assert found["rows"] == [*range(5, 41, 5)] and found["steps"] == health.N
+    assert found["signs"]["kl_per_token"][-1] == 4.0
     assert found["ranges"]["kl"] == [0.0, 40.0] and "value_loss" not in found["ranges"]
     one = counts.judged(found, own)
     assert one["said"] == "beta is too small" and one["others"] == [] and one["at_any_time"] == ["beta is too small"]
@@ -276,6 +277,7 @@ def test_the_bands_and_how_often_it_was_right_are_those_of_the_kept_trials():
     assert learned["bands"] == bands.bands_of(train) and learned["vocabulary"] == bands.vocabulary_of_town()
     others = [counts.judged(one, learned["bands"]) for one in counts.kept(doctor.KEPT, "evaluate")]
     assert learned.get("trials", {}) == counts.precision(others)
+    assert learned.get("analogies", [0, 0]) == counts.analogies(others)
 
 
 def test_results_of_an_older_version_are_not_kept(tmp_path):
@@ -287,7 +289,7 @@ def test_results_of_an_older_version_are_not_kept(tmp_path):
 
 def test_runs_are_judged_by_the_bands_of_other_bases():
     def one(base, kl):
-        signs = {"kl": [kl] * 10}
+        signs = {"kl_per_token": [kl] * 10}
         return KNOWN | {"base": base, "steps": 50, "rows": [*range(5, 51, 5)], "signs": signs}
 
     found = counts.without_its_base([one("a", 1.0), one("a", 1.001), one("b", 1.002), one("c", 9.0)])
@@ -310,7 +312,8 @@ TRIALS = [
 
 def test_trials_are_counted_by_disease_and_by_base():
     assert counts.precision(TRIALS) == {"ppo": {"x": [2, 3], "y": [1, 2], "z": [0, 1]}}
-    assert counts.precision([trial("x", "x", stage="rm"), trial("x", stage="ppo_ptx")]) == {
+    others = trial("x", "x") | {"alike": False}  # whose texts are not the town's
+    assert counts.precision([trial("x", "x", stage="rm"), trial("x", stage="ppo_ptx"), others]) == {
         "rm": {"x": [1, 1]}, "ppo": {"x": [0, 1]}}  # fmt: skip
     found = counts.of_diseases(TRIALS)
     names = [("PPO", "healthy"), ("PPO", "x"), ("PPO", "y"), ("SFT", "healthy")]
@@ -327,12 +330,23 @@ def test_trials_are_counted_by_disease_and_by_base():
     assert (bases["b"]["healthy"]["right"], bases["b"]["sick"]["right"], bases["b"]["two"]["runs"]) == (0, 0, 0)
 
 
+def test_faults_that_need_no_bands_are_counted_apart():
+    by_band, by_hand = "it learns too slowly", "it learns nothing"
+    sick = [trial(by_hand, by_hand, stage="rm"), trial("", by_band, stage="rm"), trial("", stage="rm"),
+            trial(by_band, "it learns too fast", stage="rm"), trial("", "it learns too fast")]  # fmt: skip
+    found = counts.in_short([*sick, trial("", by_hand, by_band, stage="rm")])
+    assert [(own["right"], own["runs"]) for own in found.values()] == [(1, 1), (1, 2), (0, 2)]
+    assert counts.in_short(sick[:1]).keys() == {"a disease that is told without healthy bands"}
+
+
 def test_a_run_of_other_texts_is_counted_twice_by_base_as_it_is_judged_and_by_analogy():
     signs = {name: [None] * 10 for name in diagnosis.names_of("rm")} | {"gradient": [1e9] * 10}
     own = KNOWN | dict(base="p", stage="rm", steps=50, rows=[*range(5, 51, 5)], signs=signs, alike=False)
     assert diagnosis.learned()["bands"]["rm"]["gradient"][-1][1] < 1e9
     judged = counts.judged(own)
     assert judged["said"] == "" and counts.judged(own | {"alike": True})["said"] == "it learns too slowly"
+    assert counts.analogies([judged, judged | {"diseases": ["x"]}, judged | {"alike": True}]) == [1, 1]
+    assert counts.analogies([judged], {}) == [0, 1]
     text = tables.TABLES["doctor_bases"]({"doctor": {"evaluate": [judged]}})
     assert "| p | 1 of 1 | " in text and "| p, by analogy | 0 of 1 | " in text
 
@@ -343,10 +357,11 @@ def test_the_pages_tables_have_these_counts():
     threads = [trial("x") | told] * 9 + [trial("") | {"ranges": {}}]
     found = {"doctor": {"evaluate": [*TRIALS, other], "threads": threads}}
     rows = [line.split(" | ") for line in tables.TABLES["doctor"](found).splitlines()[2:]]
-    names = [["| SFT", "healthy"], ["| PPO", "healthy"], ["| PPO", "x"], ["| PPO", "y"], ["| all", "healthy"]]
+    names = [["| SFT", "healthy"], ["| PPO", "healthy"], ["| PPO", "x"], ["| PPO", "y"], ["| all", "healthy"],
+             ["| all", "a disease that is told without healthy bands"]]  # fmt: skip
     assert [row[:2] for row in rows] == names
     assert rows[1][2:] == ["2 of 3", "x (1)", "called ill at some time: 2", "none |"]
-    assert rows[2][2:] == ["2 of 3", "y (1)", "40 % of the run", "of x |"] and rows[-1][2:4] == ["3 of 4", "x (1)"]
+    assert rows[2][2:] == ["2 of 3", "y (1)", "40 % of the run", "of x |"] and rows[-2][2:4] == ["3 of 4", "x (1)"]
     own = {"doctor": {"evaluate": TRIALS}}
     assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](own)
     assert "analogy" not in tables.TABLES["doctor_bases"](own)
@@ -376,21 +391,21 @@ def test_bands_are_learned_from_what_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "BANDS", tmp_path / "bands.json")
     with pytest.raises(InputError, match="no results of train"):
         doctor.main(doctor.Config(part="bands"))
-    own = KNOWN | dict(steps=50, rows=[5, 45, 50], signs={"kl": [1.0, 2.0, 2.0], "first_kl": [0.0, 0.0, 0.0]})
-    sick = own | dict(diseases=["x"], faults=[["of x", 2.0]], signs={"kl": [1.0, 9.0, 9.0]})
+    own = KNOWN | dict(steps=50, rows=[5, 45, 50], signs={"kl_per_token": [1.0, 2.0, 2.0], "first_kl": [0.0, 0.0, 0.0]})
+    sick = own | dict(diseases=["x"], faults=[["of x", 2.0]], signs={"kl_per_token": [1.0, 9.0, 9.0]})
     write_json(tmp_path / "train-a.json", {"base": "a", "trials": [own]})
     write_json(tmp_path / "train-b.json", {"base": "b", "trials": [own, sick]})
     doctor.main(doctor.Config(part="bands"))
     learned = read_json(tmp_path / "bands.json")
     ends = [pytest.approx([value / 1.01, value * 1.01]) for value in (1, 2)]
-    assert learned["bands"] == {"ppo": {"kl": [ends[0], *[[None, None]] * 7, ends[1], ends[1]]}}
+    assert learned["bands"] == {"ppo": {"kl_per_token": [ends[0], *[[None, None]] * 7, ends[1], ends[1]]}}
     assert {" the", " and", "ing"} < {*learned["vocabulary"]} and "trials" not in learned
     text = capsys.readouterr().out
     assert "of 2 healthy runs\n" in text and "b ppo, of x 2: beta is too small (at any time: beta is too small)" in text
     write_json(tmp_path / "evaluate-b.json", {"base": "b", "trials": [sick | {"diseases": ["beta is too small"]}]})
     doctor.main(doctor.Config(part="bands"))
     trials_of = {"trials": {"ppo": {"beta is too small": [1, 1]}}}
-    assert read_json(tmp_path / "bands.json") == learned | trials_of
+    assert read_json(tmp_path / "bands.json") == learned | trials_of | {"analogies": [0, 0]}
 
 
 def test_faults_are_labelled_with_their_direction_where_there_are_two():

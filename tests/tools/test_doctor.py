@@ -10,7 +10,7 @@ import pytest
 
 from forked import PYTHON
 from health import FLAGS, N, T, bands, ppo_rows, token_rows  # noqa: F401
-from minirlhf.support import diagnosis
+from minirlhf.support import diagnosis, logs
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_lines
 from tools import doctor
@@ -44,13 +44,15 @@ def test_a_disease_comes_with_evidence_since_when_how_sure_and_what_to_do(run, c
     learned = diagnosis.learned() | {"trials": {"ppo": {"beta is too small": [23, 24]}}}
     monkeypatch.setattr(diagnosis, "learned", lambda: learned)
     text = said(capsys, run(kl=30 * T))
-    sure = "right in 23 of the 24 trials in which this was said; most trials had a fault"
-    assert f"it has: beta is too small ({sure})\n  kl 2.5" in text
+    sure = "right in 23 of the 24 trials with the town's texts that were said to have it; most had a fault"
+    assert f"it has: beta is too small ({sure})\n  kl_per_token 2.5" in text
     healthy = r"since step [4-7]; healthy is at most \S+\. The KL from the start, nats per token"
     assert re.search(healthy, text)
     assert "first: The policy moves far from its start" in text
-    monkeypatch.setattr(diagnosis, "learned", lambda: learned | {"trials": {}})
-    assert "it has: beta is too small (no trial says how often this is right)" in said(capsys, run(kl=30 * T))
+    few = {"trials": {"ppo": {"beta is too small": [3, 4]}}}
+    monkeypatch.setattr(diagnosis, "learned", lambda: learned | few)
+    sure = "how sure this is, is not known: it was said in 4 trials, rightly in 3"
+    assert f"it has: beta is too small ({sure})" in said(capsys, run(kl=30 * T))
 
 
 def test_what_is_outside_besides_is_said_too(run, capsys):
@@ -58,6 +60,15 @@ def test_what_is_outside_besides_is_said_too(run, capsys):
     assert "it has: beta is too small" in text and "follows): the value network does not learn" in text
     assert "outside the healthy band, too:   explained" not in text and "too: explained -0.9" in text
     assert re.search(r"explained -0.9\d*, since step \d+; healthy is at least \S+\. The share", text)
+    text = said(capsys, run(entropy=0.4 + T))
+    assert "\noutside the healthy band, which alone is no disease: entropy_ratio" in text
+    assert "\nhealthy, as far as the log shows\n" in text
+
+
+def test_a_run_longer_than_the_healthy_ones_is_said_to_be_compared_with_their_end(run, capsys, monkeypatch):
+    assert "(curves are compared" not in said(capsys, run())
+    monkeypatch.setattr(diagnosis, "ITERATIONS", 30)
+    assert "(curves are compared with iteration 30 of healthy runs, which is their last)" in said(capsys, run())
 
 
 def test_the_page_has_a_curve_for_each_sign_before_the_healthy_band(run, tmp_path):
@@ -67,6 +78,17 @@ def test_the_page_has_a_curve_for_each_sign_before_the_healthy_band(run, tmp_pat
     text = out.read_text()
     assert text.count("<svg") == 2 and "it has: beta is too small" in text and "<script" not in text
     assert "<!DOCTYPE svg" not in text
+
+
+def test_only_curves_that_the_text_speaks_of_are_drawn(run):
+    log = logs.read_log(run(kl=1 + 30 * T, explained_variance=-T))
+    log.vocabulary = {b"xy"}  # other texts: an exact finding, and no word on the curves
+    text, pictured = doctor.report("x", log)
+    assert "it has: sampling and learning differ" in text and "explained" not in text
+    assert [sign.name for sign in pictured] == ["first_kl"]
+    log.rows[0]["kl"] = 0.0
+    text, pictured = doctor.report("x", log)
+    assert "by analogy" in text and "kl_per_token" in [sign.name for sign in pictured]
 
 
 def test_the_band_is_drawn_where_it_is_known_and_to_the_edge_where_it_has_no_end():
@@ -116,35 +138,37 @@ VERL = [{"step": 10 * i, "critic/score/mean": t, "actor/entropy": 0.4 - 0.1 * t,
 def test_other_projects_columns_are_ours(tmp_path):
     path = tmp_path / "trainer_state.json"
     path.write_text(json.dumps({"log_history": [*TRL, {"train_runtime": 3.0}]}))
-    log = doctor.read_foreign(str(path))
+    log, columns = doctor.read_foreign(str(path))
+    assert columns["kl"] == "objective/kl" and len(columns) == 4
     assert len(log.rows) == N and log["kl"][-1] == 2 and log["entropy"][-1] == 2 and log.kind == "ppo"
     half = [row | {"step": 10 * (i + 1)} for i, row in enumerate(TRL)]  # of a run that is to have 800 steps
     path.write_text(json.dumps({"log_history": half, "max_steps": 800}))
-    assert doctor.read_foreign(str(path)).steps == 2 * N
+    assert doctor.read_foreign(str(path))[0].steps == 2 * N
     path.write_text(json.dumps({"log_history": [{"loss": 0.5, "rewards/chosen": 1.0, "rewards/accuracies": 0.9}]}))
-    assert doctor.read_foreign(str(path)).kind == "other"  # DPO's
+    assert doctor.read_foreign(str(path))[0].kind == "other"  # DPO's
     write_lines(tmp_path / "verl.jsonl", VERL)
-    log = doctor.read_foreign(str(tmp_path / "verl.jsonl"))
-    assert (
-        log.kind == "ppo"
-        and log.rows[-1]["step"] == 10 * (N - 1)
-        and log["ended"][-1] == 0.5
-        and log["explained_variance"][-1] == 0.9
-    )
+    log, columns = doctor.read_foreign(str(tmp_path / "verl.jsonl"))
+    assert log.kind == "ppo" and log.rows[-1]["step"] == 10 * (N - 1) and log["ended"][-1] == 0.5
+    assert log["explained_variance"][-1] == 0.9 and columns["ended"] == "1 - response_length/clip_ratio"
     with open(tmp_path / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, VERL[0])
         writer.writeheader()
         writer.writerows([*VERL[:-1], dict.fromkeys(VERL[0], "")])
-    assert len(doctor.read_foreign(str(tmp_path / "log.csv")).rows) == N - 1
+    assert len(doctor.read_foreign(str(tmp_path / "log.csv"))[0].rows) == N - 1
 
 
-def test_of_another_projects_run_it_speaks_by_analogy(tmp_path, capsys):
+def test_of_another_projects_run_it_speaks_by_analogy(tmp_path, capsys, monkeypatch):
+    learned = diagnosis.learned() | {"analogies": [18, 24]}
+    monkeypatch.setattr(diagnosis, "learned", lambda: learned)
     rows = [{f"train/{name}": value for name, value in row.items()} for row in VERL]
     write_lines(tmp_path / "verl.jsonl", [row | {"train/actor/entropy": 0.4 - 0.39 * t} for row, t in zip(rows, T)])
     text = said(capsys, str(tmp_path / "verl.jsonl"))
-    assert ", another project's\nnothing found, and no curve could be judged" in text and "trials" not in text
-    assert "by analogy with runs of the town's texts: the entropy collapses\n  entropy 0." in text
-    assert {"wrong_rewards", "kl", "first_kl"} <= {*text.split("lacks what they need): ")[1].strip().split(", ")}
+    assert ", another project's\nread: critic/score/mean as score, " in text and "actor/entropy as entropy" in text
+    assert "\nnothing found, and no curve could be judged" in text
+    sure = "in trials with other texts, 18 of 24 healthy runs were called ill so"
+    assert f"by analogy with runs of the town's texts: the entropy collapses ({sure})\n  entropy_ratio 0." in text
+    unseen = text.split("lacks what they need): ")[1].strip().split(", ")
+    assert {"wrong_rewards", "kl_per_token", "first_kl"} <= {*unseen}
 
 
 @pytest.mark.parametrize("content", [
@@ -155,7 +179,7 @@ def test_of_another_projects_run_it_speaks_by_analogy(tmp_path, capsys):
 ])  # fmt: skip
 def test_a_log_may_be_a_list_a_trainers_state_or_lines(tmp_path, content):
     (tmp_path / "log.json").write_text(json.dumps(content))
-    (row,) = doctor.read_foreign(str(tmp_path / "log.json")).rows
+    (row,) = doctor.read_foreign(str(tmp_path / "log.json"))[0].rows
     assert row == {"step": 3, "score": 0.5}
 
 
