@@ -139,7 +139,8 @@ def how_sure(log, disease):
     """How often the diagnosis was right in trials of this kind of run."""
     right, said = diagnosis.trials(log.kind).get(disease.name, (0, 0))
     if said < FEW:
-        return f" (how sure this is, is not known: it was said in {said} trials, rightly in {right})"
+        few = f": only {said} trials were said to have it, rightly {right}" if said else ""
+        return f" (how often this is right is not known{few})"
     return f" (right in {right} of the {said} trials with the town's texts that were said to have it; most had a fault)"
 
 

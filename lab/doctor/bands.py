@@ -8,7 +8,6 @@ from minirlhf.support.tokenizer import train_bpe
 # A band is as wide as all healthy runs, and so many times wider on each side (of positives, in logarithms): the least,
 # in steps of a half, with which no healthy run of train is called ill by the bands of the other bases.
 MARGIN = 0.5
-BY_HAND = {*diagnosis.FIXED, *diagnosis.CORRELATIONS}  # these have no band
 LEAST = 0.01  # at least so much wider, as a share of the value or, where all are about 0, in its unit
 
 
@@ -23,7 +22,7 @@ def bands_of(trials):
             for rows, value in zip(one["rows"], own):
                 if place := diagnosis.place_of(one["stage"], rows, one["steps"]):
                     tenths[int(place + 0.5) - 1].append(value)
-    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in BY_HAND}
+    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.BY_HAND}
             for kind, known in values.items()}  # fmt: skip
 
 

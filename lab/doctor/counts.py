@@ -93,8 +93,7 @@ def in_short(trials):
         if len(one["faults"]) < 2:
             needs = {name for row in diagnosis.DISEASES if [row.name] == one["diseases"] and one["stage"] in row.kinds
                      for name in row.needs}  # fmt: skip
-            by_hand = {*diagnosis.FIXED, *diagnosis.CORRELATIONS}
-            groups[[*groups][0 if not one["diseases"] else 1 if needs <= by_hand else 2]].append(one)
+            groups[[*groups][0 if not one["diseases"] else 1 if needs <= diagnosis.BY_HAND else 2]].append(one)
     return {disease: count(own) for disease, own in groups.items() if own}
 
 

@@ -36,14 +36,17 @@ FIXED = {
     "learned": (2.0, None),  # standard errors
     "pairs_wrong": (None, 0.55),  # chance: a standard error of a hundred validation pairs
     "pairs_right": (0.52, None),
-    "pairs_gap": (None, 0.1),  # two standard errors of a hundred validation pairs
+    "pairs_gap": (None, 0.1),  # two standard errors of a hundred validation pairs; where texts are alike, a band
 }
-# Those of correlations in the town's runs. (What is learned of these would be wider than -1 to 1.)
-CORRELATIONS = {
-    "first_values": (-0.6, None),  # chance, of sixteen answers
+# Those that hold for the town's texts: of others, reward models may judge the middle of an answer otherwise.
+OF_THE_TOWN = {
+    "first_values": (-0.6, None),  # chance, of eight answers
+    "first_spread": (0.2, 3.0),  # the same
+    "added_by_length": (-3.5, 3.5),  # standard errors; healthy runs had at most 2
     "score_length": (-0.7, 0.7),  # about half of the scores' variance
 }
-AT_ONCE = {*FIXED, *CORRELATIONS, "first_gap", "validation_rise"}  # the last two change only after an epoch
+BY_HAND = {*FIXED, *OF_THE_TOWN} - {"pairs_gap"}  # of these no band is learned
+AT_ONCE = {*FIXED, *OF_THE_TOWN, "first_gap", "validation_rise"}  # the last two change only after an epoch
 
 
 class Disease(NamedTuple):
@@ -113,6 +116,11 @@ DISEASES = (
     Disease("scores have the wrong sign", PPO, {"first_values": "low"},
             "The value network starts as the reward model, and predicts the opposite of the scores. Look at what is "
             "done to the score. (If a function gives the scores, it may be right.)"),
+    Disease("scores are too large", PPO, {"first_spread": "high"},
+            "Scores vary more than the reward model's do. Look at what is done to the score: beta and the value's clip "
+            "range are made for scores that differ by about 1."),
+    Disease("scores hardly differ", PPO, {"first_spread": "low"},
+            "Scores vary less than the reward model's do. Look at what is done to the score."),
     Disease("the average is too slow", PPO, {"share_of_start": "high"},
             "Most of model.pt is the initial weights. Lower --ema_decay, or train longer; policy.pt has the last."),
     # PPO's curves, those that are seen first before the others
@@ -121,6 +129,12 @@ DISEASES = (
     Disease("answers are not the policy's own", PPO, {"own_answers": "high"},
             "Answers are drawn from another distribution than their log-probs are of. Look for temperature, top-k, "
             "top-p, a minimal length, and for log-probs that are computed again after sampling."),
+    Disease("the score rises with length", PPO, {"added_by_length": "high"},
+            "Something is added to the reward model's scores that rises with length. Look at what is done to the "
+            "score."),
+    Disease("the score falls with length", PPO, {"added_by_length": "low"},
+            "Something is taken from the reward model's scores that rises with length. Look at what is done to the "
+            "score."),
     Disease("the score rises with length", PPO, {"score_length": "high", "length_ratio": "high"},
             "Longer answers score higher, so they become longer. Look at what the reward likes. If many are cut off, "
             "raise --max_response, or set --no_end_penalty."),
@@ -172,7 +186,7 @@ DISEASES = (
     Disease("it learns too slowly", GPT, {"slowness": "high"}, "The loss falls slowly. Raise --lr and --muon_lr."),
     Disease("it learns too fast", GPT, {"late_fall": "high"},
             "The loss falls only when the learning rate does. Lower --lr and --muon_lr."),
-    Disease("it learns too fast", GPT, {"slowness": "low", "late_fall": "low"},
+    Disease("it learns too fast", GPT, {"late_fall": "low"},
             "The loss falls at once, and then no more. Lower --lr and --muon_lr."),
 )  # fmt: skip
 
@@ -211,14 +225,12 @@ def place_of(kind, rows, steps):
 def band(name, kind, place, bands=None):
     """(low, high) of a sign in healthy runs, between the bands of the two nearest tenths; None where there is no
     bound. bands: {kind of run: {sign: [[low, high] at each tenth]}}, those of bands.json unless given."""
-    if name in FIXED:
-        return FIXED[name]
     known = (learned()["bands"] if bands is None else bands).get(kind, {})
-    if name in CORRELATIONS:
-        return CORRELATIONS[name] if known else (None, None)
+    if name in OF_THE_TOWN:
+        return OF_THE_TOWN[name] if known else (None, None)
     own = known.get(name)
     if not own or place is None:
-        return None, None
+        return FIXED.get(name, (None, None))
     before, after, share = own[int(place) - 1], own[math.ceil(place) - 1], place % 1
     return tuple(None if None in ends else ends[0] + share * (ends[1] - ends[0]) for ends in zip(before, after))
 

@@ -86,8 +86,35 @@ def own_answers(log):
 def first_values(log):
     """The correlation of score and last value over the answers of the first iteration. The value network starts as the
     reward model."""
-    rows = [row for row in log.tokens if row["step"] == 0 and log.flags.get("reward_model")]
-    return correlation([row["value"][-1] for row in rows], [row["score"] for row in rows])
+    scores, values, _ = last_values(log, 1)
+    return correlation(values, scores)
+
+
+def first_spread(log):
+    """How much scores vary, divided by how much last values do, among answers of the first iteration that are equally
+    long (standard deviations). The value network starts as the reward model."""
+    scores, values, lengths = last_values(log, 1)
+    return ratio(without(scores, lengths).std(), without(values, lengths).std()) if len(scores) >= 8 else None
+
+
+def added_by_length(log):
+    """The correlation of score and length among answers of equal last value, in standard errors, over the first three
+    iterations. The value network starts as the reward model."""
+    scores, values, lengths = last_values(log, 3)
+    partial = correlation(without(scores, values), without(lengths, values), 16) if len(scores) else None
+    return None if partial is None else partial * math.sqrt((len(scores) - 3) / max(1e-8, 1 - partial**2))
+
+
+def last_values(log, iterations):
+    """Scores, last values and lengths of the answers of the first iterations, if a reward model gives the scores."""
+    rows = first_answers(log, iterations) if log.flags.get("reward_model") else []
+    return np.array([(row["score"], row["value"][-1], len(row["ids"])) for row in rows]).reshape(-1, 3).T
+
+
+def without(ys, xs):
+    """What is left of ys without its mean, and without what is linear in xs (least squares)."""
+    xs, ys = xs - xs.mean(), ys - ys.mean()
+    return ys - xs * (xs @ ys) / max(1e-8, xs @ xs)
 
 
 def correlation(xs, ys, least=8):

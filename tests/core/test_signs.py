@@ -1,5 +1,6 @@
 """Signs of a run's health, and the diseases that they make: each by hand, and each row of the table once alone."""
 
+import functools
 import json
 
 import numpy as np
@@ -23,8 +24,20 @@ PRICEY = {"logp": lambda i, row: [row["ref_logp"][0] + 9 * (-1.0) ** i * (row["s
 ODD = np.where(np.arange(N) % 2, 0.1, -0.1)
 NARROW = {"ref_logp": lambda i, row: row["logp"][:-1] + [row["logp"][-1] + 1e-3]}  # rounding, as in bfloat16
 TURNED = {"value": lambda i, row: [0.0, -row["score"]]}
-LONGER = {"score": lambda i, row: 1.0 * len(row["ids"])}
-SHORTER = {"score": lambda i, row: -1.0 * len(row["ids"])}
+
+
+def scores(score, value=None):
+    """Scores, and the value network's predictions, by what a row has before: 1 and -1 in turn."""
+    own = {"score": lambda i, row: score(row)}
+    return own | ({"value": lambda i, row: [value(row)] * len(row["ids"])} if value else {})
+
+
+def length_of(row, by=1.0):
+    return by * len(row["ids"])
+
+
+LONGER, SHORTER = (scores(*[functools.partial(length_of, by=by)] * 2) for by in (1.0, -1.0))
+ADDED, TAKEN = (scores(lambda row, by=by: row["score"] + length_of(row, by)) for by in (2.0, -2.0))
 
 
 @pytest.mark.parametrize(("name", "log", "value"), [
@@ -46,6 +59,15 @@ SHORTER = {"score": lambda i, row: -1.0 * len(row["ids"])}
     ("first_values", ppo(), 1.0),
     ("first_values", ppo(TURNED), -1.0),
     ("first_values", ppo(flags=FLAGS | {"reward_model": None}), None),  # the value network starts as something else
+    ("first_spread", ppo(), 1.0),
+    ("first_spread", ppo(scores(lambda row: 3 * row["score"] + length_of(row))), 3.0),
+    ("first_spread", ppo(scores(lambda row: row["score"], lambda row: 0.5)), None),
+    ("first_spread", ppo(flags=FLAGS | {"reward_model": None}), None),
+    ("added_by_length", ppo(), None),  # no answer differs
+    ("added_by_length", ppo({"score": lambda i, row: len(row["ids"]) + 0.5 * (-1) ** (i // 4)}), 21**0.5),
+    ("added_by_length", ppo(scores(lambda row: length_of(row) + row["score"], lambda row: length_of(row))), None),
+    ("added_by_length", ppo(ADDED).upto(1), None),  # too few to say
+    ("added_by_length", ppo(ADDED, FLAGS | {"reward_model": None}), None),
     ("score_length", ppo(), 0.0),
     ("score_length", ppo(LONGER), 1.0),
     ("wrong_rewards", ppo(), 0.0),
@@ -120,8 +142,12 @@ SICK = [  # disease, kind, a log that has it
     ("the same answer has several scores", "ppo", ppo({"prompt": "x"})),
     ("scores have the wrong sign", "ppo", ppo(TURNED)),
     ("the average is too slow", "ppo", ppo(flags=FLAGS | {"ema_decay": 0.999})),
-    ("scores are too large", "ppo", ppo({"score": lambda i, row: 9.0 * row["score"]})),
-    ("scores hardly differ", "ppo", ppo({"score": lambda i, row: 0.1 * row["score"]})),
+    ("the score rises with length", "ppo", ppo(ADDED)),
+    ("the score falls with length", "ppo", ppo(TAKEN)),
+    ("scores are too large", "ppo", ppo(scores(lambda row: row["score"], lambda row: 0.1 * row["score"]))),
+    ("scores hardly differ", "ppo", ppo(scores(lambda row: row["score"], lambda row: 9 * row["score"]))),
+    ("scores are too large", "ppo", ppo(scores(*[lambda row: 9 * row["score"]] * 2))),
+    ("scores hardly differ", "ppo", ppo(scores(*[lambda row: 0.1 * row["score"]] * 2))),
     ("answers are not the policy's own", "ppo", ppo(kl3=2 * T / (0.8 - ODD))),
     ("the score rises with length", "ppo", ppo(LONGER, response_length=10 + 8 * T, kl=4 * T)),
     ("the score falls with length", "ppo", ppo(SHORTER, response_length=10 - 8 * T, kl=0.4 * T)),
@@ -203,6 +229,13 @@ def test_between_two_tenths_the_band_is_between_theirs():
     assert {diagnosis.band("kl_per_token", "ppo", place, own) for place in (None, 9.5, 10)} == {(None, None)}
     assert diagnosis.band("kl_per_token", "rm", 5, own) == (None, None)
     assert diagnosis.band("first_kl", "x", None)[1] == 0.02
+
+
+def test_a_bound_that_is_set_by_hand_holds_where_no_band_was_learned():
+    log = rm(accuracy=0.76)  # 0.08 above the validation, where healthy runs are 0.02
+    said = [diagnosis.diagnose(diagnosis.looks(log)).disease, diagnosis.diagnose(diagnosis.looks(log), {}).disease]
+    assert said[0].name == "it memorises its data" and said[1] is None
+    assert diagnosis.diagnose(diagnosis.looks(rm(accuracy=0.9)), {}).disease.name == "it memorises its data"
 
 
 def test_too_early_it_says_so_and_not_that_a_run_is_healthy():

@@ -224,7 +224,7 @@ def test_bands_hold_all_healthy_runs_with_a_margin(tmp_path):
     for low, high in learned["ppo"]["kl_per_token"][:8]:  # 0.2 to 0.4, a factor of 2, half of which is sqrt(2)
         assert (low, high) == (pytest.approx(0.1414, rel=1e-3), pytest.approx(0.5657, rel=1e-3))
     assert learned["ppo"]["kl_per_token"][8:] == [[None, None]] * 2  # of forty iterations, where fifty are ten tenths
-    assert learned["ppo"].keys() == set(diagnosis.names_of("ppo")) - {*diagnosis.FIXED, *diagnosis.CORRELATIONS}
+    assert learned["ppo"].keys() == set(diagnosis.names_of("ppo")) - diagnosis.BY_HAND
     assert bands.widened([None, None]) == [None, None]
     assert bands.widened([1.0, None]) == pytest.approx([1 / 1.01, 1.01])
     assert bands.widened([-1.0, 3.0]) == [-3.0, 5.0] and bands.widened([0.0, 0.0]) == [-0.01, 0.01]

@@ -51,8 +51,10 @@ def test_a_disease_comes_with_evidence_since_when_how_sure_and_what_to_do(run, c
     assert "first: The policy moves far from its start" in text
     few = {"trials": {"ppo": {"beta is too small": [3, 4]}}}
     monkeypatch.setattr(diagnosis, "learned", lambda: learned | few)
-    sure = "how sure this is, is not known: it was said in 4 trials, rightly in 3"
-    assert f"it has: beta is too small ({sure})" in said(capsys, run(kl=30 * T))
+    sure = "how often this is right is not known"
+    assert f"too small ({sure}: only 4 trials were said to have it, rightly 3)" in said(capsys, run(kl=30 * T))
+    monkeypatch.setattr(diagnosis, "learned", lambda: learned | {"trials": {}})
+    assert f"it has: beta is too small ({sure})\n" in said(capsys, run(kl=30 * T))
 
 
 def test_what_is_outside_besides_is_said_too(run, capsys):
