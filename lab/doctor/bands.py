@@ -18,12 +18,13 @@ def bands_of(trials):
         if one["diseases"] or one["ended"] != "finished":
             continue
         for name, own in one["signs"].items():
+            if name in diagnosis.BY_HAND or name not in diagnosis.names_of(one["stage"]):
+                continue
             tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
             for rows, value in zip(one["rows"], own):
                 if place := diagnosis.place_of(one["stage"], rows, one["steps"]):
                     tenths[int(place + 0.5) - 1].append(value)
-    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items() if name not in diagnosis.BY_HAND}
-            for kind, known in values.items()}  # fmt: skip
+    return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items()} for kind, known in values.items()}
 
 
 def widened(values):

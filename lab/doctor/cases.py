@@ -61,8 +61,8 @@ FAULTS = {
         Fault("scaled", 0.03, 0.2, "scores hardly differ"),
         Fault("reversed_scores", 1, 1, "scores have the wrong sign"),
         Fault("shuffled", 1, 1, "scores hardly differ"),
-        Fault("likes_length", 0.1, 0.5, "the score rises with length"),
-        Fault("likes_length", -0.5, -0.1, "the score falls with length"),
+        Fault("likes_length", 0.1, 3, "the score rises with length"),  # in the end, answers never end,
+        Fault("likes_length", -3, -0.1, "the score falls with length"),  # or they end at once
         Fault("at_padding", 1, 1, "the same answer has several scores"),
         Fault("temperature", 0.5, 0.8, "sampling and learning differ"),
         Fault("temperature", 1.25, 1.6, "sampling and learning differ"),

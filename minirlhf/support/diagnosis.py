@@ -40,8 +40,8 @@ FIXED = {
 }
 # Those that hold for the town's texts: of others, reward models may judge the middle of an answer otherwise.
 OF_THE_TOWN = {
-    "first_values": (-0.6, None),  # chance, of eight answers
-    "first_spread": (0.2, 3.0),  # the same
+    "first_agreement": (-0.5, None),  # chance, of 24 answers
+    "first_spread": (0.2, 3.0),  # chance, of eight answers
     "added_by_length": (-3.5, 3.5),  # standard errors; healthy runs had at most 2
     "score_length": (-0.7, 0.7),  # about half of the scores' variance
 }
@@ -113,7 +113,7 @@ DISEASES = (
             "KL, and for a clamp."),
     Disease("the same answer has several scores", PPO, {"unequal_scores": "high"},
             "The reward depends on more than prompt and answer. Is it read at the last token, and not at padding?"),
-    Disease("scores have the wrong sign", PPO, {"first_values": "low"},
+    Disease("scores have the wrong sign", PPO, {"first_agreement": "low"},
             "The value network starts as the reward model, and predicts the opposite of the scores. Look at what is "
             "done to the score. (If a function gives the scores, it may be right.)"),
     Disease("scores are too large", PPO, {"first_spread": "high"},

@@ -83,11 +83,11 @@ def own_answers(log):
     return float(abs(gaps.mean()) / gaps.std() * len(gaps) ** 0.5) if len(gaps) >= 10 and gaps.std() else None
 
 
-def first_values(log):
-    """The correlation of score and last value over the answers of the first iteration. The value network starts as the
-    reward model."""
-    scores, values, _ = last_values(log, 1)
-    return correlation(values, scores)
+def first_agreement(log):
+    """The correlation of score and last value among answers that are equally long, over the first three iterations. The
+    value network starts as the reward model."""
+    scores, values, lengths = last_values(log, 3)
+    return correlation(without(scores, lengths), without(values, lengths), 16) if len(scores) else None
 
 
 def first_spread(log):

@@ -56,9 +56,11 @@ ADDED, TAKEN = (scores(lambda row, by=by: row["score"] + length_of(row, by)) for
     ("own_answers", ppo(kl=5.0, kl3=6.0 + ODD), None),
     ("own_answers", ppo(kl3=2 * T / (0.9 - ODD)).upto(10), None),  # too few to say
     ("own_answers", ppo(), None),  # an older log
-    ("first_values", ppo(), 1.0),
-    ("first_values", ppo(TURNED), -1.0),
-    ("first_values", ppo(flags=FLAGS | {"reward_model": None}), None),  # the value network starts as something else
+    ("first_agreement", ppo(), 1.0),
+    ("first_agreement", ppo(scores(lambda row: 5 * length_of(row) - row["score"])), -1.0),
+    ("first_agreement", ppo().upto(1), None),  # too few to say
+    ("first_agreement", ppo(TURNED), -1.0),
+    ("first_agreement", ppo(flags=FLAGS | {"reward_model": None}), None),  # the value network starts as something else
     ("first_spread", ppo(), 1.0),
     ("first_spread", ppo(scores(lambda row: 3 * row["score"] + length_of(row))), 3.0),
     ("first_spread", ppo(scores(lambda row: row["score"], lambda row: 0.5)), None),
