@@ -112,8 +112,8 @@ def last_values(log, iterations):
 
 
 def without(ys, xs):
-    """What is left of ys without its mean, and without what is linear in xs (least squares)."""
-    xs, ys = xs - xs.mean(), ys - ys.mean()
+    """What is left of ys without what is linear in xs (least squares)."""
+    xs = xs - xs.mean()
     return ys - xs * (xs @ ys) / max(1e-8, xs @ xs)
 
 

@@ -37,7 +37,7 @@ def length_of(row, by=1.0):
 
 
 LONGER, SHORTER = (scores(*[functools.partial(length_of, by=by)] * 2) for by in (1.0, -1.0))
-ADDED, TAKEN = (scores(lambda row, by=by: row["score"] + length_of(row, by)) for by in (2.0, -2.0))
+ADDED, TAKEN = ({"score": lambda i, row, by=by: length_of(row, by) + 0.5 * (-1) ** (i // 4)} for by in (1, -1))
 
 
 @pytest.mark.parametrize(("name", "log", "value"), [
@@ -64,9 +64,10 @@ ADDED, TAKEN = (scores(lambda row, by=by: row["score"] + length_of(row, by)) for
     ("first_spread", ppo(), 1.0),
     ("first_spread", ppo(scores(lambda row: 3 * row["score"] + length_of(row))), 3.0),
     ("first_spread", ppo(scores(lambda row: row["score"], lambda row: 0.5)), None),
+    ("first_spread", Log(ppo_rows(), token_rows()[:7], FLAGS), None),  # too few to say
     ("first_spread", ppo(flags=FLAGS | {"reward_model": None}), None),
     ("added_by_length", ppo(), None),  # no answer differs
-    ("added_by_length", ppo({"score": lambda i, row: len(row["ids"]) + 0.5 * (-1) ** (i // 4)}), 21**0.5),
+    ("added_by_length", ppo(ADDED), 21**0.5),
     ("added_by_length", ppo(scores(lambda row: length_of(row) + row["score"], lambda row: length_of(row))), None),
     ("added_by_length", ppo(ADDED).upto(1), None),  # too few to say
     ("added_by_length", ppo(ADDED, FLAGS | {"reward_model": None}), None),
@@ -166,7 +167,7 @@ SICK = [  # disease, kind, a log that has it
     ("it learns too fast", "sft", sft(FALL + np.where((np.arange(400) > 0) & (np.arange(400) < 40), 3, 0))),
     ("it learns too slowly", "sft", sft(2 - 0.3 * np.linspace(0, 1, 400))),
     ("it learns too fast", "gpt", gpt(np.where(np.arange(400) < 300, 1.15 + np.exp(-np.arange(400) / 10), 1))),
-    ("it learns too fast", "gpt", gpt(np.select([np.arange(400) < 3, np.arange(400) < 300], [2, 1], 1.2))),
+    ("it learns too fast", "gpt", gpt(np.where(np.arange(400) < 300, 1 + np.exp(-np.arange(400) / 40), 1.2))),
     ("it learns too slowly", "gpt", gpt(np.linspace(2, 1, 400))),
     ("it learns too slowly", "rm", rm(accuracy=0.52, grad_norm=3.0)),
     ("it memorises its data", "rm", rm(accuracy=0.95)),
