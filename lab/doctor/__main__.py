@@ -55,16 +55,27 @@ def bases(config):
 
     if config.part == "train":
         found = {f"nano-{seed}": town(f"nano-{seed}", seed) for seed in (60, 61, 62, 64, 65, 67, 68, *range(78, 83))}
-        return found | {f"toy-{seed}": town(f"toy-{seed}", seed, "toy") for seed in (63, 66)}
+        found |= {f"toy-{seed}": town(f"toy-{seed}", seed, "toy") for seed in (63, 66)}
+        for seed in range(90, 98):
+            size = "toy" if seed in (92, 96) else "nano"
+            found[f"mixed-{seed}"] = town(f"mixed-{seed}", seed, size, amounts(seed))
+        return found
     if config.part == "threads":
         return {"nano-76": town("nano-76", 76)}
     small = (("gpt", dict(n_layer=3, n_embd=96, n_head=4)),)
-    poor = (("town", dict(web=30_000, demonstration=2_000, prompt_train=4_000)), ("rankings", dict(prompts=4_000)))
     return {
         "nano-71": town("nano-71", 71), "nano-83": town("nano-83", 83), "toy-72": town("toy-72", 72, "toy"),
-        "another-size": town("another-size", 73, "toy", small), "less-data": town("less-data", 74, "nano", poor),
-        "nano-77": town("nano-77", 77), "people": People(out=f"{out}/people", seed=84),
+        "another-size": town("another-size", 73, "toy", small), "mixed-85": town("mixed-85", 85, "nano", amounts(85)),
+        "mixed-86": town("mixed-86", 86, "nano", amounts(86)), "people": People(out=f"{out}/people", seed=84),
     }  # fmt: skip
+
+
+def amounts(seed):
+    """Changes of a recipe: how much data there are, drawn at random between a quarter and all of what is usual."""
+    rng = random.Random(f"amounts {seed}")
+    web, demonstrations, prompts = (round(most / 4 ** rng.random()) for most in (80_000, 8_000, 9_000))
+    return (("town", dict(web=web, demonstration=demonstrations, prompt_train=prompts)),
+            ("rankings", dict(prompts=prompts)))  # fmt: skip
 
 
 def main(config):
