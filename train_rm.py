@@ -91,7 +91,7 @@ def train(config, model, tokenizer, rankings, validation=(), demonstrations=()):
     last = dict(step=len(plan))  # a row after the last step
     if validation:
         correct, pairs = validation_pairs(model, validation, tokenizer.pad, config.max_tokens)
-        last["validation_accuracy"] = correct / pairs if pairs else None
+        last |= dict(validation_accuracy=correct / pairs if pairs else None, validation_pairs=pairs)
         found = f"{correct:.0f} of {pairs:.0f} validation pairs ordered as the labelers did"
         distributed.print0(f"{config.out}: {found}")
     if demonstrations:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from minirlhf.support.config import command
 from minirlhf.support.curves import optional_picture, save_figure
+from minirlhf.support.diagnosis import names_of
 from minirlhf.support.errors import InputError, require
 from minirlhf.support.files import read_json, write_atomically, write_json
 
@@ -88,8 +89,10 @@ def keep(folder):
         for name in parts:
             require_believable(own[name], f"{folder}/{name}.json")
             fault = f"{folder}/{name}.json: of an older version of lab.doctor; remove it, and run the command again"
-            require(all({*TRIAL} <= {*one} for one in own[name]["trials"]), fault)
-            trials = [{key: one[key] for key in TRIAL} for one in own[name]["trials"]]
+            trials = own[name]["trials"]
+            whole = all({*TRIAL} <= {*one} and {*names_of(one["stage"])} <= {*one["signs"]} for one in trials)
+            require(whole, fault)
+            trials = [{key: one[key] for key in TRIAL} for one in trials]
             write_json(FOLDER / "doctor" / f"{name}.json", shorter(own[name] | {"trials": trials}))
         return
     results = {name: result for name, result in own.items() if name in known() | METHODS}

@@ -204,7 +204,10 @@ def table_of_doctor(found):
     own = [one for one in found["doctor"]["evaluate"] if one["alike"]]
     rows = [[kind, disease, *cells(count, disease), ", ".join(count["faults"])]
             for (kind, disease), count in sorted(counts.of_diseases(own).items(), key=healthy_first)]  # fmt: skip
-    rows += [["all", disease, *cells(count, disease), ""] for disease, count in counts.in_short(own).items()]
+    one_or_none = [one for one in own if len(one["faults"]) == 1]
+    for name, wanted in ((counts.HEALTHY, 0), ("what it has", 1)):
+        group = [one for one in one_or_none if len(one["diseases"]) == wanted]
+        rows.append(["all", name, *cells(counts.count(group), name), ""])
     return rows_of(["run", "it should say", "said so", "said instead", "known after", "what was put in"], rows)
 
 

@@ -14,7 +14,6 @@ import csv
 import html
 import io
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ COLUMNS = {
     "accuracy": ("accuracy", "acc_mean"),
     "validation_accuracy": ("eval_accuracy",),
     "loss": ("loss",),
+    "grad_norm": ("grad_norm",),
 }  # fmt: skip
 FEW = 5  # trials, of which fewer say nothing of how sure a diagnosis is
 
@@ -72,7 +72,7 @@ def main(config):
         if config.watch and not log.rows:
             time.sleep(config.every)
             continue
-        require(log.rows, f"{config.run}: no step is logged yet; look again later")
+        require(log.rows, f"{config.run}: no step is logged yet; look again later, or give another project's log file")
         text, pictured = report(config.run, log, columns)
         print(text, flush=True)
         if config.out:
@@ -97,38 +97,38 @@ def report(name, log, columns=None):
     if log.kind.startswith("ppo") and len(log.rows) > diagnosis.ITERATIONS:
         lines += [f"(curves are compared with iteration {diagnosis.ITERATIONS} of healthy runs, which is their last)"]
     if found.disease:
-        lines += [f"it has: {found.disease.name}{how_sure(log, found.disease)}", *evidence(log, found)]
+        lines += [f"it has: {found.disease.name}{how_sure(log, found.disease)}", *evidence(log, found, seen[-1].alike)]
     else:
         lines += [diagnosis.healthy(seen)]
-    lines += besides(log, found)
+    lines += besides(log, found, seen[-1].alike)
     if town.disease and town.disease is not found.disease:  # only if texts are unlike the town's
         lines += [f"by analogy with runs of the town's texts: {town.disease.name}{how_sure_by_analogy()}"]
-        lines += [*evidence(log, town), *besides(log, town)]
+        lines += [*evidence(log, town, True), *besides(log, town, True)]
         pictured = [*town.evidence, *town.also]  # those of found are among them
     if town.unseen:
         lines += [f"could not be looked at (the log is too short, or lacks what they need): {', '.join(town.unseen)}"]
     return "\n".join(lines), pictured
 
 
-def evidence(log, found):
+def evidence(log, found, alike):
     """Why a Diagnosis is made, and what to change first: lines."""
-    return [*(f"  {sentence(log, sign)}" for sign in found.evidence), f"first: {found.disease.advice}"]
+    return [*(f"  {sentence(log, sign, alike)}" for sign in found.evidence), f"first: {found.disease.advice}"]
 
 
-def besides(log, found):
+def besides(log, found, alike):
     """What else a Diagnosis has found: lines."""
     names = ", ".join(disease.name for disease in found.others)
     lines = [f"it may also have (or this follows): {names}"] if names else []
     too = "too" if found.disease else "which alone is no disease"
-    return [*lines, *(f"outside the healthy band, {too}: {sentence(log, sign)}" for sign in found.also)]
+    return [*lines, *(f"outside the healthy band, {too}: {sentence(log, sign, alike)}" for sign in found.also)]
 
 
-def sentence(log, sign):
+def sentence(log, sign, alike):
     """A Sign of a log in words."""
     what = " ".join(getattr(signs, sign.name).__doc__.split())
     bound = f"at most {write(sign.high)}" if sign.side == "high" else f"at least {write(sign.low)}"
-    step = since(history(log, sign.name))
-    return f"{sign.name} {write(sign.value)}, since step {step}; healthy is {bound}. {what}"
+    step = since(history(log, sign.name, alike))
+    return f"{sign.name} {write(sign.value)}, seen by step {step}; healthy is {bound}. {what}"
 
 
 def write(value):
@@ -162,7 +162,7 @@ def read_foreign(path):
             given = [{name: number(value) for name, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
         elif text.lstrip().startswith("{") and "log_history" in text:
             state = json.loads(text)
-            given, planned = state["log_history"], state.get("max_steps")
+            given, planned = state["log_history"], int(state.get("max_steps") or 0)
         elif text.lstrip().startswith("["):
             given = json.loads(text)
         else:
@@ -177,8 +177,7 @@ def read_foreign(path):
     require(rows, f"{path}: none of the known columns; it has {', '.join(sorted(all_columns))[:200]}")
     kind = "other" if "rewards/chosen" in all_columns else None  # that is DPO's
     log = logs.Log(rows, kind=kind, vocabulary=set())
-    if planned and rows[-1]["step"]:
-        log.steps = round(len(rows) * planned / rows[-1]["step"])
+    log.steps = round(len(rows) * planned / rows[-1]["step"]) if planned and rows[-1]["step"] else None
     return log, {name: column for own in known for name, (column, _) in own.items()}
 
 
@@ -195,12 +194,11 @@ def ours(row):
 
 
 def number(text):
-    """A cell of a CSV file as a number; None if it is empty, or nan, which pandas writes for an empty cell."""
+    """A cell of a CSV file as a number; None if it is empty, or none."""
     try:
-        value = float(text)
+        return float(text)
     except (TypeError, ValueError):
         return None
-    return None if math.isnan(value) else value
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ class Fault(NamedTuple):
     disease: str  # of minirlhf/support/diagnosis.py; "" is healthy
 
 
-SLOW, FAST = "it learns too slowly", "it learns too fast"  # a twentieth of SFT's rate is too low: docs/healthy.md
+# A twentieth of SFT's rate is too low: docs/healthy.md.
+SLOW, FAST = "the learning rate is too low", "the learning rate is too high"
 FAULTS = {
     "gpt": (
         Fault("none", 1, 1, ""),
@@ -66,16 +67,16 @@ FAULTS = {
         Fault("at_padding", 1, 1, "the same answer has several scores"),
         Fault("temperature", 0.5, 0.8, "sampling and learning differ"),
         Fault("temperature", 1.25, 1.6, "sampling and learning differ"),
-        Fault("another_policy", 0.5, 0.8, "answers are not the policy's own"),
-        Fault("another_policy", 1.25, 1.6, "answers are not the policy's own"),
+        Fault("another_policy", 0.5, 0.8, "answers are not sampled from the policy"),
+        Fault("another_policy", 1.25, 1.6, "answers are not sampled from the policy"),
         Fault("dropout", 0.05, 0.2, "sampling and learning differ"),
-        Fault("stale", 1, 4, "answers are stale"),
-        Fault("padding_counts", 1, 1, "padding counts"),
-        Fault("short", 0.9995, 0.99999, "the average is too slow"),
+        Fault("stale", 1, 4, "answers come from an older policy"),
+        Fault("padding_counts", 1, 1, "padding is not masked"),
+        Fault("short", 0.9995, 0.99999, "the EMA decay is too high"),
     ),
     "ppo_ptx": (
         Fault("none", 1, 1, ""),
-        Fault("gamma", 30, 300, "gamma is too large"),
+        Fault("gamma", 30, 300, "the pretraining weight (gamma) is too large"),
         Fault("learning_rate", 5, 40, FAST),
         Fault("beta", 0.001, 0.05, "beta is too small"),
         Fault("less_entropy", 0.3, 2, "the entropy collapses"),
@@ -133,13 +134,14 @@ THREADS = (
            "get the same answer", "ppo", (("beta", 0.02),), ("score", "kl"), "nothing"),
     Thread(f"{GITHUB}huggingface/trl/issues/355", "The KL is below 0 when a minimal length is set for answers", "ppo",
            (("another_policy", 1.4),), ("kl",), "that setting is the cause"),
-    Thread(f"{GITHUB}huggingface/trl/issues/615", "The score is unsteady, and the KL falls below 0", "ppo",
+    Thread(f"{GITHUB}huggingface/trl/issues/615", "The score is unsteady, and the KL falls", "ppo",
            (("another_policy", 0.6),), ("score", "kl"),
-           "maintainers suspect the settings of sampling, and advise other learning rates"),
+           "maintainers see a KL below 0, suspect the settings of sampling, and advise other learning rates"),
     Thread(f"{GITHUB}huggingface/trl/issues/925", "The KL is below 0 with a LoRA adapter, and not without", "ppo",
            (("dropout", 0.1),), ("kl",), "the asker found other parameters that work"),
-    Thread(f"{GITHUB}huggingface/trl/issues/1857", "Batches are skipped since their ratio is 12 on average", "ppo",
-           (("learning_rate", 30),), ("clip_fraction",), "the policy moves too far; no cause is named"),
+    Thread(f"{GITHUB}huggingface/trl/issues/1857", "Batches are skipped since their ratio is 12 on average; "
+           "the KL is below 0", "ppo",
+           (("learning_rate", 30),), ("clip_fraction", "kl"), "the policy moves too far; no cause is named"),
     Thread(f"{GITHUB}huggingface/trl/issues/4159", "Ratios are 2 before the first step at temperature 0.6", "ppo",
            (("temperature", 0.6),), ("kl", "clip_fraction"),
            "log-probs were not divided by the temperature; it was mended"),

@@ -15,7 +15,8 @@ HEALTHY, STOPPED = "healthy", "the script stopped with an error"
 
 
 def kept(folder, part):
-    """The trials of a part that are kept in a folder, base by base."""
+    """The trials of a part that are kept in a folder, base by base. (From those of train only bands are learned: signs
+    that have none may be missing there.)"""
     found = [read_json(path) for path in sorted(folder.glob(f"{part}-*.json"))]
     return [{"base": one["base"]} | trial for one in found for trial in one["trials"]]
 
@@ -83,18 +84,6 @@ def of_diseases(trials):
             groups[KINDS[one["stage"]], (one["diseases"] or [HEALTHY])[0]].append(one)
     return {name: count(own) | {"faults": sorted({label(one["stage"], *one["faults"][0]) for one in own})}
             for name, own in groups.items()}  # fmt: skip
-
-
-def in_short(trials):
-    """{what it should say: count} of runs with no fault, and of those with one: whether the rows of its disease need
-    healthy bands, or only bounds that are set by hand."""
-    groups = {HEALTHY: [], "a disease that is told without healthy bands": [], "a disease that is told by them": []}
-    for one in trials:
-        if len(one["faults"]) < 2:
-            needs = {name for row in diagnosis.DISEASES if [row.name] == one["diseases"] and one["stage"] in row.kinds
-                     for name in row.needs}  # fmt: skip
-            groups[[*groups][0 if not one["diseases"] else 1 if needs <= diagnosis.BY_HAND else 2]].append(one)
-    return {disease: count(own) for disease, own in groups.items() if own}
 
 
 def of_bases(trials):

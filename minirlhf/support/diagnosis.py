@@ -20,29 +20,33 @@ from . import signs
 PPO, PTX, RM, GPT = ("ppo", "ppo_ptx"), ("ppo_ptx",), ("rm",), ("gpt",)
 SFT, LOSSES = ("sft", "rl_start"), ("sft", "rl_start", "rm")
 ALL = (*PPO, *GPT, *LOSSES, "other")
+HEALTHY = "healthy, as far as the log shows"
+IF_FUNCTION = " (If a function gives the scores, this may be right.)"
 FEW = 5  # a log of fewer rows has no curves
 ITERATIONS = 50  # of the runs of PPO from which the healthy bands were learned
-# Bounds, (low, high), that are set by hand and need no healthy run: what must be so, but for rounding and chance.
+# Bounds, (low, high), that are set by hand and need no healthy run: what must be so in any run, but for rounding and
+# chance.
 FIXED = {
     "not_finite": (None, 0.0),
-    "first_kl": (None, 0.02),  # rounding, in bfloat16 too
+    "first_kl_per_token": (None, 2e-3),  # rounding: about 2e-4 in bfloat16
     "first_ratios": (0.4, None),  # chance: of eight answers shown some are in the first minibatch
     "wrong_rewards": (None, 0.01),  # four digits are logged
     "after_the_end": (None, 0.0),
     "unequal_scores": (None, 0.05),  # rounding, in bfloat16 too
     "own_answers": (None, 4.0),  # standard errors
     "share_of_start": (None, 0.5),
-    "loss_peak": (None, 1.5),  # chance: the loss before the first step is of one batch
+    "loss_peak": (None, 1.5),  # chance, of a batch of eight
     "learned": (2.0, None),  # standard errors
-    "pairs_wrong": (None, 0.55),  # chance: a standard error of a hundred validation pairs
+    "pairs_wrong": (None, 0.55),  # two standard errors of 400 validation pairs
     "pairs_right": (0.52, None),
-    "pairs_gap": (None, 0.1),  # two standard errors of a hundred validation pairs; where texts are alike, a band
+    "pairs_gap": (None, 0.1),  # four; where texts are alike, a band is learned
 }
-# Those that hold for the town's texts: of others, reward models may judge the middle of an answer otherwise.
+# Those that are set by hand after runs of the town's texts. Of others, a reward model may judge an answer that is not
+# at its end otherwise. In brackets, what 34 healthy runs had.
 OF_THE_TOWN = {
-    "first_agreement": (-0.5, None),  # chance, of 24 answers
-    "first_spread": (0.2, 3.0),  # chance, of eight answers
-    "added_by_length": (-3.5, 3.5),  # standard errors; healthy runs had at most 2
+    "first_agreement": (-0.5, None),  # (0.70 and more)
+    "first_spread": (0.4, 2.2),  # (0.77 to 1.46)
+    "score_per_token": (-0.08, 0.08),  # (-0.018 to 0.048)
     "score_length": (-0.7, 0.7),  # about half of the scores' variance
 }
 BY_HAND = {*FIXED, *OF_THE_TOWN} - {"pairs_gap"}  # of these no band is learned
@@ -98,14 +102,14 @@ class Diagnosis(NamedTuple):
 DISEASES = (
     # what must be exactly so
     Disease("it has diverged", ALL, {"not_finite": "high"},
-            "A number of the log is not finite, so the weights are lost. Go back to a checkpoint before it, and lower "
-            "the learning rates."),
-    Disease("padding counts", PPO, {"after_the_end": "high"},
+            "A number of the log is not finite. If it is the loss, the weights are lost: go back to a checkpoint "
+            "before it, and lower the learning rates."),
+    Disease("padding is not masked", PPO, {"after_the_end": "high"},
             "Answers have tokens after their end: the mask is True at padding. Look at where it is made."),
-    Disease("sampling and learning differ", PPO, {"first_kl": "high"},
+    Disease("sampling and learning differ", PPO, {"first_kl_per_token": "high"},
             "Before the first step policy and reference are one model. Look for dropout that is left on, another "
             "temperature, top-k or top-p in sampling, tokens that are forbidden, another precision."),
-    Disease("answers are stale", PPO, {"first_ratios": "low"},
+    Disease("answers come from an older policy", PPO, {"first_ratios": "low"},
             "Hardly any answer is learned from with a ratio of 1. Learn from each batch before the next is sampled, "
             "and take the old log-probs from the policy that sampled it."),
     Disease("rewards are wrong", PPO, {"wrong_rewards": "high"},
@@ -115,26 +119,26 @@ DISEASES = (
             "The reward depends on more than prompt and answer. Is it read at the last token, and not at padding?"),
     Disease("scores have the wrong sign", PPO, {"first_agreement": "low"},
             "The value network starts as the reward model, and predicts the opposite of the scores. Look at what is "
-            "done to the score. (If a function gives the scores, it may be right.)"),
+            "done to the score." + IF_FUNCTION),
     Disease("scores are too large", PPO, {"first_spread": "high"},
             "Scores vary more than the reward model's do. Look at what is done to the score: beta and the value's clip "
-            "range are made for scores that differ by about 1."),
+            "range are made for scores that differ by about 1." + IF_FUNCTION),
     Disease("scores hardly differ", PPO, {"first_spread": "low"},
-            "Scores vary less than the reward model's do. Look at what is done to the score."),
-    Disease("the average is too slow", PPO, {"share_of_start": "high"},
+            "Scores vary less than the reward model's do. Look at what is done to the score." + IF_FUNCTION),
+    Disease("the EMA decay is too high", PPO, {"share_of_start": "high"},
             "Most of model.pt is the initial weights. Lower --ema_decay, or train longer; policy.pt has the last."),
     # PPO's curves, those that are seen first before the others
-    Disease("it learns too fast", PPO, {"clipped_at_first": "high"},
+    Disease("the learning rate is too high", PPO, {"clipped_at_first": "high"},
             "The policy moves too far with each batch. Lower --lr (and --value_lr)."),
-    Disease("answers are not the policy's own", PPO, {"own_answers": "high"},
+    Disease("answers are not sampled from the policy", PPO, {"own_answers": "high"},
             "Answers are drawn from another distribution than their log-probs are of. Look for temperature, top-k, "
             "top-p, a minimal length, and for log-probs that are computed again after sampling."),
-    Disease("the score rises with length", PPO, {"added_by_length": "high"},
+    Disease("the score rises with length", PPO, {"score_per_token": "high"},
             "Something is added to the reward model's scores that rises with length. Look at what is done to the "
-            "score."),
-    Disease("the score falls with length", PPO, {"added_by_length": "low"},
+            "score." + IF_FUNCTION),
+    Disease("the score falls with length", PPO, {"score_per_token": "low"},
             "Something is taken from the reward model's scores that rises with length. Look at what is done to the "
-            "score."),
+            "score." + IF_FUNCTION),
     Disease("the score rises with length", PPO, {"score_length": "high", "length_ratio": "high"},
             "Longer answers score higher, so they become longer. Look at what the reward likes. If many are cut off, "
             "raise --max_response, or set --no_end_penalty."),
@@ -145,7 +149,7 @@ DISEASES = (
     Disease("scores hardly differ", PPO, {"score_size": "low"},
             "Measure the reward model on held-out pairs: one that has learned nothing gives all answers about the same "
             "score. If it is right, multiply the reward, or lower --kl_coef."),
-    Disease("gamma is too large", PTX, {"ended_ratio": "low", "ptx_fall": "high"},
+    Disease("the pretraining weight (gamma) is too large", PTX, {"ended_ratio": "low", "ptx_fall": "high"},
             "The policy learns to write like the documents, which do not end as answers do. Lower --ptx_coef."),
     Disease("beta is too small", PPO, {"kl_per_token": "high", "kl_penalty": "low"},
             "The policy moves far from its start, since that costs little beside what the score gains. Raise "
@@ -160,33 +164,35 @@ DISEASES = (
             "like them."),
     Disease("the value network does not learn", PPO, {"explained": "low"},
             "Its predictions explain less of the returns than they should. Look at --value_lr, which may be too low or "
-            "too high; the defaults make it as large as --lr."),
-    Disease("it learns too slowly", PPO, {"kl_per_token": "low"}, "The policy hardly moves. Raise --lr."),
+            "too high; the paper's is nearly as large as --lr."),
+    Disease("the learning rate is too low", PPO, {"kl_per_token": "low"}, "The policy hardly moves. Raise --lr."),
     # losses
-    Disease("it learns too fast", LOSSES, {"loss_peak": "high"}, "The first steps raise the loss. Lower --lr."),
+    Disease("the learning rate is too high", LOSSES, {"loss_peak": "high"},
+            "The first steps raise the loss. Lower --lr."),
     Disease("it learns nothing", RM, {"learned": "low"},
-            "The model orders pairs no better than chance. Look at the ranks: are they shuffled? Then lower --lr."),
+            "The model orders pairs no better than chance. Are the ranks shuffled? If they are not, lower --lr."),
     Disease("the rankings contradict the validation", RM, {"pairs_wrong": "high"},
             "Fewer than half of the validation pairs are in the right order. Are the ranks of one file reversed? (1 is "
             "the best.)"),
     Disease("it learns nothing", RM, {"pairs_right": "low"},
-            "What it has learned does not help with validation pairs. Look at the ranks: are they shuffled? Then lower "
+            "What it has learned does not help with validation pairs. Are the ranks shuffled? If they are not, lower "
             "--lr."),
     Disease("it memorises its data", RM, {"pairs_gap": "high"},
             "Many more pairs are right in training than in validation. Train for one epoch; look for repetitions."),
-    Disease("it learns too slowly", RM, {"gradient": "high"},
+    Disease("the learning rate is too low", RM, {"gradient": "high"},
             "The gradient is large beside the little that was learned. Raise --lr."),
     Disease("data are repeated", GPT, {"first_gap": "high"},
             "Already in the first epoch the loss on training data is low beside the validation loss. Do records occur "
             "several times?"),
     Disease("it memorises its data", SFT, {"validation_rise": "high"},
-            "The validation loss has risen since its lowest. Take an earlier epoch, fewer epochs, or more data; look "
-            "for repetitions."),
-    Disease("it learns too slowly", SFT, {"loss_end": "high"}, "The loss has hardly fallen. Raise --lr."),
-    Disease("it learns too slowly", GPT, {"slowness": "high"}, "The loss falls slowly. Raise --lr and --muon_lr."),
-    Disease("it learns too fast", GPT, {"late_fall": "high"},
+            "The validation loss has risen since its lowest. Do records occur several times? If not, it may do no "
+            "harm: the paper goes on all the same, and lets the reward model choose the epoch (tools/select_sft.py)."),
+    Disease("the learning rate is too low", SFT, {"loss_end": "high"}, "The loss has hardly fallen. Raise --lr."),
+    Disease("the learning rate is too low", GPT, {"slowness": "high"},
+            "The loss falls slowly. Raise --lr and --muon_lr."),
+    Disease("the learning rate is too high", GPT, {"late_fall": "high"},
             "The loss falls only when the learning rate does. Lower --lr and --muon_lr."),
-    Disease("it learns too fast", GPT, {"late_fall": "low"},
+    Disease("the learning rate is too high", GPT, {"late_fall": "low"},
             "The loss falls at once, and then no more. Lower --lr and --muon_lr."),
 )  # fmt: skip
 
@@ -210,15 +216,17 @@ def names_of(kind):
 
 
 def whole(kind, steps):
-    """How many rows ten tenths of a run are, one of `steps` steps: of PPO as many as healthy runs had."""
+    """How many rows ten tenths of a run are, one of `steps` steps (None: not known): of PPO as many as healthy runs
+    had."""
     return ITERATIONS if kind.startswith("ppo") else steps
 
 
 def place_of(kind, rows, steps):
     """Which tenth of a healthy run a log of so many rows is compared with, a number from 1 to 10. PPO is compared after
     as many iterations; the others, whose learning rate falls over the run, after as large a share of their steps. None
-    if it is too early."""
-    tenths = 10 * rows / max(1, whole(kind, steps))
+    if it is too early, or not known."""
+    all_rows = whole(kind, steps)
+    tenths = 10 * rows / all_rows if all_rows else 0
     return min(10.0, tenths) if rows >= FEW and tenths >= 1 else None
 
 
@@ -253,7 +261,7 @@ def is_alike(log):
 
 def cuts(log):
     """After how many rows a log is looked at: after all, and each tenth of a run before."""
-    tenth = max(1, round(whole(log.kind, log.steps) / 10))
+    tenth = max(1, round((whole(log.kind, log.steps) or len(log.rows)) / 10))
     return [*range(len(log.rows), 0, -tenth)][::-1]
 
 
@@ -280,14 +288,14 @@ def diagnose(looks, bands=None):
     return Diagnosis(has[0] if has else None, evidence, tuple(others.values()), also, unseen)
 
 
-def history(log, name):
-    """[(step, Sign)] as it was after each twentieth of the log."""
-    found = []
+def history(log, name, alike=True):
+    """[(step, Sign)] as it was after each twentieth of the log. alike: whether to judge by the town's bands."""
+    found, bands = [], None if alike else {}
     for part in log.parts():
         value = getattr(signs, name)(part)
         if value is not None:
             place = place_of(log.kind, len(part.rows), log.steps)
-            found.append((part.rows[-1]["step"], Sign(name, value, *band(name, log.kind, place))))
+            found.append((part.rows[-1]["step"], Sign(name, value, *band(name, log.kind, place, bands))))
     return found
 
 
@@ -301,17 +309,27 @@ def line(log):
     """A Diagnosis in a few words; None if there was nothing to compare with."""
     seen = looks(log)
     found = diagnose(seen)
-    said = found.disease.name if found.disease else healthy(seen) if can_judge(seen) else None
-    return f"{said}, compared with small runs of the town" if said and seen[-1].alike else said
+    if found.disease is None and not_judged(seen):
+        return None
+    compared = not found.disease or any(sign.name not in FIXED for sign in found.evidence)
+    said = found.disease.name if found.disease else HEALTHY
+    return f"{said}, compared with small runs of the town" if compared and seen[-1].alike else said
 
 
 def healthy(looks):
     """What is said if no disease is found."""
-    missing = "nothing found, and no curve could be judged: it is too early, or no such run is known to be healthy"
-    return "healthy, as far as the log shows" if can_judge(looks) else missing
+    why = not_judged(looks)
+    return f"nothing found, and no curve could be judged: {why}" if why else HEALTHY
 
 
-def can_judge(looks):
-    """Whether there are healthy runs to compare curves with, and a log that is long enough."""
-    now = looks[-1]
-    return now.alike and now.kind in learned()["bands"] and len(looks) == 2 and looks[0].place is not None
+def not_judged(looks):
+    """Why no curve is compared with healthy runs; None if one is."""
+    now, before = looks[-1], looks[0]
+    if now.kind not in learned()["bands"]:
+        return "no such run is known to be healthy"
+    if not now.alike:
+        return "its texts are not the town's, or its tokenizer is not found"
+    both = [name for name in now.values if name not in BY_HAND and name not in AT_ONCE
+            and now.values[name] is not None and before.values[name] is not None]  # fmt: skip
+    early = len(looks) < 2 or before.place is None or not both
+    return "the log is too short, or lacks the columns" if early else None

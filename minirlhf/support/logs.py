@@ -34,7 +34,7 @@ def column(rows, name):
 class Log:
     """A run's log. kind: gpt, sft, rl_start, rm, ppo, ppo_ptx or other; rows: those of metrics.jsonl; tokens: those of
     tokens.jsonl; flags: of config.json, {} for another project's; vocabulary: the tokens of its tokenizer, a set of
-    bytes, or None if they are not known; steps: how many the run will have."""
+    bytes, or None to take them for the town's; steps: how many the run will have, None if that is not known."""
 
     def __init__(self, rows, tokens=(), flags=None, kind=None, vocabulary=None):
         self.rows, self.tokens, self.flags, self.vocabulary = rows, list(tokens), flags or {}, vocabulary
@@ -64,20 +64,28 @@ def read_log(folder):
     names = "config.json", "metrics.jsonl", "tokens.jsonl"  # before the first step there is only the first
     config, metrics, tokens = ((Path(folder) / name).is_file() for name in names)
     require(config or metrics, f"{folder}: no metrics.jsonl; give the folder of a run")
-    rows = [row for row in read_metrics(folder) if len(row) > 1] if metrics else []
+    rows = [numbers(row) for row in read_metrics(folder) if len(row) > 1] if metrics else []
     flags = read_json(Path(folder) / "config.json") if config else {}
     tokens = read_metrics(folder, "tokens.jsonl") if tokens else []
+    fields = {"prompt", "ids", "tokens", "score", "logp", "ref_logp", "value", "reward"}
+    whole = all(fields <= row.keys() for row in tokens)
+    require(whole, f"{folder}/tokens.jsonl: a row lacks a field of a token record; remove the file")
     return Log(rows, tokens, flags, vocabulary=vocabulary(folder, flags))
+
+
+def numbers(row):
+    """The numbers of a row."""
+    return {name: value for name, value in row.items() if isinstance(value, (int, float))}
 
 
 def vocabulary(folder, flags):
     """The tokens of a run's tokenizer: of the one in its folder, or, before a model is saved there, beside the model
-    that it began with. None if there is none."""
+    that it began with. Empty if none is found."""
     begun = [Path(str(flags[name])) for name in ("policy", "init", "tokenizer") if flags.get(name)]
     for place in (Path(folder), *begun, *(path.parent for path in begun if path.suffix)):
         if (place / "tokenizer.tiktoken").is_file():
             return set(load(place).ranks)
-    return None
+    return set()
 
 
 def kind_of(rows, flags):
@@ -95,4 +103,5 @@ def kind_of(rows, flags):
 
 def steps_of(kind, flags):
     """How many steps a run of PPO has; None for others, whose number depends on their data. (New logs say it.)"""
-    return flags["episodes"] // flags["batch_size"] if kind.startswith("ppo") and "episodes" in flags else None
+    known = kind.startswith("ppo") and {"episodes", "batch_size"} <= flags.keys()
+    return flags["episodes"] // flags["batch_size"] if known else None

@@ -36,21 +36,26 @@ def not_finite(log):
 # --- PPO: what must be exactly so ------------------------------------------------------------------------------------
 
 
-def first_kl(log):
-    """The KL of the first iteration, nats per answer, without its sign. Policy and reference are one model then: if it
-    is not 0, sampling and learning do not compute the same log-probs."""
-    return abs(float(log["kl"][0])) if len(log["kl"]) and log.flags else None  # other projects log means of iterations
+def first_kl_per_token(log):
+    """The KL of the first iteration, nats per token of an answer, without its sign. Policy and reference are one model
+    then: if it is not 0, sampling and learning do not compute the same log-probs."""
+    if not log.flags or not log.rows or log.rows[0]["step"] != 0:  # other projects log means of iterations
+        return None
+    share = ratio(log.rows[0].get("kl"), log.rows[0].get("response_length"))
+    return None if share is None else abs(share)
 
 
 def first_ratios(log):
-    """In how many iterations an answer is shown that was learned from before any step, so that the ratios of all its
-    tokens are 1; divided by how many that should be. (Of a batch the answers of the first minibatch are.)"""
+    """The share of iterations with a shown answer whose ratios are all 1, divided by the share that is expected. The
+    answers of the first minibatch have them, since no step has been taken."""
     flags, most, iterations = log.flags, 5 * rounding(log), {}
     for row in log.tokens:
         if row.get("ratio"):
             whole = max(abs(ratio - 1) for ratio in row["ratio"]) < max(ROUNDING, most)
             iterations.setdefault(row["step"], []).append(whole)
     if not iterations or flags.get("inner_epochs") != 1:  # the ratios of a later epoch are not 1
+        return None
+    if not {"minibatch_size", "batch_size"} <= flags.keys():
         return None
     others, shown = 1 - flags["minibatch_size"] / flags["batch_size"], map(len, iterations.values())
     expected = sum(1 - others**count for count in shown)
@@ -76,8 +81,8 @@ def wrong_rewards(log):
 
 def own_answers(log):
     """How far apart two estimates of the KL are, as a share of it, in standard errors, over the iterations before the
-    KL is 1 nat per answer for the first time. Over answers that the policy itself draws, their means are the same.
-    (From there on the mean hangs on rare answers, and shares of a KL of about 0 are rounding.)"""
+    KL is 1 nat per answer for the first time. Over answers that the policy itself draws, their means are the same. (A
+    larger KL depends on a few rare answers; a KL near 0 is only rounding.)"""
     near = itertools.takewhile(lambda row: row.get("kl", math.inf) < 1 and "kl3" in row, log.rows)
     gaps = np.array([1 - row["kl"] / row["kl3"] for row in near if row["kl3"] > 1e-4])
     return float(abs(gaps.mean()) / gaps.std() * len(gaps) ** 0.5) if len(gaps) >= 10 and gaps.std() else None
@@ -86,34 +91,36 @@ def own_answers(log):
 def first_agreement(log):
     """The correlation of score and last value among answers that are equally long, over the first three iterations. The
     value network starts as the reward model."""
-    scores, values, lengths = last_values(log, 3)
+    scores, values, lengths = last_values(log)
     return correlation(without(scores, lengths), without(values, lengths), 16) if len(scores) else None
 
 
 def first_spread(log):
-    """How much scores vary, divided by how much last values do, among answers of the first iteration that are equally
-    long (standard deviations). The value network starts as the reward model."""
-    scores, values, lengths = last_values(log, 1)
-    return ratio(without(scores, lengths).std(), without(values, lengths).std()) if len(scores) >= 8 else None
+    """How much scores vary, divided by how much last values do, among answers that are equally long (standard
+    deviations), over the first three iterations. The value network starts as the reward model."""
+    scores, values, lengths = last_values(log)
+    return ratio(without(scores, lengths).std(), without(values, lengths).std()) if len(scores) >= 16 else None
 
 
-def added_by_length(log):
-    """The correlation of score and length among answers of equal last value, in standard errors, over the first three
+def score_per_token(log):
+    """How much the score rises with each token of an answer, among answers of equal last value, over the first three
     iterations. The value network starts as the reward model."""
-    scores, values, lengths = last_values(log, 3)
-    partial = correlation(without(scores, values), without(lengths, values), 16) if len(scores) else None
-    return None if partial is None else partial * math.sqrt((len(scores) - 3) / max(1e-8, 1 - partial**2))
+    scores, values, lengths = last_values(log)
+    longer = without(lengths, values) if len(scores) >= 16 else np.zeros(1)
+    return ratio(longer @ without(scores, values), longer @ longer) if longer.std() > 1e-6 else None
 
 
-def last_values(log, iterations):
-    """Scores, last values and lengths of the answers of the first iterations, if a reward model gives the scores."""
-    rows = first_answers(log, iterations) if log.flags.get("reward_model") else []
-    return np.array([(row["score"], row["value"][-1], len(row["ids"])) for row in rows]).reshape(-1, 3).T
+def last_values(log):
+    """Scores, last values and lengths of the answers of the first three iterations that came to their end, if there is
+    a reward model."""
+    rows = first_answers(log, 3) if log.flags.get("reward_model") else []
+    ended = [row for row in rows if row["tokens"][-1] == "<|endoftext|>"]  # others may have a penalty
+    return np.array([(row["score"], row["value"][-1], len(row["ids"])) for row in ended]).reshape(-1, 3).T
 
 
 def without(ys, xs):
-    """What is left of ys without what is linear in xs (least squares)."""
-    xs = xs - xs.mean()
+    """What is left of ys without their mean, and without what is linear in xs (least squares)."""
+    xs, ys = xs - xs.mean(), ys - ys.mean()
     return ys - xs * (xs @ ys) / max(1e-8, xs @ xs)
 
 
@@ -140,7 +147,7 @@ def unequal_scores(log):
 def share_of_start(log):
     """The share of the initial weights in the saved average."""
     flags = log.flags
-    if not {"ema_decay", "inner_epochs", "minibatch_size"} <= flags.keys() or not log.kind.startswith("ppo"):
+    if not {"ema_decay", "inner_epochs", "minibatch_size", "batch_size"} <= flags.keys():
         return None
     return flags["ema_decay"] ** (log.steps * flags["inner_epochs"] * flags["batch_size"] / flags["minibatch_size"])
 
@@ -177,7 +184,8 @@ def kl_penalty(log):
     if beta is None or len(rows) < 16:
         return None
     kls = [sum(row["logp"]) - sum(row["ref_logp"]) for row in rows]
-    return beta * float(np.std(kls)) / max(1e-8, float(np.std([row["score"] for row in rows])))
+    scores = float(np.std([row["score"] for row in rows]))
+    return beta * float(np.std(kls)) / scores if scores > 1e-6 else None
 
 
 def clipped_at_first(log):
@@ -221,8 +229,9 @@ def smooth(values, width=10):
 
 
 def loss_peak(log):
-    """The largest loss of ten steps among the first fifth, divided by the loss before the first step."""
-    values = smooth(log["loss"])
+    """The largest loss of ten steps among the first fifth, divided by the loss before the first step, which is that of
+    one batch (of at least eight)."""
+    values = smooth(log["loss"]) if log.flags.get("batch_size", 8) >= 8 else ()
     return ratio(values[: max(2, len(values) // 5)].max(), log["loss"][0]) if len(values) >= 10 else None
 
 
@@ -247,23 +256,14 @@ def late_fall(log):
     return ratio(values[2 * fifth : 3 * fifth].mean(), last(values)) if len(values) >= 100 else None
 
 
-def gap(log):
-    """How much lower the loss is on training data than on validation data: their difference after the newest epoch,
-    divided by the latter."""
-    measured = [i for i, row in enumerate(log.rows) if row.get("validation_loss") is not None]
-    if not measured:
-        return None
-    rows = log.rows[: measured[-1] + 1]
-    epoch = [row["loss"] for row in rows if row.get("epoch") == rows[-1].get("epoch") and row.get("loss") is not None]
-    share = ratio(last(np.array(epoch), 4), rows[-1]["validation_loss"]) if epoch else None
-    return None if share is None else 1 - share
-
-
 def first_gap(log):
-    """How much lower the loss is on training data than on validation data after the first epoch, in which each record
-    should be new: their difference, divided by the latter."""
-    measured = [i for i, row in enumerate(log.rows) if row.get("validation_loss") is not None]
-    return gap(log.upto(measured[0] + 1)) if measured else None
+    """How much lower the loss is on training data (the newest quarter) than on validation data after the first epoch,
+    in which each record should be new: their difference, divided by the latter."""
+    rows = [row for row in log.rows if row.get("epoch") == log.rows[0].get("epoch")]
+    losses, measured = (np.array([row[name] for row in rows if row.get(name) is not None])
+                        for name in ("loss", "validation_loss"))  # fmt: skip
+    share = ratio(last(losses, 4), measured[-1]) if len(measured) else None
+    return None if share is None else 1 - share
 
 
 def validation_rise(log):
@@ -291,14 +291,14 @@ def gradient(log):
 def pairs_gap(log):
     """How much larger the share of pairs in the right order is on training data (the last fifth) than on validation
     data."""
-    values = log["validation_accuracy"]
-    return last(log["accuracy"]) - float(values[-1]) if len(values) else None
+    train, validation = last(log["accuracy"]), pairs_right(log)
+    return None if train is None or validation is None else train - validation
 
 
 def pairs_right(log):
-    """The share of validation pairs in the right order."""
-    values = log["validation_accuracy"]
-    return float(values[-1]) if len(values) else None
+    """The share of validation pairs in the right order, if there are at least 400: a standard error of 0.025."""
+    values, pairs = log["validation_accuracy"], log["validation_pairs"]
+    return float(values[-1]) if len(values) and (not len(pairs) or pairs[-1] >= 400) else None
 
 
 def pairs_wrong(log):

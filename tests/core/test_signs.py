@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from health import EOS, FALL, FLAGS, HEALTHY, SHOWN, N, T, bands, gpt, ppo, ppo_rows, rm, sft, token_rows  # noqa: F401
+from health import EOS, FALL, FLAGS, HEALTHY, SHOWN, N, T, bands, gpt, losses, ppo, ppo_rows, rm, sft, token_rows  # noqa: F401
 from minirlhf.support import diagnosis, signs
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_lines
@@ -21,6 +21,7 @@ STALE = {"ratio": lambda i, row: [1.0, 1.0, 1.1 if row["step"] % 2 else 1.0]}
 ONE = FLAGS | {"batch_size": 16, "minibatch_size": 16}  # all are learned at once, so each ratio is 1
 FAR = {"logp": lambda i, row: [row["ref_logp"][0] + (-1.0) ** i, *row["ref_logp"][1:]]}
 PRICEY = {"logp": lambda i, row: [row["ref_logp"][0] + 9 * (-1.0) ** i * (row["step"] > 30), *row["ref_logp"][1:]]}
+STEPS = np.arange(400)
 ODD = np.where(np.arange(N) % 2, 0.1, -0.1)
 NARROW = {"ref_logp": lambda i, row: row["logp"][:-1] + [row["logp"][-1] + 1e-3]}  # rounding, as in bfloat16
 TURNED = {"value": lambda i, row: [0.0, -row["score"]]}
@@ -43,8 +44,10 @@ ADDED, TAKEN = ({"score": lambda i, row, by=by: length_of(row, by) + 0.5 * (-1) 
 @pytest.mark.parametrize(("name", "log", "value"), [
     ("not_finite", ppo(score=np.where(T > 0.9, np.nan, T), kl=np.where(T > 0.9, -np.inf, T)), 8),
     ("not_finite", ppo(), 0),
-    ("first_kl", ppo(kl=-0.3), 0.3),
-    ("first_kl", Log(ppo_rows(kl=0.3)), None),  # another project's, which may be a mean of several
+    ("first_kl_per_token", ppo(kl=-0.3), 0.03),
+    ("first_kl_per_token", Log(ppo_rows(kl=0.3)), None),  # another project's, which may be a mean of several
+    ("first_kl_per_token", Log(ppo_rows(kl=0.3)[1:], flags=FLAGS), None),  # its beginning is lost
+    ("first_ratios", ppo(flags=dict(inner_epochs=1)), None),  # the sizes of batches are not known
     ("first_ratios", ppo(STALE, ONE), 0.5),
     ("first_ratios", ppo(STALE), 20 / (40 * (1 - 0.75**8))),  # a quarter is learned first; eight answers are shown
     ("first_ratios", ppo({"ratio": None}), None),
@@ -64,13 +67,15 @@ ADDED, TAKEN = ({"score": lambda i, row, by=by: length_of(row, by) + 0.5 * (-1) 
     ("first_spread", ppo(), 1.0),
     ("first_spread", ppo(scores(lambda row: 3 * row["score"] + length_of(row))), 3.0),
     ("first_spread", ppo(scores(lambda row: row["score"], lambda row: 0.5)), None),
-    ("first_spread", Log(ppo_rows(), token_rows()[:7], FLAGS), None),  # too few to say
+    ("first_spread", ppo().upto(1), None),  # too few to say
     ("first_spread", ppo(flags=FLAGS | {"reward_model": None}), None),
-    ("added_by_length", ppo(), None),  # no answer differs
-    ("added_by_length", ppo(ADDED), 21**0.5),
-    ("added_by_length", ppo(scores(lambda row: length_of(row) + row["score"], lambda row: length_of(row))), None),
-    ("added_by_length", ppo(ADDED).upto(1), None),  # too few to say
-    ("added_by_length", ppo(ADDED, FLAGS | {"reward_model": None}), None),
+    ("score_per_token", ppo(), 0.0),
+    ("score_per_token", ppo(ADDED), 1.0),
+    ("score_per_token", ppo(scores(lambda row: 0.2 * length_of(row) + 3 * row["score"])), 0.2),
+    ("score_per_token", ppo(ADDED | {"tokens": lambda i, row: row["tokens"] if i % 2 else ["a"]}), None),  # cut off
+    ("score_per_token", ppo(scores(length_of, length_of)), None),  # equal values are of equal length
+    ("score_per_token", ppo(ADDED).upto(1), None),  # too few to say
+    ("score_per_token", ppo(ADDED, FLAGS | {"reward_model": None}), None),
     ("score_length", ppo(), 0.0),
     ("score_length", ppo(LONGER), 1.0),
     ("wrong_rewards", ppo(), 0.0),
@@ -85,6 +90,7 @@ ADDED, TAKEN = ({"score": lambda i, row, by=by: length_of(row, by) + 0.5 * (-1) 
     ("score_size", ppo(), 1.0),
     ("score_size", ppo({"score": lambda i, row: (-1.0) ** i * (3.0 if row["step"] > 4 else 2.0)}), 2.0),
     ("kl_penalty", ppo(FAR), 0.5),
+    ("kl_penalty", ppo(FAR | {"score": 1.0}), None),
     ("kl_per_token", ppo(kl=6.0, response_length=12.0), 0.5),
     ("clipped_at_first", ppo(clip_fraction=np.arange(N) / 100), 0.09),
     ("clipped_at_first", ppo(flags=FLAGS | {"inner_epochs": 4}), None),  # in later epochs many are clipped
@@ -94,23 +100,27 @@ ADDED, TAKEN = ({"score": lambda i, row, by=by: length_of(row, by) + 0.5 * (-1) 
     ("entropy_ratio", ppo(entropy=np.where(np.arange(N), 0.1, 0.4)), 0.25),
     ("ptx_fall", ppo(ptx_loss=np.where(np.arange(N) < 3, 2.0, 1.5)), 0.5),
     ("ptx_fall", ppo(), None),
-    ("loss_end", sft(np.where(np.arange(400) < 1, 4.0, 1.0)), 0.25),
-    ("loss_peak", sft(np.where(np.arange(400) // 10 == 4, 3.0, 2.0)), 1.5),
-    ("late_fall", sft(np.where(np.arange(400) < 320, 3.0, 2.0)), 1.5),
-    ("late_fall", sft(np.where((np.arange(400) >= 160) & (np.arange(400) < 240), 4.0, 2.0)), 2.0),
+    ("loss_end", sft(np.where(STEPS < 1, 4.0, 1.0)), 0.25),
+    ("loss_peak", Log(sft().rows, flags={"batch_size": 4}), None),  # of so few records the first loss is chance
+    ("loss_peak", sft(np.where(STEPS // 10 == 4, 3.0, 2.0)), 1.5),
+    ("late_fall", sft(np.where(STEPS < 320, 3.0, 2.0)), 1.5),
+    ("late_fall", sft(np.where((STEPS >= 160) & (STEPS < 240), 4.0, 2.0)), 2.0),
     ("slowness", sft(np.linspace(2, 1, 400)), 0.75),
     ("slowness", sft(np.linspace(1, 2, 400)), 1.0),
-    ("gap", sft(1.0 + 0 * FALL, {199: 1.0, 399: 2.0}), 0.5),
-    ("first_gap", sft(1.0 + 0 * FALL, {199: 1.25, 399: 2.0}), 0.2),
+    ("first_gap", sft(1.0 + 0 * FALL, {99: 5.0, 199: 1.25, 399: 2.0}), 0.2),
+    ("first_gap", sft(np.where(STEPS < 150, 1.0, 1.5), {199: 2.0}), 0.25),
     ("first_gap", sft(validation_loss={}), None),
     ("validation_rise", sft(validation_loss={100: 2.0, 200: 1.0, 399: 1.5}), 0.5),
     ("learned", rm(accuracy=0.6), 0.1 / (0.1 / 400**0.5)),
     ("learned", rm(accuracy=0.6).upto(199), None),
-    ("gradient", rm(accuracy=np.where(np.arange(400) < 100, 0.9, 0.5)), 10.0),
-    ("gradient", rm(accuracy=0.6, grad_norm=np.where(np.arange(400) < 320, 9.0, 0.5)), 5.0),
+    ("gradient", rm(accuracy=np.where(STEPS < 100, 0.9, 0.5)), 10.0),
+    ("gradient", rm(accuracy=0.6, grad_norm=np.where(STEPS < 320, 9.0, 0.5)), 5.0),
     ("gradient", rm(accuracy=0.4), None),
     ("pairs_gap", rm(accuracy=0.9, validation=0.6), 0.3),
+    ("pairs_gap", Log(losses(FALL, validation_accuracy={399: 0.6})), None),  # without accuracy
     ("pairs_right", rm(validation=0.4), 0.4),
+    ("pairs_right", Log(losses(FALL, validation_accuracy={399: 0.6}, validation_pairs={399: 400})), 0.6),
+    ("pairs_right", Log(losses(FALL, validation_accuracy={399: 0.6}, validation_pairs={399: 399})), None),
     ("pairs_wrong", rm(validation=0.4), 0.6),
     ("pairs_wrong", rm().upto(9), None),
 ])  # fmt: skip
@@ -123,7 +133,9 @@ def test_a_sign_by_hand(name, log, value):
 def test_a_ratio_to_nothing_is_no_sign():
     nothing = rm(0 * FALL, 0.5, 0.5)
     assert {getattr(signs, name)(nothing) for name in ("loss_peak", "loss_end", "late_fall")} == {None}
-    assert {getattr(signs, name)(sft(validation_loss={399: 0.0})) for name in ("gap", "validation_rise")} == {None}
+    assert {getattr(signs, name)(sft(validation_loss={399: 0.0})) for name in ("first_gap", "validation_rise")} == {
+        None
+    }
     assert signs.kl_per_token(ppo(response_length=0.0)) is None and signs.length_ratio(ppo(response_length=0.0)) is None
 
 
@@ -138,38 +150,46 @@ def test_curves_that_are_too_short_have_no_sign():
 AS_BEFORE = {"ref_logp": lambda i, row: list(row["logp"])}  # the penalty is 0
 SICK = [  # disease, kind, a log that has it
     ("it has diverged", "other", Log([{"step": i, "loss": np.nan} for i in range(400)], flags={"beta": 0.1})),
-    ("padding counts", "ppo", ppo(TWO)),
+    ("padding is not masked", "ppo", ppo(TWO)),
     ("sampling and learning differ", "ppo", ppo(kl=1 + T)),
-    ("answers are stale", "ppo", ppo({"ratio": [1.0, 1.1, 1.0]})),
+    ("answers come from an older policy", "ppo", ppo({"ratio": [1.0, 1.1, 1.0]})),
     ("rewards are wrong", "ppo", ppo(flags=FLAGS | {"kl_coef": 0.3})),
     ("the same answer has several scores", "ppo", ppo({"prompt": "x"})),
     ("scores have the wrong sign", "ppo", ppo(TURNED)),
-    ("the average is too slow", "ppo", ppo(flags=FLAGS | {"ema_decay": 0.999})),
+    ("the EMA decay is too high", "ppo", ppo(flags=FLAGS | {"ema_decay": 0.999})),
     ("the score rises with length", "ppo", ppo(ADDED)),
     ("the score falls with length", "ppo", ppo(TAKEN)),
     ("scores are too large", "ppo", ppo(scores(lambda row: row["score"], lambda row: 0.1 * row["score"]))),
     ("scores hardly differ", "ppo", ppo(scores(lambda row: row["score"], lambda row: 9 * row["score"]))),
     ("scores are too large", "ppo", ppo(scores(*[lambda row: 9 * row["score"]] * 2))),
     ("scores hardly differ", "ppo", ppo(scores(*[lambda row: 0.1 * row["score"]] * 2))),
-    ("answers are not the policy's own", "ppo", ppo(kl3=2 * T / (0.8 - ODD))),
+    ("answers are not sampled from the policy", "ppo", ppo(kl3=2 * T / (0.8 - ODD))),
     ("the score rises with length", "ppo", ppo(LONGER, response_length=10 + 8 * T, kl=4 * T)),
     ("the score falls with length", "ppo", ppo(SHORTER, response_length=10 - 8 * T, kl=0.4 * T)),
-    ("it learns too fast", "ppo", ppo(clip_fraction=0.3)),
-    ("gamma is too large", "ppo_ptx", ppo(ptx_loss=1.3 - 0.6 * T, ended=1 - 0.5 * T)),
+    ("the learning rate is too high", "ppo", ppo(clip_fraction=0.3)),
+    ("the pretraining weight (gamma) is too large", "ppo_ptx", ppo(ptx_loss=1.3 - 0.6 * T, ended=1 - 0.5 * T)),
     ("beta is too large", "ppo", ppo(PRICEY)),
     ("beta is too small", "ppo", ppo(AS_BEFORE, kl=30 * T, entropy=0.4 - 0.39 * T)),
     ("the entropy collapses", "ppo", ppo(kl=30 * T, entropy=0.4 - 0.39 * T)),
     ("beta is too small", "ppo", ppo(kl=30 * T)),
     ("the value network does not learn", "ppo", ppo(explained_variance=0.0)),
-    ("it learns too slowly", "ppo", ppo(kl=0.0)),
+    ("the learning rate is too low", "ppo", ppo(kl=0.0)),
     ("data are repeated", "gpt", gpt(validation_loss={199: 2.0, 399: 2.0})),
     ("it memorises its data", "sft", sft(validation_loss={199: 1.1, 399: 1.5})),
-    ("it learns too fast", "sft", sft(FALL + np.where((np.arange(400) > 0) & (np.arange(400) < 40), 3, 0))),
-    ("it learns too slowly", "sft", sft(2 - 0.3 * np.linspace(0, 1, 400))),
-    ("it learns too fast", "gpt", gpt(np.where(np.arange(400) < 300, 1.15 + np.exp(-np.arange(400) / 10), 1))),
-    ("it learns too fast", "gpt", gpt(np.where(np.arange(400) < 300, 1 + np.exp(-np.arange(400) / 40), 1.2))),
-    ("it learns too slowly", "gpt", gpt(np.linspace(2, 1, 400))),
-    ("it learns too slowly", "rm", rm(accuracy=0.52, grad_norm=3.0)),
+    ("the learning rate is too high", "sft", sft(FALL + np.where((STEPS > 0) & (STEPS < 40), 3, 0))),
+    ("the learning rate is too low", "sft", sft(2 - 0.3 * np.linspace(0, 1, 400))),
+    (
+        "the learning rate is too high",
+        "gpt",
+        gpt(np.where(STEPS < 300, 1.15 + np.exp(-STEPS / 10), 1)),
+    ),
+    (
+        "the learning rate is too high",
+        "gpt",
+        gpt(np.where(STEPS < 300, 1 + np.exp(-STEPS / 40), 1.2)),
+    ),
+    ("the learning rate is too low", "gpt", gpt(np.linspace(2, 1, 400))),
+    ("the learning rate is too low", "rm", rm(accuracy=0.52, grad_norm=3.0)),
     ("it memorises its data", "rm", rm(accuracy=0.95)),
     ("it learns nothing", "rm", rm(accuracy=0.5, validation=0.6)),
     ("the rankings contradict the validation", "rm", rm(validation=0.3)),
@@ -222,7 +242,7 @@ def test_a_part_of_a_run_is_compared_with_the_same_part_of_healthy_runs():
     assert log.upto(4).steps == N and len(log.upto(4).tokens) == 4 * SHOWN
     slow = ppo(kl=np.minimum(2 * T, 0.5))  # as in a healthy run at first, and then no more
     said = [diagnosis.diagnose(diagnosis.looks(own)).disease for own in (slow.upto(10), slow)]
-    assert not said[0] and said[1].name == "it learns too slowly"
+    assert not said[0] and said[1].name == "the learning rate is too low"
 
 
 def test_between_two_tenths_the_band_is_between_theirs():
@@ -231,7 +251,7 @@ def test_between_two_tenths_the_band_is_between_theirs():
         (0, 0), (0.25, 0.5), (7.5, 15), (8, 16)]  # fmt: skip
     assert {diagnosis.band("kl_per_token", "ppo", place, own) for place in (None, 9.5, 10)} == {(None, None)}
     assert diagnosis.band("kl_per_token", "rm", 5, own) == (None, None)
-    assert diagnosis.band("first_kl", "x", None)[1] == 0.02
+    assert diagnosis.band("first_kl_per_token", "x", None)[1] == 2e-3
 
 
 def test_a_bound_that_is_set_by_hand_holds_where_no_band_was_learned():
@@ -258,7 +278,7 @@ def test_a_curve_is_judged_by_two_looks_and_what_must_be_so_by_one():
 
     assert said(9.0, 9.0) == ["kl_per_token"]
     assert said(0.1, 9.0) == said(9.0, 0.1) == said(-9.0, 9.0) == said(None, 9.0) == said(9.0) == []
-    assert said(9.0, name="first_kl") == said(0.0, 9.0, name="first_kl") == ["first_kl"]
+    assert said(9.0, name="first_kl_per_token") == said(0.0, 9.0, name="first_kl_per_token") == ["first_kl_per_token"]
 
 
 def test_what_the_log_does_not_have_is_named_and_no_disease_comes_from_it():
@@ -284,13 +304,41 @@ def test_a_folder_is_read_and_a_broken_line_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(FLAGS))
     log = read_log(tmp_path)
     assert log.steps == N and len(log.tokens) == N * SHOWN and len(log.upto(2).rows) == 2
-    assert diagnosis.line(log) == "healthy, as far as the log shows, compared with small runs of the town"
+    assert diagnosis.line(log) is None and "its tokenizer is not found" in diagnosis.healthy(diagnosis.looks(log))
+    Tokenizer(train_bpe(["ab"] * 9, 258)).save(tmp_path)
+    assert (
+        diagnosis.line(read_log(tmp_path)) == "healthy, as far as the log shows, compared with small runs of the town"
+    )
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "kl"')  # a kill
     assert len(read_log(tmp_path).rows) == N
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "kl": 1}\nnot JSON\n')
     with pytest.raises(InputError, match="metrics.jsonl:2"):
         read_log(tmp_path)
+
+
+def test_only_numbers_of_a_row_are_read_and_token_records_are_whole(tmp_path):
+    write_lines(tmp_path / "metrics.jsonl", [{"step": 0, "loss": "n/a", "kl": None, "steps": "9", "score": 1.0}])
+    assert read_log(tmp_path).rows == [{"step": 0, "score": 1.0}] and read_log(tmp_path).steps == 1
+    write_lines(tmp_path / "tokens.jsonl", [{"step": 0, "score": 1.0}])
+    with pytest.raises(InputError, match="tokens.jsonl: a row lacks a field"):
+        read_log(tmp_path)
+
+
+@pytest.mark.parametrize("log", [
+    Log(losses(np.linspace(1, 60, 60), n=60)), Log(losses(FALL, n=90, accuracy=[0.5] * 90)),
+    Log([{"step": i, "score": 1.0} for i in range(N)]), Log([{"step": i, "foo": 1.0} for i in range(N)]),
+])  # fmt: skip
+def test_a_run_of_which_no_curve_was_compared_is_not_called_healthy(log):
+    looks = diagnosis.looks(log)
+    assert diagnosis.diagnose(looks).disease is None and diagnosis.line(log) is None
+    assert diagnosis.healthy(looks).endswith("judged: the log is too short, or lacks the columns")
+
+
+def test_what_must_be_so_is_not_said_to_be_compared_with_the_town():
+    exact, by_hand, band = ppo(kl=1 + T), ppo(TURNED), ppo(kl=30 * T)
+    tails = [diagnosis.line(log).partition(", ")[2] for log in (exact, by_hand, band)]
+    assert tails == ["", "compared with small runs of the town", "compared with small runs of the town"]
 
 
 def test_kinds_are_told_by_columns():
@@ -334,6 +382,6 @@ def test_the_vocabulary_is_that_of_the_run_or_of_the_model_that_it_began_with(tm
         ("empty", {"init": f"{begun}/model.pt"}, b"cd"), ("empty", {}, None),
         ("empty", {"init": "", "tokenizer": begun}, b"cd")):  # fmt: skip
         found = vocabulary(tmp_path / folder, flags)
-        assert found == (word and {word} | {bytes([i]) for i in range(256)})
+        assert found == ({word} | {bytes([i]) for i in range(256)} if word else set())
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     assert b"ab" in read_log(tmp_path / "run").vocabulary

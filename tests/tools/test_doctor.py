@@ -13,6 +13,7 @@ from health import FLAGS, N, T, bands, ppo_rows, token_rows  # noqa: F401
 from minirlhf.support import diagnosis, logs
 from minirlhf.support.errors import InputError
 from minirlhf.support.files import write_lines
+from minirlhf.support.tokenizer import Tokenizer, train_bpe
 from tools import doctor
 
 
@@ -24,6 +25,7 @@ def run(tmp_path):
         write_lines(tmp_path / "metrics.jsonl", ppo_rows(**changed))
         write_lines(tmp_path / "tokens.jsonl", token_rows())
         (tmp_path / "config.json").write_text(json.dumps(FLAGS))
+        Tokenizer(train_bpe(["ab"] * 9, 258)).save(tmp_path)
         return str(tmp_path)
 
     return write
@@ -46,7 +48,7 @@ def test_a_disease_comes_with_evidence_since_when_how_sure_and_what_to_do(run, c
     text = said(capsys, run(kl=30 * T))
     sure = "right in 23 of the 24 trials with the town's texts that were said to have it; most had a fault"
     assert f"it has: beta is too small ({sure})\n  kl_per_token 2.5" in text
-    healthy = r"since step [4-7]; healthy is at most \S+\. The KL from the start, nats per token"
+    healthy = r"seen by step [4-7]; healthy is at most \S+\. The KL from the start, nats per token"
     assert re.search(healthy, text)
     assert "first: The policy moves far from its start" in text
     few = {"trials": {"ppo": {"beta is too small": [3, 4]}}}
@@ -61,7 +63,7 @@ def test_what_is_outside_besides_is_said_too(run, capsys):
     text = said(capsys, run(kl=30 * T, explained_variance=-T))
     assert "it has: beta is too small" in text and "follows): the value network does not learn" in text
     assert "outside the healthy band, too:   explained" not in text and "too: explained -0.9" in text
-    assert re.search(r"explained -0.9\d*, since step \d+; healthy is at least \S+\. The share", text)
+    assert re.search(r"explained -0.9\d*, seen by step \d+; healthy is at least \S+\. The share", text)
     text = said(capsys, run(entropy=0.4 + T))
     assert "\noutside the healthy band, which alone is no disease: entropy_ratio" in text
     assert "\nhealthy, as far as the log shows\n" in text
@@ -87,7 +89,7 @@ def test_only_curves_that_the_text_speaks_of_are_drawn(run):
     log.vocabulary = {b"xy"}  # other texts: an exact finding, and no word on the curves
     text, pictured = doctor.report("x", log)
     assert "it has: sampling and learning differ" in text and "explained" not in text
-    assert [sign.name for sign in pictured] == ["first_kl"]
+    assert [sign.name for sign in pictured] == ["first_kl_per_token"]
     log.rows[0]["kl"] = 0.0
     text, pictured = doctor.report("x", log)
     assert "by analogy" in text and "kl_per_token" in [sign.name for sign in pictured]
@@ -170,7 +172,7 @@ def test_of_another_projects_run_it_speaks_by_analogy(tmp_path, capsys, monkeypa
     sure = "in trials with other texts, 18 of 24 healthy runs were called ill so"
     assert f"by analogy with runs of the town's texts: the entropy collapses ({sure})\n  entropy_ratio 0." in text
     unseen = text.split("lacks what they need): ")[1].strip().split(", ")
-    assert {"wrong_rewards", "kl_per_token", "first_kl"} <= {*unseen}
+    assert {"wrong_rewards", "kl_per_token", "first_kl_per_token"} <= {*unseen}
 
 
 @pytest.mark.parametrize("content", [
@@ -183,6 +185,28 @@ def test_a_log_may_be_a_list_a_trainers_state_or_lines(tmp_path, content):
     (tmp_path / "log.json").write_text(json.dumps(content))
     (row,) = doctor.read_foreign(str(tmp_path / "log.json"))[0].rows
     assert row == {"step": 3, "score": 0.5}
+
+
+def test_a_log_that_does_not_say_how_long_the_run_is_to_be_has_no_place(tmp_path, capsys):
+    slow = [{"loss": 2.0 - i / 400, "step": i} for i in range(150)]
+    write_lines(tmp_path / "log.jsonl", slow)
+    assert "by analogy" not in said(capsys, str(tmp_path / "log.jsonl"))
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": slow, "max_steps": 150}))
+    text = said(capsys, str(tmp_path / "trainer_state.json"))
+    assert "by analogy with runs of the town's texts: the learning rate is too low" in text
+
+
+def test_what_is_not_a_number_in_a_csv_file_is_found(tmp_path, capsys):
+    (tmp_path / "log.csv").write_text(
+        "step,loss,eval_loss\n" + "".join(f"{i},{'nan' if i > 5 else 1},\n" for i in range(9))
+    )
+    assert "it has: it has diverged" in said(capsys, str(tmp_path / "log.csv"))
+
+
+def test_another_projects_sign_is_dated_by_the_bound_by_which_it_is_judged(tmp_path, capsys):
+    rows = [{"accuracy": 0.75 if i < 60 else 0.9, "loss": 0.5, "eval_accuracy": 0.7, "step": i} for i in range(100)]
+    write_lines(tmp_path / "log.jsonl", rows)
+    assert "pairs_gap 0.2, seen by step 64" in said(capsys, str(tmp_path / "log.jsonl"))  # 0.05 is outside the band
 
 
 def test_rows_of_evaluation_have_no_loss(tmp_path, capsys):
