@@ -90,7 +90,7 @@ def bands(monkeypatch):
     for kind, log in HEALTHY.items():
         n = diagnosis.ITERATIONS if kind.startswith("ppo") else len(log.rows)
         parts = [log.upto(n * part // 10) for part in range(1, 11)]
-        for name in {*diagnosis.names_of(kind)} - diagnosis.BY_HAND:
+        for name in diagnosis.banded(kind):
             values = [getattr(signs, name)(part) for part in parts]
             found.setdefault(kind, {})[name] = [
                 [None, None] if v is None else [v - 0.1 * abs(v) - 0.01, v + 0.1 * abs(v) + 0.01] for v in values

@@ -89,7 +89,8 @@ def report(name, log, columns=None):
     """What is found in a log, in a few lines; and the Signs of which it speaks. columns: of another project's log, as
     read_foreign returns them."""
     seen = looks(log)
-    found, town = diagnose(seen), diagnose([one._replace(alike=True) for one in seen])
+    found = diagnose(seen)
+    town = found if seen[-1].alike else diagnose([one._replace(alike=True) for one in seen])
     pictured = [*found.evidence, *found.also]
     lines = [f"{name}: {KINDS[log.kind]}, {len(log.rows)} steps" + ("" if columns is None else ", another project's")]
     if columns:

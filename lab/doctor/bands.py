@@ -18,11 +18,11 @@ def bands_of(trials):
     for one in trials:
         if one["diseases"] or one["ended"] != "finished":
             continue
-        for name, own in one["signs"].items():
-            if name in diagnosis.BY_HAND or name not in diagnosis.names_of(one["stage"]):
+        for name in diagnosis.banded(one["stage"]):
+            if name not in one["signs"]:
                 continue
             tenths = values.setdefault(one["stage"], {}).setdefault(name, [[] for _ in range(10)])
-            for rows, value in zip(one["rows"], own):
+            for rows, value in zip(one["rows"], one["signs"][name]):
                 if place := diagnosis.place_of(one["stage"], rows, one["steps"]):
                     tenths[int(place + 0.5) - 1].append(value)
     return {kind: {name: [*map(widened, tenths)] for name, tenths in known.items()} for kind, known in values.items()}

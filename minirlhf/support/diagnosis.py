@@ -215,6 +215,11 @@ def names_of(kind):
     return list(dict.fromkeys(name for disease in DISEASES if kind in disease.kinds for name in disease.needs))
 
 
+def banded(kind):
+    """The names of those of which a band is learned."""
+    return [name for name in names_of(kind) if name not in BY_HAND]
+
+
 def whole(kind, steps):
     """How many rows ten tenths of a run are, one of `steps` steps (None: not known): of PPO as many as healthy runs
     had."""
@@ -329,7 +334,7 @@ def not_judged(looks):
         return "no such run is known to be healthy"
     if not now.alike:
         return "its texts are not the town's, or its tokenizer is not found"
-    both = [name for name in now.values if name not in BY_HAND and name not in AT_ONCE
-            and now.values[name] is not None and before.values[name] is not None]  # fmt: skip
+    curves = [name for name in now.values if name not in AT_ONCE]
+    both = [name for name in curves if now.values[name] is not None and before.values[name] is not None]
     early = len(looks) < 2 or before.place is None or not both
     return "the log is too short, or lacks the columns" if early else None

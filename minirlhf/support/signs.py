@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from .tokenizer import EOS
+
 FIRST = 10  # iterations that count as the first ones
 ROUNDING = 2e-3  # what rounding to four digits, twice, may change of a number of a few units
 
@@ -114,7 +116,7 @@ def last_values(log):
     """Scores, last values and lengths of the answers of the first three iterations that came to their end, if there is
     a reward model."""
     rows = first_answers(log, 3) if log.flags.get("reward_model") else []
-    ended = [row for row in rows if row["tokens"][-1] == "<|endoftext|>"]  # others may have a penalty
+    ended = [row for row in rows if row["tokens"][-1] == EOS]  # others may have a penalty
     return np.array([(row["score"], row["value"][-1], len(row["ids"])) for row in ended]).reshape(-1, 3).T
 
 
@@ -133,7 +135,7 @@ def correlation(xs, ys, least=8):
 def after_the_end(log):
     """The most tokens that an answer has after its end-of-text."""
     ids = [row["tokens"] for row in log.tokens]
-    return max((len(own) - 1 - own.index("<|endoftext|>") for own in ids if "<|endoftext|>" in own), default=None)
+    return max((len(own) - 1 - own.index(EOS) for own in ids if EOS in own), default=None)
 
 
 def unequal_scores(log):
