@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 
 from minirlhf.model import PRESETS, GPTConfig
 from minirlhf.support.files import read_json
+from minirlhf.support.statistics import exact
 
 from .doctor import counts
 from .doctor.cases import THREADS
@@ -199,21 +200,27 @@ def table_of_fits(found):
 
 
 def table_of_doctor(found):
-    """How often the diagnosis finds each disease in runs of the town's texts, how often it calls a healthy one ill, and
-    how early it knows."""
+    """How often the diagnosis finds each disease in runs of the town's texts, how often it calls a healthy one ill
+    (with the interval that independent runs would have), and how early it knows."""
     own = [one for one in found["doctor"]["evaluate"] if one["alike"]]
     rows = [[kind, disease, *cells(count, disease), ", ".join(count["faults"])]
             for (kind, disease), count in sorted(counts.of_diseases(own).items(), key=healthy_first)]  # fmt: skip
     one_or_none = [one for one in own if len(one["faults"]) == 1]
     for name, wanted in ((counts.HEALTHY, 0), ("what it has", 1)):
-        group = [one for one in one_or_none if len(one["diseases"]) == wanted]
-        rows.append(["all", name, *cells(counts.count(group), name), ""])
+        own = counts.count([one for one in one_or_none if len(one["diseases"]) == wanted])
+        rows.append(["all", name, *cells(own, name), "" if wanted else false_alarms(own)])
     return rows_of(["run", "it should say", "said so", "said instead", "known after", "what was put in"], rows)
 
 
 def healthy_first(item):
     (kind, disease), _ = item
     return list(counts.KINDS.values()).index(kind), disease != counts.HEALTHY, disease
+
+
+def false_alarms(own):
+    ill, runs = own["runs"] - own["right"], own["runs"]
+    low, high = exact(ill, runs)
+    return f"false alarms: {100 * ill / runs:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def cells(own, disease):

@@ -23,8 +23,8 @@ def kept(folder, part):
 
 def judged(trial, bands=None):
     """A trial, and what diagnosis.py says of it as it is now, by the bands of bands.json unless others are given:
-    "said", the disease that is named at its end, "" if none is; "others", further ones; "at_any_time", all that were
-    named at some tenth; "detected", from which share of the run on the same was said until its end."""
+    "said", the disease that is named at its end, "" if none is; "at_any_time", all that were named at some tenth;
+    "detected", from which share of the run on the same was said until its end."""
     kind, steps, signs = trial["stage"], trial["steps"], trial["signs"]
     looks = [diagnosis.Look(kind, diagnosis.place_of(kind, rows, steps), {name: own[i] for name, own in signs.items()},
                             trial["alike"]) for i, rows in enumerate(trial["rows"])]  # fmt: skip
@@ -34,8 +34,7 @@ def judged(trial, bands=None):
         seen.append(STOPPED)
     first = next((i for i in reversed(range(len(seen) - 1)) if seen[i] != seen[-1]), -1) + 1
     detected = trial["rows"][min(first, len(looks) - 1)] / steps if looks else 0.0
-    return trial | {"said": seen[-1], "others": [own.name for own in found[-1].others] if found else [],
-                    "at_any_time": sorted({*seen} - {"", STOPPED}), "detected": detected}  # fmt: skip
+    return trial | {"said": seen[-1], "at_any_time": sorted({*seen} - {"", STOPPED}), "detected": detected}
 
 
 def without_its_base(trials):

@@ -316,7 +316,8 @@ def line(log):
     found = diagnose(seen)
     if found.disease is None and not_judged(seen):
         return None
-    compared = not found.disease or any(sign.name not in FIXED for sign in found.evidence)
+    exact = BY_HAND - OF_THE_TOWN.keys()
+    compared = not found.disease or any(sign.name not in exact for sign in found.evidence)
     said = found.disease.name if found.disease else HEALTHY
     return f"{said}, compared with small runs of the town" if compared and seen[-1].alike else said
 

@@ -241,7 +241,7 @@ def test_it_is_counted_after_which_part_of_a_run_the_disease_was_known(tmp_path)
     assert found["signs"]["kl_per_token"][-1] == 4.0
     assert found["ranges"]["kl"] == [0.0, 40.0] and "value_loss" not in found["ranges"]
     one = counts.judged(found, own)
-    assert one["said"] == "beta is too small" and one["others"] == [] and one["at_any_time"] == ["beta is too small"]
+    assert one["said"] == "beta is too small" and one["at_any_time"] == ["beta is too small"]
     assert one["detected"] == 30 / 40  # after 25 it is outside for the first time
     assert counts.judged(found, {})["said"] == "" and counts.judged(found, {})["detected"] == 5 / 40
     short = health.ppo(kl=40.0, response_length=10.0)  # which stopped after a half
@@ -362,6 +362,7 @@ def test_the_pages_tables_have_these_counts():
     assert [row[:2] for row in rows] == names
     assert rows[1][2:] == ["2 of 3", "x (1)", "called ill at some time: 2", "none |"]
     assert rows[2][2:] == ["2 of 3", "y (1)", "40 % of the run", "of x |"] and rows[-2][2:4] == ["3 of 4", "x (1)"]
+    assert rows[-2][5] == "false alarms: 25.0 % (0.6 to 80.6) |"  # 1 of 4, by tables of Clopper and Pearson
     own = {"doctor": {"evaluate": TRIALS}}
     assert "| a | 3 of 3 | 2 of 3 | 1 of 2 |" in tables.TABLES["doctor_bases"](own)
     assert "analogy" not in tables.TABLES["doctor_bases"](own)
@@ -381,7 +382,7 @@ def test_of_trials_the_outcome_is_kept_base_by_base(tmp_path, monkeypatch):
         write_json(tmp_path / "run" / f"{name}.json", {"base": name[-1], "trials": [one], "made by": made})
     results.keep(tmp_path / "run")
     first, second = results.load()["doctor"]["evaluate"]
-    told = {"said": "the rankings contradict the validation", "others": [], "detected": 1.0}
+    told = {"said": "the rankings contradict the validation", "detected": 1.0}
     told["at_any_time"] = [told["said"]]
     assert first == {"base": "a"} | {key: value for key, value in one.items() if key != "folder"} | told
     assert second["base"] == "b" and len(results.load()["doctor"]["train"]) == 1
