@@ -126,7 +126,7 @@ def without(ys, xs):
     return ys - xs * (xs @ ys) / max(1e-8, xs @ xs)
 
 
-def correlation(xs, ys, least=8):
+def correlation(xs, ys, least):
     """None of fewer than `least` pairs, or where one does not vary."""
     enough = len(xs) >= least and min(np.std(xs), np.std(ys)) > 1e-8
     return float(np.corrcoef(xs, ys)[0, 1]) if enough else None

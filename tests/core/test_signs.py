@@ -112,10 +112,13 @@ ADDED, TAKEN = ({"score": lambda i, row, by=by: length_of(row, by) + 0.5 * (-1) 
     ("first_gap", sft(validation_loss={}), None),
     ("validation_rise", sft(validation_loss={100: 2.0, 200: 1.0, 399: 1.5}), 0.5),
     ("learned", rm(accuracy=0.6), 0.1 / (0.1 / 400**0.5)),
+    ("learned", rm(accuracy=0.6).upto(200), 0.1 / (0.1 / 200**0.5)),
     ("learned", rm(accuracy=0.6).upto(199), None),
     ("gradient", rm(accuracy=np.where(STEPS < 100, 0.9, 0.5)), 10.0),
     ("gradient", rm(accuracy=0.6, grad_norm=np.where(STEPS < 320, 9.0, 0.5)), 5.0),
     ("gradient", rm(accuracy=0.4), None),
+    ("gradient", rm(accuracy=0.6).upto(99), None),
+    ("gradient", Log(losses(FALL, accuracy={i: 0.6 for i in range(400)})), None),  # norms are not logged
     ("pairs_gap", rm(accuracy=0.9, validation=0.6), 0.3),
     ("pairs_gap", Log(losses(FALL, validation_accuracy={399: 0.6})), None),  # without accuracy
     ("pairs_right", rm(validation=0.4), 0.4),
