@@ -207,8 +207,8 @@ def table_of_doctor(found):
             for (kind, disease), count in sorted(counts.of_diseases(own).items(), key=healthy_first)]  # fmt: skip
     one_or_none = [one for one in own if len(one["faults"]) == 1]
     for name, wanted in ((counts.HEALTHY, 0), ("what it has", 1)):
-        own = counts.count([one for one in one_or_none if len(one["diseases"]) == wanted])
-        rows.append(["all", name, *cells(own, name), "" if wanted else false_alarms(own)])
+        count = counts.count([one for one in one_or_none if len(one["diseases"]) == wanted])
+        rows.append(["all", name, *cells(count, name), "" if wanted else false_alarms(count)])
     return rows_of(["run", "it should say", "said so", "said instead", "known after", "what was put in"], rows)
 
 
@@ -218,6 +218,7 @@ def healthy_first(item):
 
 
 def false_alarms(own):
+    """The share of healthy runs that are called ill, with its interval, in words."""
     ill, runs = own["runs"] - own["right"], own["runs"]
     low, high = exact(ill, runs)
     return f"false alarms: {100 * ill / runs:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
